@@ -1,0 +1,7 @@
+"""``python -m qstrategies``."""
+
+import sys
+
+from qstrategies.cli import main
+
+sys.exit(main())

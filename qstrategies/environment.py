@@ -1,0 +1,51 @@
+"""Where a run took place: everything that its bits or its speed may depend on."""
+
+from __future__ import annotations
+
+import functools
+import platform
+import subprocess
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+PACKAGES = ("qstrategies", "torch", "torchvision", "onnx", "onnxruntime", "numpy")
+
+
+@functools.cache
+def describe() -> dict[str, Any]:
+    """Versions, CPU, threads, device and commit, as plain JSON values."""
+    import torch
+
+    from qstrategies.training import compute_dtype, device
+
+    capabilities = torch.cpu.get_capabilities()
+    flags = ("avx2", "avx512_f", "avx512_vnni", "avx_vnni", "avx512_bf16", "amx_bf16")
+    return {
+        "python": platform.python_version(),
+        "packages": {name: _version(name) for name in PACKAGES},
+        "machine": platform.machine(),
+        "cpu": str(capabilities.get("cpu_name", platform.processor())),
+        "cpu_flags": [flag for flag in flags if capabilities.get(flag)],
+        "threads": torch.get_num_threads(),
+        "device": device().type,
+        "training_dtype": str(compute_dtype()).removeprefix("torch."),
+        "commit": _commit(),
+    }
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def _commit() -> str | None:
+    """The commit of the checkout that this package runs from; None for an installed package or without git."""
+    folder = Path(__file__).parent
+    command = ["git", "-C", str(folder), "log", "-1", "--format=%H", "--", "."]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout.strip() or None
+    except (OSError, subprocess.SubprocessError):
+        return None

@@ -1,0 +1,31 @@
+"""The one exception class for mistakes that a user can correct."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class InputError(ValueError):
+    """A user's mistake: the message names the bad value and, where there are any, the valid choices."""
+
+
+def unknown(kind: str, value: object, choices: Iterable[str]) -> InputError:
+    """The error for a value outside a closed set, with the closest valid choice as a suggestion."""
+    valid = sorted(choices)
+    close = difflib.get_close_matches(str(value), valid, n=1)
+    hint = f" Did you mean {close[0]!r}?" if close else ""
+    return InputError(f"unknown {kind} {value!r}.{hint} Valid: {', '.join(valid)}")
+
+
+def check_choice(kind: str, value: object, choices: Iterable[str]) -> None:
+    """Raise ``InputError`` unless ``value`` is one of ``choices``."""
+    valid = list(choices)
+    if value not in valid:
+        raise unknown(kind, value, valid)
+
+
+def check_range(kind: str, value: float, low: float, high: float) -> None:
+    """Raise ``InputError`` unless ``low <= value <= high`` (NaN fails)."""
+    if not low <= value <= high:
+        raise InputError(f"{kind} {value!r} is out of range: it must lie in {low:g}...{high:g}")

@@ -1,0 +1,41 @@
+"""Predictor and split -> Evaluation, with every example's logits kept so that results can be paired."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from qstrategies.datasets.base import Split
+
+BATCH = 500
+"""Images per evaluation batch: large enough for speed, small enough for a few tens of MB of activations."""
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Logits [N, classes] float32 and labels [N] of one predictor on one split."""
+
+    logits: NDArray[np.float32]
+    labels: NDArray[np.int64]
+
+    @property
+    def predictions(self) -> NDArray[np.int64]:
+        """The predicted class of every image, shape [N]; ties go to the lower class."""
+        return self.logits.argmax(1)
+
+    @property
+    def accuracy(self) -> float:
+        """The fraction of images whose prediction is right."""
+        return float((self.predictions == self.labels).mean())
+
+
+@torch.no_grad()
+def evaluate(predictor: Callable[[Tensor], Tensor], split: Split) -> Evaluation:
+    """Run ``predictor`` (uint8 images [N, C, H, W] -> logits [N, classes]) over all of ``split`` in batches."""
+    logits = torch.cat([predictor(batch) for batch in split.images.split(BATCH)])
+    return Evaluation(logits.float().numpy(), split.labels.numpy())

@@ -1,0 +1,330 @@
+"""The order of the stages: train, quantize, evaluate, export, cross-check, record."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import io
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, fx, nn
+
+from qstrategies import environment
+from qstrategies.crosscheck import compare, cross_check
+from qstrategies.datasets import DATASETS
+from qstrategies.datasets.base import CalibrationSet, Dataset, Location, Split
+from qstrategies.evaluation import Evaluation, evaluate
+from qstrategies.export.onnx_export import ExportedModel, export_float_onnx, export_onnx
+from qstrategies.files import atomic_write, sha256
+from qstrategies.models import MODELS
+from qstrategies.progress import Progress
+from qstrategies.quantization.convert import QuantizedModel, calibrate, finalize
+from qstrategies.quantization.exactness import guarantees
+from qstrategies.quantization.prepare import prepare
+from qstrategies.records import ENGINES, ExperimentConfig, QuantizationConfig, RunRecord, RuntimeCheck, Skipped, TrainingConfig
+from qstrategies.stages import Stage, stage
+from qstrategies.strategies import STRATEGIES
+from qstrategies.strategies.base import Strategy
+from qstrategies.timing import measure
+from qstrategies.training import PIXEL_SCALE, TrainingDiverged, to_input, train, weight_histogram
+
+STAGE_FORMAT = 1  # part of every cache key: raise it when a change here or in training alters what a stage computes
+QUICK_RUNTIMES = ("onnxruntime-all",)
+SECONDS_PER_EPOCH = {False: 8.0, True: 11.0}  # float and QAT: only the first guess of the remaining time
+SECONDS_PER_RUN = {"full": 14.0, "quick": 4.0}
+
+
+@dataclass
+class Workspace:
+    """Where results and reusable stages are kept, where data is found, and who hears of progress."""
+
+    folder: Path
+    location: Location = Location()
+    progress: Progress = field(default_factory=lambda: Progress(0, quiet=True))
+    datasets: dict[str, Dataset] = field(default_factory=dict)
+    float_results: dict[str, tuple[Evaluation, ExportedModel]] = field(default_factory=dict)
+
+    def dataset(self, name: str) -> Dataset:
+        """The dataset ``name``, loaded once."""
+        if name not in self.datasets:
+            self.datasets[name] = DATASETS.get(name)(self.location)
+        return self.datasets[name]
+
+    @property
+    def stages(self) -> Path:
+        """The folder of reusable trained models."""
+        return self.folder / "stages"
+
+
+def check_config(config: ExperimentConfig) -> None:
+    """Raise ``InputError`` for unknown names and options before any work is done."""
+    STRATEGIES.get(config.strategy)(**config.options)
+    MODELS.get(config.model)
+    DATASETS.get(config.dataset)
+
+
+def run_experiment(config: ExperimentConfig, workspace: Workspace) -> RunRecord:
+    """Run ``config`` from training to cross-check; its record and its models lie in ``workspace.folder / config.run_id``.
+
+    A diverged training gives a record with status "failed".
+    """
+    check_config(config)
+    try:
+        record = _run(config, workspace)
+    except TrainingDiverged as error:
+        record = RunRecord(config=config, status="failed", reason=str(error), environment=environment.describe())
+    atomic_write(workspace.folder / config.run_id / "record.json", record.to_json())
+    return record
+
+
+def _run(config: ExperimentConfig, workspace: Workspace) -> RunRecord:
+    clock = _Clock()
+    strategy = STRATEGIES.get(config.strategy)(**config.options)
+    splits = workspace.dataset(config.dataset).splits
+    baseline = float_stage(config, workspace)
+    tuned = tuned_stage(config, workspace, baseline)
+    clock.lap("train")
+    reference_model = baseline if strategy.quantize_aware or tuned is None else tuned
+    float_evaluation, float_file = _float_results(config, workspace, reference_model)
+    clock.lap("evaluate_float")
+    quantized = quantize_stage(config, strategy, splits["train"], reference_model.model, tuned)
+    clock.lap("quantize")
+    engines, references, int8 = _evaluate_engines(config, quantized, splits["test"])
+    validation = evaluate(lambda images: int8(images.float()), splits["validation"]).accuracy
+    free = _free_scales_accuracy(config, strategy, splits, reference_model.model)
+    clock.lap("evaluate_int8")
+    reference = references[config.quantization.engine]
+    exported = _export(config, workspace, quantized, reference, baseline)
+    clock.lap("export")
+    checks, skipped = _cross_check(config, exported, splits["test"], reference, quantized.output_scale)
+    clock.lap("cross_check")
+    speeds = measure(float_file.path, [model.path for model in exported], splits["test"].images.numpy())
+    clock.lap("speed")
+    _save_predictions(workspace.folder / config.run_id, float_evaluation, reference)
+    last = tuned or baseline
+    onnxruntime = next(check for check in checks if check.runtime == "onnxruntime-all")
+    return RunRecord(
+        config=config,
+        status="done",
+        environment=environment.describe(),
+        starts_from=strategy.starts_from,
+        float_accuracy=float_evaluation.accuracy,
+        float_key=reference_model.key,
+        int8_accuracy=reference.accuracy,
+        validation_accuracy=validation,
+        engines={name: evaluation.accuracy for name, evaluation in references.items()},
+        engines_equal=all(check.rows_equal == 1 for check in engines),
+        onnxruntime_accuracy=onnxruntime.accuracy,
+        agreement=float((float_evaluation.predictions == reference.predictions).mean()),
+        free_scales_accuracy=free,
+        output_scale=quantized.output_scale,
+        exactness=guarantees(quantized),
+        checks=(*engines, *checks),
+        skipped=tuple(skipped),
+        sizes={"float": float_file.size, **{model.form: model.size for model in exported}, **_torch_sizes(reference_model.model, int8)},
+        speeds=speeds,
+        curve=last.history.curve,
+        histograms=(*last.history.histograms, weight_histogram(quantized.prepared, "folded", len(last.history.curve))),
+        seconds=clock.laps,
+        files={model.path.name: model.sha256 for model in exported},
+    )
+
+
+class _Clock:
+    def __init__(self) -> None:
+        self.laps: dict[str, float] = {}
+        self._last = time.perf_counter()
+
+    def lap(self, name: str) -> None:
+        now = time.perf_counter()
+        self.laps[name], self._last = round(now - self._last, 3), now
+
+
+def float_stage(config: ExperimentConfig, workspace: Workspace) -> Stage:
+    """The float model of the strategy itself, or of the one that it starts from."""
+    recipe = STRATEGIES.get(config.strategy).starts_from or config.strategy
+    kind = STRATEGIES.get(recipe)
+    options = {name: value for name, value in config.options.items() if name in kind.options}
+    depends_on = _common(config, workspace) | {"strategy": recipe, "options": kind(**options).values}
+    depends_on["training"] = dataclasses.asdict(config.training)
+
+    def build() -> nn.Module:
+        torch.manual_seed(config.seed)
+        return MODELS.get(config.model)()
+
+    return stage(workspace.stages, depends_on, build, _trainer(config, workspace, kind(**options), config.training, recipe))
+
+
+def tuned_stage(config: ExperimentConfig, workspace: Workspace, baseline: Stage) -> Stage | None:
+    """What the strategy adds to the float model it starts from; None if it adds no training."""
+    kind = STRATEGIES.get(config.strategy)
+    if kind.starts_from is None:
+        return None
+    strategy = kind(**config.options)
+    schedule = config.training if kind.from_scratch else config.tuning
+    depends_on = _common(config, workspace) | {"strategy": config.strategy, "options": strategy.values}
+    depends_on |= {"parent": baseline.key, "training": dataclasses.asdict(schedule)}
+    if kind.quantize_aware:
+        depends_on["quantization"] = {**dataclasses.asdict(_resolved(config, strategy)), "engine": "", "calibration_images": 0}
+
+    def build() -> nn.Module:
+        torch.manual_seed(config.seed)
+        model = MODELS.get(config.model)() if kind.from_scratch else copy.deepcopy(baseline.model)
+        return _prepare(config, strategy, model, workspace) if kind.quantize_aware else model
+
+    label = f"{config.strategy} w{config.quantization.weight_bits}" if kind.quantize_aware else config.strategy
+    return stage(workspace.stages, depends_on, build, _trainer(config, workspace, strategy, schedule, label))
+
+
+def _common(config: ExperimentConfig, workspace: Workspace) -> dict[str, Any]:
+    here = environment.describe()
+    machine = {name: here[name] for name in ("threads", "device", "training_dtype", "machine", "cpu_flags")}
+    return {
+        "format": STAGE_FORMAT,
+        "model": config.model,
+        "dataset": workspace.dataset(config.dataset).fingerprint,
+        "seed": config.seed,
+        "torch": here["packages"]["torch"],
+        **machine,
+    }
+
+
+def _trainer(
+    config: ExperimentConfig, workspace: Workspace, strategy: Strategy, schedule: TrainingConfig, label: str
+) -> Callable[[nn.Module], Any]:
+    def run(model: nn.Module) -> Any:
+        def report(number: int, epoch: Any) -> None:
+            text = f"{label} seed {config.seed}: epoch {number} of {schedule.epochs}, loss {epoch.loss:.4f}, validation {epoch.accuracy:.2%}"
+            workspace.progress.advance(SECONDS_PER_EPOCH[strategy.quantize_aware], text)
+
+        return train(model, strategy, workspace.dataset(config.dataset).splits, schedule, config.seed, report)
+
+    return run
+
+
+def _resolved(config: ExperimentConfig, strategy: Strategy) -> QuantizationConfig:
+    observer = config.quantization.observer or strategy.observer
+    return dataclasses.replace(config.quantization, observer=observer)
+
+
+def _prepare(config: ExperimentConfig, strategy: Strategy, model: nn.Module, workspace: Workspace | None) -> fx.GraphModule:
+    example = torch.zeros(2, *MODELS.get(config.model).input_shape)  # type: ignore[attr-defined]
+    return prepare(model, _resolved(config, strategy), example, input_scale=PIXEL_SCALE, qat=strategy.quantize_aware)
+
+
+def quantize_stage(
+    config: ExperimentConfig, strategy: Strategy, train_split: Split, model: nn.Module, tuned: Stage | None
+) -> QuantizedModel:
+    """Calibrate a float model (PTQ) or take the trained quantizers (QAT), and put everything on its integer grid."""
+    input_shape = MODELS.get(config.model).input_shape  # type: ignore[attr-defined]
+    if strategy.quantize_aware:
+        assert tuned is not None and isinstance(tuned.model, fx.GraphModule)
+        return finalize(copy.deepcopy(tuned.model), config.quantization, input_shape)
+    prepared = _prepare(config, strategy, model, None)
+    calibration = CalibrationSet.from_train(train_split, config.quantization.calibration_images, config.seed)
+    calibrate(prepared, [to_input(batch) for batch in calibration.images.split(128)])
+    strategy.refine(prepared, calibration)
+    return finalize(prepared, config.quantization, input_shape)
+
+
+def _free_scales_accuracy(config: ExperimentConfig, strategy: Strategy, splits: dict[str, Split], model: nn.Module) -> float | None:
+    """What a float model would reach without the restriction to exact scales; None where that takes another training."""
+    if strategy.quantize_aware or not config.quantization.exact:
+        return None
+    free = dataclasses.replace(config, quantization=dataclasses.replace(config.quantization, exact=False))
+    int8 = quantize_stage(free, strategy, splits["train"], model, None).int8()
+    return evaluate(lambda images: int8(images.float()), splits["test"]).accuracy
+
+
+def _float_results(config: ExperimentConfig, workspace: Workspace, trained: Stage) -> tuple[Evaluation, ExportedModel]:
+    if trained.key not in workspace.float_results:
+        model, splits = trained.model, workspace.dataset(config.dataset).splits
+        evaluation = evaluate(lambda images: model(to_input(images)), splits["test"])
+        path = workspace.stages / f"{trained.key[:24]}.float.onnx"
+        shape = tuple(splits["test"].images.shape[1:])
+        workspace.float_results[trained.key] = evaluation, export_float_onnx(model, shape, path, {"accuracy": evaluation.accuracy})
+    return workspace.float_results[trained.key]
+
+
+def _evaluate_engines(
+    config: ExperimentConfig, quantized: QuantizedModel, split: Split
+) -> tuple[list[RuntimeCheck], dict[str, Evaluation], nn.Module]:
+    """The configured engine, which is the reference, then the others (checks "full") against it."""
+    first = config.quantization.engine
+    names = [first, *(name for name in ENGINES if name != first and config.checks == "full")]
+    supported = [name for name in names if name in torch.backends.quantized.supported_engines]
+    checks, evaluations, models = [], {}, {}
+    for name in supported:
+        models[name] = quantized.int8(name)
+        evaluations[name] = evaluate(lambda images, name=name: models[name](images.float()), split)
+        checks.append(compare(f"pytorch-{name}", "int8 module", evaluations[name].logits, evaluations[first], quantized.output_scale))
+    torch.backends.quantized.engine = first
+    return checks, evaluations, models[first]
+
+
+def _export(
+    config: ExperimentConfig, workspace: Workspace, quantized: QuantizedModel, reference: Evaluation, baseline: Stage
+) -> list[ExportedModel]:
+    dataset, here = workspace.dataset(config.dataset), environment.describe()
+    metadata = {
+        "strategy": config.strategy,
+        "options": config.options,
+        "weight_bits": config.quantization.weight_bits,
+        "exact": config.quantization.exact,
+        "model": config.model,
+        "seed": config.seed,
+        "dataset": config.dataset,
+        "dataset_hash": dataset.fingerprint,
+        "labels": dataset.labels,
+        "accuracy": reference.accuracy,
+        "output_scale": quantized.output_scale,
+        "logits_sha256": logits_hash(reference.logits),
+        "run": config.run_id,
+        "commit": here["commit"],
+        "packages": here["packages"],
+    }
+    return export_onnx(quantized, workspace.folder / config.run_id / "model.onnx", metadata, pixels=config.pixels)
+
+
+def logits_hash(logits: Any) -> str:
+    """SHA-256 over the float32 logits [N, classes] of the whole test split: two executors agree iff the hashes do."""
+    return sha256((np.ascontiguousarray(logits, np.float32) + 0.0).tobytes())  # + 0.0 turns -0.0 into 0.0
+
+
+def _cross_check(
+    config: ExperimentConfig, exported: list[ExportedModel], split: Split, reference: Evaluation, scale: float
+) -> tuple[list[RuntimeCheck], list[Skipped]]:
+    checks: list[RuntimeCheck] = []
+    skipped: list[Skipped] = []
+    for model in exported:
+        runtimes = None if config.checks == "full" else QUICK_RUNTIMES
+        found, missing = cross_check(model.path, split.images.numpy(), reference, scale, runtimes)
+        checks += found
+        skipped = missing
+    return checks, skipped
+
+
+def _torch_sizes(model: nn.Module, int8: nn.Module) -> dict[str, int]:
+    sizes = {}
+    for name, module in (("float_pytorch", model), ("int8_pytorch", int8)):
+        buffer = io.BytesIO()
+        torch.save(module.state_dict(), buffer)
+        sizes[name] = buffer.tell()
+    return sizes
+
+
+def _save_predictions(folder: Path, float_evaluation: Evaluation, int8: Evaluation) -> None:
+    buffer = io.BytesIO()
+    np.savez_compressed(
+        buffer,
+        labels=int8.labels.astype(np.uint8),
+        float_predictions=float_evaluation.predictions.astype(np.uint8),
+        int8_predictions=int8.predictions.astype(np.uint8),
+    )
+    atomic_write(folder / "predictions.npz", buffer.getvalue())

@@ -1,0 +1,90 @@
+"""The same function with less work per training step: pooling first, each rounding once.
+
+ReLU and fake quantization are monotone, so that they commute with max pooling, which leaves a quarter of the elements
+for them; a fake quantizer applied twice is one. Flattening and dropout-free copies do not change values either.
+"""
+
+from __future__ import annotations
+
+from torch import Tensor, fx, nn
+from torch.ao.nn.intrinsic import qat as nniqat
+
+from qstrategies.quantization.prepare import is_quantizer
+
+_FUSED_RELU = (nniqat.ConvBnReLU1d, nniqat.ConvBnReLU2d)
+_POOLS = (nn.MaxPool1d, nn.MaxPool2d, nn.MaxPool3d)
+_MOVES_VALUES = (*_POOLS, nn.Flatten, nn.Identity)
+
+
+class _BeforeReLU(nn.Module):
+    """A fused conv-BN-ReLU module up to its ReLU."""
+
+    def __init__(self, fused: nn.Module) -> None:
+        super().__init__()
+        self.fused = fused
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fused._forward(x)
+
+
+def fast_view(model: nn.Module) -> fx.GraphModule:
+    """A graph that shares every submodule (and so every parameter and hook) with ``model``; same output bit for bit."""
+    traced = model if isinstance(model, fx.GraphModule) else fx.symbolic_trace(model)
+    graph = fx.Graph()
+    graph.output(graph.graph_copy(traced.graph, {}))
+    view = fx.GraphModule(traced, graph)
+    while _improve(view):
+        pass
+    graph.lint()
+    view.recompile()
+    return view
+
+
+def _improve(view: fx.GraphModule) -> bool:
+    return any(_improve_at(view, node) for node in view.graph.nodes)
+
+
+def _improve_at(view: fx.GraphModule, node: fx.Node) -> bool:
+    """Move, split or drop the ReLU or quantizer before ``node``; True if the graph changed."""
+    if node.op != "call_module" or not isinstance(view.get_submodule(str(node.target)), _MOVES_VALUES):
+        return False
+    before = node.args[0]
+    if not isinstance(before, fx.Node) or before.op != "call_module" or len(before.users) > 1:
+        return False
+    module = view.get_submodule(str(before.target))
+    if is_quantizer(view, before) and _only_user(view, node) is module:
+        before.replace_all_uses_with(before.args[0])
+        view.graph.erase_node(before)
+        return True
+    if not isinstance(view.get_submodule(str(node.target)), _POOLS):
+        return False
+    if isinstance(module, nn.ReLU):
+        node.replace_input_with(before, before.args[0])
+        _insert_after(node, before)
+        return True
+    if isinstance(module, _FUSED_RELU):
+        _split_relu(view, before, module)
+        return True
+    return False
+
+
+def _insert_after(node: fx.Node, relu: fx.Node) -> None:
+    node.append(relu)
+    node.replace_all_uses_with(relu, delete_user_cb=lambda user: user is not relu)
+    relu.args = (node,)
+
+
+def _split_relu(view: fx.GraphModule, fused: fx.Node, module: nn.Module) -> None:
+    """Replace ``fused`` by its linear part and a ReLU of its own; the next round moves that behind the pool."""
+    linear, relu = f"{fused.name}_before_relu", f"{fused.name}_relu"
+    view.add_submodule(linear, _BeforeReLU(module))
+    view.add_submodule(relu, nn.ReLU())
+    with view.graph.inserting_after(fused):
+        after = view.graph.call_module(relu, (fused,))
+    fused.replace_all_uses_with(after, delete_user_cb=lambda user: user is not after)
+    fused.target = linear
+
+
+def _only_user(view: fx.GraphModule, node: fx.Node) -> nn.Module | None:
+    users = list(node.users)
+    return view.get_submodule(str(users[0].target)) if len(users) == 1 and users[0].op == "call_module" else None

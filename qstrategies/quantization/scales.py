@@ -1,0 +1,121 @@
+"""Scales and zero points for which every executor computes the same bits.
+
+An int8 layer computes ``y = round(M acc) + z_y`` with ``acc = sum (x - z_x) w + b`` and ``M = s_x s_w / s_y``. Executors
+differ in how they round ``M``, the bias and the ties, and some compute all of it in float32. With
+
+* ``s_x``, ``s_y`` powers of two and even zero points,
+* ``s_w = m 2^e`` with an integer mantissa ``m``, and ``b`` an integer multiple of ``s_x s_w``,
+* ``m (max(sum of w > 0, sum of -w > 0) (levels - 1) + |b|) < 2^24`` over the integer weights of an output channel,
+
+every partial sum, in integers or in float32 and in any order, and its product with ``M`` is exact, so that the one
+remaining rounding (half to even, of a number that all of them know exactly) gives the same integer everywhere. If further
+the two largest ``|w|`` of a channel sum to at most 128, no pair of products can saturate the 16-bit accumulators of CPUs
+without VNNI (``255 * 128 < 2^15``), in whatever order a kernel packs them.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+FLOAT_EXACT = 2**24  # float32 represents every integer up to this
+ACCUMULATOR_BUDGET = 3 * 2**22  # three quarters of it for the products...
+BIAS_BUDGET = 2**22  # ...and one for the bias
+MAX_MANTISSA_BITS = 7
+SMALLEST_SCALE = 2.0**-40  # for all-zero tensors; far from the subnormal range of float32 in any product
+
+
+def power_of_two_above(x: Tensor) -> Tensor:
+    """The smallest power of two that is at least ``x`` (> 0), elementwise and exact."""
+    fraction, exponent = torch.frexp(x)  # x = fraction * 2^exponent with 1/2 <= fraction < 1
+    return torch.ldexp(torch.ones_like(x), exponent - (fraction == 0.5).int())
+
+
+def exact_activation_qparams(low: Tensor, high: Tensor, quant_min: int, quant_max: int) -> tuple[Tensor, Tensor]:
+    """Power-of-two scale and even zero point of an affine quantizer that covers [low, high] and zero.
+
+    The even zero point may cost one step at one end of the range. Returns float32 and int64 tensors of shape [1].
+    """
+    low, high = low.float().clamp(max=0).reshape(1), high.float().clamp(min=0).reshape(1)
+    scale = power_of_two_above(((high - low) / (quant_max - quant_min)).clamp(min=SMALLEST_SCALE))
+    zero_point = quant_min + 2 * torch.round(-low / scale / 2)
+    return scale, zero_point.clamp(quant_min, quant_max - 1).long()
+
+
+def weight_scale(weight: Tensor, bits: int, *, per_channel: bool, exact: bool, levels: int = 256) -> Tensor:
+    """Scale of a symmetric quantizer to [-q, q], ``q = 2^(bits - 1) - 1``, that clips no weight.
+
+    Args:
+        weight: shape [out_channels, ...].
+        levels: the number of values that the layer's input takes.
+
+    Returns:
+        Shape [out_channels], float32. With ``exact`` it is rounded up to the longest mantissa that the channel's
+        accumulator bound allows (see the module's docstring); per tensor, the channel with the largest bound decides.
+    """
+    rows = weight.detach().float().flatten(1)
+    largest = rows.abs().amax(1)
+    scale = largest / (2 ** (bits - 1) - 1)
+    if not exact:
+        scale = scale if per_channel else scale.max().expand_as(scale)
+        return scale.clamp(min=torch.finfo(torch.float32).eps)
+    if bits == 8 and rows.shape[1] > 1:
+        scale = torch.maximum(scale, rows.abs().topk(2).values.sum(1) / 128)
+    one_sided = torch.maximum(rows.clamp(min=0).sum(1), -rows.clamp(max=0).sum(1))
+    rounding = rows.shape[1] / 2  # each weight moves by at most half a step
+    room = max(ACCUMULATOR_BUDGET / (levels - 1) - rounding, 1.0)
+    scale = torch.maximum(scale, one_sided / room).clamp(min=SMALLEST_SCALE)
+    if not per_channel:
+        scale = scale.max().expand_as(scale)
+    bound = (one_sided / scale + rounding) * (levels - 1)
+    bits_left = torch.log2(ACCUMULATOR_BUDGET / bound).floor().clamp(0, MAX_MANTISSA_BITS)
+    return _round_up_mantissa(scale, bits_left if per_channel else bits_left.min().expand_as(scale))
+
+
+def _round_up_mantissa(scale: Tensor, bits: Tensor) -> Tensor:
+    """``scale`` rounded up to ``m 2^e`` with ``2^(bits-1) < m <= 2^bits``."""
+    fraction, exponent = torch.frexp(scale)
+    half = fraction == 0.5
+    fraction, exponent = torch.where(half, 1.0, fraction), exponent - half.int()
+    steps = torch.exp2(bits)
+    return torch.ldexp(torch.ceil(fraction * steps) / steps, exponent)
+
+
+def fit_bias(scale: Tensor, bias: Tensor, input_scale: Tensor) -> Tensor:
+    """``scale`` raised to a power of two in the channels whose bias would exceed ``BIAS_BUDGET`` steps of s_x s_w.
+
+    Only nearly dead channels (tiny weights, a usual bias) are touched; without this their int32 bias overflows.
+    """
+    needed = bias.detach().abs() / (input_scale * BIAS_BUDGET)
+    too_large = needed > scale / mantissa(scale)
+    return torch.where(too_large, torch.maximum(power_of_two_above(needed.clamp(min=SMALLEST_SCALE)), power_of_two_above(scale)), scale)
+
+
+def mantissa(scale: Tensor) -> Tensor:
+    """The odd integer ``m`` in ``scale = m 2^e``, elementwise (float64 holds every float32 mantissa)."""
+    integer = torch.frexp(scale.double())[0] * FLOAT_EXACT
+    lowest_bit = integer.long() & -integer.long()
+    return (integer.long() // lowest_bit.clamp(min=1)).double()
+
+
+def fake_quantize(x: Tensor, scale: Tensor, zero_point: Tensor | int, quant_min: int, quant_max: int) -> Tensor:
+    """``clamp(round(x / scale) + zero_point) `` back in real numbers; gradient 1 inside the range, 0 outside (STE)."""
+    return _FakeQuantize.apply(x, scale, zero_point, quant_min, quant_max)
+
+
+class _FakeQuantize(torch.autograd.Function):
+    """Straight-through estimator (Bengio et al., arXiv 1308.3432) in the tensor's own dtype: exact scales and 8-bit
+    integers are exact in bfloat16 too."""
+
+    @staticmethod
+    def forward(ctx, x, scale, zero_point, quant_min, quant_max):  # type: ignore[no-untyped-def]
+        scale = scale.to(x.dtype)
+        low, high = (quant_min - zero_point) * scale, (quant_max - zero_point) * scale
+        clipped = torch.clamp(x, low, high)
+        ctx.save_for_backward(clipped == x)
+        return clipped.div_(scale).round_().mul_(scale)
+
+    @staticmethod
+    def backward(ctx, gradient):  # type: ignore[no-untyped-def]
+        (inside,) = ctx.saved_tensors
+        return gradient * inside, None, None, None, None

@@ -1,0 +1,123 @@
+"""Figures from records: accuracy against bits, weight histograms, learning curves."""
+
+from __future__ import annotations
+
+import io
+import statistics
+from collections.abc import Sequence
+
+import matplotlib
+
+matplotlib.use("Agg")
+from matplotlib import pyplot as plt
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from qstrategies.records import RunRecord, WeightHistogram
+
+MARKERS = "osD^vP*X<>"
+
+
+def png(figure: Figure) -> bytes:
+    """``figure`` as PNG, and closed."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, dpi=110, bbox_inches="tight", metadata={"Software": None})
+    plt.close(figure)
+    return buffer.getvalue()
+
+
+def accuracy_against_bits(records: Sequence[RunRecord]) -> Figure:
+    """int8 test accuracy over weight bits, one line per strategy; all of it left, the upper end right."""
+    figure, axes = plt.subplots(1, 2, figsize=(12, 4.8), layout="constrained")
+    done = [record for record in records if record.status == "done"]
+    bits = sorted({record.config.quantization.weight_bits for record in done}, reverse=True)
+    baseline = [record.float_accuracy for record in done if record.float_accuracy and (record.starts_from or record.config.strategy) == "no_norm"]
+    for index, name in enumerate(dict.fromkeys(record.config.strategy for record in done)):
+        points = {width: _accuracies(done, name, width) for width in bits}
+        present = [width for width in bits if points[width]]
+        means = [statistics.fmean(points[width]) for width in present]
+        errors = [statistics.stdev(points[width]) if len(points[width]) > 1 else 0.0 for width in present]
+        places = [bits.index(width) + (index - 3.5) * 0.03 for width in present]
+        for axis in axes:
+            axis.errorbar(places, means, errors, marker=MARKERS[index % len(MARKERS)], markersize=5, linewidth=1.4, label=name)
+    for axis in axes:
+        if baseline:
+            axis.axhline(statistics.fmean(baseline), color="black", linestyle=":", linewidth=1.2, label="float baseline")
+        axis.set_xticks(range(len(bits)), [str(width) for width in bits])
+        axis.set_xlabel("weight bits")
+        axis.grid(alpha=0.3)
+        axis.yaxis.set_major_formatter(matplotlib.ticker.PercentFormatter(1, decimals=None))
+    axes[0].set_ylabel("int8 test accuracy")
+    axes[0].set_title("Accuracy against weight bits")
+    axes[1].set_title("The upper end")
+    axes[1].set_ylim(0.965, 0.995)
+    axes[0].legend(fontsize=8)
+    return figure
+
+
+def _accuracies(records: Sequence[RunRecord], strategy: str, bits: int) -> list[float]:
+    return [
+        record.int8_accuracy
+        for record in records
+        if record.config.strategy == strategy and record.config.quantization.weight_bits == bits and record.int8_accuracy is not None
+    ]
+
+
+def weight_histograms(records: Sequence[RunRecord]) -> Figure:
+    """One row per strategy: after the first epoch, after the last one, and folded (BN and pixel scale in the weights)."""
+    shown = _one_per_strategy(records)
+    columns = max(len(record.histograms) for record in shown)
+    figure, axes = plt.subplots(len(shown), columns, figsize=(4 * columns, 2.1 * len(shown)), squeeze=False, layout="constrained")
+    for line, record in zip(axes, shown, strict=True):
+        for axis in line[len(record.histograms) :]:
+            axis.axis("off")
+        for axis, histogram in zip(line, record.histograms, strict=False):
+            _draw_histogram(axis, histogram, record.config.strategy)
+    figure.supxlabel("weight")
+    figure.supylabel("density (log)")
+    return figure
+
+
+def _draw_histogram(axis: Axes, histogram: WeightHistogram, strategy: str) -> None:
+    width = (histogram.high - histogram.low) / len(histogram.counts)
+    edges = [histogram.low + index * width for index in range(len(histogram.counts) + 1)]
+    total = sum(histogram.counts)
+    axis.stairs([count / total / width for count in histogram.counts], edges, fill=True)
+    axis.set_yscale("log")
+    stage = "folded, " if histogram.when == "folded" else ""
+    axis.set_title(f"{strategy}, {stage}epoch {histogram.epoch}", fontsize=9)
+    ratio = histogram.max_abs / histogram.sigma
+    text = f"max {histogram.max_abs:.3g}\nsigma {histogram.sigma:.3g}\nmax/sigma {ratio:.1f}"
+    axis.text(0.02, 0.95, text, transform=axis.transAxes, va="top", fontsize=7)
+
+
+def learning_curves(records: Sequence[RunRecord]) -> Figure:
+    """Training loss and validation accuracy over the epochs of each strategy's own training."""
+    figure, axes = plt.subplots(1, 2, figsize=(12, 4.2), layout="constrained")
+    for index, record in enumerate(_one_per_strategy(records)):
+        epochs = range(1, len(record.curve) + 1)
+        style = {"marker": MARKERS[index % len(MARKERS)], "markersize": 5, "label": record.config.strategy}
+        axes[0].plot(epochs, [epoch.loss for epoch in record.curve], **style)
+        axes[1].plot(epochs, [epoch.accuracy for epoch in record.curve], **style)
+    axes[0].set_yscale("log")
+    axes[0].set_ylabel("training loss, nats")
+    axes[1].set_ylabel("validation accuracy")
+    axes[1].yaxis.set_major_formatter(matplotlib.ticker.PercentFormatter(1, decimals=1))
+    for axis in axes:
+        axis.set_xlabel("epoch of this strategy's own training")
+        axis.xaxis.set_major_locator(matplotlib.ticker.MaxNLocator(integer=True))
+        axis.grid(alpha=0.3)
+    axes[1].legend(fontsize=8)
+    return figure
+
+
+def _one_per_strategy(records: Sequence[RunRecord]) -> list[RunRecord]:
+    """The first finished run of each strategy: the largest bit width and lowest seed in the order of ``read_records``."""
+    return list({record.config.strategy: record for record in reversed(records) if record.status == "done"}.values())[::-1]
+
+
+FIGURES = {
+    "accuracy_against_bits.png": accuracy_against_bits,
+    "weight_histograms.png": weight_histograms,
+    "learning_curves.png": learning_curves,
+}

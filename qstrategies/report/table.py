@@ -1,0 +1,207 @@
+"""The summary table: one row per strategy and bit width, over all seeds, in four formats."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from qstrategies.records import RunRecord
+
+
+@dataclass(frozen=True)
+class Row:
+    """Means over the seeds; ``spread`` holds the standard deviations where there are several. Accuracies are fractions."""
+
+    strategy: str
+    weight_bits: int | None
+    seeds: int
+    failed: int = 0
+    float_accuracy: float | None = None
+    int8_accuracy: float | None = None
+    onnxruntime_accuracy: float | None = None
+    drop: float | None = None
+    free_scales_accuracy: float | None = None
+    agreement: float | None = None
+    same_bits: bool | None = None
+    float_bytes: float | None = None
+    int8_bytes: float | None = None
+    seconds_per_epoch: float | None = None
+    microseconds_batch_1: float | None = None
+    speedup_batch_1: float | None = None
+    images_per_second_batch_256: float | None = None
+    speedup_batch_256: float | None = None
+    spread: dict[str, float] | None = None
+
+
+def summarise(records: Sequence[RunRecord]) -> list[Row]:
+    """The float baseline first, then one row per strategy and bit width, in the order of the records."""
+    groups: dict[tuple[str, int], list[RunRecord]] = {}
+    for record in records:
+        groups.setdefault((_label(record), record.config.quantization.weight_bits), []).append(record)
+    return [_baseline(records), *(_row(name, bits, group) for (name, bits), group in groups.items())]
+
+
+def _label(record: RunRecord) -> str:
+    """The strategy, with whatever sets this run apart from the defaults of a comparison."""
+    config, quantization = record.config, record.config.quantization
+    marks = [f"{name}={value:g}" for name, value in config.options.items()]
+    marks += [] if quantization.per_channel else ["per-tensor"]
+    marks += [] if quantization.observer is None else [quantization.observer]
+    marks += ["reduce-range"] if quantization.reduce_range else []
+    marks += [] if quantization.exact else ["free-scales"]
+    marks += [] if config.model == "cnn" else [config.model]
+    marks += [] if config.dataset == "mnist" else [config.dataset]
+    return " ".join([config.strategy, *marks])
+
+
+def _baseline(records: Sequence[RunRecord]) -> Row:
+    """The float model of no_norm (of the first strategy where that did not run), in ONNX Runtime."""
+    done = [record for record in records if record.status == "done"]
+    chosen = [record for record in done if (record.starts_from or record.config.strategy) == "no_norm"] or done
+    plain = [record for record in chosen if record.config.strategy != "finetune"] or chosen
+    first = {record.config.seed: record for record in reversed(plain)}
+    values = [_float_values(record) for record in first.values()]
+    return Row(strategy="float baseline", weight_bits=None, seeds=len(values), **_aggregate(values))
+
+
+def _float_values(record: RunRecord) -> dict[str, float | None]:
+    speed = record.speeds[0] if record.speeds else None
+    return {
+        "float_accuracy": record.float_accuracy,
+        "float_bytes": record.sizes.get("float"),
+        "microseconds_batch_1": speed.microseconds_batch_1 if speed else None,
+        "speedup_batch_1": 1.0,
+        "images_per_second_batch_256": speed.images_per_second_batch_256 if speed else None,
+        "speedup_batch_256": 1.0,
+    }
+
+
+def _row(name: str, bits: int, records: Sequence[RunRecord]) -> Row:
+    done = [record for record in records if record.status == "done"]
+    same = all(check.rows_equal == 1 for record in done for check in record.checks) if done else None
+    values = _aggregate([_values(record) for record in done])
+    return Row(strategy=name, weight_bits=bits, seeds=len(records), failed=len(records) - len(done), same_bits=same, **values)
+
+
+def _values(record: RunRecord) -> dict[str, float | None]:
+    fast = record.speeds[-1] if record.speeds else None
+    epochs = [epoch.seconds for epoch in record.curve]
+    return {
+        "float_accuracy": record.float_accuracy,
+        "int8_accuracy": record.int8_accuracy,
+        "onnxruntime_accuracy": record.onnxruntime_accuracy,
+        "drop": record.drop,
+        "free_scales_accuracy": record.free_scales_accuracy,
+        "agreement": record.agreement,
+        "float_bytes": record.sizes.get("float"),
+        "int8_bytes": record.sizes.get("portable"),
+        "seconds_per_epoch": statistics.median(epochs) if epochs else None,
+        "microseconds_batch_1": fast.microseconds_batch_1 if fast else None,
+        "speedup_batch_1": fast.speedup_batch_1 if fast else None,
+        "images_per_second_batch_256": fast.images_per_second_batch_256 if fast else None,
+        "speedup_batch_256": fast.speedup_batch_256 if fast else None,
+    }
+
+
+def _aggregate(values: Sequence[dict[str, float | None]]) -> dict[str, Any]:
+    """Mean of every figure that all runs have, and under "spread" the sample standard deviations of several runs."""
+    result: dict[str, Any] = {}
+    spread: dict[str, float] = {}
+    for name in values[0] if values else ():
+        column = [value for item in values if (value := item[name]) is not None]
+        if len(column) == len(values):
+            result[name] = statistics.fmean(column)
+            if len(column) > 1:
+                spread[name] = statistics.stdev(column)
+    return result | {"spread": spread or None}
+
+
+HEADERS = (
+    "strategy", "bits", "float %", "int8 %", "ORT %", "drop, points", "free scales %", "agree %", "same bits",
+    "KB float > int8", "s/epoch", "us, batch 1", "images/s, batch 256",
+)  # fmt: skip
+
+
+def cells(row: Row) -> list[str]:
+    """The row as text, in the order of ``HEADERS``."""
+    same = {None: "-", True: "yes", False: "NO"}[row.same_bits]
+    sizes = "-" if row.float_bytes is None else f"{row.float_bytes / 1000:.0f}"
+    if row.int8_bytes is not None:
+        sizes += f" > {row.int8_bytes / 1000:.0f}"
+    name = row.strategy + (f" ({row.failed} of {row.seeds} FAILED)" if row.failed else "")
+    return [
+        name,
+        "-" if row.weight_bits is None else str(row.weight_bits),
+        _percent(row, "float_accuracy"),
+        _percent(row, "int8_accuracy"),
+        _percent(row, "onnxruntime_accuracy"),
+        _percent(row, "drop"),
+        _percent(row, "free_scales_accuracy"),
+        _percent(row, "agreement"),
+        same,
+        sizes,
+        "-" if row.seconds_per_epoch is None else f"{row.seconds_per_epoch:.1f}",
+        _speed(row.microseconds_batch_1, row.speedup_batch_1),
+        _speed(row.images_per_second_batch_256, row.speedup_batch_256),
+    ]
+
+
+def _percent(row: Row, name: str) -> str:
+    value = getattr(row, name)
+    if value is None:
+        return "-"
+    deviation = (row.spread or {}).get(name)
+    return f"{value * 100:.2f}" + ("" if deviation is None else f" ± {deviation * 100:.2f}")
+
+
+def _speed(value: float | None, speedup: float | None) -> str:
+    return "-" if value is None else f"{value:.0f} ({speedup:.1f}x)"
+
+
+NOTES = (
+    "Accuracies on the test split. float: the model before quantization (for QAT the float model that it is compared with);"
+    " ORT: the exported file in ONNX Runtime; free scales: int8 accuracy without the restriction to exact scales (PTQ only;"
+    " for QAT run compare --free-scales); same bits: all logits equal in every engine and runtime that was run; speed: the"
+    " fast file on one thread, in brackets against the float file; ±: standard deviation over the seeds."
+)
+
+
+def as_text(rows: Sequence[Row]) -> str:
+    """Aligned columns for a terminal."""
+    table = [list(HEADERS), *(cells(row) for row in rows)]
+    widths = [max(len(line[index]) for line in table) for index in range(len(HEADERS))]
+    lines = ["  ".join(cell.ljust(width) if index == 0 else cell.rjust(width) for index, (cell, width) in enumerate(zip(line, widths, strict=True))) for line in table]
+    return "\n".join([lines[0], "-" * len(lines[0]), *lines[1:]])
+
+
+def as_markdown(rows: Sequence[Row]) -> str:
+    """A Markdown table with its notes."""
+    lines = [HEADERS, ["---", *["---:"] * (len(HEADERS) - 1)], *(cells(row) for row in rows)]
+    table = "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
+    return f"{table}\n\n{NOTES}\n"
+
+
+def as_csv(rows: Sequence[Row]) -> str:
+    """One line per row, plain numbers; standard deviations in columns of their own."""
+    plain = [_flat(row) for row in rows]
+    names = list(dict.fromkeys(name for item in plain for name in item))
+    buffer = io.StringIO()
+    writer = csv.DictWriter(buffer, names, restval="", lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(plain)
+    return buffer.getvalue()
+
+
+def _flat(row: Row) -> dict[str, Any]:
+    values = {name: value for name, value in vars(row).items() if name != "spread"}
+    return values | {f"{name}_sd": value for name, value in (row.spread or {}).items()}
+
+
+def as_json(rows: Sequence[Row]) -> str:
+    """A list of objects, one per row."""
+    return json.dumps([vars(row) for row in rows], indent=1, allow_nan=False) + "\n"

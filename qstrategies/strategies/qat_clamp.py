@@ -1,0 +1,16 @@
+"""Clamped weights under quantization-aware training."""
+
+from __future__ import annotations
+
+from qstrategies.strategies import STRATEGIES
+from qstrategies.strategies.clamp import Clamp
+
+
+@STRATEGIES.register("qat_clamp")
+class QatClamp(Clamp):
+    """The clamped float model, trained on with fake quantizers and the same projection."""
+
+    summary = "QAT from the clamped float model, the weights still clamped"
+    starts_from = "clamp"
+    quantize_aware = True
+    observer = "moving_average"

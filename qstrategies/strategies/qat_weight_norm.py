@@ -1,0 +1,16 @@
+"""weight_norm under quantization-aware training."""
+
+from __future__ import annotations
+
+from qstrategies.strategies import STRATEGIES
+from qstrategies.strategies.weight_norm import WeightNorm
+
+
+@STRATEGIES.register("qat_weight_norm")
+class QatWeightNorm(WeightNorm):
+    """The weight_norm float model, trained on with fake quantizers that see g v / ||v||."""
+
+    summary = "QAT from the weight_norm float model, weight_norm still in force"
+    starts_from = "weight_norm"
+    quantize_aware = True
+    observer = "moving_average"

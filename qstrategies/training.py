@@ -1,0 +1,183 @@
+"""One training loop for every strategy, built to be fast on two CPU cores."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import functools
+import math
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from qstrategies.datasets.base import Split
+from qstrategies.evaluation import evaluate
+from qstrategies.quantization.fast_graph import fast_view
+from qstrategies.records import Epoch, TrainingConfig, WeightHistogram
+from qstrategies.strategies.base import Strategy, weighted_layers
+
+PIXEL_SCALE = 1 / 255
+HISTOGRAM_BINS = 128
+
+
+class TrainingDiverged(RuntimeError):
+    """The loss was not finite; the run fails, the comparison goes on."""
+
+
+@dataclass(frozen=True)
+class History:
+    """What training left besides the weights."""
+
+    curve: tuple[Epoch, ...]
+    histograms: tuple[WeightHistogram, ...]
+
+
+def device() -> torch.device:
+    """CUDA where there is one, else the CPU."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def compute_dtype() -> torch.dtype:
+    """bfloat16 where the hardware multiplies it natively, else float32 (emulated bfloat16 is slower than float32)."""
+    if torch.cuda.is_available():
+        native = torch.cuda.is_bf16_supported(including_emulation=False)
+    else:
+        has = torch.cpu.get_capabilities()
+        native = bool(has.get("avx512_bf16") or has.get("amx_bf16") or has.get("bf16"))
+    return torch.bfloat16 if native else torch.float32
+
+
+def train(
+    model: nn.Module,
+    strategy: Strategy,
+    data: dict[str, Split],
+    config: TrainingConfig,
+    seed: int,
+    on_epoch: Callable[[int, Epoch], None] = lambda number, epoch: None,
+) -> History:
+    """Train ``model`` in place, with the hooks of ``strategy``, and fold it. The same seed gives the same bits.
+
+    Args:
+        model: takes images [N, C, H, W] in [0, 1]; float, or fake-quantized.
+        data: the splits "train" and "validation"; no other is looked at.
+        on_epoch: called with the epoch's number (from 1) and its figures.
+
+    Raises:
+        TrainingDiverged: the loss became infinite or NaN.
+    """
+    torch.manual_seed(seed)
+    keep_freed_memory()
+    target = device()
+    model.to(target, memory_format=torch.channels_last)
+    strategy.parametrize(model)
+    view = fast_view(model)
+    optimizer, schedule = _optimizer(model, config, len(data["train"]))
+    order = torch.Generator().manual_seed(seed)
+    images, labels = data["train"].images.to(target), data["train"].labels.to(target)
+    curve, histograms = [], []
+    for number in range(1, config.epochs + 1):
+        started = time.perf_counter()
+        model.train()
+        batches = torch.randperm(len(labels), generator=order).to(target).split(config.batch_size)
+        losses = [
+            _step(view, strategy, optimizer, schedule, images[batch], labels[batch])
+            for batch in batches
+            if len(batch) == config.batch_size or len(batches) == 1
+        ]
+        seconds = time.perf_counter() - started
+        curve.append(Epoch(loss=math.fsum(losses) / len(losses), accuracy=_accuracy(model, data["validation"]), seconds=seconds))
+        on_epoch(number, curve[-1])
+        if number in (1, config.epochs):
+            histograms.append(weight_histogram(model, "training", number))
+    strategy.fold(model)
+    model.cpu().eval()
+    return History(tuple(curve), tuple(histograms))
+
+
+def to_input(images: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
+    """uint8 images [N, C, H, W] to the values [0, 1] that models take, in channels-last order."""
+    values = torch.empty_like(images, dtype=dtype, memory_format=torch.channels_last)
+    return values.copy_(images).mul_(PIXEL_SCALE)
+
+
+def weight_histogram(model: nn.Module, when: str, epoch: int) -> WeightHistogram:
+    """The distribution of all convolutional and linear weights of ``model``."""
+    weights = torch.cat([layer.weight.detach().flatten().float().cpu() for layer in weighted_layers(model)])
+    largest = weights.abs().max().item()
+    counts = torch.histc(weights, HISTOGRAM_BINS, -largest, largest)
+    return WeightHistogram(
+        when=when,
+        epoch=epoch,
+        low=-largest,
+        high=largest,
+        max_abs=largest,
+        sigma=weights.std().item(),
+        counts=tuple(int(count) for count in counts),
+    )
+
+
+@functools.cache
+def keep_freed_memory() -> None:
+    """Have glibc reuse the memory of freed activations: returning it to the kernel costs a page fault per 4 KB."""
+    if sys.platform != "linux":
+        return
+    with contextlib.suppress(OSError, AttributeError):
+        libc = ctypes.CDLL("libc.so.6")
+        libc.mallopt(-3, 32 << 20)  # M_MMAP_THRESHOLD, at its maximum
+        libc.mallopt(-1, 1 << 30)  # M_TRIM_THRESHOLD
+
+
+def _optimizer(
+    model: nn.Module, config: TrainingConfig, images: int
+) -> tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler]:
+    rate, steps = config.learning_rate, max(1, images // config.batch_size) * config.epochs
+    parameters = list(model.parameters())
+    optimizer: torch.optim.Optimizer
+    if config.optimizer == "sgd":
+        optimizer = torch.optim.SGD(parameters, lr=rate, momentum=0.9, nesterov=True)
+    else:
+        optimizer = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[config.optimizer](parameters, lr=rate, fused=True)
+    schedules = torch.optim.lr_scheduler
+    if config.schedule == "one_cycle":
+        return optimizer, schedules.OneCycleLR(optimizer, rate, total_steps=steps + 1)
+    if config.schedule == "cosine":
+        return optimizer, schedules.CosineAnnealingLR(optimizer, steps)
+    return optimizer, schedules.ConstantLR(optimizer, factor=1.0)
+
+
+def _step(
+    view: nn.Module,
+    strategy: Strategy,
+    optimizer: torch.optim.Optimizer,
+    schedule: torch.optim.lr_scheduler.LRScheduler,
+    images: Tensor,
+    labels: Tensor,
+) -> float:
+    dtype = compute_dtype()
+    with torch.autocast(images.device.type, dtype, enabled=dtype != torch.float32):
+        logits = view(to_input(images, dtype))
+    loss = functional.cross_entropy(logits.float(), labels)
+    extra = strategy.loss(view)
+    if extra is not None:
+        loss = loss + extra
+    value = loss.item()
+    if not math.isfinite(value):
+        raise TrainingDiverged(f"training loss is {value}")
+    optimizer.zero_grad()
+    loss.backward()
+    optimizer.step()
+    schedule.step()
+    with torch.no_grad():
+        strategy.after_step(view)
+    return value
+
+
+def _accuracy(model: nn.Module, split: Split) -> float:
+    where = next(model.parameters()).device
+    model.eval()
+    return evaluate(lambda images: model(to_input(images.to(where))).cpu(), split).accuracy
