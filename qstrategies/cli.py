@@ -25,6 +25,7 @@ from qstrategies.records import (
 
 if TYPE_CHECKING:
     from qstrategies.datasets.base import Location
+    from qstrategies.records import RunRecord
 
 DESCRIPTION = """\
 Compare quantization strategies by what they do to the int8 model, and export int8 ONNX files that give the same bits
@@ -46,12 +47,20 @@ class Parser(argparse.ArgumentParser):
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code: 0, 1 (verify found a difference), 2 (bad input), 130 (interrupted)."""
-    given = list(sys.argv[1:] if arguments is None else arguments)
+    return guarded(lambda: _dispatch(list(sys.argv[1:] if arguments is None else arguments)))
+
+
+def _dispatch(given: list[str]) -> int:
+    if given and not given[0].startswith("-"):
+        check_choice("command", given[0], COMMANDS)
+    options = parser().parse_args(given)
+    return options.command(options)
+
+
+def guarded(action: Callable[[], int]) -> int:
+    """The exit code of ``action``, with a user's mistake, a full disk or Ctrl-C as one line instead of a traceback."""
     try:
-        if given and not given[0].startswith("-"):
-            check_choice("command", given[0], COMMANDS)
-        options = parser().parse_args(given)
-        return options.command(options)
+        return action()
     except InputError as error:
         return _fail(str(error))
     except OSError as error:
@@ -103,7 +112,9 @@ def _add_experiment(sub: argparse.ArgumentParser) -> None:
     train.add_argument("--tune-epochs", type=int, help="epochs that finetune and the QAT strategies add to the float model")
     train.add_argument("--tune-learning-rate", type=float, help="peak learning rate of those")
     train.add_argument("--seed", type=int, default=0, help="of weights, batches and calibration images (default: 0)")
-    train.add_argument("--option", action="append", default=[], metavar="NAME=VALUE", help="an option of the strategy, as clamp's threshold=0.1")
+    train.add_argument(
+        "--option", action="append", default=[], metavar="NAME=VALUE", help="an option of the strategy, as clamp's threshold=0.1"
+    )
     quantize = sub.add_argument_group("quantization")
     quantize.add_argument("--per-tensor", action="store_true", help="one weight scale per layer instead of one per output channel")
     quantize.add_argument("--observer", help=f"{', '.join(OBSERVERS)} (default: min_max for PTQ, moving_average for QAT)")
@@ -197,8 +208,6 @@ def _execute(options: argparse.Namespace, base: ExperimentConfig, strategies: Se
     from qstrategies.comparison import DEFAULT_STRATEGIES, plan, run_all
     from qstrategies.pipeline import Workspace
     from qstrategies.progress import Progress
-    from qstrategies.report import table
-    from qstrategies.report.write import write_report
 
     configs = plan(base, list(strategies) or DEFAULT_STRATEGIES, bits, range(base.seed, base.seed + seeds))
     progress = Progress(0, quiet=options.quiet)
@@ -207,12 +216,21 @@ def _execute(options: argparse.Namespace, base: ExperimentConfig, strategies: Se
         records = run_all(configs, workspace)
     finally:
         progress.close()
-    written = write_report(records, options.out)
+    return _conclude(records, options.out, options.json)
+
+
+def _conclude(records: Sequence[RunRecord], folder: Path, as_json: bool) -> int:
+    from qstrategies.report import table
+    from qstrategies.report.write import write_report
+
+    written = write_report(records, folder)
     rows = table.summarise(records)
-    print(table.as_json(rows) if options.json else f"{table.as_text(rows)}\n\n{table.NOTES}\n\nWritten: {', '.join(map(str, written))}")
-    if not options.json:
-        for config in configs:
-            print(f"Model: {options.out / config.run_id / 'model.onnx'}") if len(configs) == 1 else None
+    if as_json:
+        print(table.as_json(rows), end="")
+        return 0
+    print(f"{table.as_text(rows)}\n\n{table.NOTES}\n")
+    print(f"Written: {', '.join(map(str, written))}")
+    print(f"Models: {folder}/*/model.onnx (portable) and model.fast.onnx (for ONNX Runtime)")
     return 0
 
 
@@ -279,7 +297,9 @@ def _predict(options: argparse.Namespace) -> int:
         print(json.dumps(results, indent=1))
     else:
         for result in results:
-            print(f"{result['image']}: {result['label']}  (logit {result['logit']:g}, next {result['runner_up']} {result['margin']:g} below)")
+            print(
+                f"{result['image']}: {result['label']}  (logit {result['logit']:g}, next {result['runner_up']} {result['margin']:g} below)"
+            )
     return 0
 
 
@@ -290,14 +310,8 @@ def _add_report(sub: argparse.ArgumentParser) -> None:
 
 def _report(options: argparse.Namespace) -> int:
     from qstrategies.comparison import read_records
-    from qstrategies.report import table
-    from qstrategies.report.write import write_report
 
-    records = read_records(options.runs)
-    written = write_report(records, options.runs)
-    rows = table.summarise(records)
-    print(table.as_json(rows) if options.json else f"{table.as_text(rows)}\n\n{table.NOTES}\n\nWritten: {', '.join(map(str, written))}")
-    return 0
+    return _conclude(read_records(options.runs), options.runs, options.json)
 
 
 def _add_data(sub: argparse.ArgumentParser) -> None:

@@ -32,7 +32,7 @@ from qstrategies.stages import Stage, stage
 from qstrategies.strategies import STRATEGIES
 from qstrategies.strategies.base import Strategy
 from qstrategies.timing import measure
-from qstrategies.training import PIXEL_SCALE, TrainingDiverged, to_input, train, weight_histogram
+from qstrategies.training import PIXEL_SCALE, TrainingDivergedError, to_input, train, weight_histogram
 
 STAGE_FORMAT = 1  # part of every cache key: raise it when a change here or in training alters what a stage computes
 QUICK_RUNTIMES = ("onnxruntime-all",)
@@ -45,7 +45,7 @@ class Workspace:
     """Where results and reusable stages are kept, where data is found, and who hears of progress."""
 
     folder: Path
-    location: Location = Location()
+    location: Location = field(default_factory=Location)
     progress: Progress = field(default_factory=lambda: Progress(0, quiet=True))
     datasets: dict[str, Dataset] = field(default_factory=dict)
     float_results: dict[str, tuple[Evaluation, ExportedModel]] = field(default_factory=dict)
@@ -77,7 +77,7 @@ def run_experiment(config: ExperimentConfig, workspace: Workspace) -> RunRecord:
     check_config(config)
     try:
         record = _run(config, workspace)
-    except TrainingDiverged as error:
+    except TrainingDivergedError as error:
         record = RunRecord(config=config, status="failed", reason=str(error), environment=environment.describe())
     atomic_write(workspace.folder / config.run_id / "record.json", record.to_json())
     return record
@@ -96,11 +96,11 @@ def _run(config: ExperimentConfig, workspace: Workspace) -> RunRecord:
     quantized = quantize_stage(config, strategy, splits["train"], reference_model.model, tuned)
     clock.lap("quantize")
     engines, references, int8 = _evaluate_engines(config, quantized, splits["test"])
-    validation = evaluate(lambda images: int8(images.float()), splits["validation"]).accuracy
+    validation = evaluate(_on_pixels(int8), splits["validation"]).accuracy
     free = _free_scales_accuracy(config, strategy, splits, reference_model.model)
     clock.lap("evaluate_int8")
     reference = references[config.quantization.engine]
-    exported = _export(config, workspace, quantized, reference, baseline)
+    exported = _export(config, workspace, quantized, reference)
     clock.lap("export")
     checks, skipped = _cross_check(config, exported, splits["test"], reference, quantized.output_scale)
     clock.lap("cross_check")
@@ -176,7 +176,7 @@ def tuned_stage(config: ExperimentConfig, workspace: Workspace, baseline: Stage)
     def build() -> nn.Module:
         torch.manual_seed(config.seed)
         model = MODELS.get(config.model)() if kind.from_scratch else copy.deepcopy(baseline.model)
-        return _prepare(config, strategy, model, workspace) if kind.quantize_aware else model
+        return _prepare(config, strategy, model) if kind.quantize_aware else model
 
     label = f"{config.strategy} w{config.quantization.weight_bits}" if kind.quantize_aware else config.strategy
     return stage(workspace.stages, depends_on, build, _trainer(config, workspace, strategy, schedule, label))
@@ -200,7 +200,9 @@ def _trainer(
 ) -> Callable[[nn.Module], Any]:
     def run(model: nn.Module) -> Any:
         def report(number: int, epoch: Any) -> None:
-            text = f"{label} seed {config.seed}: epoch {number} of {schedule.epochs}, loss {epoch.loss:.4f}, validation {epoch.accuracy:.2%}"
+            text = (
+                f"{label} seed {config.seed}: epoch {number} of {schedule.epochs}, loss {epoch.loss:.4f}, validation {epoch.accuracy:.2%}"
+            )
             workspace.progress.advance(SECONDS_PER_EPOCH[strategy.quantize_aware], text)
 
         return train(model, strategy, workspace.dataset(config.dataset).splits, schedule, config.seed, report)
@@ -213,7 +215,7 @@ def _resolved(config: ExperimentConfig, strategy: Strategy) -> QuantizationConfi
     return dataclasses.replace(config.quantization, observer=observer)
 
 
-def _prepare(config: ExperimentConfig, strategy: Strategy, model: nn.Module, workspace: Workspace | None) -> fx.GraphModule:
+def _prepare(config: ExperimentConfig, strategy: Strategy, model: nn.Module) -> fx.GraphModule:
     example = torch.zeros(2, *MODELS.get(config.model).input_shape)  # type: ignore[attr-defined]
     return prepare(model, _resolved(config, strategy), example, input_scale=PIXEL_SCALE, qat=strategy.quantize_aware)
 
@@ -226,7 +228,7 @@ def quantize_stage(
     if strategy.quantize_aware:
         assert tuned is not None and isinstance(tuned.model, fx.GraphModule)
         return finalize(copy.deepcopy(tuned.model), config.quantization, input_shape)
-    prepared = _prepare(config, strategy, model, None)
+    prepared = _prepare(config, strategy, model)
     calibration = CalibrationSet.from_train(train_split, config.quantization.calibration_images, config.seed)
     calibrate(prepared, [to_input(batch) for batch in calibration.images.split(128)])
     strategy.refine(prepared, calibration)
@@ -239,7 +241,7 @@ def _free_scales_accuracy(config: ExperimentConfig, strategy: Strategy, splits: 
         return None
     free = dataclasses.replace(config, quantization=dataclasses.replace(config.quantization, exact=False))
     int8 = quantize_stage(free, strategy, splits["train"], model, None).int8()
-    return evaluate(lambda images: int8(images.float()), splits["test"]).accuracy
+    return evaluate(_on_pixels(int8), splits["test"]).accuracy
 
 
 def _float_results(config: ExperimentConfig, workspace: Workspace, trained: Stage) -> tuple[Evaluation, ExportedModel]:
@@ -262,15 +264,17 @@ def _evaluate_engines(
     checks, evaluations, models = [], {}, {}
     for name in supported:
         models[name] = quantized.int8(name)
-        evaluations[name] = evaluate(lambda images, name=name: models[name](images.float()), split)
+        evaluations[name] = evaluate(_on_pixels(models[name]), split)
         checks.append(compare(f"pytorch-{name}", "int8 module", evaluations[name].logits, evaluations[first], quantized.output_scale))
     torch.backends.quantized.engine = first
     return checks, evaluations, models[first]
 
 
-def _export(
-    config: ExperimentConfig, workspace: Workspace, quantized: QuantizedModel, reference: Evaluation, baseline: Stage
-) -> list[ExportedModel]:
+def _on_pixels(int8: nn.Module) -> Callable[[Tensor], Tensor]:
+    return lambda images: int8(images.float())
+
+
+def _export(config: ExperimentConfig, workspace: Workspace, quantized: QuantizedModel, reference: Evaluation) -> list[ExportedModel]:
     dataset, here = workspace.dataset(config.dataset), environment.describe()
     metadata = {
         "strategy": config.strategy,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -30,7 +31,7 @@ def interleaved(actions: Sequence[Callable[[], object]], repeats: int, rounds: i
 def seconds_per_call(paths: Sequence[Path], images: NDArray[np.uint8], repeats: int) -> list[float]:
     """Seconds of one call with the batch ``images`` [N, C, H, W] for each file, one thread, interleaved."""
     sessions = [OnnxRuntime(path, threads=1) for path in paths]
-    return interleaved([lambda session=session: session.run(images) for session in sessions], repeats)
+    return interleaved([functools.partial(session.run, images) for session in sessions], repeats)
 
 
 def measure(baseline: Path, paths: Sequence[Path], images: NDArray[np.uint8]) -> tuple[Speed, ...]:

@@ -25,7 +25,7 @@ PIXEL_SCALE = 1 / 255
 HISTOGRAM_BINS = 128
 
 
-class TrainingDiverged(RuntimeError):
+class TrainingDivergedError(RuntimeError):
     """The loss was not finite; the run fails, the comparison goes on."""
 
 
@@ -58,7 +58,7 @@ def train(
     data: dict[str, Split],
     config: TrainingConfig,
     seed: int,
-    on_epoch: Callable[[int, Epoch], None] = lambda number, epoch: None,
+    on_epoch: Callable[[int, Epoch], None] | None = None,
 ) -> History:
     """Train ``model`` in place, with the hooks of ``strategy``, and fold it. The same seed gives the same bits.
 
@@ -68,12 +68,12 @@ def train(
         on_epoch: called with the epoch's number (from 1) and its figures.
 
     Raises:
-        TrainingDiverged: the loss became infinite or NaN.
+        TrainingDivergedError: the loss became infinite or NaN.
     """
     torch.manual_seed(seed)
     keep_freed_memory()
     target = device()
-    model.to(target, memory_format=torch.channels_last)
+    model.to(target).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     strategy.parametrize(model)
     view = fast_view(model)
     optimizer, schedule = _optimizer(model, config, len(data["train"]))
@@ -91,7 +91,8 @@ def train(
         ]
         seconds = time.perf_counter() - started
         curve.append(Epoch(loss=math.fsum(losses) / len(losses), accuracy=_accuracy(model, data["validation"]), seconds=seconds))
-        on_epoch(number, curve[-1])
+        if on_epoch is not None:
+            on_epoch(number, curve[-1])
         if number in (1, config.epochs):
             histograms.append(weight_histogram(model, "training", number))
     strategy.fold(model)
@@ -132,9 +133,7 @@ def keep_freed_memory() -> None:
         libc.mallopt(-1, 1 << 30)  # M_TRIM_THRESHOLD
 
 
-def _optimizer(
-    model: nn.Module, config: TrainingConfig, images: int
-) -> tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler]:
+def _optimizer(model: nn.Module, config: TrainingConfig, images: int) -> tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler]:
     rate, steps = config.learning_rate, max(1, images // config.batch_size) * config.epochs
     parameters = list(model.parameters())
     optimizer: torch.optim.Optimizer
@@ -167,7 +166,7 @@ def _step(
         loss = loss + extra
     value = loss.item()
     if not math.isfinite(value):
-        raise TrainingDiverged(f"training loss is {value}")
+        raise TrainingDivergedError(f"training loss is {value}")
     optimizer.zero_grad()
     loss.backward()
     optimizer.step()

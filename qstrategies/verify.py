@@ -55,13 +55,14 @@ def verify(path: Path, location: Location = Location(), runtimes: Sequence[str] 
 
 def report_text(report: dict[str, Any]) -> str:
     """The report for a terminal."""
-    lines = [f"{report['file']}: {report['strategy']}, {report['weight_bits']} weight bits, recorded accuracy {report['recorded_accuracy']:.2%}"]
+    lines = [
+        f"{report['file']}: {report['strategy']}, {report['weight_bits']} weight bits, recorded accuracy {report['recorded_accuracy']:.2%}"
+    ]
     lines.append(f"{'runtime':<22} {'images':>7} {'accuracy':>9} {'rows equal':>11} {'max steps':>10}  PyTorch's bits")
     for check in report["checks"]:
         pytorch = {None: "(part)", True: "yes", False: "NO"}[check["pytorch_bits"]]
-        lines.append(
-            f"{check['runtime']:<22} {check['images']:>7} {check['accuracy']:>9.2%} {check['rows_equal']:>11.2%} {check['max_steps']:>10g}  {pytorch}"
-        )
+        figures = f"{check['accuracy']:>9.2%} {check['rows_equal']:>11.2%} {check['max_steps']:>10g}"
+        lines.append(f"{check['runtime']:<22} {check['images']:>7} {figures}  {pytorch}")
         if check["first_difference"]:
             lines.append(f"{'':<22} first difference: {check['first_difference']}")
     lines += [f"{name:<22} skipped: {reason}" for name, reason in report["skipped"].items()]

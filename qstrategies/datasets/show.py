@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from matplotlib import pyplot as plt
+
 from qstrategies.datasets.base import Dataset
 from qstrategies.files import atomic_write
-from qstrategies.report.plots import plt, png
+from qstrategies.report.plots import png
 
 SAMPLES = 12
 
@@ -17,9 +19,7 @@ def show(dataset: Dataset, folder: Path) -> tuple[str, dict[str, list[int]]]:
     path = folder / f"{dataset.name}.png"
     atomic_write(path, _picture(dataset, counts))
     lines = [f"{dataset.name}: {dataset.summary}", f"{'class':<14}" + "".join(f"{name:>12}" for name in counts)]
-    lines += [
-        f"{label:<14}" + "".join(f"{column[index]:>12}" for column in counts.values()) for index, label in enumerate(dataset.labels)
-    ]
+    lines += [f"{label:<14}" + "".join(f"{column[index]:>12}" for column in counts.values()) for index, label in enumerate(dataset.labels)]
     lines.append(f"{'all':<14}" + "".join(f"{sum(column):>12}" for column in counts.values()))
     return "\n".join([*lines, f"Picture: {path}"]), counts
 
@@ -44,6 +44,7 @@ def _picture(dataset: Dataset, counts: dict[str, list[int]]) -> bytes:
     bars.set_yticks(range(len(dataset.labels)), dataset.labels)
     bars.invert_yaxis()
     bars.set_xlabel("images")
-    bars.legend(fontsize=8)
+    bars.set_xlim(0, 1.3 * max(left))
+    bars.legend(fontsize=8, loc="upper right")
     bars.set_title("Class counts")
     return png(figure)

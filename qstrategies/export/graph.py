@@ -21,9 +21,23 @@ def constant(value: ir.Value | None) -> Array | None:
 def add_initializer(graph: ir.Graph, name: str, array: Array) -> ir.Value:
     """A new initializer; an equal name is an error."""
     value = ir.Value(name=name, const_value=ir.tensor(np.array(array, order="C"), name=name))
-    value.shape, value.dtype = ir.Shape(array.shape), value.const_value.dtype
+    value.shape, value.dtype = ir.Shape(array.shape), ir.DataType.from_numpy(array.dtype)
     graph.register_initializer(value)
     return value
+
+
+def operand(node: ir.Node, index: int) -> ir.Value:
+    """Input ``index`` of ``node``, which must not be left out."""
+    value = node.inputs[index]
+    assert value is not None
+    return value
+
+
+def known(value: ir.Value | None) -> Array:
+    """The constant behind ``value``, which must be one."""
+    array = constant(value)
+    assert array is not None
+    return array
 
 
 def insert_before(graph: ir.Graph, at: ir.Node, op: str, inputs: list[ir.Value], name: str, **attributes: Any) -> ir.Value:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 
-from qstrategies.export.graph import add_initializer, constant, insert_before, only_user, producer
+from qstrategies.export.graph import add_initializer, constant, insert_before, known, only_user, operand, producer
 from qstrategies.export.passes import drop_unused, tidy_names
 
 FEW_CHANNELS = 4
@@ -38,14 +38,13 @@ def _few_channels(convolution: ir.Node) -> bool:
     return array is not None and array.shape[1] <= FEW_CHANNELS
 
 
-def _dequantized(graph: ir.Graph, value: ir.Value) -> ir.Value:
+def _dequantized(graph: ir.Graph, value: ir.Value | None) -> ir.Value:
     """The float initializer that the DequantizeLinear behind ``value`` computes; exact, as |w| m < 2^24."""
     node = producer(value, "DequantizeLinear")
     assert node is not None
-    integers, scale = constant(node.inputs[0]), constant(node.inputs[1])
-    assert integers is not None and scale is not None
+    integers, scale = known(node.inputs[0]), known(node.inputs[1])
     column = scale.reshape(-1, *[1] * (integers.ndim - 1))
-    return add_initializer(graph, f"{node.inputs[0].name}_float", (integers * column).astype(np.float32))
+    return add_initializer(graph, f"{operand(node, 0).name}_float", (integers * column).astype(np.float32))
 
 
 def _pool_first(graph: ir.Graph, convolution: ir.Node) -> None:

@@ -58,7 +58,9 @@ def export_onnx(
     return exported
 
 
-def export_float_onnx(model: nn.Module, input_shape: tuple[int, ...], path: Path, metadata: Mapping[str, Any] | None = None) -> ExportedModel:
+def export_float_onnx(
+    model: nn.Module, input_shape: tuple[int, ...], path: Path, metadata: Mapping[str, Any] | None = None
+) -> ExportedModel:
     """Write the float model, raw uint8 pixels in like the int8 files, for size and speed to be compared with."""
     return _save(_export(_FromPixels(model), input_shape, torch.uint8), path, "float", metadata)
 

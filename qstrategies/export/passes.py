@@ -7,7 +7,7 @@ import onnx_ir as ir
 from onnx.reference import ReferenceEvaluator
 
 from qstrategies.errors import InputError
-from qstrategies.export.graph import Array, add_initializer, constant, insert_before, producer, remove
+from qstrategies.export.graph import Array, add_initializer, constant, insert_before, known, operand, producer, remove
 
 WEIGHTED = ("Conv", "ConvTranspose", "Gemm")
 
@@ -50,12 +50,12 @@ def lift_constants(graph: ir.Graph) -> None:
 def fold_constants(graph: ir.Graph) -> None:
     """Compute every node whose inputs are constant, except DequantizeLinear: integer weights stay integers."""
     for node in list(graph):
-        inputs = {value.name: constant(value) for value in node.inputs if value is not None}
+        inputs = {str(value.name): constant(value) for value in node.inputs if value is not None}
         if node.op_type == "DequantizeLinear" or any(array is None for array in inputs.values()):
             continue
         (array,) = ReferenceEvaluator(ir.to_proto(node)).run(None, inputs)
         if node.op_type == "QuantizeLinear":
-            node.outputs[0].name = f"{node.inputs[0].name}_quantized"
+            node.outputs[0].name = f"{operand(node, 0).name}_quantized"
         _become_initializer(graph, node, np.asarray(array))
 
 
@@ -71,7 +71,7 @@ def drop_identities(graph: ir.Graph) -> None:
     """Remove what inference does not need: the traces of dropout."""
     for node in list(graph):
         if node.op_type == "Identity" and not node.outputs[0].is_graph_output():
-            ir.convenience.replace_all_uses_with(node.outputs[0], node.inputs[0])
+            ir.convenience.replace_all_uses_with(node.outputs[0], operand(node, 0))
             remove(graph, node)
 
 
@@ -80,7 +80,7 @@ def drop_repeated_quantization(graph: ir.Graph) -> None:
     for node in list(graph):
         before = producer(node.inputs[0], "DequantizeLinear") if node.op_type == "QuantizeLinear" else None
         if before is not None and _qparams(before) == _qparams(node):
-            ir.convenience.replace_all_uses_with(node.outputs[0], before.inputs[0])
+            ir.convenience.replace_all_uses_with(node.outputs[0], operand(before, 0))
             remove(graph, node)
 
 
@@ -93,7 +93,7 @@ def drop_full_range_clips(graph: ir.Graph) -> None:
     a reduced range (0...127) only chose the scale."""
     for node in list(graph):
         if node.op_type == "Clip" and producer(node.inputs[0], "QuantizeLinear") is not None:
-            ir.convenience.replace_all_uses_with(node.outputs[0], node.inputs[0])
+            ir.convenience.replace_all_uses_with(node.outputs[0], operand(node, 0))
             remove(graph, node)
 
 
@@ -109,11 +109,11 @@ def integer_biases(graph: ir.Graph) -> None:
         bias = constant(node.inputs[2])
         if bias is None or entry is None or weight is None:
             continue
-        scale = np.asarray(constant(entry.inputs[1]) * constant(weight.inputs[1]), np.float32)
+        scale = np.asarray(known(entry.inputs[1]) * known(weight.inputs[1]), np.float32)
         steps = np.rint(bias.astype(np.float64) / scale)
         if np.abs(steps).max() >= 2**31:
             raise InputError(f"the bias of {node.name!r} does not fit int32: its weights are too small for its bias")
-        name = str(node.inputs[2].name)
+        name = str(operand(node, 2).name)
         integers = add_initializer(graph, f"{name}_quantized", steps.astype(np.int32))
         scales = add_initializer(graph, f"{name}_scale", np.broadcast_to(scale, bias.shape))
         node.replace_input_with(2, insert_before(graph, node, "DequantizeLinear", [integers, scales], f"{name}_real", axis=0))
@@ -135,8 +135,7 @@ def share_equal_constants(graph: ir.Graph) -> None:
     """Let equal initializers (the scale and zero point of Q and DQ, mostly) be one."""
     seen: dict[tuple[object, ...], ir.Value] = {}
     for value in list(graph.initializers.values()):
-        array = constant(value)
-        assert array is not None
+        array = known(value)
         first = seen.setdefault((array.dtype.str, array.shape, array.tobytes()), value)
         if first is not value:
             ir.convenience.replace_all_uses_with(value, first)
@@ -161,7 +160,7 @@ def tidy_names(graph: ir.Graph) -> None:
                 output.name = f"{node.name}_output"
     for node in graph:
         if node.op_type in ("QuantizeLinear", "DequantizeLinear"):
-            base = node.inputs[0].name if constant(node.inputs[0]) is not None else node.name
+            base = operand(node, 0).name if constant(node.inputs[0]) is not None else node.name
             for value, role in zip(node.inputs, ("", "_scale", "_zero_point"), strict=False):
                 if value is not None and constant(value) is not None:
                     _rename(graph, value, f"{base}{role}".replace(".0.", "."))

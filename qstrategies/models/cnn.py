@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
 
 from qstrategies.models import MODELS
@@ -27,11 +28,10 @@ class CNN(nn.Module):
         self.bn2 = nn.BatchNorm2d(64)
         self.relu = nn.ReLU()
         self.pool = nn.MaxPool2d(kernel_size=2, stride=2)
-        self.flatten = nn.Flatten()
-        self.dropout = nn.Dropout(dropout_rate)
+        self.dropout = nn.Dropout(dropout_rate) if dropout_rate else nn.Identity()
         self.fc = nn.Linear(64 * 5 * 5, 10)
 
     def forward(self, image: Tensor) -> Tensor:
         features = self.pool(self.relu(self.bn1(self.conv1(image))))
         features = self.pool(self.relu(self.bn2(self.conv2(features))))
-        return self.fc(self.dropout(self.flatten(features)))
+        return self.fc(self.dropout(torch.flatten(features, 1)))

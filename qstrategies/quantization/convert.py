@@ -6,14 +6,15 @@ import copy
 import functools
 import warnings
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
 from torch.ao.quantization import QConfig
 from torch.ao.quantization.quantize_fx import _convert_to_reference_decomposed_fx, convert_fx
 
-from qstrategies.quantization.observers import FixedWeightObserver, FixedQuantizer, WeightFakeQuantize
-from qstrategies.quantization.prepare import backend_config, input_quantizers, is_quantizer
+from qstrategies.quantization.observers import FixedQuantizer, FixedWeightObserver, WeightFakeQuantize
+from qstrategies.quantization.prepare import backend_config, called, input_quantizers, is_quantizer
 from qstrategies.quantization.scales import fit_bias
 from qstrategies.records import QuantizationConfig
 
@@ -44,7 +45,7 @@ class QuantizedModel:
     def output_scale(self) -> float:
         """The step of the logits."""
         (output,) = next(node for node in self.prepared.graph.nodes if node.op == "output").all_input_nodes
-        return float(self.prepared.get_submodule(str(output.target)).calculate_qparams()[0])
+        return float(called(self.prepared, output).calculate_qparams()[0])
 
 
 @torch.no_grad()
@@ -67,22 +68,23 @@ def finalize(prepared: fx.GraphModule, config: QuantizationConfig, input_shape: 
     for node in prepared.graph.nodes:
         layer = weighted_layer(prepared, node)
         if layer is not None:
-            input_scale = prepared.get_submodule(str(node.args[0].target)).calculate_qparams()[0]
-            _snap(prepared.get_submodule(str(node.target)), layer, input_scale, config.exact)
+            input_scale = called(prepared, node.args[0]).calculate_qparams()[0]
+            _snap(called(prepared, node), layer, input_scale, config.exact)
     return QuantizedModel(prepared, config, input_shape)
 
 
 def _freeze_ranges(prepared: fx.GraphModule) -> None:
     for node in prepared.graph.nodes:
         if is_quantizer(prepared, node):
-            observer = prepared.get_submodule(str(node.target))
+            observer = called(prepared, node)
             scale, zero_point = observer.calculate_qparams()
             fixed = FixedQuantizer(scale.item(), zero_point.item(), observer.quant_min, observer.quant_max)
             prepared.set_submodule(str(node.target), fixed)
 
 
 def _fold_batch_norm(prepared: fx.GraphModule) -> None:
-    for name, module in list(prepared.named_modules()):
+    modules: list[tuple[str, Any]] = list(prepared.named_modules())
+    for name, module in modules:
         if hasattr(module, "weight_fake_quant"):
             plain = module.to_float().eval()
             plain.qconfig = module.qconfig
@@ -91,7 +93,7 @@ def _fold_batch_norm(prepared: fx.GraphModule) -> None:
 
 def _fold_input_scale(prepared: fx.GraphModule) -> None:
     for entry in input_quantizers(prepared):
-        quantizer = prepared.get_submodule(str(entry.target))
+        quantizer = called(prepared, entry)
         assert isinstance(quantizer, FixedQuantizer)
         for user in entry.users:
             layer = weighted_layer(prepared, user)
@@ -100,16 +102,16 @@ def _fold_input_scale(prepared: fx.GraphModule) -> None:
         quantizer.scale = 1.0
 
 
-def weighted_layer(prepared: fx.GraphModule, node: fx.Node) -> nn.Module | None:
+def weighted_layer(prepared: fx.GraphModule, node: fx.Node) -> Any | None:
     """The layer with the weight behind ``node``, looking into fused modules; None if there is none."""
     if node.op != "call_module":
         return None
-    module = prepared.get_submodule(str(node.target))
+    module = called(prepared, node)
     inner = module[0] if isinstance(module, nn.Sequential) else module
     return inner if isinstance(getattr(inner, "weight", None), nn.Parameter) else None
 
 
-def _snap(module: nn.Module, layer: nn.Module, input_scale: Tensor, exact: bool) -> None:
+def _snap(module: Any, layer: Any, input_scale: Tensor, exact: bool) -> None:
     quantizer: WeightFakeQuantize = module.qconfig.weight()
     scale = quantizer.scale(layer.weight)
     if exact and layer.bias is not None:

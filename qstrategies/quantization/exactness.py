@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, fx
 
 from qstrategies.quantization.convert import QuantizedModel, weighted_layer
+from qstrategies.quantization.prepare import called
 from qstrategies.quantization.scales import FLOAT_EXACT, mantissa
 
 
@@ -29,16 +30,14 @@ def layer_exactness(quantized: QuantizedModel) -> list[LayerExactness]:
     for node in quantized.prepared.graph.nodes:
         layer = weighted_layer(quantized.prepared, node)
         if layer is not None:
-            module = quantized.prepared.get_submodule(str(node.target))
+            module = called(quantized.prepared, node)
             input_scale, zero_point = _qparams(quantized.prepared, node.args[0])
             scale = module.qconfig.weight().calculate_qparams()[0].double()
             found.append(_layer(str(node.target), layer.weight, layer.bias, scale, input_scale, zero_point))
     return found
 
 
-def _layer(
-    name: str, weight: Tensor, bias: Tensor | None, scale: Tensor, input_scale: float, zero_point: int
-) -> LayerExactness:
+def _layer(name: str, weight: Tensor, bias: Tensor | None, scale: Tensor, input_scale: float, zero_point: int) -> LayerExactness:
     integers = torch.round(weight.detach().double().flatten(1) / scale[:, None])
     offset = torch.zeros_like(scale) if bias is None else bias.detach().double() / (scale * input_scale)
     one_sided = torch.maximum(integers.clamp(min=0).sum(1), -integers.clamp(max=0).sum(1))
@@ -54,7 +53,7 @@ def _layer(
 
 
 def _qparams(prepared: fx.GraphModule, node: Any) -> tuple[float, int]:
-    scale, zero_point = prepared.get_submodule(str(node.target)).calculate_qparams()
+    scale, zero_point = called(prepared, node).calculate_qparams()
     return float(scale), int(zero_point)
 
 

@@ -6,22 +6,26 @@ for them; a fake quantizer applied twice is one. Flattening and dropout-free cop
 
 from __future__ import annotations
 
+from typing import Any
+
+import torch
 from torch import Tensor, fx, nn
 from torch.ao.nn.intrinsic import qat as nniqat
 
-from qstrategies.quantization.prepare import is_quantizer
+from qstrategies.quantization.prepare import called, is_quantizer
 
 _FUSED_RELU = (nniqat.ConvBnReLU1d, nniqat.ConvBnReLU2d)
 _POOLS = (nn.MaxPool1d, nn.MaxPool2d, nn.MaxPool3d)
 _MOVES_VALUES = (*_POOLS, nn.Flatten, nn.Identity)
+_MOVES_VALUES_FUNCTIONS = (torch.flatten, torch.reshape)
 
 
 class _BeforeReLU(nn.Module):
     """A fused conv-BN-ReLU module up to its ReLU."""
 
-    def __init__(self, fused: nn.Module) -> None:
+    def __init__(self, fused: Any) -> None:
         super().__init__()
-        self.fused = fused
+        self.fused: Any = fused
 
     def forward(self, x: Tensor) -> Tensor:
         return self.fused._forward(x)
@@ -46,26 +50,30 @@ def _improve(view: fx.GraphModule) -> bool:
 
 def _improve_at(view: fx.GraphModule, node: fx.Node) -> bool:
     """Move, split or drop the ReLU or quantizer before ``node``; True if the graph changed."""
-    if node.op != "call_module" or not isinstance(view.get_submodule(str(node.target)), _MOVES_VALUES):
+    if not _calls(view, node, _MOVES_VALUES) and not (node.op == "call_function" and node.target in _MOVES_VALUES_FUNCTIONS):
         return False
     before = node.args[0]
     if not isinstance(before, fx.Node) or before.op != "call_module" or len(before.users) > 1:
         return False
-    module = view.get_submodule(str(before.target))
+    module, (source, *_) = called(view, before), before.all_input_nodes
     if is_quantizer(view, before) and _only_user(view, node) is module:
-        before.replace_all_uses_with(before.args[0])
+        before.replace_all_uses_with(source)
         view.graph.erase_node(before)
         return True
-    if not isinstance(view.get_submodule(str(node.target)), _POOLS):
+    if not _calls(view, node, _POOLS):
         return False
     if isinstance(module, nn.ReLU):
-        node.replace_input_with(before, before.args[0])
+        node.replace_input_with(before, source)
         _insert_after(node, before)
         return True
     if isinstance(module, _FUSED_RELU):
         _split_relu(view, before, module)
         return True
     return False
+
+
+def _calls(view: fx.GraphModule, node: fx.Node, kinds: tuple[type[nn.Module], ...]) -> bool:
+    return node.op == "call_module" and isinstance(called(view, node), kinds)
 
 
 def _insert_after(node: fx.Node, relu: fx.Node) -> None:
@@ -87,4 +95,4 @@ def _split_relu(view: fx.GraphModule, fused: fx.Node, module: nn.Module) -> None
 
 def _only_user(view: fx.GraphModule, node: fx.Node) -> nn.Module | None:
     users = list(node.users)
-    return view.get_submodule(str(users[0].target)) if len(users) == 1 and users[0].op == "call_module" else None
+    return called(view, users[0]) if len(users) == 1 and users[0].op == "call_module" else None

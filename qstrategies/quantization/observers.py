@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -12,14 +13,14 @@ from torch.ao.quantization.observer import ObserverBase
 from qstrategies.quantization.scales import exact_activation_qparams, fake_quantize, weight_scale
 
 
-class _ExactQParams:
+class _ExactQParams(ObserverBase):
     """Mixin before a torch.ao observer: same range, but a power-of-two scale and an even zero point."""
 
     quant_min: int
     quant_max: int
 
-    def calculate_qparams(self) -> tuple[Tensor, Tensor]:
-        scale, zero_point = super().calculate_qparams()  # type: ignore[misc]
+    def calculate_qparams(self, **_: Any) -> tuple[Tensor, Tensor]:
+        scale, zero_point = super().calculate_qparams()  # type: ignore[safe-super]
         low, high = (self.quant_min - zero_point) * scale, (self.quant_max - zero_point) * scale
         return exact_activation_qparams(low, high, self.quant_min, self.quant_max)
 
@@ -62,26 +63,28 @@ class FixedQuantizer(ObserverBase):
     def forward(self, x: Tensor) -> Tensor:
         return x
 
-    def calculate_qparams(self) -> tuple[Tensor, Tensor]:
+    def calculate_qparams(self, **_: Any) -> tuple[Tensor, Tensor]:
         return torch.tensor([self.scale]), torch.tensor([self.zero_point])
 
 
 class ActivationFakeQuantize(FakeQuantizeBase):
     """Observes the range of every training batch and rounds to the quantizer that it gives at once."""
 
-    def __init__(self, observer: type[ObserverBase], **kwargs: Any) -> None:
+    def __init__(self, observer: Callable[..., Any], **kwargs: Any) -> None:
         super().__init__()
         self.activation_post_process = observer(**kwargs)
+        self.needs_all_values = isinstance(self.activation_post_process, HistogramObserver)
         self.dtype, self.qscheme = self.activation_post_process.dtype, self.activation_post_process.qscheme
-        self.quant_min, self.quant_max = self.activation_post_process.quant_min, self.activation_post_process.quant_max
+        self.quant_min: int = self.activation_post_process.quant_min
+        self.quant_max: int = self.activation_post_process.quant_max
 
     def forward(self, x: Tensor) -> Tensor:
         if self.training:
-            self.activation_post_process(x.detach())
+            self.activation_post_process(x.detach() if self.needs_all_values else torch.stack(torch.aminmax(x.detach())))
         scale, zero_point = self.activation_post_process.calculate_qparams()
         return fake_quantize(x, scale, zero_point, self.quant_min, self.quant_max)
 
-    def calculate_qparams(self) -> tuple[Tensor, Tensor]:
+    def calculate_qparams(self, **_: Any) -> tuple[Tensor, Tensor]:
         return self.activation_post_process.calculate_qparams()
 
 
@@ -107,16 +110,14 @@ class WeightFakeQuantize(FakeQuantizeBase):
 
     def scale(self, weight: Tensor) -> Tensor:
         """The scale of ``weight`` [out_channels, ...], shape [out_channels]."""
-        scale = weight_scale(
-            weight * self.unit, self.bits, per_channel=self.per_channel, exact=self.exact, levels=self.levels
-        )
+        scale = weight_scale(weight * self.unit, self.bits, per_channel=self.per_channel, exact=self.exact, levels=self.levels)
         return scale / self.unit
 
     def forward(self, weight: Tensor) -> Tensor:
         scale = self.scale(weight).reshape(-1, *[1] * (weight.dim() - 1))
         return fake_quantize(weight, scale, 0, self.quant_min, self.quant_max)
 
-    def calculate_qparams(self) -> tuple[Tensor, Tensor]:
+    def calculate_qparams(self, **_: Any) -> tuple[Tensor, Tensor]:
         raise NotImplementedError("finalize() gives every layer a FixedWeightObserver before conversion")
 
 
@@ -132,7 +133,5 @@ class FixedWeightObserver(ObserverBase):
     def forward(self, weight: Tensor) -> Tensor:
         return weight
 
-    def calculate_qparams(self) -> tuple[Tensor, Tensor]:
+    def calculate_qparams(self, **_: Any) -> tuple[Tensor, Tensor]:
         return self.scale, torch.zeros(len(self.scale), dtype=torch.int64)
-
-

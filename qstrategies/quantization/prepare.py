@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import functools
+from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
@@ -62,7 +63,8 @@ def backend_config() -> BackendConfig:
     """torch's native backend with our fused QAT modules in place of its own."""
     config = get_native_backend_config()
     for pattern in config.configs:
-        pattern.set_qat_module(_FUSED.get(pattern.qat_module, pattern.qat_module))
+        if pattern.qat_module in _FUSED:
+            pattern.set_qat_module(_FUSED[pattern.qat_module])
         if pattern.pattern in _FUSED:
             ours = copy.copy(pattern)
             ours.pattern = _FUSED[pattern.pattern]
@@ -78,9 +80,7 @@ def qconfig(config: QuantizationConfig, *, qat: bool) -> QConfig:
     activation = observer.with_args(**arguments)
     if qat:
         activation = ActivationFakeQuantize.with_args(observer=observer, **arguments)
-    weight = WeightFakeQuantize.with_args(
-        bits=config.weight_bits, per_channel=config.per_channel, exact=config.exact, levels=256
-    )
+    weight = WeightFakeQuantize.with_args(bits=config.weight_bits, per_channel=config.per_channel, exact=config.exact, levels=256)
     return QConfig(activation=activation, weight=weight)
 
 
@@ -103,24 +103,21 @@ def _quantize_input(prepared: fx.GraphModule, scale: float) -> None:
     for entry in input_quantizers(prepared):
         prepared.set_submodule(str(entry.target), FixedQuantizer(scale))
         for user in entry.users:
-            quantizer = getattr(prepared.get_submodule(str(user.target)), "weight_fake_quant", None)
+            quantizer = getattr(called(prepared, user), "weight_fake_quant", None)
             if quantizer is not None:
                 quantizer.unit = scale
 
 
 def input_quantizers(prepared: fx.GraphModule) -> list[fx.Node]:
     """The nodes that observe a placeholder."""
-    return [
-        user
-        for node in prepared.graph.nodes
-        if node.op == "placeholder"
-        for user in node.users
-        if is_quantizer(prepared, user)
-    ]
+    return [user for node in prepared.graph.nodes if node.op == "placeholder" for user in node.users if is_quantizer(prepared, user)]
 
 
 def is_quantizer(prepared: fx.GraphModule, node: fx.Node) -> bool:
     """Whether ``node`` calls an observer or a fake quantizer."""
-    if node.op != "call_module":
-        return False
-    return isinstance(prepared.get_submodule(str(node.target)), (ObserverBase, FakeQuantizeBase))
+    return node.op == "call_module" and isinstance(called(prepared, node), (ObserverBase, FakeQuantizeBase))
+
+
+def called(prepared: fx.GraphModule, node: Any) -> Any:
+    """The module that ``node`` calls. Its attributes depend on its kind, so that its static type would not help."""
+    return prepared.get_submodule(str(node.target))

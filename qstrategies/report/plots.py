@@ -31,7 +31,9 @@ def accuracy_against_bits(records: Sequence[RunRecord]) -> Figure:
     figure, axes = plt.subplots(1, 2, figsize=(12, 4.8), layout="constrained")
     done = [record for record in records if record.status == "done"]
     bits = sorted({record.config.quantization.weight_bits for record in done}, reverse=True)
-    baseline = [record.float_accuracy for record in done if record.float_accuracy and (record.starts_from or record.config.strategy) == "no_norm"]
+    baseline = [
+        record.float_accuracy for record in done if record.float_accuracy and (record.starts_from or record.config.strategy) == "no_norm"
+    ]
     for index, name in enumerate(dict.fromkeys(record.config.strategy for record in done)):
         points = {width: _accuracies(done, name, width) for width in bits}
         present = [width for width in bits if points[width]]

@@ -175,7 +175,12 @@ def as_text(rows: Sequence[Row]) -> str:
     """Aligned columns for a terminal."""
     table = [list(HEADERS), *(cells(row) for row in rows)]
     widths = [max(len(line[index]) for line in table) for index in range(len(HEADERS))]
-    lines = ["  ".join(cell.ljust(width) if index == 0 else cell.rjust(width) for index, (cell, width) in enumerate(zip(line, widths, strict=True))) for line in table]
+    lines = [
+        "  ".join(
+            cell.ljust(width) if index == 0 else cell.rjust(width) for index, (cell, width) in enumerate(zip(line, widths, strict=True))
+        )
+        for line in table
+    ]
     return "\n".join([lines[0], "-" * len(lines[0]), *lines[1:]])
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -27,7 +28,8 @@ class OnnxReference(Runtime):
         except Exception as error:  # protobuf and onnx raise many unrelated types for a broken file
             raise InputError(f"the ONNX reference evaluator cannot load {str(path)!r}: {error}") from None
         self.input_name = self.evaluator.input_names[0]
-        is_float = self.evaluator.input_types[0].tensor_type.elem_type == onnx.TensorProto.FLOAT
+        types: list[Any] = self.evaluator.input_types  # type: ignore[assignment]
+        is_float = types[0].tensor_type.elem_type == onnx.TensorProto.FLOAT
         self.dtype = np.float32 if is_float else np.uint8
 
     def run(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:

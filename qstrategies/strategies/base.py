@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
@@ -76,7 +76,7 @@ class Strategy:
                 parametrize.remove_parametrizations(layer, "weight", leave_parametrized=True)
 
 
-def weighted_layers(model: nn.Module) -> Iterator[nn.Module]:
+def weighted_layers(model: nn.Module) -> Iterator[Any]:
     """Every convolutional and linear layer, in the order of ``model.modules()``, fused QAT modules included."""
     kinds = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
     return (module for module in model.modules() if isinstance(module, kinds))

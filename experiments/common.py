@@ -1,0 +1,47 @@
+"""What every experiment script shares: its command line, its workspace, and how its record is shown."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from qstrategies.cli import guarded
+from qstrategies.comparison import plan, run_all
+from qstrategies.pipeline import Workspace
+from qstrategies.progress import Progress
+from qstrategies.records import ExperimentConfig, TrainingConfig
+from qstrategies.report import table
+from qstrategies.report.write import write_report
+
+
+def options(description: str | None) -> argparse.Namespace:
+    """--seed, --epochs, --quick and --out."""
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("--seed", type=int, default=0, help="of weights, batches and calibration (default: 0)")
+    parser.add_argument("--epochs", type=int, help="epochs of the float training, and of QAT from scratch (default: the preset's)")
+    parser.add_argument("--quick", action="store_true", help="one epoch: a look in seconds, not a result")
+    parser.add_argument("--out", type=Path, default=Path("runs") / Path(sys.argv[0]).stem, help="folder of what is written")
+    return parser.parse_args()
+
+
+def config(chosen: argparse.Namespace, epochs: int | None = None) -> ExperimentConfig:
+    """The default preset with the command line's seed and number of epochs (``epochs`` where it names none)."""
+    number = 1 if chosen.quick else chosen.epochs or epochs or TrainingConfig().epochs
+    return ExperimentConfig(strategy="no_norm", training=dataclasses.replace(TrainingConfig(), epochs=number), seed=chosen.seed)
+
+
+def experiment(description: str | None, strategies: Sequence[str], bits: Sequence[int] = (8,), epochs: int | None = None) -> None:
+    """Run ``strategies`` at ``bits``, print the table, write models and figures; exits with code 2 on bad input."""
+    chosen = options(description)
+
+    def run() -> int:
+        records = run_all(plan(config(chosen, epochs), strategies, bits, [chosen.seed]), Workspace(chosen.out, progress=Progress(0)))
+        written = write_report(records, chosen.out)
+        models = [chosen.out / record.config.run_id / name for record in records for name in record.files]
+        print(table.as_text(table.summarise(records)), "\nWritten:", *(str(path) for path in [*written, *models]), sep="\n  ")
+        return 0
+
+    sys.exit(guarded(run))

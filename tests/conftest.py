@@ -1,0 +1,88 @@
+"""Small data and one shared set of finished runs: every registered strategy, trained for seconds."""
+
+from __future__ import annotations
+
+import dataclasses
+from functools import cached_property
+from pathlib import Path
+
+import pytest
+import torch
+
+from qstrategies.datasets import DATASETS
+from qstrategies.datasets.base import Location, Split
+from qstrategies.datasets.mnist import MNIST
+from qstrategies.models import MODELS
+from qstrategies.pipeline import Workspace, run_experiment
+from qstrategies.records import ExperimentConfig, RunRecord, TrainingConfig
+from qstrategies.strategies import STRATEGIES
+from qstrategies.training import to_input
+
+SIZES = {"train": 2048, "validation": 256, "test": 500}
+
+
+@DATASETS.register("small_mnist")
+class SmallMNIST(MNIST):
+    """The first images of each split of MNIST, for tests."""
+
+    name = "small_mnist"
+    summary = "a part of MNIST"
+
+    @property
+    def fingerprint(self) -> str:
+        return "small" + super().fingerprint
+
+    @cached_property
+    def splits(self) -> dict[str, Split]:
+        whole = super().splits
+        return {name: Split(name, whole[name].images[:size], whole[name].labels[:size]) for name, size in SIZES.items()}
+
+
+SHORT = TrainingConfig(epochs=1, batch_size=64, learning_rate=3e-3)
+SMALL = ExperimentConfig(
+    strategy="no_norm", dataset="small_mnist", training=SHORT, tuning=dataclasses.replace(SHORT, learning_rate=1e-3), checks="full"
+)
+
+
+def small(strategy: str, **changes: object) -> ExperimentConfig:
+    """The short test configuration of ``strategy``."""
+    return dataclasses.replace(SMALL, strategy=strategy, **changes)
+
+
+@pytest.fixture(scope="session")
+def location(tmp_path_factory: pytest.TempPathFactory) -> Location:
+    return Location(cache=tmp_path_factory.mktemp("cache"))
+
+
+@pytest.fixture(scope="session")
+def mnist(location: Location) -> dict[str, Split]:
+    return MNIST(location).splits
+
+
+@pytest.fixture(scope="session")
+def workspace(tmp_path_factory: pytest.TempPathFactory, location: Location) -> Workspace:
+    return Workspace(tmp_path_factory.mktemp("runs"), location)
+
+
+@pytest.fixture(scope="session")
+def records(workspace: Workspace) -> dict[str, RunRecord]:
+    """One full run of every strategy of this package."""
+    return {name: run_experiment(small(name), workspace) for name in OWN_STRATEGIES}
+
+
+OWN_STRATEGIES = STRATEGIES.names()
+
+
+@pytest.fixture(scope="session")
+def exported(records: dict[str, RunRecord], workspace: Workspace) -> Path:
+    """A portable ONNX file."""
+    return workspace.folder / records["no_norm"].config.run_id / "model.onnx"
+
+
+@pytest.fixture
+def cnn(mnist: dict[str, Split]) -> torch.nn.Module:
+    """The shared network with BN statistics of real images, in eval mode."""
+    torch.manual_seed(0)
+    model = MODELS.get("cnn")()
+    model(to_input(mnist["train"].images[:256]))
+    return model.eval()

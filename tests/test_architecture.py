@@ -1,0 +1,78 @@
+"""Dependencies point one way, and the package starts fast."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parent.parent / "qstrategies"
+LAYERS = [
+    {"errors"},
+    {"registry", "records", "files"},
+    {"datasets", "models", "strategies", "quantization", "runtimes", "progress", "report"},
+    {"evaluation"},
+    {"training", "export", "crosscheck", "timing"},
+    {"stages", "environment"},
+    {"pipeline"},
+    {"comparison", "verify", "predict"},
+    {"cli"},
+    {"__main__"},
+]
+RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}
+SAME_LAYER = {  # arrows inside a layer that the design allows
+    ("registry", "errors"), ("files", "errors"), ("datasets", "report"), ("environment", "training"), ("records", "errors"),
+}  # fmt: skip
+
+
+def imports():
+    for path in PACKAGE.rglob("*.py"):
+        unit = path.relative_to(PACKAGE).with_suffix("").parts[0]
+        if unit == "__init__":
+            continue
+        tree = ast.parse(path.read_text())
+        typing_only = {
+            id(inner)
+            for node in ast.walk(tree)
+            if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test)
+            for inner in ast.walk(node)
+        }
+        for node in ast.walk(tree):
+            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("qstrategies") and id(node) not in typing_only:
+                parts = node.module.split(".")
+                targets = parts[1:2] or [alias.name for alias in node.names if alias.name != "__version__"]
+                for target in targets:
+                    yield unit, target, str(path)
+
+
+def test_every_module_has_a_layer():
+    units = {path.relative_to(PACKAGE).with_suffix("").parts[0] for path in PACKAGE.rglob("*.py")} - {"__init__"}
+    assert units == set(RANK)
+
+
+def test_imports_point_downwards():
+    wrong = [
+        f"{path}: {unit} imports {target}"
+        for unit, target, path in imports()
+        if unit != target and RANK[target] >= RANK[unit] and (unit, target) not in SAME_LAYER
+    ]
+    assert wrong == []
+
+
+def test_report_imports_records_only():
+    assert {target for unit, target, _ in imports() if unit == "report"} <= {"report", "records", "files"}
+
+
+def test_strategies_are_files_of_at_most_60_lines():
+    files = [path for path in (PACKAGE / "strategies").glob("*.py") if path.name not in ("__init__.py", "base.py")]
+    assert len(files) >= 8
+    assert {path.name: len(path.read_text().splitlines()) for path in files if len(path.read_text().splitlines()) > 60} == {}
+
+
+@pytest.mark.parametrize(
+    "code", ["import qstrategies", "import qstrategies.cli as c; c.parser().format_help()", "import qstrategies.records"]
+)
+def test_no_torch_is_loaded_by(code):
+    script = f"{code}; import sys; sys.exit(any(name in sys.modules for name in ('torch', 'onnx', 'onnxruntime', 'matplotlib')))"
+    assert subprocess.run([sys.executable, "-c", script]).returncode == 0

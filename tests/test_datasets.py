@@ -1,0 +1,110 @@
+import gzip
+import hashlib
+import lzma
+
+import pytest
+import torch
+
+from qstrategies.datasets import DATASETS
+from qstrategies.datasets.base import FILES, CalibrationSet, Dataset, Location, stratified
+from qstrategies.datasets.mnist import MNIST
+from qstrategies.datasets.show import show
+from qstrategies.errors import InputError
+
+
+def idx(array):
+    header = bytes([0, 0, 8, array.dim()]) + b"".join(size.to_bytes(4, "big") for size in array.shape)
+    return header + array.to(torch.uint8).numpy().tobytes()
+
+
+def test_mnist_has_the_official_sizes_and_every_pixel(mnist):
+    assert {name: len(split) for name, split in mnist.items()} == {"train": 55000, "validation": 5000, "test": 10000}
+    assert all(split.images.shape[1:] == (1, 28, 28) and split.images.dtype == torch.uint8 for split in mnist.values())
+    pixels = torch.cat([mnist["train"].images, mnist["validation"].images]).double()
+    assert pixels.mean().item() / 255 == pytest.approx(0.1306604762738429), "the published mean of the 60 000 images"
+
+
+def test_the_validation_split_is_stratified_disjoint_and_always_the_same(mnist):
+    train, validation = (mnist[name].labels.bincount().double() for name in ("train", "validation"))
+    shares = (train + validation) / 60000 * 5000
+    assert (validation - shares).abs().max() < 1
+    labels = torch.cat([mnist["train"].labels, mnist["validation"].labels])
+    chosen = stratified(labels, 5000, 1)
+    assert len(chosen.unique()) == 5000
+    assert torch.equal(chosen, stratified(labels, 5000, 1)) and not torch.equal(chosen, stratified(labels, 5000, 2))
+
+
+def test_calibration_images_come_from_train_only(mnist):
+    chosen = CalibrationSet.from_train(mnist["train"], 64, seed=0).images
+    assert chosen.shape == (64, 1, 28, 28)
+    assert torch.equal(chosen, CalibrationSet.from_train(mnist["train"], 64, seed=0).images)
+    for name in ("validation", "test"):
+        with pytest.raises(InputError, match=f"come from the split 'train', not '{name}'"):
+            CalibrationSet.from_train(mnist[name], 64, seed=0)
+    with pytest.raises(InputError, match="calibration images 55001 is out of range"):
+        CalibrationSet.from_train(mnist["train"], 55001, seed=0)
+
+
+def test_a_damaged_cache_is_repaired_from_the_package(tmp_path):
+    dataset = MNIST(Location(cache=tmp_path))
+    before = dataset.splits["test"].labels
+    path = tmp_path / "MNIST" / "raw" / FILES[3]
+    path.write_bytes(path.read_bytes()[:-1] + b"\x07")
+    assert torch.equal(MNIST(Location(cache=tmp_path)).splits["test"].labels, before)
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda data: data[: len(data) // 2], "is damaged"),
+        (lambda data: b"", "is damaged"),
+        (lambda data: lzma.compress(b"something else"), "is not the file of mnist: MD5"),
+        (None, "has no file 't10k-labels-idx1-ubyte'"),
+    ],
+)
+def test_a_missing_truncated_or_altered_source_is_refused_and_nothing_is_left(tmp_path, damage, message):
+    folder, cache = tmp_path / "source", tmp_path / "cache"
+    folder.mkdir()
+    for name in FILES:
+        data = (MNIST.packaged / f"{name}.xz").read_bytes()
+        if name == FILES[3]:
+            data = damage(data) if damage else None
+        if data is not None:
+            (folder / f"{name}.xz").write_bytes(data)
+    with pytest.raises(InputError, match=message):
+        MNIST(Location(cache=cache, folder=folder)).splits
+    assert not (cache / "MNIST" / "raw" / FILES[3]).exists()
+
+
+def test_fashion_mnist_says_where_it_can_come_from(tmp_path):
+    with pytest.raises(InputError, match="give --data-dir FOLDER with its IDX files, or --download"):
+        DATASETS.get("fashion_mnist")(Location(cache=tmp_path)).splits
+
+
+def test_a_users_folder_of_plain_and_gz_files_is_read(tmp_path):
+    images = torch.arange(6000 * 4).remainder(251).reshape(6000, 2, 2)
+    parts = [idx(images), idx(torch.arange(6000) % 10), idx(images[:50]), idx(torch.arange(50) % 10)]
+    for name, data, suffix in zip(FILES, parts, ["", ".gz", ".xz", ""], strict=True):
+        packed = {"": data, ".gz": gzip.compress(data), ".xz": lzma.compress(data)}[suffix]
+        (tmp_path / (name + suffix)).write_bytes(packed)
+
+    class Tiny(Dataset):
+        name, summary, labels, torchvision_class = "tiny", "", tuple("0123456789"), "FashionMNIST"
+        md5 = tuple(hashlib.md5(data).hexdigest() for data in parts)
+
+    splits = Tiny(Location(cache=tmp_path / "cache", folder=tmp_path)).splits
+    assert torch.equal(splits["test"].images[:, 0], images[:50])
+    assert len(splits["train"]) == 1000 and len(splits["validation"]) == 5000
+
+
+def test_show_draws_a_picture_and_counts_every_image(location, tmp_path):
+    text, counts = show(MNIST(location), tmp_path)
+    assert (tmp_path / "mnist.png").read_bytes().startswith(b"\x89PNG")
+    assert {name: sum(column) for name, column in counts.items()} == {"train": 55000, "validation": 5000, "test": 10000}
+    assert "5429" in text
+
+
+@pytest.mark.parametrize("name", DATASETS.names())
+def test_every_dataset_describes_itself(name):
+    kind = DATASETS.get(name)
+    assert kind.summary and len(kind.md5) == 4 and len(kind.labels) > 1 and kind.torchvision_class

@@ -1,0 +1,147 @@
+"""What is trained, what is converted and what is proven must be the same numbers."""
+
+import copy
+
+import pytest
+import torch
+from torch.ao.nn.intrinsic import qat as nniqat
+
+from qstrategies.models import MODELS
+from qstrategies.quantization.convert import calibrate, finalize
+from qstrategies.quantization.exactness import guarantees, layer_exactness
+from qstrategies.quantization.fast_graph import fast_view
+from qstrategies.quantization.prepare import prepare
+from qstrategies.quantization.scales import FLOAT_EXACT
+from qstrategies.records import ENGINES, OBSERVERS, QuantizationConfig
+from qstrategies.training import PIXEL_SCALE, to_input
+
+EXAMPLE = torch.zeros(2, 1, 28, 28)
+
+
+def quantized(cnn, mnist, **settings):
+    config = QuantizationConfig(**settings)
+    prepared = prepare(cnn, config, EXAMPLE, input_scale=PIXEL_SCALE, qat=False)
+    calibrate(prepared, [to_input(mnist["train"].images[:256])])
+    return finalize(prepared, config, (1, 28, 28))
+
+
+def trained_fake_quantized(model, mnist, steps=3):
+    prepared = prepare(model, QuantizationConfig(observer="moving_average"), EXAMPLE, input_scale=PIXEL_SCALE, qat=True)
+    optimizer = torch.optim.Adam(prepared.parameters(), lr=1e-3)
+    for step in range(steps):
+        images, labels = mnist["train"].images[step * 64 :][:64], mnist["train"].labels[step * 64 :][:64]
+        loss = torch.nn.functional.cross_entropy(prepared.train()(to_input(images)), labels)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    return prepared.eval()
+
+
+def test_the_model_passed_in_is_not_changed(cnn, mnist):
+    before = copy.deepcopy(cnn.state_dict())
+    quantized(cnn, mnist)
+    prepare(cnn, QuantizationConfig(), EXAMPLE, input_scale=PIXEL_SCALE, qat=True)
+    assert all(torch.equal(before[name], value) for name, value in cnn.state_dict().items())
+    assert not cnn.training
+
+
+@pytest.mark.parametrize("observer", OBSERVERS)
+@pytest.mark.parametrize("per_channel", [True, False])
+@pytest.mark.parametrize("reduce_range", [True, False])
+def test_every_engine_gives_the_bits_of_the_float_reference(cnn, mnist, observer, per_channel, reduce_range):
+    model = quantized(cnn, mnist, observer=observer, per_channel=per_channel, reduce_range=reduce_range)
+    images = mnist["test"].images[:200].float()
+    engines = [name for name in ENGINES if name in torch.backends.quantized.supported_engines]
+    logits = [model.int8(engine)(images) for engine in engines]
+    assert all(torch.equal(logits[0], other) for other in logits[1:])
+    if not reduce_range:  # the reference clamps at 127, integer kernels saturate at 255
+        assert torch.equal(model.reference()(images), logits[0])
+    assert torch.equal(logits[0] / model.output_scale, torch.round(logits[0] / model.output_scale))
+    assert guarantees(model)["float_executors"] and guarantees(model)["saturation_safe"]
+
+
+def test_free_scales_are_free_and_say_so(cnn, mnist):
+    model = quantized(cnn, mnist, exact=False)
+    promise = guarantees(model)
+    assert not promise["integer_kernels"] and not promise["float_executors"]
+
+
+def test_guarantees_notice_a_planted_saturation_and_a_planted_overflow(cnn, mnist):
+    model = quantized(cnn, mnist)
+    assert guarantees(model)["saturation_safe"]
+    convolution = model.prepared.conv1[0]
+    with torch.no_grad():
+        scale = model.prepared.conv1.qconfig.weight().calculate_qparams()[0][0]
+        convolution.weight[0].flatten()[:2] = scale * torch.tensor([127.0, -2.0])
+    assert not guarantees(model)["saturation_safe"]
+    with torch.no_grad():
+        convolution.bias[0] = scale * float(FLOAT_EXACT)
+    assert not guarantees(model)["float_executors"]
+    assert layer_exactness(model)[0].float_bound > FLOAT_EXACT
+
+
+def test_a_nearly_dead_channel_keeps_its_bias(cnn, mnist):
+    with torch.no_grad():
+        cnn.bn1.weight[3] = 1e-9
+        cnn.bn1.bias[3] = 0.7
+        cnn.bn1.weight[4] = 0
+    model = quantized(cnn, mnist)
+    images = mnist["test"].images[:100].float()
+    assert guarantees(model)["float_executors"]
+    assert torch.equal(model.int8("x86")(images), model.int8("qnnpack")(images))
+    kept = model.prepared.conv1[0].bias[3].item()
+    assert kept == pytest.approx(0.7, rel=0.02)
+
+
+def test_fake_quantized_training_sees_the_model_that_is_exported(mnist):
+    torch.manual_seed(0)
+    prepared = trained_fake_quantized(MODELS.get("cnn")(), mnist)
+    images = mnist["test"].images[:500]
+    simulated = prepared(to_input(images))
+    model = finalize(copy.deepcopy(prepared), QuantizationConfig(), (1, 28, 28))
+    steps = (model.int8()(images.float()) - simulated).abs() / model.output_scale
+    assert (steps > 0.5).float().mean() < 0.01, "only float rounding of the simulation may differ, and only at ties"
+    assert steps.max() <= 2
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_folded_forward_is_torchs_fused_forward(training):
+    torch.manual_seed(0)
+    model = MODELS.get("cnn")()
+    prepared = prepare(model, QuantizationConfig(), EXAMPLE, input_scale=PIXEL_SCALE, qat=True).train(training)
+    layer = prepared.conv2
+    with torch.no_grad():
+        layer.bn.weight.uniform_(0.5, 2)
+        layer.bn.running_var.uniform_(0.5, 2)
+        layer.bn.bias.normal_()
+    x = torch.randn(8, 32, 13, 13)
+    ours = copy.deepcopy(layer)(x)
+    theirs = copy.deepcopy(layer)
+    theirs.__class__ = nniqat.ConvBnReLU2d
+    torch.testing.assert_close(ours, theirs(x), rtol=1e-4, atol=1e-4)
+
+
+def test_the_fast_view_of_a_float_model_is_the_same_function_with_the_same_parameters(mnist):
+    torch.manual_seed(0)
+    model = MODELS.get("cnn")()
+    view = fast_view(model)
+    images = to_input(mnist["train"].images[:64])
+    for training in (False, True):
+        assert torch.equal(copy.deepcopy(model).train(training)(images), view.train(training)(images))
+    assert {id(parameter) for parameter in view.parameters()} == {id(parameter) for parameter in model.parameters()}
+    order = [node.name for node in view.graph.nodes]
+    assert order.index("pool") < order.index("relu") and order.index("pool_1") < order.index("relu_1")
+
+
+def test_the_fast_view_of_a_fake_quantized_model_rounds_once_and_after_pooling(mnist):
+    torch.manual_seed(0)
+    prepared = trained_fake_quantized(MODELS.get("cnn")(), mnist)
+    images = to_input(mnist["test"].images[:64])
+    view = fast_view(prepared)
+    assert torch.equal(prepared(images), view.eval()(images))
+    calls = [node.target for node in view.graph.nodes if "activation_post_process" in str(node.target)]
+    assert len(calls) == len({id(view.get_submodule(name)) for name in calls}) == 4
+    torch.manual_seed(0)
+    twin = copy.deepcopy(prepared)
+    first, second = prepared.train()(images), fast_view(twin).train()(images)
+    assert torch.equal(first, second), "ranges observed after pooling are the same"

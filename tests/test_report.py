@@ -1,0 +1,89 @@
+import csv
+import dataclasses
+import io
+import json
+
+import pytest
+
+from qstrategies.records import ExperimentConfig, QuantizationConfig, RunRecord, RuntimeCheck
+from qstrategies.report import plots, table
+from qstrategies.report.write import write_report
+
+
+def record(strategy, bits, seed, float_accuracy, int8_accuracy, **more):
+    config = ExperimentConfig(strategy=strategy, seed=seed, quantization=QuantizationConfig(weight_bits=bits))
+    return RunRecord(config=config, status="done", float_accuracy=float_accuracy, int8_accuracy=int8_accuracy, **more)
+
+
+RECORDS = [
+    record("no_norm", 8, 0, 0.990, 0.980),
+    record("no_norm", 8, 1, 0.992, 0.986),
+    record("no_norm", 4, 0, 0.990, 0.900),
+    record("no_norm", 4, 1, 0.992, 0.800),
+    record("qat", 8, 0, 0.990, 0.991, starts_from="no_norm"),
+]
+
+
+def test_rows_are_the_baseline_and_one_per_strategy_and_width_with_mean_and_spread():
+    rows = table.summarise(RECORDS)
+    assert [(row.strategy, row.weight_bits, row.seeds) for row in rows] == [
+        ("float baseline", None, 2),
+        ("no_norm", 8, 2),
+        ("no_norm", 4, 2),
+        ("qat", 8, 1),
+    ]
+    assert rows[0].float_accuracy == pytest.approx(0.991)
+    assert rows[1].int8_accuracy == pytest.approx(0.983) and rows[1].drop == pytest.approx(0.008)
+    assert rows[1].spread["int8_accuracy"] == pytest.approx(0.006 / 2**0.5)
+    assert rows[3].spread is None and rows[3].drop == pytest.approx(-0.001)
+
+
+def test_same_bits_is_no_as_soon_as_one_check_differs():
+    good = RuntimeCheck(runtime="r", file="f", images=1, accuracy=1, agreement=1, rows_equal=1, max_steps=0)
+    bad = dataclasses.replace(good, rows_equal=0.9999)
+    for checks, expected in (((good,), True), ((good, bad), False)):
+        row = table.summarise([record("no_norm", 8, 0, 0.99, 0.98, checks=checks)])[1]
+        assert row.same_bits is expected and ("NO" in table.cells(row)) is not expected
+
+
+def test_a_failed_run_is_counted_and_named(tmp_path):
+    failed = RunRecord(config=RECORDS[0].config, status="failed", reason="training loss is nan")
+    rows = table.summarise([failed, RECORDS[1]])
+    assert (rows[1].seeds, rows[1].failed) == (2, 1) and "(1 of 2 FAILED)" in table.as_text(rows)
+    write_report([failed], tmp_path)
+    assert "training loss is nan" in (tmp_path / "summary.md").read_text()
+
+
+def test_the_four_formats_say_the_same():
+    rows = table.summarise(RECORDS)
+    parsed = list(csv.DictReader(io.StringIO(table.as_csv(rows))))
+    assert [float(line["int8_accuracy"]) for line in parsed[1:]] == [row.int8_accuracy for row in rows[1:]]
+    assert float(parsed[1]["int8_accuracy_sd"]) == rows[1].spread["int8_accuracy"]
+    assert [line["int8_accuracy"] for line in json.loads(table.as_json(rows))][1:] == [row.int8_accuracy for row in rows[1:]]
+    for text in (table.as_text(rows), table.as_markdown(rows)):
+        assert "98.30 ± 0.42" in text and "99.10" in text
+    assert len({len(line) for line in table.as_text(rows).splitlines()}) == 1, "columns are aligned"
+
+
+def test_other_settings_get_rows_of_their_own():
+    other = dataclasses.replace(RECORDS[0].config, quantization=QuantizationConfig(per_channel=False, exact=False))
+    rows = table.summarise([RECORDS[0], dataclasses.replace(RECORDS[0], config=other)])
+    assert [row.strategy for row in rows[1:]] == ["no_norm", "no_norm per-tensor free-scales"]
+
+
+def test_the_report_of_real_runs_has_every_figure(records, tmp_path):
+    written = write_report(list(records.values()), tmp_path)
+    assert {path.name for path in written} == {"summary.md", "summary.csv", "summary.json", *plots.FIGURES}
+    for path in written:
+        assert path.stat().st_size > 100
+        assert path.suffix != ".png" or path.read_bytes().startswith(b"\x89PNG")
+
+
+def test_lines_and_histograms_are_drawn_for_every_strategy(records):
+    runs = list(records.values())
+    lines = plots.accuracy_against_bits(runs).axes[0].get_legend_handles_labels()[1]
+    assert set(lines) == set(records) | {"float baseline"}
+    titles = [axis.get_title() for axis in plots.weight_histograms(runs).axes]
+    for name in records:
+        assert f"{name}, epoch 1" in titles and f"{name}, folded, epoch 1" in titles
+    plots.plt.close("all")

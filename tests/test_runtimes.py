@@ -1,0 +1,101 @@
+"""The contract of every executor, and the cross-check that compares them."""
+
+import numpy as np
+import onnx
+import pytest
+from conftest import SmallMNIST
+
+from qstrategies.crosscheck import compare, cross_check
+from qstrategies.errors import InputError
+from qstrategies.evaluation import Evaluation
+from qstrategies.export.metadata import read_metadata
+from qstrategies.predict import predict
+from qstrategies.runtimes import RUNTIMES
+from qstrategies.runtimes.base import Runtime
+from qstrategies.verify import report_text, verify
+
+
+@pytest.fixture(scope="module")
+def test_split(location):
+    return SmallMNIST(location).splits["test"]
+
+
+@pytest.mark.parametrize("name", RUNTIMES.names())
+class TestContract:
+    def test_it_describes_itself_and_gives_the_reference_logits(self, name, exported, test_split):
+        kind = RUNTIMES.get(name)
+        assert kind.summary and issubclass(kind, Runtime)
+        if (reason := kind.missing()) is not None:
+            pytest.skip(reason)
+        images = test_split.images.numpy()[:20]
+        logits = kind(exported).run(images)
+        assert logits.shape == (20, 10) and logits.dtype == np.float32
+        np.testing.assert_array_equal(logits, RUNTIMES.get("onnxruntime-disabled")(exported).run(images))
+
+    def test_a_broken_file_is_a_clear_error(self, name, tmp_path, exported):
+        broken = tmp_path / "broken.onnx"
+        broken.write_bytes(exported.read_bytes()[:2000])
+        with pytest.raises(InputError, match="cannot load"):
+            RUNTIMES.get(name)(broken)
+
+
+def test_compare_measures_in_steps_and_names_the_first_difference():
+    expected = np.zeros((4, 3), np.float32)
+    expected[:, 1] = 1
+    logits = expected.copy()
+    logits[2, 0] = 2.5
+    check = compare("r", "f", logits, Evaluation(expected, np.array([1, 1, 1, 0])), 0.5)
+    assert (check.rows_equal, check.max_steps, check.agreement, check.accuracy) == (0.75, 5.0, 0.75, 0.5)
+    assert check.first_difference == "image 2, logit 0: 2.5 instead of 0"
+    assert compare("r", "f", expected, Evaluation(expected, np.ones(4)), 0.5).first_difference is None
+
+
+def test_a_missing_runtime_is_skipped_with_its_reason(exported, test_split, monkeypatch):
+    monkeypatch.setattr(RUNTIMES.get("onnxruntime-basic"), "missing", classmethod(lambda cls: "not installed"))
+    images = test_split.images.numpy()[:10]
+    reference = Evaluation(RUNTIMES.get("onnxruntime-all")(exported).run(images), test_split.labels.numpy()[:10])
+    checks, skipped = cross_check(exported, images, reference, 0.125, ["onnxruntime-basic", "onnxruntime-all"])
+    assert [check.runtime for check in checks] == ["onnxruntime-all"]
+    assert [(item.runtime, item.reason) for item in skipped] == [("onnxruntime-basic", "not installed")]
+
+
+def test_verify_finds_pytorchs_bits_and_notices_one_changed_weight(exported, location, tmp_path):
+    report = verify(exported, location)
+    assert report["verdict"] == "same"
+    assert {check["runtime"]: check["pytorch_bits"] for check in report["checks"]} == {
+        name: None if name == "onnx-reference" and RUNTIMES.get(name).image_limit < 500 else True for name in RUNTIMES.names()
+    }
+    assert "the same bits everywhere" in report_text(report)
+    model = onnx.load(str(exported))
+    weights = next(tensor for tensor in model.graph.initializer if tensor.name == "conv2.weight_quantized")
+    changed = onnx.numpy_helper.to_array(weights).copy()
+    changed[0, 0, 0, 0] ^= 32
+    weights.CopyFrom(onnx.numpy_helper.from_array(changed, weights.name))
+    onnx.save(model, str(tmp_path / "changed.onnx"))
+    altered = verify(tmp_path / "changed.onnx", location, ["onnxruntime-all"])
+    assert altered["verdict"] == "different" and altered["checks"][0]["pytorch_bits"] is False
+    assert "DIFFERENT" in report_text(altered)
+
+
+def test_verify_refuses_unknown_runtimes_and_float_files(exported, location, workspace):
+    with pytest.raises(InputError, match="Did you mean 'onnxruntime-all'"):
+        verify(exported, location, ["onnxruntime-al"])
+    with pytest.raises(InputError, match="only int8 exports can be verified"):
+        verify(next(workspace.stages.glob("*.float.onnx")), location)
+
+
+def test_predict_reads_any_picture_and_inverts_dark_on_light(exported, test_split, tmp_path):
+    from PIL import Image
+
+    files = []
+    for index in range(8):
+        pixels = test_split.images[index, 0].numpy()
+        files.append(tmp_path / f"{index}.png")
+        Image.fromarray(pixels if index % 2 else 255 - pixels).resize((28, 28)).convert("RGB").save(files[-1])
+    expected = RUNTIMES.get("onnxruntime-all")(exported).run(test_split.images.numpy()[:8]).argmax(1)
+    results = predict(exported, files)
+    assert [result["label"] for result in results] == [read_metadata(exported)["labels"][index] for index in expected]
+    assert all(result["margin"] >= 0 for result in results)
+    (tmp_path / "no.png").write_text("not a picture")
+    with pytest.raises(InputError, match="not an image that Pillow reads"):
+        predict(exported, [tmp_path / "no.png"])
