@@ -20,7 +20,7 @@ class OnnxReference(Runtime):
     """Runs a part of the images only."""
 
     summary = "the ONNX reference evaluator, on a part of the images"
-    image_limit = 64
+    image_limit = 32
 
     def __init__(self, path: Path) -> None:
         try:
@@ -28,9 +28,10 @@ class OnnxReference(Runtime):
         except Exception as error:  # protobuf and onnx raise many unrelated types for a broken file
             raise InputError(f"the ONNX reference evaluator cannot load {str(path)!r}: {error}") from None
         self.input_name = self.evaluator.input_names[0]
-        types: list[Any] = self.evaluator.input_types  # type: ignore[assignment]
+        types: Any = self.evaluator.input_types
         is_float = types[0].tensor_type.elem_type == onnx.TensorProto.FLOAT
         self.dtype = np.float32 if is_float else np.uint8
 
     def run(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
-        return np.asarray(self.evaluator.run(None, {self.input_name: images.astype(self.dtype, copy=False)})[0])
+        outputs: Any = self.evaluator.run(None, {self.input_name: images.astype(self.dtype, copy=False)})
+        return np.asarray(outputs[0])
