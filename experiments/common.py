@@ -29,7 +29,8 @@ def options(description: str | None) -> argparse.Namespace:
 
 def config(chosen: argparse.Namespace, epochs: int | None = None) -> ExperimentConfig:
     """The default preset with the command line's seed and number of epochs (``epochs`` where it names none)."""
-    number = 1 if chosen.quick else chosen.epochs or epochs or TrainingConfig().epochs
+    asked = chosen.epochs if chosen.epochs is not None else epochs or TrainingConfig().epochs
+    number = 1 if chosen.quick else asked
     return ExperimentConfig(strategy="no_norm", training=dataclasses.replace(TrainingConfig(), epochs=number), seed=chosen.seed)
 
 

@@ -160,7 +160,11 @@ class Speed:
 
 @dataclass(frozen=True, kw_only=True)
 class RunRecord:
-    """All that one run left behind. Accuracies are fractions of the test split, sizes bytes, times seconds."""
+    """All that one run left behind. Accuracies are fractions of the test split, sizes bytes, times seconds.
+
+    ``curve`` is the run's own training, after ``epochs_before`` of the float model it continues; ``peak_bytes`` is the
+    largest resident memory of the process so far.
+    """
 
     config: ExperimentConfig
     status: Literal["done", "failed"]
@@ -182,6 +186,8 @@ class RunRecord:
     skipped: tuple[Skipped, ...] = ()
     sizes: dict[str, int] = field(default_factory=dict)
     speeds: tuple[Speed, ...] = ()
+    peak_bytes: int | None = None
+    epochs_before: int = 0
     curve: tuple[Epoch, ...] = ()
     histograms: tuple[WeightHistogram, ...] = ()
     seconds: dict[str, float] = field(default_factory=dict)

@@ -90,14 +90,22 @@ def _draw_histogram(axis: Axes, histogram: WeightHistogram, strategy: str) -> No
     axis.set_title(f"{strategy}, {stage}epoch {histogram.epoch}", fontsize=9)
     ratio = histogram.max_abs / histogram.sigma
     text = f"max {histogram.max_abs:.3g}\nsigma {histogram.sigma:.3g}\nmax/sigma {ratio:.1f}"
-    axis.text(0.02, 0.95, text, transform=axis.transAxes, va="top", fontsize=7)
+    axis.text(
+        0.02,
+        0.95,
+        text,
+        transform=axis.transAxes,
+        va="top",
+        fontsize=7,
+        bbox={"facecolor": "white", "alpha": 0.8, "edgecolor": "none", "pad": 1},
+    )
 
 
 def learning_curves(records: Sequence[RunRecord]) -> Figure:
-    """Training loss and validation accuracy over the epochs of each strategy's own training."""
+    """Training loss and validation accuracy over the epochs; what continues a float model starts after that one's epochs."""
     figure, axes = plt.subplots(1, 2, figsize=(12, 4.2), layout="constrained")
     for index, record in enumerate(_one_per_strategy(records)):
-        epochs = range(1, len(record.curve) + 1)
+        epochs = range(record.epochs_before + 1, record.epochs_before + len(record.curve) + 1)
         style = {"marker": MARKERS[index % len(MARKERS)], "markersize": 5, "label": record.config.strategy}
         axes[0].plot(epochs, [epoch.loss for epoch in record.curve], **style)
         axes[1].plot(epochs, [epoch.accuracy for epoch in record.curve], **style)
@@ -106,7 +114,7 @@ def learning_curves(records: Sequence[RunRecord]) -> Figure:
     axes[1].set_ylabel("validation accuracy")
     axes[1].yaxis.set_major_formatter(matplotlib.ticker.PercentFormatter(1, decimals=1))
     for axis in axes:
-        axis.set_xlabel("epoch of this strategy's own training")
+        axis.set_xlabel("epoch")
         axis.xaxis.set_major_locator(matplotlib.ticker.MaxNLocator(integer=True))
         axis.grid(alpha=0.3)
     axes[1].legend(fontsize=8)

@@ -1,0 +1,236 @@
+"""Speed, as ratios in one run: training against the usual loop and the bare kernels, int8 against float and quantize_static."""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+import torch
+from common import config, options
+from onnxruntime.quantization import CalibrationDataReader, QuantFormat, quantize_static
+from torch import nn
+from torch.nn import functional
+
+from qstrategies import environment
+from qstrategies.cli import guarded
+from qstrategies.comparison import read_records
+from qstrategies.datasets.base import Split
+from qstrategies.evaluation import evaluate
+from qstrategies.files import atomic_write
+from qstrategies.models import MODELS
+from qstrategies.pipeline import Workspace, float_stage, run_experiment
+from qstrategies.records import ExperimentConfig, RunRecord, TrainingConfig
+from qstrategies.strategies import STRATEGIES
+from qstrategies.timing import interleaved
+from qstrategies.training import compute_dtype, keep_freed_memory, to_input, train
+
+ROUNDS, IMAGES = 5, 6400
+
+
+def usual_training(root: Path) -> tuple[nn.Module, Callable[[int], None]]:
+    """torchvision's MNIST, ToTensor, DataLoader, batch 64, Adam 1e-3, float32: the loop of most tutorials."""
+    from torchvision import datasets, transforms  # importable once the package has read the data
+
+    images = datasets.MNIST(str(root), train=True, transform=transforms.ToTensor())
+    torch.manual_seed(0)
+    model = MODELS.get("cnn")().train()
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
+
+    def run(count: int) -> None:
+        seen = 0
+        for pixels, labels in torch.utils.data.DataLoader(images, batch_size=64, shuffle=True):
+            loss = functional.cross_entropy(model(pixels), labels)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            seen += len(labels)
+            if seen >= count:
+                return
+
+    return model, run
+
+
+def our_training(splits: dict[str, Split], batch_size: int) -> Callable[[], None]:
+    """One epoch over ``IMAGES`` images with the package's own loop."""
+    part = {"train": Split("train", splits["train"].images[:IMAGES], splits["train"].labels[:IMAGES])}
+    part["validation"] = Split("validation", splits["validation"].images[:2], splits["validation"].labels[:2])
+    one_epoch = TrainingConfig(epochs=1, batch_size=batch_size)
+
+    def run() -> None:
+        train(MODELS.get("cnn")(), STRATEGIES.get("no_norm")(), part, one_epoch, 0)
+
+    return run
+
+
+def bare_kernels(batch_size: int) -> Callable[[], None]:
+    """Forward and backward of the two convolutions and the linear layer alone, in the training's dtype and layout."""
+    dtype = compute_dtype()
+    model = MODELS.get("cnn")().to(dtype).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    shapes = [(1, 28, 28), (32, 13, 13)]
+    layers = [model.conv1, model.conv2]
+    inputs = [
+        torch.rand(batch_size, *shape).to(dtype).contiguous(memory_format=torch.channels_last).requires_grad_(index > 0)
+        for index, shape in enumerate(shapes)
+    ]
+    features = torch.rand(batch_size, 1600).to(dtype).requires_grad_()
+    gradients = [torch.rand_like(layer(x)) for layer, x in zip(layers, inputs, strict=True)]
+
+    def run() -> None:
+        for _ in range(IMAGES // batch_size):
+            for layer, x, gradient in zip(layers, inputs, gradients, strict=True):
+                layer(x).backward(gradient)
+            model.fc(features).sum().backward()
+
+    return run
+
+
+def training_rows(workspace: Workspace, epochs: int) -> list[str]:
+    """Images per second, the least time of ``ROUNDS`` rounds taken in turns, and the accuracy of both loops."""
+    keep_freed_memory()
+    dataset = workspace.dataset("mnist")
+    splits = dataset.splits
+    usual_model, usual = usual_training(dataset.location.root)
+    names = [
+        "usual loop",
+        "this package, batch 64",
+        "this package, batch 256 (default)",
+        "bare kernels, batch 64",
+        "bare kernels, batch 256",
+    ]
+    actions = [lambda: usual(IMAGES), our_training(splits, 64), our_training(splits, 256), bare_kernels(64), bare_kernels(256)]
+    rates = [IMAGES / seconds for seconds in interleaved(actions, 1, ROUNDS)]
+    rows = [f"| {name} | {rate:.0f} | {rate / rates[0]:.2f} |" for name, rate in zip(names, rates, strict=True)]
+    rows.append(f"| share of the bare kernels' speed, batch 64 / 256 | | {rates[1] / rates[3]:.2f} / {rates[2] / rates[4]:.2f} |")
+    usual_model, usual = usual_training(dataset.location.root)
+    for _ in range(epochs):
+        usual(60_000)
+    ours = MODELS.get("cnn")()
+    train(ours, STRATEGIES.get("no_norm")(), splits, TrainingConfig(epochs=epochs), 0)
+    for name, model in (("usual loop", usual_model.eval()), ("this package", ours)):
+        accuracy = evaluate(_on_images(model), splits["test"]).accuracy
+        rows.append(f"| test accuracy after {epochs} epochs, {name} | {accuracy:.2%} | |")
+    return ["| training | images/s | ratio to the usual loop |", "| --- | ---: | ---: |", *rows]
+
+
+def _on_images(model: nn.Module) -> Callable[[torch.Tensor], torch.Tensor]:
+    return lambda images: model(to_input(images))
+
+
+class Reader(CalibrationDataReader):
+    """Training images for quantize_static."""
+
+    def __init__(self, images: np.ndarray) -> None:
+        self.batches = iter([{"image": images}])
+
+    def get_next(self) -> dict[str, np.ndarray] | None:
+        return next(self.batches, None)
+
+
+def static_file(model: nn.Module, calibration: torch.Tensor, folder: Path) -> Path:
+    """What onnxruntime's own quantize_static makes of the same float model (QDQ, per channel)."""
+    plain, result = folder / "plain.onnx", folder / "quantize_static.onnx"
+    dims = ({0: torch.export.Dim("batch")},)
+    example = to_input(calibration[:2]).contiguous()
+    torch.onnx.export(
+        model, (example,), plain, dynamo=True, input_names=["image"], output_names=["logits"], dynamic_shapes=dims, verbose=False
+    )
+    quantize_static(plain, result, Reader(to_input(calibration).numpy()), quant_format=QuantFormat.QDQ, per_channel=True)
+    return result
+
+
+def inference_rows(workspace: Workspace, epochs: int, seed: int) -> list[str]:
+    """Microseconds per image on one thread; all files take turns."""
+    base = ExperimentConfig(strategy="no_norm", training=TrainingConfig(epochs=epochs), seed=seed)
+    run_experiment(base, workspace)
+    stage = float_stage(base, workspace)
+    folder = workspace.folder / base.run_id
+    splits = workspace.dataset("mnist").splits
+    images = splits["test"].images
+    with tempfile.TemporaryDirectory() as scratch:
+        static = static_file(stage.model, splits["train"].images[:256], Path(scratch))
+        float_file = workspace.stages / f"{stage.key[:24]}.float.onnx"
+        files = {
+            "float32": float_file,
+            "quantize_static": static,
+            "portable int8": folder / "model.onnx",
+            "fast int8": folder / "model.fast.onnx",
+        }
+        times = {batch: file_times(list(files.values()), images[:batch], repeats) for batch, repeats in ((1, 400), (64, 20), (256, 5))}
+    rows = []
+    for index, name in enumerate(files):
+        cells = [
+            f"| {mine[index] / batch * 1e6:.1f} | {mine[0] / mine[index]:.2f} | {mine[1] / mine[index]:.2f} "
+            for batch, mine in times.items()
+        ]
+        rows.append(f"| {name} {''.join(cells)}|")
+    columns = " | ".join(f"us/image, batch {batch} | against float | against static" for batch in times)
+    return [f"| file | {columns} |", "| --- |" + " ---: |" * 9, *rows]
+
+
+def file_times(paths: list[Path], images: torch.Tensor, repeats: int) -> list[float]:
+    """Seconds per call on one thread."""
+    settings = onnxruntime.SessionOptions()
+    settings.intra_op_num_threads = 1
+    actions = []
+    for path in paths:
+        session = onnxruntime.InferenceSession(str(path), settings)
+        pixels = images.numpy() if session.get_inputs()[0].type == "tensor(uint8)" else to_input(images).numpy()
+        actions.append(lambda session=session, pixels=pixels: session.run(None, {"image": pixels}))
+    return interleaved(actions, repeats, rounds=15)
+
+
+def reuse_rows(records: list[RunRecord]) -> list[str]:
+    """What the comparison took, and what its runs would have taken had each trained all that it depends on."""
+    floats = {record.config.strategy: trained(record) for record in records if record.starts_from is None}
+    actual = sum(sum(record.seconds.values()) for record in records)
+    alone = 0.0
+    for record in records:
+        others = sum(seconds for name, seconds in record.seconds.items() if name != "train")
+        alone += others + trained(record) + (floats.get(record.starts_from, 0.0) if record.starts_from else 0.0)
+    peak = max(record.peak_bytes or 0 for record in records)
+    return [
+        "| comparison | |",
+        "| --- | ---: |",
+        f"| {len(records)} runs with shared stages | {actual:.0f} s |",
+        f"| the same runs one by one, from the measured time of every stage | {alone:.0f} s |",
+        f"| ratio | {actual / alone:.2f} |",
+        f"| peak memory | {peak / 1e6:.0f} MB |",
+    ]
+
+
+def trained(record: RunRecord) -> float:
+    """Seconds of the run's own training."""
+    return sum(epoch.seconds for epoch in record.curve)
+
+
+def main() -> int:
+    """Measure, print, and write the table."""
+    chosen = options(__doc__)
+    epochs = config(chosen).training.epochs
+    workspace = Workspace(chosen.out)
+    started = time.strftime("%Y-%m-%d")
+    parts = [[f"# Speed\n\nWritten by `python experiments/benchmark.py` on {started}: {machine()}."], training_rows(workspace, epochs)]
+    parts.append(inference_rows(workspace, epochs, chosen.seed))
+    comparison = Path("runs")
+    if list(comparison.glob("*/record.json")):
+        parts.append(reuse_rows(read_records(comparison)))
+    text = "\n\n".join("\n".join(part) for part in parts) + "\n"
+    atomic_write(chosen.out / "benchmark.md", text)
+    print(text)
+    return 0
+
+
+def machine() -> str:
+    """What was measured on."""
+    here = environment.describe()
+    packages = ", ".join(f"{name} {here['packages'][name]}" for name in ("torch", "onnxruntime"))
+    return f"{here['cpu']}, {here['threads']} threads, {', '.join(here['cpu_flags'])}; training in {here['training_dtype']}; {packages}"
+
+
+if __name__ == "__main__":
+    sys.exit(guarded(main))

@@ -1,0 +1,64 @@
+"""Copy the int8 models of a comparison into exported/, with card and checksums: python experiments/collect_exported.py RUNS."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from qstrategies.cli import guarded
+from qstrategies.comparison import read_records
+from qstrategies.export.metadata import read_metadata
+from qstrategies.files import atomic_write, sha256
+from qstrategies.records import RunRecord
+
+TARGET = Path(__file__).parent.parent / "exported"
+HEADER = """\
+# Card of the exported models
+
+What: int8 models of the shared CNN (conv 1-32, BN, ReLU, pool; conv 32-64, BN, ReLU, pool; linear 1600-10), one per
+strategy, 8 weight bits, seed 0, from one comparison (`qstrategies compare`, then `python experiments/collect_exported.py runs`).
+
+Input: `image`, uint8 [batch, 1, 28, 28], raw grey pixels 0...255, light strokes on dark ground. Output: `logits`, float32
+[batch, 10]. Labels: {labels}. Trained on the 55 000 training images of MNIST; accuracy on its 10 000 test images.
+
+`NAME.onnx` computes in integers throughout; `NAME.fast.onnx` has its first layer in float, for ONNX Runtime. Both give the
+same bits, in every engine of PyTorch and every optimisation level of ONNX Runtime. Opset 19, IR 9.
+
+Versions: {versions}. Code: commit {commit}.
+
+| file | accuracy | float model | bytes | how trained |
+| --- | ---: | ---: | ---: | --- |
+"""
+
+
+def collect(runs: Path) -> int:
+    """Write models, CARD.md and SHA256SUMS."""
+    records = [record for record in read_records(runs) if record.config.quantization.weight_bits == 8 and record.config.seed == 0]
+    lines, sums = [], []
+    for record in records:
+        for name in record.files:
+            data = (runs / record.config.run_id / name).read_bytes()
+            target = record.config.strategy + name.removeprefix("model")
+            atomic_write(TARGET / target, data)
+            lines.append(f"| {target} | {record.int8_accuracy:.2%} | {record.float_accuracy:.2%} | {len(data)} | {how(record)} |")
+            sums.append(f"{sha256(data)}  {target}")
+    metadata = read_metadata(TARGET / f"{records[0].config.strategy}.onnx")
+    versions = ", ".join(f"{name} {version}" for name, version in metadata["packages"].items())
+    header = HEADER.format(labels=" ".join(metadata["labels"]), versions=versions, commit=metadata["commit"])
+    atomic_write(TARGET / "CARD.md", header + "\n".join(lines) + "\n")
+    atomic_write(TARGET / "SHA256SUMS", "\n".join(sums) + "\n")
+    return 0
+
+
+def how(record: RunRecord) -> str:
+    """The training in a few words."""
+    epochs = f"{record.epochs_before} + {len(record.curve)}" if record.epochs_before else str(len(record.curve))
+    options = "".join(f", {name} {value:g}" for name, value in record.config.options.items())
+    return f"{record.config.strategy}, {epochs} epochs{options}"
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("runs", type=Path, help="the folder that compare wrote")
+    sys.exit(guarded(lambda: collect(parser.parse_args().runs)))

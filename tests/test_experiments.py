@@ -1,0 +1,37 @@
+"""Every experiment of the list exists and is thin; one of them runs."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+FOLDER = Path(__file__).parent.parent / "experiments"
+STRATEGIES = ["no_norm", "no_norm_1_epoch", "clamping", "weight_norm", "finetune", "qat", "qat_scratch", "qat_weight_norm", "qat_clamp"]
+NAMES = ["data", *STRATEGIES, "bit_widths", "summary"]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_an_experiment_is_a_thin_script_that_compiles(name):
+    text = (FOLDER / f"{name}.py").read_text()
+    compile(text, name, "exec")
+    assert len(text.splitlines()) <= 32 and text.startswith('"""')
+
+
+def test_an_experiment_prints_its_table_and_leaves_model_and_pictures(tmp_path, location):
+    done = subprocess.run(
+        [sys.executable, FOLDER / "no_norm_1_epoch.py", "--quick", "--seed", "1", "--out", tmp_path],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "QSTRATEGIES_CACHE": str(location.cache)},
+    )
+    assert done.returncode == 0, done.stderr
+    assert "no_norm" in done.stdout and "float baseline" in done.stdout
+    assert {path.name for path in tmp_path.glob("*.png")} == {"accuracy_against_bits.png", "learning_curves.png", "weight_histograms.png"}
+    assert len(list(tmp_path.glob("*/model*.onnx"))) == 2
+
+
+def test_an_experiments_bad_input_ends_with_code_2(tmp_path):
+    done = subprocess.run([sys.executable, FOLDER / "qat.py", "--epochs", "0", "--out", tmp_path], capture_output=True, text=True)
+    assert done.returncode == 2 and done.stderr.count("\n") == 1 and "epochs 0 is out of range" in done.stderr
