@@ -74,7 +74,7 @@ class ExperimentConfig:
     model: str = "cnn"
     dataset: str = "mnist"
     training: TrainingConfig = TrainingConfig()
-    tuning: TrainingConfig = TrainingConfig(epochs=1, learning_rate=1e-3, schedule="cosine")
+    tuning: TrainingConfig = TrainingConfig(epochs=1, learning_rate=1e-3, schedule="cosine", batch_size=512)
     quantization: QuantizationConfig = QuantizationConfig()
     seed: int = 0
     checks: str = "full"
@@ -94,7 +94,7 @@ class ExperimentConfig:
 PRESETS: dict[str, dict[str, TrainingConfig]] = {
     "default": {
         "training": TrainingConfig(),
-        "tuning": TrainingConfig(epochs=1, learning_rate=1e-3, schedule="cosine"),
+        "tuning": TrainingConfig(epochs=1, learning_rate=1e-3, schedule="cosine", batch_size=512),
     },
     "post": {
         "training": TrainingConfig(epochs=15, learning_rate=1e-3, schedule="constant", batch_size=64),

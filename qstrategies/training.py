@@ -90,7 +90,7 @@ def train(
             if len(batch) == config.batch_size or len(batches) == 1
         ]
         seconds = time.perf_counter() - started
-        curve.append(Epoch(loss=math.fsum(losses) / len(losses), accuracy=_accuracy(model, data["validation"]), seconds=seconds))
+        curve.append(Epoch(loss=math.fsum(losses) / len(losses), accuracy=_accuracy(view, data["validation"]), seconds=seconds))
         if on_epoch is not None:
             on_epoch(number, curve[-1])
         if number in (1, config.epochs):
