@@ -29,6 +29,7 @@ from qstrategies.quantization.convert import QuantizedModel, calibrate, finalize
 from qstrategies.quantization.exactness import guarantees
 from qstrategies.quantization.prepare import prepare
 from qstrategies.records import ENGINES, ExperimentConfig, QuantizationConfig, RunRecord, RuntimeCheck, Skipped, TrainingConfig
+from qstrategies.runtimes import RUNTIMES
 from qstrategies.stages import Stage, stage
 from qstrategies.strategies import STRATEGIES
 from qstrategies.strategies.base import Strategy
@@ -36,7 +37,9 @@ from qstrategies.timing import measure
 from qstrategies.training import PIXEL_SCALE, TrainingDivergedError, to_input, train, weight_histogram
 
 STAGE_FORMAT = 1  # part of every cache key: raise it when a change here or in training alters what a stage computes
-QUICK_RUNTIMES = ("onnxruntime-all",)
+DEFAULT_RUNTIME = "onnxruntime-all"
+QUICK_IMAGES = 1000  # what checks "quick" gives to every engine and runtime but PyTorch's configured and ONNX Runtime's default
+QUICK_LEFT_OUT = ("onnx-reference",)  # as slow on a few images as the others on thousands
 SECONDS_PER_EPOCH = {False: 6.5, True: 9.0}  # float and QAT: only the first guess of the remaining time
 SECONDS_PER_RUN = {"full": 11.0, "quick": 3.0}
 
@@ -109,7 +112,7 @@ def _run(config: ExperimentConfig, workspace: Workspace) -> RunRecord:
     clock.lap("speed")
     _save_predictions(workspace.folder / config.run_id, float_evaluation, reference)
     last = tuned or baseline
-    onnxruntime = next(check for check in checks if check.runtime == "onnxruntime-all")
+    onnxruntime = next(check for check in checks if check.runtime == DEFAULT_RUNTIME)
     return RunRecord(
         config=config,
         status="done",
@@ -119,7 +122,7 @@ def _run(config: ExperimentConfig, workspace: Workspace) -> RunRecord:
         float_key=reference_model.key,
         int8_accuracy=reference.accuracy,
         validation_accuracy=validation,
-        engines={name: evaluation.accuracy for name, evaluation in references.items()},
+        engines={name: evaluation.accuracy for name, evaluation in references.items() if len(evaluation.labels) == len(splits["test"])},
         engines_equal=all(check.rows_equal == 1 for check in engines),
         onnxruntime_accuracy=onnxruntime.accuracy,
         agreement=float((float_evaluation.predictions == reference.predictions).mean()),
@@ -232,7 +235,7 @@ def quantize_stage(
         assert tuned is not None and isinstance(tuned.model, fx.GraphModule)
         return finalize(copy.deepcopy(tuned.model), config.quantization, input_shape)
     prepared = _prepare(config, strategy, model)
-    calibration = CalibrationSet.from_train(train_split, config.quantization.calibration_images, config.seed)
+    calibration = CalibrationSet(train_split, config.quantization.calibration_images, config.seed)
     calibrate(prepared, [to_input(batch) for batch in calibration.images.split(128)])
     strategy.refine(prepared, calibration)
     return finalize(prepared, config.quantization, input_shape)
@@ -260,17 +263,18 @@ def _float_results(config: ExperimentConfig, workspace: Workspace, trained: Stag
 def _evaluate_engines(
     config: ExperimentConfig, quantized: QuantizedModel, split: Split
 ) -> tuple[list[RuntimeCheck], dict[str, Evaluation], nn.Module]:
-    """The configured engine, which is the reference, then the others (checks "full") against it."""
+    """The configured engine over all of ``split``, which is the reference, then the others against it."""
     first = config.quantization.engine
-    names = [first, *(name for name in ENGINES if name != first and config.checks == "full")]
-    supported = [name for name in names if name in torch.backends.quantized.supported_engines]
-    checks, evaluations, models = [], {}, {}
-    for name in supported:
-        models[name] = quantized.int8(name)
-        evaluations[name] = evaluate(_on_pixels(models[name]), split)
+    part = split if config.checks == "full" else Split(split.name, split.images[:QUICK_IMAGES], split.labels[:QUICK_IMAGES])
+    names = [first, *(name for name in ENGINES if name != first and name in torch.backends.quantized.supported_engines)]
+    checks, evaluations = [], {}
+    int8 = quantized.int8(first)
+    for name in names:
+        model = int8 if name == first else quantized.int8(name)
+        evaluations[name] = evaluate(_on_pixels(model), split if name == first else part)
         checks.append(compare(f"pytorch-{name}", "int8 module", evaluations[name].logits, evaluations[first], quantized.output_scale))
     torch.backends.quantized.engine = first
-    return checks, evaluations, models[first]
+    return checks, evaluations, int8
 
 
 def _on_pixels(int8: nn.Module) -> Callable[[Tensor], Tensor]:
@@ -307,13 +311,15 @@ def logits_hash(logits: Any) -> str:
 def _cross_check(
     config: ExperimentConfig, exported: list[ExportedModel], split: Split, reference: Evaluation, scale: float
 ) -> tuple[list[RuntimeCheck], list[Skipped]]:
+    images = split.images.numpy()
+    every = [name for name in RUNTIMES.names() if config.checks == "full" or name not in (DEFAULT_RUNTIME, *QUICK_LEFT_OUT)]
     checks: list[RuntimeCheck] = []
     skipped: list[Skipped] = []
     for model in exported:
-        runtimes = None if config.checks == "full" else QUICK_RUNTIMES
-        found, missing = cross_check(model.path, split.images.numpy(), reference, scale, runtimes)
+        found, skipped = cross_check(model.path, images if config.checks == "full" else images[:QUICK_IMAGES], reference, scale, every)
         checks += found
-        skipped = missing
+        if config.checks == "quick":
+            checks += cross_check(model.path, images, reference, scale, [DEFAULT_RUNTIME])[0]
     return checks, skipped
 
 

@@ -5,6 +5,9 @@ from __future__ import annotations
 import sys
 import time
 
+PRIOR = 60.0
+"""Seconds by which the first guess counts: start-up must not pass for the pace of everything."""
+
 
 class Progress:
     """Counts expected seconds of work; the pace so far turns what is left into remaining time.
@@ -25,14 +28,10 @@ class Progress:
         if self.quiet:
             return
         elapsed = time.monotonic() - self.started
-        left = max(0.0, self.expected - self.done) * elapsed / max(self.done, 1e-9)
+        pace = (elapsed + PRIOR) / (self.done + PRIOR)
+        left = max(0.0, self.expected - self.done) * pace
         line = f"[{clock(elapsed)}, {clock(left)} left] {message}"
         print(f"\r\033[K{line[:150]}" if self._interactive else line, end="" if self._interactive else "\n", file=sys.stderr, flush=True)
-
-    def result(self, message: str) -> None:
-        """A message that stays."""
-        if not self.quiet:
-            print(f"\r\033[K{message}" if self._interactive else message, file=sys.stderr, flush=True)
 
     def close(self) -> None:
         """End the rewritten line."""

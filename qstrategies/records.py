@@ -65,7 +65,8 @@ class ExperimentConfig:
     """One run: a strategy with its options on a model and a dataset, from one seed.
 
     ``training`` makes the float model (or trains QAT from scratch), ``tuning`` is what a strategy that continues from a
-    float model adds to it. ``checks`` "full" runs every engine and runtime, "quick" one of each.
+    float model adds to it. ``checks`` "full" runs every engine and runtime over all test images,
+    "quick" one of each over all and the others over a part.
     ``pixels`` is the dtype of the exported input.
     """
 
@@ -74,7 +75,7 @@ class ExperimentConfig:
     model: str = "cnn"
     dataset: str = "mnist"
     training: TrainingConfig = TrainingConfig()
-    tuning: TrainingConfig = TrainingConfig(epochs=1, learning_rate=1e-3, schedule="cosine", batch_size=512)
+    tuning: TrainingConfig = TrainingConfig(epochs=1, learning_rate=2e-3, schedule="cosine", batch_size=512)
     quantization: QuantizationConfig = QuantizationConfig()
     seed: int = 0
     checks: str = "full"
@@ -94,7 +95,7 @@ class ExperimentConfig:
 PRESETS: dict[str, dict[str, TrainingConfig]] = {
     "default": {
         "training": TrainingConfig(),
-        "tuning": TrainingConfig(epochs=1, learning_rate=1e-3, schedule="cosine", batch_size=512),
+        "tuning": TrainingConfig(epochs=1, learning_rate=2e-3, schedule="cosine", batch_size=512),
     },
     "post": {
         "training": TrainingConfig(epochs=15, learning_rate=1e-3, schedule="constant", batch_size=64),

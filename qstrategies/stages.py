@@ -20,12 +20,11 @@ from qstrategies.training import History
 
 @dataclass(frozen=True)
 class Stage:
-    """A trained, folded model, its key and its history. ``reused`` tells whether it was read from the cache."""
+    """A trained, folded model, its history, and the key of all that it depends on."""
 
     model: nn.Module
     history: History
     key: str
-    reused: bool
 
 
 def stage(folder: Path, depends_on: dict[str, Any], build: Callable[[], nn.Module], train: Callable[[nn.Module], History]) -> Stage:
@@ -37,14 +36,14 @@ def stage(folder: Path, depends_on: dict[str, Any], build: Callable[[], nn.Modul
     path = folder / f"{key[:24]}.safetensors"
     found = _read(path, key, build)
     if found is not None:
-        return Stage(*found, key=key, reused=True)
+        return Stage(*found, key=key)
     model = build()
     meta = {"key": key, "history": json.dumps(dataclasses.asdict(train(model)))}
     state = {name: tensor.clone(memory_format=torch.contiguous_format) for name, tensor in model.state_dict().items()}
     atomic_write(path, save(state, meta))
     found = _read(path, key, build)
     assert found is not None
-    return Stage(*found, key=key, reused=False)
+    return Stage(*found, key=key)
 
 
 def _read(path: Path, key: str, build: Callable[[], nn.Module]) -> tuple[nn.Module, History] | None:

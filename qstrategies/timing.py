@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from qstrategies.records import Speed
 from qstrategies.runtimes.onnx_runtime import OnnxRuntime
 
-ROUNDS = 7
+ROUNDS = 5
 
 
 def interleaved(actions: Sequence[Callable[[], object]], repeats: int, rounds: int = ROUNDS) -> list[float]:

@@ -71,6 +71,7 @@ def train(
         TrainingDivergedError: the loss became infinite or NaN.
     """
     torch.manual_seed(seed)
+    torch.backends.cudnn.deterministic = True
     keep_freed_memory()
     target = device()
     model.to(target).to(memory_format=torch.channels_last)  # type: ignore[call-overload]

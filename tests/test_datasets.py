@@ -35,14 +35,14 @@ def test_the_validation_split_is_stratified_disjoint_and_always_the_same(mnist):
 
 
 def test_calibration_images_come_from_train_only(mnist):
-    chosen = CalibrationSet.from_train(mnist["train"], 64, seed=0).images
+    chosen = CalibrationSet(mnist["train"], 64, seed=0).images
     assert chosen.shape == (64, 1, 28, 28)
-    assert torch.equal(chosen, CalibrationSet.from_train(mnist["train"], 64, seed=0).images)
+    assert torch.equal(chosen, CalibrationSet(mnist["train"], 64, seed=0).images)
     for name in ("validation", "test"):
         with pytest.raises(InputError, match=f"come from the split 'train', not '{name}'"):
-            CalibrationSet.from_train(mnist[name], 64, seed=0)
+            CalibrationSet(mnist[name], 64, seed=0)
     with pytest.raises(InputError, match="calibration images 55001 is out of range"):
-        CalibrationSet.from_train(mnist["train"], 55001, seed=0)
+        CalibrationSet(mnist["train"], 55001, seed=0)
 
 
 def test_a_damaged_cache_is_repaired_from_the_package(tmp_path):

@@ -65,6 +65,13 @@ def test_the_four_formats_say_the_same():
     assert len({len(line) for line in table.as_text(rows).splitlines()}) == 1, "columns are aligned"
 
 
+def test_the_overview_has_a_line_per_strategy_and_a_column_per_width():
+    lines = table.overview(table.summarise(RECORDS)).splitlines()
+    assert lines[0] == "| strategy | float | 8 bits | 4 bits |"
+    assert lines[2] == "| no_norm | 99.10 ± 0.14 | 98.30 ± 0.42 | 85.00 ± 7.07 |"
+    assert lines[3] == "| qat | 99.00 | 99.10 | - |"
+
+
 def test_other_settings_get_rows_of_their_own():
     other = dataclasses.replace(RECORDS[0].config, quantization=QuantizationConfig(per_channel=False, exact=False))
     rows = table.summarise([RECORDS[0], dataclasses.replace(RECORDS[0], config=other)])

@@ -38,20 +38,27 @@ class Split:
 
 @dataclass(frozen=True)
 class CalibrationSet:
-    """Training images that a quantizer may look at. Only ``from_train`` makes one."""
+    """``count`` random images of the training split: all that a quantizer may look at.
 
-    images: Tensor
+    Raises ``InputError`` for any other split and for more images than it has.
+    """
 
-    @classmethod
-    def from_train(cls, split: Split, count: int, seed: int) -> CalibrationSet:
-        """``count`` random images of the training split; raises ``InputError`` for any other split."""
+    split: Split
+    count: int
+    seed: int
+
+    def __post_init__(self) -> None:
+        if self.split.name != "train":
+            raise InputError(f"calibration images come from the split 'train', not {self.split.name!r}")
+        check_range("number of calibration images", self.count, 1, len(self.split))
+
+    @property
+    def images(self) -> Tensor:
+        """uint8 [count, C, H, W]; the same for the same seed."""
         import torch
 
-        if split.name != "train":
-            raise InputError(f"calibration images come from the split 'train', not {split.name!r}")
-        check_range("number of calibration images", count, 1, len(split))
-        order = torch.randperm(len(split), generator=torch.Generator().manual_seed(seed))
-        return cls(split.images[order[:count]])
+        order = torch.randperm(len(self.split), generator=torch.Generator().manual_seed(self.seed))
+        return self.split.images[order[: self.count]]
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,7 @@ def float_first_layer(graph: ir.Graph) -> bool:
         return False
     pixels = insert_before(graph, convolution, "Cast", [image], "pixels", to=int(ir.DataType.FLOAT))
     convolution.replace_input_with(0, pixels)
-    for index in (1, 2):
+    for index in range(1, len(convolution.inputs)):
         convolution.replace_input_with(index, _dequantized(graph, convolution.inputs[index]))
     _pool_first(graph, convolution)
     drop_unused(graph)

@@ -5,6 +5,8 @@ differ in how they round ``M``, the bias and the ties, and some compute all of i
 
 * ``s_x``, ``s_y`` powers of two and even zero points,
 * ``s_w = m 2^e`` with an integer mantissa ``m``, and ``b`` an integer multiple of ``s_x s_w``,
+* ``1 / (1 / m) = m`` in float32, as oneDNN keeps reciprocals of scales: 7, 13 and 15 come back one bit off, and a tie
+  then rounds the wrong way,
 * ``m (max(sum of w > 0, sum of -w > 0) (levels - 1) + |b|) < 2^24`` over the integer weights of an output channel,
 
 every partial sum, in integers or in float32 and in any order, and its product with ``M`` is exact, so that the one
@@ -23,6 +25,12 @@ ACCUMULATOR_BUDGET = 3 * 2**22  # three quarters of it for the products...
 BIAS_BUDGET = 2**22  # ...and one for the bias
 MAX_MANTISSA_BITS = 7
 SMALLEST_SCALE = 2.0**-40  # for all-zero tensors; far from the subnormal range of float32 in any product
+
+
+def _reciprocal_safe() -> Tensor:
+    """The mantissas m <= 128 with fl(1 / fl(1 / m)) = m in float32, ascending."""
+    candidates = torch.arange(1, 2**MAX_MANTISSA_BITS + 1, dtype=torch.float32)
+    return candidates[1 / (1 / candidates) == candidates]
 
 
 def power_of_two_above(x: Tensor) -> Tensor:
@@ -73,12 +81,14 @@ def weight_scale(weight: Tensor, bits: int, *, per_channel: bool, exact: bool, l
 
 
 def _round_up_mantissa(scale: Tensor, bits: Tensor) -> Tensor:
-    """``scale`` rounded up to ``m 2^e`` with ``2^(bits-1) < m <= 2^bits``."""
+    """``scale`` rounded up to ``m 2^e`` with ``2^(bits-1) <= m <= 2^bits`` and m reciprocal-safe."""
     fraction, exponent = torch.frexp(scale)
     half = fraction == 0.5
     fraction, exponent = torch.where(half, 1.0, fraction), exponent - half.int()
     steps = torch.exp2(bits)
-    return torch.ldexp(torch.ceil(fraction * steps) / steps, exponent)
+    safe = _reciprocal_safe().to(scale.device)
+    rounded = safe[torch.searchsorted(safe, torch.ceil(fraction * steps))]
+    return torch.ldexp(rounded / steps, exponent)
 
 
 def fit_bias(scale: Tensor, bias: Tensor, input_scale: Tensor) -> Tensor:

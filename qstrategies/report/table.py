@@ -191,6 +191,19 @@ def as_markdown(rows: Sequence[Row]) -> str:
     return f"{table}\n\n{NOTES}\n"
 
 
+def overview(rows: Sequence[Row]) -> str:
+    """int8 accuracy in percent as a Markdown table: a line per strategy, a column per weight bit width."""
+    bits = sorted({row.weight_bits for row in rows if row.weight_bits is not None}, reverse=True)
+    cell = {(row.strategy, row.weight_bits): row for row in rows}
+    names = dict.fromkeys(row.strategy for row in rows if row.weight_bits is not None)
+    lines = [["strategy", "float", *(f"{width} bits" for width in bits)], ["---", *["---:"] * (len(bits) + 1)]]
+    for name in names:
+        found = [cell.get((name, width)) for width in bits]
+        first = next(row for row in found if row is not None)
+        lines.append([name, _percent(first, "float_accuracy"), *("-" if row is None else _percent(row, "int8_accuracy") for row in found)])
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
 def as_csv(rows: Sequence[Row]) -> str:
     """One line per row, plain numbers; standard deviations in columns of their own."""
     plain = [_flat(row) for row in rows]

@@ -19,7 +19,9 @@ def write_report(records: Sequence[RunRecord], folder: Path) -> list[Path]:
     images = "".join(f"\n![{name.removesuffix('.png').replace('_', ' ')}]({name})\n" for name in drawn)
     failures = f"\n## Failed runs\n\n{''.join(failed)}" if failed else ""
     contents: dict[str, bytes | str] = {
-        "summary.md": f"# Comparison of quantization strategies\n\n{table.as_markdown(rows)}{failures}{images}",
+        "summary.md": f"# Comparison of quantization strategies\n\n"
+        f"int8 test accuracy in percent, by weight bits:\n\n{table.overview(rows)}\n\n"
+        f"## All figures\n\n{table.as_markdown(rows)}{failures}{images}",
         "summary.csv": table.as_csv(rows),
         "summary.json": table.as_json(rows),
         **drawn,
