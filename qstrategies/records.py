@@ -65,9 +65,9 @@ class ExperimentConfig:
     """One run: a strategy with its options on a model and a dataset, from one seed.
 
     ``training`` makes the float model (or trains QAT from scratch), ``tuning`` is what a strategy that continues from a
-    float model adds to it. ``checks`` "full" runs every engine and runtime over all test images,
-    "quick" one of each over all and the others over a part.
-    ``pixels`` is the dtype of the exported input.
+    float model adds to it. ``checks`` "full" runs every engine and every runtime of the portable file
+    over all test images; what else there is, and all of "quick", runs in the default engine and runtime over all images and
+    in the others over a part. ``pixels`` is the dtype of the exported input.
     """
 
     strategy: str

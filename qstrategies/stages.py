@@ -30,7 +30,7 @@ class Stage:
 def stage(folder: Path, depends_on: dict[str, Any], build: Callable[[], nn.Module], train: Callable[[nn.Module], History]) -> Stage:
     """The model that ``train`` makes of ``build()``, from ``folder`` if it was made before from equal ``depends_on``.
 
-    A model just trained is read back too, so that a later run that finds it there computes with the very same tensors.
+    A model just trained gets the memory layout of one that is read, so that both compute the very same bits.
     """
     key = content_key(depends_on)
     path = folder / f"{key[:24]}.safetensors"
@@ -38,12 +38,12 @@ def stage(folder: Path, depends_on: dict[str, Any], build: Callable[[], nn.Modul
     if found is not None:
         return Stage(*found, key=key)
     model = build()
-    meta = {"key": key, "history": json.dumps(dataclasses.asdict(train(model)))}
-    state = {name: tensor.clone(memory_format=torch.contiguous_format) for name, tensor in model.state_dict().items()}
-    atomic_write(path, save(state, meta))
-    found = _read(path, key, build)
-    assert found is not None
-    return Stage(*found, key=key)
+    history = train(model)
+    for tensor in model.state_dict(keep_vars=True).values():
+        tensor.data = tensor.data.clone(memory_format=torch.contiguous_format)
+    meta = {"key": key, "history": json.dumps(dataclasses.asdict(history))}
+    atomic_write(path, save({name: tensor.clone() for name, tensor in model.state_dict().items()}, meta))
+    return Stage(model.eval(), history, key)
 
 
 def _read(path: Path, key: str, build: Callable[[], nn.Module]) -> tuple[nn.Module, History] | None:

@@ -10,7 +10,7 @@ from torch import Tensor, fx
 
 from qstrategies.quantization.convert import QuantizedModel, weighted_layer
 from qstrategies.quantization.prepare import called
-from qstrategies.quantization.scales import FLOAT_EXACT, mantissa
+from qstrategies.quantization.scales import FLOAT_EXACT, mantissa, reciprocal_safe
 
 
 @dataclass(frozen=True)
@@ -42,13 +42,14 @@ def _layer(name: str, weight: Tensor, bias: Tensor | None, scale: Tensor, input_
     offset = torch.zeros_like(scale) if bias is None else bias.detach().double() / (scale * input_scale)
     one_sided = torch.maximum(integers.clamp(min=0).sum(1), -integers.clamp(max=0).sum(1))
     accumulator = one_sided * 255 + offset.abs()
+    power_of_two = bool(mantissa(torch.tensor(input_scale)) == 1)
     pairs = integers.abs().topk(min(2, integers.shape[1])).values.sum(1)
     return LayerExactness(
         name=name,
         accumulator=int(accumulator.max()),
         float_bound=float((accumulator * mantissa(scale.float())).max()),
         largest_pair=int(pairs.max()),
-        exact_scales=bool(mantissa(torch.tensor(input_scale)) == 1) and zero_point % 2 == 0 and bool((offset == offset.round()).all()),
+        exact_scales=power_of_two and zero_point % 2 == 0 and bool((offset == offset.round()).all() and reciprocal_safe(scale).all()),
     )
 
 

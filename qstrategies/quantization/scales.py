@@ -27,10 +27,10 @@ MAX_MANTISSA_BITS = 7
 SMALLEST_SCALE = 2.0**-40  # for all-zero tensors; far from the subnormal range of float32 in any product
 
 
-def _reciprocal_safe() -> Tensor:
+def _safe_mantissas() -> Tensor:
     """The mantissas m <= 128 with fl(1 / fl(1 / m)) = m in float32, ascending."""
     candidates = torch.arange(1, 2**MAX_MANTISSA_BITS + 1, dtype=torch.float32)
-    return candidates[1 / (1 / candidates) == candidates]
+    return candidates[reciprocal_safe(candidates)]
 
 
 def power_of_two_above(x: Tensor) -> Tensor:
@@ -86,7 +86,7 @@ def _round_up_mantissa(scale: Tensor, bits: Tensor) -> Tensor:
     half = fraction == 0.5
     fraction, exponent = torch.where(half, 1.0, fraction), exponent - half.int()
     steps = torch.exp2(bits)
-    safe = _reciprocal_safe().to(scale.device)
+    safe = _safe_mantissas().to(scale.device)
     rounded = safe[torch.searchsorted(safe, torch.ceil(fraction * steps))]
     return torch.ldexp(rounded / steps, exponent)
 
@@ -106,6 +106,12 @@ def mantissa(scale: Tensor) -> Tensor:
     integer = torch.frexp(scale.double())[0] * FLOAT_EXACT
     lowest_bit = integer.long() & -integer.long()
     return (integer.long() // lowest_bit.clamp(min=1)).double()
+
+
+def reciprocal_safe(scale: Tensor) -> Tensor:
+    """Whether float32 ``1 / (1 / scale)`` is ``scale``, elementwise."""
+    single = scale.float()
+    return 1 / (1 / single) == single
 
 
 def fake_quantize(x: Tensor, scale: Tensor, zero_point: Tensor | int, quant_min: int, quant_max: int) -> Tensor:
