@@ -135,7 +135,10 @@ def test_a_full_disk_is_one_line_and_leaves_nothing_half_written(tmp_path, locat
 
 def test_ctrl_c_ends_with_130_and_keeps_finished_runs(tmp_path, location, mnist):
     process = subprocess.Popen(
-        command(tmp_path, location, "--epochs", "1", "--bits", "8,4,3,2", "--seeds", "50"), stderr=subprocess.PIPE, text=True
+        command(tmp_path, location, "--epochs", "1", "--bits", "8,4,3,2", "--seeds", "50"),
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a background job of a shell inherits that it is ignored
     )
     deadline = time.monotonic() + 120
     while not list(tmp_path.glob("*/record.json")) and time.monotonic() < deadline:
