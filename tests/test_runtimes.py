@@ -16,18 +16,18 @@ from qstrategies.verify import report_text, verify
 
 
 @pytest.fixture(scope="module")
-def test_split(location):
+def small_test(location):
     return SmallMNIST(location).splits["test"]
 
 
 @pytest.mark.parametrize("name", RUNTIMES.names())
 class TestContract:
-    def test_it_describes_itself_and_gives_the_reference_logits(self, name, exported, test_split):
+    def test_it_describes_itself_and_gives_the_reference_logits(self, name, exported, small_test):
         kind = RUNTIMES.get(name)
         assert kind.summary and issubclass(kind, Runtime)
         if (reason := kind.missing()) is not None:
             pytest.skip(reason)
-        images = test_split.images.numpy()[:20]
+        images = small_test.images.numpy()[:20]
         logits = kind(exported).run(images)
         assert logits.shape == (20, 10) and logits.dtype == np.float32
         np.testing.assert_array_equal(logits, RUNTIMES.get("onnxruntime-disabled")(exported).run(images))
@@ -50,10 +50,10 @@ def test_compare_measures_in_steps_and_names_the_first_difference():
     assert compare("r", "f", expected, Evaluation(expected, np.ones(4)), 0.5).first_difference is None
 
 
-def test_a_missing_runtime_is_skipped_with_its_reason(exported, test_split, monkeypatch):
+def test_a_missing_runtime_is_skipped_with_its_reason(exported, small_test, monkeypatch):
     monkeypatch.setattr(RUNTIMES.get("onnxruntime-basic"), "missing", classmethod(lambda cls: "not installed"))
-    images = test_split.images.numpy()[:10]
-    reference = Evaluation(RUNTIMES.get("onnxruntime-all")(exported).run(images), test_split.labels.numpy()[:10])
+    images = small_test.images.numpy()[:10]
+    reference = Evaluation(RUNTIMES.get("onnxruntime-all")(exported).run(images), small_test.labels.numpy()[:10])
     checks, skipped = cross_check(exported, images, reference, 0.125, ["onnxruntime-basic", "onnxruntime-all"])
     assert [check.runtime for check in checks] == ["onnxruntime-all"]
     assert [(item.runtime, item.reason) for item in skipped] == [("onnxruntime-basic", "not installed")]
@@ -84,15 +84,15 @@ def test_verify_refuses_unknown_runtimes_and_float_files(exported, location, wor
         verify(next(workspace.stages.glob("*.float.onnx")), location)
 
 
-def test_predict_reads_any_picture_and_inverts_dark_on_light(exported, test_split, tmp_path):
+def test_predict_reads_any_picture_and_inverts_dark_on_light(exported, small_test, tmp_path):
     from PIL import Image
 
     files = []
     for index in range(8):
-        pixels = test_split.images[index, 0].numpy()
+        pixels = small_test.images[index, 0].numpy()
         files.append(tmp_path / f"{index}.png")
         Image.fromarray(pixels if index % 2 else 255 - pixels).resize((28, 28)).convert("RGB").save(files[-1])
-    expected = RUNTIMES.get("onnxruntime-all")(exported).run(test_split.images.numpy()[:8]).argmax(1)
+    expected = RUNTIMES.get("onnxruntime-all")(exported).run(small_test.images.numpy()[:8]).argmax(1)
     results = predict(exported, files)
     assert [result["label"] for result in results] == [read_metadata(exported)["labels"][index] for index in expected]
     assert all(result["margin"] >= 0 for result in results)
