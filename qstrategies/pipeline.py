@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import inspect
 import io
 import resource
 import time
@@ -157,7 +158,7 @@ def float_stage(config: ExperimentConfig, workspace: Workspace) -> Stage:
     recipe = STRATEGIES.get(config.strategy).starts_from or config.strategy
     kind = STRATEGIES.get(recipe)
     options = {name: value for name, value in config.options.items() if name in kind.options}
-    depends_on = _common(config, workspace) | {"strategy": recipe, "options": kind(**options).values}
+    depends_on = _common(config, workspace, recipe) | {"strategy": recipe, "options": kind(**options).values}
     depends_on["training"] = dataclasses.asdict(config.training)
 
     def build() -> nn.Module:
@@ -174,7 +175,7 @@ def tuned_stage(config: ExperimentConfig, workspace: Workspace, baseline: Stage)
         return None
     strategy = kind(**config.options)
     schedule = config.training if kind.from_scratch else config.tuning
-    depends_on = _common(config, workspace) | {"strategy": config.strategy, "options": strategy.values}
+    depends_on = _common(config, workspace, config.strategy) | {"strategy": config.strategy, "options": strategy.values}
     depends_on |= {"parent": baseline.key, "training": dataclasses.asdict(schedule)}
     if kind.quantize_aware:
         depends_on["quantization"] = {**dataclasses.asdict(_resolved(config, strategy)), "engine": "", "calibration_images": 0}
@@ -188,12 +189,25 @@ def tuned_stage(config: ExperimentConfig, workspace: Workspace, baseline: Stage)
     return stage(workspace.stages, depends_on, build, _trainer(config, workspace, strategy, schedule, label))
 
 
-def _common(config: ExperimentConfig, workspace: Workspace) -> dict[str, Any]:
+def source(kind: Any) -> str:
+    """SHA-256 of the code of a model or strategy, with the classes of the same authors that it inherits from.
+
+    An edited strategy must not meet the models that its old code trained. Code without a file counts by its name.
+    """
+    own = [cls for cls in getattr(kind, "__mro__", (kind,)) if cls.__module__.split(".")[0] not in ("builtins", "torch")]
+    try:
+        return sha256("".join(inspect.getsource(cls) for cls in own).encode())
+    except (OSError, TypeError):
+        return f"{kind.__module__}.{kind.__qualname__}"
+
+
+def _common(config: ExperimentConfig, workspace: Workspace, strategy: str) -> dict[str, Any]:
     here = environment.describe()
     machine = {name: here[name] for name in ("threads", "device", "training_dtype", "machine", "cpu_flags")}
     return {
         "format": STAGE_FORMAT,
         "model": config.model,
+        "code": [source(MODELS.get(config.model)), source(STRATEGIES.get(strategy))],
         "dataset": workspace.dataset(config.dataset).fingerprint,
         "seed": config.seed,
         "torch": here["packages"]["torch"],

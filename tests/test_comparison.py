@@ -11,6 +11,8 @@ from qstrategies.comparison import expected_seconds, plan, read_records, run_all
 from qstrategies.errors import InputError
 from qstrategies.files import exclusive
 from qstrategies.pipeline import Workspace, run_experiment
+from qstrategies.strategies import STRATEGIES
+from qstrategies.strategies.base import Strategy
 
 CONFIGS = [small("no_norm", checks="quick"), small("qat", checks="quick")]
 
@@ -73,6 +75,16 @@ def test_one_float_model_serves_every_bit_width_and_every_strategy_that_starts_f
     configs = plan(small("no_norm"), ["no_norm", "qat", "finetune"], [8, 4], [0])
     run_all([dataclasses.replace(config, checks="quick") for config in configs], Workspace(tmp_path, location))
     assert sorted(trained) == ["Finetune", "NoNorm", "Qat", "Qat"], "QAT trains per bit width, nothing else does"
+
+
+def test_edited_code_of_a_strategy_is_trained_again(uninterrupted, location, monkeypatch):
+    workspace, _ = uninterrupted
+    again = Workspace(workspace.folder, location)
+    key = pipeline.float_stage(CONFIGS[0], again).key
+    edited = type("Edited", (Strategy,), {"__module__": "nowhere"})
+    assert len({pipeline.source(kind) for kind in (STRATEGIES.get("clamp"), STRATEGIES.get("qat_clamp"), edited)}) == 3
+    monkeypatch.setattr(pipeline, "source", lambda kind: "edited")
+    assert pipeline.float_stage(CONFIGS[0], again).key != key
 
 
 def test_a_second_writer_is_refused(tmp_path, location):
