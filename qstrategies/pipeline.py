@@ -37,7 +37,7 @@ from qstrategies.strategies.base import Strategy
 from qstrategies.timing import measure
 from qstrategies.training import PIXEL_SCALE, TrainingDivergedError, to_input, train, weight_histogram
 
-STAGE_FORMAT = 1  # part of every cache key: raise it when a change here or in training alters what a stage computes
+STAGE_FORMAT = 2  # part of every cache key: raise it when a change here or in training alters what a stage computes
 DEFAULT_RUNTIME = "onnxruntime-all"
 QUICK_IMAGES = 500  # what the engines and runtimes get that do not run over all images
 QUICK_LEFT_OUT = ("onnx-reference",)  # as slow on a few images as the others on thousands

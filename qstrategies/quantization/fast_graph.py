@@ -1,7 +1,8 @@
 """The same function with less work per training step: pooling first, each rounding once.
 
-ReLU and fake quantization are monotone, so that they commute with max pooling, which leaves a quarter of the elements
-for them; a fake quantizer applied twice is one. Flattening and dropout-free copies do not change values either.
+ReLU, fake quantization and (with no negative weight) batch normalization are monotone, so that they commute with max
+pooling, which leaves a quarter of the elements for them; a fake quantizer applied twice is one. Flattening and
+dropout-free copies do not change values either.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.ao.nn.intrinsic import qat as nniqat
 
+from qstrategies.quantization.pooled_norm import NormAndPool
 from qstrategies.quantization.prepare import called, is_quantizer
 
 _FUSED_RELU = (nniqat.ConvBnReLU1d, nniqat.ConvBnReLU2d)
@@ -20,19 +22,19 @@ _MOVES_VALUES = (*_POOLS, nn.Flatten, nn.Identity)
 _MOVES_VALUES_FUNCTIONS = (torch.flatten, torch.reshape)
 
 
-class _BeforeReLU(nn.Module):
-    """A fused conv-BN-ReLU module up to its ReLU."""
+class _BeforeNorm(nn.Module):
+    """A fused conv-BN-ReLU module up to its BN."""
 
     def __init__(self, fused: Any) -> None:
         super().__init__()
         self.fused: Any = fused
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.fused._forward(x)
+        return self.fused.before_norm(x)
 
 
 def fast_view(model: nn.Module) -> fx.GraphModule:
-    """A graph that shares every submodule (and so every parameter and hook) with ``model``; same output bit for bit."""
+    """A graph that shares every submodule (and so every parameter and hook) with ``model``; the same function."""
     traced = model if isinstance(model, fx.GraphModule) else fx.symbolic_trace(model)
     graph = fx.Graph()
     graph.output(graph.graph_copy(traced.graph, {}))
@@ -60,14 +62,17 @@ def _improve_at(view: fx.GraphModule, node: fx.Node) -> bool:
         before.replace_all_uses_with(source)
         view.graph.erase_node(before)
         return True
-    if not _calls(view, node, _POOLS):
+    if not _calls(view, node, _POOLS) or called(view, node).return_indices:
         return False
     if isinstance(module, nn.ReLU):
         node.replace_input_with(before, source)
         _insert_after(node, before)
         return True
     if isinstance(module, _FUSED_RELU):
-        _split_relu(view, before, module)
+        _split(view, before, module)
+        return True
+    if isinstance(module, nn.BatchNorm2d):
+        _merge(view, before, node)
         return True
     return False
 
@@ -82,15 +87,28 @@ def _insert_after(node: fx.Node, relu: fx.Node) -> None:
     relu.args = (node,)
 
 
-def _split_relu(view: fx.GraphModule, fused: fx.Node, module: nn.Module) -> None:
-    """Replace ``fused`` by its linear part and a ReLU of its own; the next round moves that behind the pool."""
-    linear, relu = f"{fused.name}_before_relu", f"{fused.name}_relu"
-    view.add_submodule(linear, _BeforeReLU(module))
-    view.add_submodule(relu, nn.ReLU())
-    with view.graph.inserting_after(fused):
-        after = view.graph.call_module(relu, (fused,))
-    fused.replace_all_uses_with(after, delete_user_cb=lambda user: user is not after)
-    fused.target = linear
+def _split(view: fx.GraphModule, fused: fx.Node, module: Any) -> None:
+    """Make ``fused`` a convolution, a BN and a ReLU; the next rounds move the latter two behind the pool."""
+    norm = _append(view, fused, f"{fused.name}_norm", module.bn)
+    _append(view, norm, f"{fused.name}_relu", nn.ReLU())
+    fused.target = f"{fused.name}_before_norm"
+    view.add_submodule(fused.target, _BeforeNorm(module))
+
+
+def _append(view: fx.GraphModule, node: fx.Node, target: str, module: nn.Module) -> fx.Node:
+    """Apply ``module`` to what ``node`` returns, for all its users."""
+    view.add_submodule(target, module)
+    with view.graph.inserting_after(node):
+        after = view.graph.call_module(target, (node,))
+    node.replace_all_uses_with(after, delete_user_cb=lambda user: user is not after)
+    return after
+
+
+def _merge(view: fx.GraphModule, norm: fx.Node, pool: fx.Node) -> None:
+    merged = NormAndPool(called(view, norm), called(view, pool))
+    view.add_submodule(f"{norm.name}_and_pool", merged)
+    pool.target, pool.args = f"{norm.name}_and_pool", norm.args
+    view.graph.erase_node(norm)
 
 
 def _only_user(view: fx.GraphModule, node: fx.Node) -> nn.Module | None:
