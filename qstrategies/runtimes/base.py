@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,5 +27,8 @@ class Runtime(ABC):
         """Load ``path``; raises ``InputError`` if it is not a model that this executor takes."""
 
     @abstractmethod
-    def run(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """Logits [N, classes] of raw pixels [N, C, H, W]."""
+    def run(self, *inputs: NDArray[Any]) -> NDArray[np.float32]:
+        """The file's output [N, ...] for one array [N, ...] per input of the file, in its order.
+
+        Arrays are cast to the dtype that the file takes: raw pixels 0...255 may come as uint8 whatever that is.
+        """

@@ -27,11 +27,10 @@ class OnnxReference(Runtime):
             self.evaluator = ReferenceEvaluator(onnx.load(str(path), load_external_data=False))
         except Exception as error:  # protobuf and onnx raise many unrelated types for a broken file
             raise InputError(f"the ONNX reference evaluator cannot load {str(path)!r}: {error}") from None
-        self.input_name = self.evaluator.input_names[0]
         types: Any = self.evaluator.input_types
-        is_float = types[0].tensor_type.elem_type == onnx.TensorProto.FLOAT
-        self.dtype = np.float32 if is_float else np.uint8
+        self.dtypes = [onnx.helper.tensor_dtype_to_np_dtype(entry.tensor_type.elem_type) for entry in types]
 
-    def run(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
-        outputs: Any = self.evaluator.run(None, {self.input_name: images.astype(self.dtype, copy=False)})
+    def run(self, *inputs: NDArray[Any]) -> NDArray[np.float32]:
+        triples = zip(self.evaluator.input_names, self.dtypes, inputs, strict=True)
+        outputs: Any = self.evaluator.run(None, {name: array.astype(dtype, copy=False) for name, dtype, array in triples})
         return np.asarray(outputs[0])

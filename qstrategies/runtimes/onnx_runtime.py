@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import onnxruntime
@@ -13,6 +13,7 @@ from qstrategies.errors import InputError
 from qstrategies.runtimes import RUNTIMES
 from qstrategies.runtimes.base import Runtime
 
+_DTYPES = {"tensor(uint8)": np.uint8, "tensor(float)": np.float32}
 _LEVELS = onnxruntime.GraphOptimizationLevel
 
 
@@ -30,14 +31,15 @@ class OnnxRuntime(Runtime):
             self.session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
         except Exception as error:  # its exceptions share no base class of their own
             raise InputError(f"ONNX Runtime cannot load {str(path)!r}: {str(error).splitlines()[0]}") from None
-        entry = self.session.get_inputs()[0]
-        self.input_name = entry.name
-        self.dtype = {"tensor(uint8)": np.uint8, "tensor(float)": np.float32}.get(entry.type)
-        if self.dtype is None:
-            raise InputError(f"{str(path)!r} takes {entry.type}: expected images as uint8 or float32")
+        self.dtypes = {}
+        for entry in self.session.get_inputs():
+            if entry.type not in _DTYPES:
+                raise InputError(f"{str(path)!r} takes {entry.type}: expected {' or '.join(_DTYPES)}")
+            self.dtypes[entry.name] = _DTYPES[entry.type]
 
-    def run(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
-        return self.session.run(None, {self.input_name: images.astype(self.dtype, copy=False)})[0]
+    def run(self, *inputs: NDArray[Any]) -> NDArray[np.float32]:
+        pairs = zip(self.dtypes.items(), inputs, strict=True)
+        return self.session.run(None, {name: array.astype(dtype, copy=False) for (name, dtype), array in pairs})[0]
 
 
 @RUNTIMES.register("onnxruntime-disabled")
