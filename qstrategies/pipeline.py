@@ -237,22 +237,22 @@ def _resolved(config: ExperimentConfig, strategy: Strategy) -> QuantizationConfi
 
 def _prepare(config: ExperimentConfig, strategy: Strategy, model: nn.Module) -> fx.GraphModule:
     example = torch.zeros(2, *MODELS.get(config.model).input_shape)  # type: ignore[attr-defined]
-    return prepare(model, _resolved(config, strategy), example, input_scale=PIXEL_SCALE, qat=strategy.quantize_aware)
+    return prepare(model, _resolved(config, strategy), (example,), qat=strategy.quantize_aware, input_scale=PIXEL_SCALE)
 
 
 def quantize_stage(
     config: ExperimentConfig, strategy: Strategy, train_split: Split, model: nn.Module, tuned: Stage | None
 ) -> QuantizedModel:
     """Calibrate a float model (PTQ) or take the trained quantizers (QAT), and put everything on its integer grid."""
-    input_shape = MODELS.get(config.model).input_shape  # type: ignore[attr-defined]
+    shapes = [MODELS.get(config.model).input_shape]  # type: ignore[attr-defined]
     if strategy.quantize_aware:
         assert tuned is not None and isinstance(tuned.model, fx.GraphModule)
-        return finalize(copy.deepcopy(tuned.model), config.quantization, input_shape)
+        return finalize(copy.deepcopy(tuned.model), config.quantization, shapes)
     prepared = _prepare(config, strategy, model)
     calibration = CalibrationSet(train_split, config.quantization.calibration_images, config.seed)
     calibrate(prepared, [to_input(batch) for batch in calibration.images.split(128)])
     strategy.refine(prepared, calibration)
-    return finalize(prepared, config.quantization, input_shape)
+    return finalize(prepared, config.quantization, shapes)
 
 
 def _free_scales_accuracy(config: ExperimentConfig, strategy: Strategy, splits: dict[str, Split], model: nn.Module) -> float | None:

@@ -19,9 +19,9 @@ ALLOWED = {"DequantizeLinear", "QuantizeLinear", "Conv", "Relu", "MaxPool", "Res
 
 def quantize(cnn, mnist, **settings):
     config = QuantizationConfig(**settings)
-    prepared = prepare(cnn, config, torch.zeros(2, 1, 28, 28), input_scale=PIXEL_SCALE, qat=False)
+    prepared = prepare(cnn, config, (torch.zeros(2, 1, 28, 28),), input_scale=PIXEL_SCALE, qat=False)
     calibrate(prepared, [to_input(mnist["train"].images[:256])])
-    return finalize(prepared, config, (1, 28, 28))
+    return finalize(prepared, config, [(1, 28, 28)])
 
 
 def initializers(path):

@@ -21,13 +21,13 @@ EXAMPLE = torch.zeros(2, 1, 28, 28)
 
 def quantized(cnn, mnist, **settings):
     config = QuantizationConfig(**settings)
-    prepared = prepare(cnn, config, EXAMPLE, input_scale=PIXEL_SCALE, qat=False)
+    prepared = prepare(cnn, config, (EXAMPLE,), input_scale=PIXEL_SCALE, qat=False)
     calibrate(prepared, [to_input(mnist["train"].images[:256])])
-    return finalize(prepared, config, (1, 28, 28))
+    return finalize(prepared, config, [(1, 28, 28)])
 
 
 def trained_fake_quantized(model, mnist, steps=3):
-    prepared = prepare(model, QuantizationConfig(observer="moving_average"), EXAMPLE, input_scale=PIXEL_SCALE, qat=True)
+    prepared = prepare(model, QuantizationConfig(observer="moving_average"), (EXAMPLE,), input_scale=PIXEL_SCALE, qat=True)
     optimizer = torch.optim.Adam(prepared.parameters(), lr=1e-3)
     for step in range(steps):
         images, labels = mnist["train"].images[step * 64 :][:64], mnist["train"].labels[step * 64 :][:64]
@@ -41,7 +41,7 @@ def trained_fake_quantized(model, mnist, steps=3):
 def test_the_model_passed_in_is_not_changed(cnn, mnist):
     before = copy.deepcopy(cnn.state_dict())
     quantized(cnn, mnist)
-    prepare(cnn, QuantizationConfig(), EXAMPLE, input_scale=PIXEL_SCALE, qat=True)
+    prepare(cnn, QuantizationConfig(), (EXAMPLE,), input_scale=PIXEL_SCALE, qat=True)
     assert all(torch.equal(before[name], value) for name, value in cnn.state_dict().items())
     assert not cnn.training
 
@@ -109,7 +109,7 @@ def test_fake_quantized_training_sees_the_model_that_is_exported(mnist):
     prepared = trained_fake_quantized(MODELS.get("cnn")(), mnist)
     images = mnist["test"].images[:500]
     simulated = prepared(to_input(images))
-    model = finalize(copy.deepcopy(prepared), QuantizationConfig(), (1, 28, 28))
+    model = finalize(copy.deepcopy(prepared), QuantizationConfig(), [(1, 28, 28)])
     steps = (model.int8()(images.float()) - simulated).abs() / model.output_scale
     assert (steps > 0.5).float().mean() < 0.01, "only float rounding of the simulation may differ, and only at ties"
     assert steps.max() <= 2
@@ -119,7 +119,7 @@ def test_fake_quantized_training_sees_the_model_that_is_exported(mnist):
 def test_folded_forward_is_torchs_fused_forward(training):
     torch.manual_seed(0)
     model = MODELS.get("cnn")()
-    prepared = prepare(model, QuantizationConfig(), EXAMPLE, input_scale=PIXEL_SCALE, qat=True).train(training)
+    prepared = prepare(model, QuantizationConfig(), (EXAMPLE,), input_scale=PIXEL_SCALE, qat=True).train(training)
     layer = prepared.conv2
     with torch.no_grad():
         layer.bn.weight.uniform_(0.5, 2)

@@ -30,7 +30,7 @@ def prepared(name):
     torch.manual_seed(1)
     model = MODELS.get("cnn")()
     if kind.quantize_aware:
-        model = prepare(model, QuantizationConfig(observer=kind.observer), EXAMPLE, input_scale=PIXEL_SCALE, qat=True)
+        model = prepare(model, QuantizationConfig(observer=kind.observer), (EXAMPLE,), input_scale=PIXEL_SCALE, qat=True)
     return kind(), model
 
 

@@ -22,7 +22,7 @@ def trained(data, seed, strategy="no_norm", qat=False, config=SHORT):
     torch.manual_seed(seed)
     model = MODELS.get("cnn")()
     if qat:
-        model = prepare(model, QuantizationConfig(), torch.zeros(2, 1, 28, 28), input_scale=PIXEL_SCALE, qat=True)
+        model = prepare(model, QuantizationConfig(), (torch.zeros(2, 1, 28, 28),), input_scale=PIXEL_SCALE, qat=True)
     history = train(model, STRATEGIES.get(strategy)(), data, config, seed)
     return model, history
 
@@ -43,7 +43,7 @@ def test_the_same_seed_gives_the_same_bits_and_another_seed_others(data, qat):
 def test_the_same_seed_gives_the_same_int8_model(data):
     logits = []
     for _ in range(2):
-        model = finalize(trained(data, 5, qat=True)[0], QuantizationConfig(), (1, 28, 28))
+        model = finalize(trained(data, 5, qat=True)[0], QuantizationConfig(), [(1, 28, 28)])
         logits.append(model.int8()(data["test"].images.float()))
     assert torch.equal(*logits)
 

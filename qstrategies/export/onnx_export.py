@@ -50,7 +50,7 @@ def export_onnx(
         InputError: unknown ``pixels``, or a bias that does not fit int32.
     """
     check_choice("pixel type", pixels, PIXELS)
-    model = _export(quantized.reference(), quantized.input_shape)
+    model = _export(quantized.reference(), {entry.name: torch.zeros(2, *entry.shape) for entry in quantized.inputs})
     clean(model.graph, pixels)
     exported = [_save(model, path, "portable", metadata)]
     if fast and float_first_layer(model.graph):
@@ -62,7 +62,8 @@ def export_float_onnx(
     model: nn.Module, input_shape: tuple[int, ...], path: Path, metadata: Mapping[str, Any] | None = None
 ) -> ExportedModel:
     """Write the float model, raw uint8 pixels in like the int8 files, for size and speed to be compared with."""
-    return _save(_export(_FromPixels(model), input_shape, torch.uint8), path, "float", metadata)
+    example = torch.zeros(2, *input_shape, dtype=torch.uint8)
+    return _save(_export(_FromPixels(model), {"image": example}, optimize=True), path, "float", metadata)
 
 
 class _FromPixels(nn.Module):
@@ -74,19 +75,19 @@ class _FromPixels(nn.Module):
         return self.model(image.float() / 255)
 
 
-def _export(module: nn.Module, input_shape: tuple[int, ...], dtype: torch.dtype = torch.float32) -> ir.Model:
-    example = torch.zeros(2, *input_shape, dtype=dtype)
+def _export(module: nn.Module, examples: Mapping[str, torch.Tensor], *, optimize: bool = False) -> ir.Model:
+    batch = torch.export.Dim("batch")
     with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()), _quiet("torch.onnx"):
         warnings.simplefilter("ignore")
         program = torch.onnx.export(
             module.eval(),
-            (example,),
+            tuple(examples.values()),
             dynamo=True,
-            optimize=dtype == torch.uint8,
+            optimize=optimize,
             opset_version=OPSET,
-            input_names=["image"],
+            input_names=list(examples),
             output_names=["logits"],
-            dynamic_shapes=({0: torch.export.Dim("batch")},),
+            dynamic_shapes=tuple({0: batch} for _ in examples),
             verbose=False,
         )
     assert program is not None

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 import onnx_ir as ir
 from onnx.reference import ReferenceEvaluator
 
 from qstrategies.errors import InputError
-from qstrategies.export.graph import Array, add_initializer, constant, insert_before, known, operand, producer, remove
+from qstrategies.export.graph import Array, add_initializer, constant, insert_before, known, only_user, operand, producer, remove
 
 WEIGHTED = ("Conv", "ConvTranspose", "Gemm")
 
@@ -16,11 +18,13 @@ def clean(graph: ir.Graph, pixels: str) -> None:
     """All passes, in order: afterwards the graph is minimal QDQ with int8 weights and int32 biases as initializers."""
     static_reshapes(graph)
     lift_constants(graph)
+    drop_full_range_clips(graph)
     fold_constants(graph)
     drop_identities(graph)
     drop_repeated_quantization(graph)
-    drop_full_range_clips(graph)
     integer_biases(graph)
+    integer_tables(graph)
+    drop_unused(graph)
     pixels_entry(graph, pixels)
     share_equal_constants(graph)
     drop_unused(graph)
@@ -89,7 +93,7 @@ def _qparams(node: ir.Node) -> tuple[bytes, ...]:
 
 
 def drop_full_range_clips(graph: ir.Graph) -> None:
-    """Remove Clips of quantized activations. Integer kernels saturate at the type's range, as torch's int8 kernels do;
+    """Remove Clips of quantized tensors. Integer kernels saturate at the type's range, as torch's int8 kernels do;
     a reduced range (0...127) only chose the scale."""
     for node in list(graph):
         if node.op_type == "Clip" and producer(node.inputs[0], "QuantizeLinear") is not None:
@@ -119,15 +123,51 @@ def integer_biases(graph: ir.Graph) -> None:
         node.replace_input_with(2, insert_before(graph, node, "DequantizeLinear", [integers, scales], f"{name}_real", axis=0))
 
 
+def integer_tables(graph: ir.Graph) -> None:
+    """Make every table of 256 real values, between DequantizeLinear and QuantizeLinear, one of 256 integers."""
+    for node in list(graph):
+        table = constant(node.inputs[0]) if node.op_type == "Gather" else None
+        quantize = next((user for user in _after(node) if user.op_type == "QuantizeLinear"), None)
+        entry = _before(node.inputs[1], "DequantizeLinear") if table is not None and table.size == 256 else None
+        if table is None or quantize is None or entry is None:
+            continue
+        scale, zero_point = (known(value) for value in quantize.inputs[1:])
+        integers = np.rint(table.reshape(256) / scale) + zero_point
+        values = add_initializer(graph, f"{node.outputs[0].name}_table", integers.astype(zero_point.dtype))
+        index = insert_before(graph, quantize, "Cast", [operand(entry, 0)], f"{node.outputs[0].name}_index", to=int(ir.DataType.INT32))
+        looked_up = insert_before(graph, quantize, "Gather", [values, index], f"{node.outputs[0].name}_value", axis=0)
+        ir.convenience.replace_all_uses_with(quantize.outputs[0], looked_up)
+
+
+def _before(value: ir.Value | None, op: str) -> ir.Node | None:
+    """The nearest ``op`` up the chain of first inputs."""
+    while value is not None and (node := value.producer()) is not None:
+        if node.op_type == op:
+            return node
+        value = node.inputs[0] if node.inputs else None
+    return None
+
+
+def _after(node: ir.Node) -> Iterator[ir.Node]:
+    """The nodes down a chain of only users."""
+    user = only_user(node.outputs[0])
+    while user is not None:
+        yield user
+        user = only_user(user.outputs[0])
+
+
 def pixels_entry(graph: ir.Graph, pixels: str) -> None:
-    """Let the graph take raw pixels: uint8 straight into DequantizeLinear, or (``pixels`` "float32") their float values."""
-    image = graph.inputs[0]
+    """Let the graph take the integers of its inputs' quantizers (raw pixels): uint8 straight into DequantizeLinear, or
+    (``pixels`` "float32") their real values. An input that stays float is left as it is."""
     if pixels == "float32":
         return
-    image.dtype = ir.DataType.UINT8
-    for node, _ in list(image.uses()):
-        if node.op_type == "QuantizeLinear":
-            ir.convenience.replace_all_uses_with(node.outputs[0], image)
+    for entry in graph.inputs:
+        users = [node for node, _ in entry.uses()]
+        if not all(node.op_type == "QuantizeLinear" for node in users):
+            continue
+        entry.dtype = ir.DataType.UINT8
+        for node in users:
+            ir.convenience.replace_all_uses_with(node.outputs[0], entry)
             remove(graph, node)
 
 

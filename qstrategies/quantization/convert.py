@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import functools
 import warnings
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,22 +14,53 @@ from torch import Tensor, fx, nn
 from torch.ao.quantization import QConfig
 from torch.ao.quantization.quantize_fx import _convert_to_reference_decomposed_fx, convert_fx
 
-from qstrategies.quantization.observers import FixedQuantizer, FixedWeightObserver, WeightFakeQuantize
-from qstrategies.quantization.prepare import backend_config, called, input_quantizers, is_quantizer
-from qstrategies.quantization.scales import fit_bias
+from qstrategies.errors import InputError
+from qstrategies.quantization.exact_forms import tabulate
+from qstrategies.quantization.graph import called, input_quantizers, is_quantizer
+from qstrategies.quantization.observers import FixedTensorWeightObserver, FixedWeightObserver, WeightFakeQuantize
+from qstrategies.quantization.prepare import backend_config
+from qstrategies.quantization.ranges import freeze_ranges
+from qstrategies.quantization.scales import fit_bias, mantissa
 from qstrategies.records import QuantizationConfig
+
+TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
+
+
+@dataclass(frozen=True)
+class InputSpec:
+    """One input: its name, the shape of one example, and its quantizer; ``scale`` None for one that stays float.
+
+    Raw pixels have scale 1 and zero point 0: the quantizer's integers are the values themselves.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    scale: float | None
+    zero_point: int
+
+    def integers(self, values: Tensor) -> Tensor:
+        """Real ``values`` as the uint8 that the exported file takes; uint8 is taken to be that already."""
+        if values.dtype == torch.uint8 or self.scale is None:
+            return values
+        return torch.clamp(torch.round(values / self.scale) + self.zero_point, 0, 255).to(torch.uint8)
+
+    def reals(self, integers: Tensor) -> Tensor:
+        """The inverse of ``integers`` on the grid: what the int8 module takes."""
+        if self.scale is None:
+            return integers
+        return (integers.float() - self.zero_point) * self.scale
 
 
 @dataclass(frozen=True)
 class QuantizedModel:
-    """A calibrated model whose weights and biases lie on their integer grids; takes raw pixels 0...255 as floats.
+    """A calibrated model whose weights and biases lie on their integer grids.
 
-    ``prepared`` is the FX graph with every quantizer decided; ``input_shape`` is that of one image.
+    ``prepared`` is the FX graph with every quantizer decided.
     """
 
     prepared: fx.GraphModule
     config: QuantizationConfig
-    input_shape: tuple[int, ...]
+    inputs: tuple[InputSpec, ...]
 
     def int8(self, engine: str | None = None) -> nn.Module:
         """The model with the int8 kernels of ``engine`` (default: the configured one)."""
@@ -42,44 +74,50 @@ class QuantizedModel:
         return _convert_to_reference_decomposed_fx(copy.deepcopy(self.prepared), backend_config=backend_config())
 
     @property
-    def output_scale(self) -> float:
-        """The step of the logits."""
-        (output,) = next(node for node in self.prepared.graph.nodes if node.op == "output").all_input_nodes
-        return float(called(self.prepared, output).calculate_qparams()[0])
+    def output_scale(self) -> float | None:
+        """The step of the output; None if its last operator stays float."""
+        quantizer = self.prepared.graph.output_node().all_input_nodes[0]
+        return float(called(self.prepared, quantizer).calculate_qparams()[0]) if is_quantizer(self.prepared, quantizer) else None
 
 
 @torch.no_grad()
-def calibrate(prepared: fx.GraphModule, batches: list[Tensor]) -> None:
-    """Run ``batches`` (real-valued inputs) through the observers."""
+def calibrate(prepared: fx.GraphModule, batches: Iterable[Tensor | tuple[Tensor, ...]]) -> None:
+    """Run ``batches`` (real-valued inputs) through the observers. Raises ``InputError`` if there are none."""
+    seen = False
     for batch in batches:
-        prepared(batch)
+        prepared(*(batch if isinstance(batch, tuple) else (batch,)))
+        seen = True
+    if not seen:
+        raise InputError("calibration needs at least one batch: got none")
 
 
 @torch.no_grad()
-def finalize(prepared: fx.GraphModule, config: QuantizationConfig, input_shape: tuple[int, ...]) -> QuantizedModel:
+def finalize(prepared: fx.GraphModule, config: QuantizationConfig, shapes: Sequence[tuple[int, ...]]) -> QuantizedModel:
     """Fold BN and the pixel scale, then put every weight and bias on the integer grid that is exported.
 
-    ``prepared`` is calibrated (PTQ) or trained (QAT) and is changed in place.
+    ``prepared`` is calibrated (PTQ) or trained (QAT) and is changed in place; ``shapes`` are those of one example.
     """
     prepared.cpu().eval()
-    _freeze_ranges(prepared)
+    freeze_ranges(prepared, config)
     _fold_batch_norm(prepared)
     _fold_input_scale(prepared)
     for node in prepared.graph.nodes:
         layer = weighted_layer(prepared, node)
-        if layer is not None:
+        if layer is not None and is_quantizer(prepared, node.args[0]):
             input_scale = called(prepared, node.args[0]).calculate_qparams()[0]
             _snap(called(prepared, node), layer, input_scale, config.exact)
-    return QuantizedModel(prepared, config, input_shape)
+    tabulate(prepared)
+    return QuantizedModel(prepared, config, _inputs(prepared, shapes))
 
 
-def _freeze_ranges(prepared: fx.GraphModule) -> None:
-    for node in prepared.graph.nodes:
-        if is_quantizer(prepared, node):
-            observer = called(prepared, node)
-            scale, zero_point = observer.calculate_qparams()
-            fixed = FixedQuantizer(scale.item(), zero_point.item(), observer.quant_min, observer.quant_max)
-            prepared.set_submodule(str(node.target), fixed)
+def _inputs(prepared: fx.GraphModule, shapes: Sequence[tuple[int, ...]]) -> tuple[InputSpec, ...]:
+    placeholders = prepared.graph.find_nodes(op="placeholder")
+    specs = []
+    for node, shape in zip(placeholders, shapes, strict=True):
+        quantizers = [called(prepared, user) for user in node.users if is_quantizer(prepared, user)]
+        scale, zero_point = (quantizers[0].scale, quantizers[0].zero_point) if quantizers else (None, 0)
+        specs.append(InputSpec(node.name, tuple(shape), scale, zero_point))
+    return tuple(specs)
 
 
 def _fold_batch_norm(prepared: fx.GraphModule) -> None:
@@ -92,13 +130,14 @@ def _fold_batch_norm(prepared: fx.GraphModule) -> None:
 
 
 def _fold_input_scale(prepared: fx.GraphModule) -> None:
+    """Multiply the known step of the input (the pixel scale) into the layers that read it, if only layers do."""
     for entry in input_quantizers(prepared):
         quantizer = called(prepared, entry)
-        assert isinstance(quantizer, FixedQuantizer)
-        for user in entry.users:
-            layer = weighted_layer(prepared, user)
-            if layer is not None:
-                layer.weight.mul_(quantizer.scale)
+        layers = [weighted_layer(prepared, user) for user in entry.users]
+        if mantissa(torch.tensor(quantizer.scale)) == 1 or any(layer is None for layer in layers):
+            continue
+        for layer in layers:
+            layer.weight.mul_(quantizer.scale)  # type: ignore[union-attr]
         quantizer.scale = 1.0
 
 
@@ -113,13 +152,25 @@ def weighted_layer(prepared: fx.GraphModule, node: fx.Node) -> Any | None:
 
 def _snap(module: Any, layer: Any, input_scale: Tensor, exact: bool) -> None:
     quantizer: WeightFakeQuantize = module.qconfig.weight()
-    scale = quantizer.scale(layer.weight)
+    rows = output_rows(layer)
+    per_tensor = isinstance(layer, TRANSPOSED)  # the kernels of transposed convolutions take one scale
+    scale = quantizer.scale(rows, per_channel=quantizer.per_channel and not per_tensor)
     if exact and layer.bias is not None:
         scale = fit_bias(scale, layer.bias, input_scale)
-    column = scale.reshape(-1, *[1] * (layer.weight.dim() - 1))
+        scale = scale.max().expand_as(scale) if per_tensor else scale
+    column = scale[0] if per_tensor else scale.reshape(-1, *[1] * (layer.weight.dim() - 1))
     layer.weight.copy_(torch.round(layer.weight / column) * column)
     if layer.bias is not None and exact:
         step = scale * input_scale
         layer.bias.copy_(torch.round(layer.bias / step) * step)
-    fixed = functools.partial(FixedWeightObserver, scale)
+    fixed = functools.partial(FixedTensorWeightObserver, scale[:1]) if per_tensor else functools.partial(FixedWeightObserver, scale)
     layer.qconfig = module.qconfig = QConfig(activation=module.qconfig.activation, weight=fixed)
+
+
+def output_rows(layer: Any) -> Tensor:
+    """The weight with one row of products per output channel, shape [out_channels, ...]."""
+    if not isinstance(layer, TRANSPOSED):
+        return layer.weight
+    inputs, outputs, *window = layer.weight.shape  # [in_channels, out_channels / groups, ...]
+    grouped = layer.weight.reshape(layer.groups, inputs // layer.groups, outputs, *window)
+    return grouped.transpose(1, 2).reshape(layer.groups * outputs, -1)

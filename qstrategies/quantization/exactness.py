@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, fx
 
 from qstrategies.quantization.convert import QuantizedModel, weighted_layer
-from qstrategies.quantization.prepare import called
+from qstrategies.quantization.graph import called
 from qstrategies.quantization.scales import FLOAT_EXACT, mantissa, reciprocal_safe
 
 

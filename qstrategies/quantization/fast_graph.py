@@ -13,8 +13,8 @@ import torch
 from torch import Tensor, fx, nn
 from torch.ao.nn.intrinsic import qat as nniqat
 
+from qstrategies.quantization.graph import called, is_quantizer
 from qstrategies.quantization.pooled_norm import NormAndPool
-from qstrategies.quantization.prepare import called, is_quantizer
 
 _FUSED_RELU = (nniqat.ConvBnReLU1d, nniqat.ConvBnReLU2d)
 _POOLS = (nn.MaxPool1d, nn.MaxPool2d, nn.MaxPool3d)

@@ -108,10 +108,10 @@ class WeightFakeQuantize(FakeQuantizeBase):
             dtype=self.dtype, qscheme=torch.per_tensor_symmetric, quant_min=-128, quant_max=127
         )  # torch.ao reads the numeric format from here; it never observes
 
-    def scale(self, weight: Tensor) -> Tensor:
-        """The scale of ``weight`` [out_channels, ...], shape [out_channels]."""
-        scale = weight_scale(weight * self.unit, self.bits, per_channel=self.per_channel, exact=self.exact, levels=self.levels)
-        return scale / self.unit
+    def scale(self, weight: Tensor, per_channel: bool | None = None) -> Tensor:
+        """The scale of ``weight`` [out_channels, ...], shape [out_channels]; ``per_channel`` where the layer decides that."""
+        per_channel = self.per_channel if per_channel is None else per_channel
+        return weight_scale(weight * self.unit, self.bits, per_channel=per_channel, exact=self.exact, levels=self.levels) / self.unit
 
     def forward(self, weight: Tensor) -> Tensor:
         scale = self.scale(weight).reshape(-1, *[1] * (weight.dim() - 1))
@@ -135,3 +135,9 @@ class FixedWeightObserver(ObserverBase):
 
     def calculate_qparams(self, **_: Any) -> tuple[Tensor, Tensor]:
         return self.scale, torch.zeros(len(self.scale), dtype=torch.int64)
+
+
+class FixedTensorWeightObserver(FixedWeightObserver):
+    """The same with one scale, shape [1], for the whole tensor."""
+
+    qscheme, ch_axis = torch.per_tensor_symmetric, -1

@@ -4,16 +4,24 @@ from __future__ import annotations
 
 import copy
 import functools
-from typing import Any
+from collections.abc import Collection
 
 import torch
 from torch import Tensor, fx, nn
 from torch.ao.nn.intrinsic import qat as nniqat
-from torch.ao.quantization import FakeQuantizeBase, QConfig, QConfigMapping
-from torch.ao.quantization.backend_config import BackendConfig, get_native_backend_config
-from torch.ao.quantization.observer import ObserverBase
+from torch.ao.quantization import QConfig, QConfigMapping
+from torch.ao.quantization.backend_config import (
+    BackendConfig,
+    BackendPatternConfig,
+    DTypeConfig,
+    ObservationType,
+    get_native_backend_config,
+)
+from torch.ao.quantization.fx.custom_config import PrepareCustomConfig
 from torch.ao.quantization.quantize_fx import prepare_fx, prepare_qat_fx
 
+from qstrategies.quantization.exact_forms import Elementwise, exact_forms
+from qstrategies.quantization.graph import called, input_quantizers
 from qstrategies.quantization.observers import (
     ACTIVATION_OBSERVERS,
     ActivationFakeQuantize,
@@ -64,8 +72,10 @@ _FUSED = {base: cls for cls in (ConvBn1d, ConvBnReLU1d, ConvBn2d, ConvBnReLU2d) 
 
 @functools.cache
 def backend_config() -> BackendConfig:
-    """torch's native backend with our fused QAT modules in place of its own."""
+    """torch's native backend with our fused QAT modules in place of its own, and tables for functions of one number."""
     config = get_native_backend_config()
+    elementwise = BackendPatternConfig(Elementwise).set_observation_type(ObservationType.OUTPUT_USE_DIFFERENT_OBSERVER_AS_INPUT)
+    config.set_backend_pattern_config(elementwise.add_dtype_config(DTypeConfig(torch.quint8, torch.quint8)))
     for pattern in config.configs:
         if pattern.qat_module in _FUSED:
             pattern.set_qat_module(_FUSED[pattern.qat_module])
@@ -88,18 +98,41 @@ def qconfig(config: QuantizationConfig, *, qat: bool) -> QConfig:
     return QConfig(activation=activation, weight=weight)
 
 
-def prepare(model: nn.Module, config: QuantizationConfig, example: Tensor, *, input_scale: float, qat: bool) -> fx.GraphModule:
+def prepare(
+    model: nn.Module,
+    config: QuantizationConfig,
+    example: tuple[Tensor, ...],
+    *,
+    qat: bool,
+    input_scale: float | None = None,
+    leave_in_float: Collection[str | type[nn.Module]] = (),
+) -> fx.GraphModule:
     """A copy of ``model`` as an FX graph with observers or, for QAT, fake quantizers. ``model`` is not changed.
 
     Args:
-        example: one input batch, real-valued.
-        input_scale: the real value of one pixel step (1 / 255 for images in [0, 1]).
+        example: one batch per input, real-valued.
+        input_scale: the real value of one step of the inputs where it is known (1 / 255 for pixels in [0, 1]); None to
+            observe their range.
+        leave_in_float: names or types of modules to leave unquantized.
+
+    Raises:
+        InputError: a module that cannot be traced, or a name in ``leave_in_float`` that the model has not.
     """
-    function = prepare_qat_fx if qat else prepare_fx
-    mapping = QConfigMapping().set_global(qconfig(config, qat=qat))
     copied = copy.deepcopy(model).cpu().train(qat)
-    prepared = function(copied, mapping, (example,), backend_config=backend_config())
-    _quantize_input(prepared, input_scale)
+    traced = exact_forms(copied, example, leave_in_float)
+    names = [name for name in leave_in_float if isinstance(name, str)]
+    types = [kind for kind in leave_in_float if not isinstance(kind, str)]
+    mapping = QConfigMapping().set_global(qconfig(config, qat=qat))
+    custom = PrepareCustomConfig().set_non_traceable_module_names(names)
+    custom.set_non_traceable_module_classes([Elementwise, *types])
+    for name in names:
+        mapping.set_module_name(name, None)
+    for kind in types:
+        mapping.set_object_type(kind, None)
+    function = prepare_qat_fx if qat else prepare_fx
+    prepared = function(traced, mapping, example, prepare_custom_config=custom, backend_config=backend_config())
+    if input_scale is not None:
+        _quantize_input(prepared, input_scale)
     return prepared
 
 
@@ -107,21 +140,6 @@ def _quantize_input(prepared: fx.GraphModule, scale: float) -> None:
     for entry in input_quantizers(prepared):
         prepared.set_submodule(str(entry.target), FixedQuantizer(scale))
         for user in entry.users:
-            quantizer = getattr(called(prepared, user), "weight_fake_quant", None)
+            quantizer = getattr(called(prepared, user), "weight_fake_quant", None) if user.op == "call_module" else None
             if quantizer is not None:
                 quantizer.unit = scale
-
-
-def input_quantizers(prepared: fx.GraphModule) -> list[fx.Node]:
-    """The nodes that observe a placeholder."""
-    return [user for node in prepared.graph.nodes if node.op == "placeholder" for user in node.users if is_quantizer(prepared, user)]
-
-
-def is_quantizer(prepared: fx.GraphModule, node: fx.Node) -> bool:
-    """Whether ``node`` calls an observer or a fake quantizer."""
-    return node.op == "call_module" and isinstance(called(prepared, node), (ObserverBase, FakeQuantizeBase))
-
-
-def called(prepared: fx.GraphModule, node: Any) -> Any:
-    """The module that ``node`` calls. Its attributes depend on its kind, so that its static type would not help."""
-    return prepared.get_submodule(str(node.target))

@@ -60,6 +60,7 @@ def weight_scale(weight: Tensor, bits: int, *, per_channel: bool, exact: bool, l
     Returns:
         Shape [out_channels], float32. With ``exact`` it is rounded up to the longest mantissa that the channel's
         accumulator bound allows (see the module's docstring); per tensor, the channel with the largest bound decides.
+        Where float executors would need a step more than twice as coarse, it is a power of two, exact on integer kernels.
     """
     rows = weight.detach().float().flatten(1)
     largest = rows.abs().amax(1)
@@ -72,7 +73,8 @@ def weight_scale(weight: Tensor, bits: int, *, per_channel: bool, exact: bool, l
     one_sided = torch.maximum(rows.clamp(min=0).sum(1), -rows.clamp(max=0).sum(1))
     rounding = rows.shape[1] / 2  # each weight moves by at most half a step
     room = max(ACCUMULATOR_BUDGET / (levels - 1) - rounding, 1.0)
-    scale = torch.maximum(scale, one_sided / room).clamp(min=SMALLEST_SCALE)
+    for_float = torch.minimum(one_sided / room, 2 * scale)  # very wide layers keep their bits instead: see the docstring
+    scale = torch.maximum(scale, for_float).clamp(min=SMALLEST_SCALE)
     if not per_channel:
         scale = scale.max().expand_as(scale)
     bound = (one_sided / scale + rounding) * (levels - 1)

@@ -1,0 +1,255 @@
+"""Float model -> an equivalent graph of operators that every executor can compute to the same bits.
+
+* A nonlinear function of one number (hard-swish, SiLU, sigmoid, ...) becomes a module of its own, ``Elementwise``. Once the
+  quantizers around it are decided, it is a table of 256 values: no executor's own approximation or rounding is left.
+* A batch normalization that follows no convolution becomes a depthwise 1x1 convolution, which has an integer kernel.
+* A layer that is called twice becomes two of equal weights: each call has its own input scale, so its own bias grid.
+"""
+
+from __future__ import annotations
+
+import copy
+import functools
+from collections.abc import Collection, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+from torch.fx.passes.shape_prop import ShapeProp
+from torch.nn import functional
+
+from qstrategies.errors import InputError, unknown
+from qstrategies.quantization.graph import called, is_quantizer
+
+ELEMENTWISE_MODULES = (
+    nn.CELU,
+    nn.ELU,
+    nn.GELU,
+    nn.Hardsigmoid,
+    nn.Hardswish,
+    nn.LeakyReLU,
+    nn.LogSigmoid,
+    nn.Mish,
+    nn.SELU,
+    nn.Sigmoid,
+    nn.SiLU,
+    nn.Softplus,
+    nn.Softsign,
+    nn.Tanh,
+)
+ELEMENTWISE_FUNCTIONS = {
+    functional.celu,
+    functional.elu,
+    functional.gelu,
+    functional.hardsigmoid,
+    functional.hardswish,
+    functional.leaky_relu,
+    functional.logsigmoid,
+    functional.mish,
+    functional.selu,
+    functional.sigmoid,
+    functional.silu,
+    functional.softplus,
+    functional.softsign,
+    functional.tanh,
+    torch.sigmoid,
+    torch.tanh,
+}
+ELEMENTWISE_METHODS = {"sigmoid", "tanh"}
+NORMS: dict[type[nn.Module], Any] = {nn.BatchNorm1d: nn.Conv1d, nn.BatchNorm2d: nn.Conv2d, nn.BatchNorm3d: nn.Conv3d}
+WEIGHTED = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d, nn.Linear)
+
+
+class Elementwise(nn.Module):
+    """``function`` of every element."""
+
+    def __init__(self, function: Any) -> None:
+        super().__init__()
+        self.function = function
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.function(x)
+
+
+class LookupTable(nn.Module):
+    """A function of the 256 values of its input's quantizer: ``values`` [256], real, on its output's quantizer."""
+
+    values: Tensor
+
+    def __init__(self, values: Tensor, scale: float, zero_point: int) -> None:
+        super().__init__()
+        self.register_buffer("values", values)
+        self.scale, self.zero_point = scale, zero_point
+
+    def forward(self, x: Tensor) -> Tensor:
+        index = (x / self.scale + self.zero_point).to(torch.int64)
+        return functional.embedding(index, self.values[:, None]).squeeze(-1)
+
+
+def exact_forms(model: nn.Module, example: tuple[Tensor, ...], leave_in_float: Collection[str | type[nn.Module]]) -> fx.GraphModule:
+    """A traced copy of ``model`` in the forms above, in the model's own mode; ``model`` is not changed.
+
+    Args:
+        leave_in_float: names (``"features.3"``) or types of modules to leave as they are; what lies in them is not traced.
+
+    Raises:
+        InputError: a name that the model has not, or a module that cannot be traced.
+    """
+    names = check_names(model, leave_in_float)
+    types = tuple(kind for kind in leave_in_float if not isinstance(kind, str))
+    traced = trace(copy.deepcopy(model), names, types)
+    _untie(traced)
+    _clamps(traced)
+    _elementwise(traced, names, types)
+    if not traced.training:
+        _norms_to_convolutions(traced, example, names, types)
+    traced.graph.lint()
+    traced.recompile()
+    return traced
+
+
+def check_names(model: nn.Module, leave_in_float: Collection[str | type[nn.Module]]) -> set[str]:
+    """The names in ``leave_in_float``; raises ``InputError`` for one that ``model`` has not."""
+    known = [name for name, _ in model.named_modules() if name]
+    names = {name for name in leave_in_float if isinstance(name, str)}
+    for name in sorted(names):
+        if name not in known:
+            raise unknown("module", name, known)
+    return names
+
+
+class _Tracer(fx.Tracer):
+    def __init__(self, names: Collection[str], types: tuple[type[nn.Module], ...]) -> None:
+        super().__init__()
+        self.names, self.types = names, types
+
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        left = module_qualified_name in self.names or isinstance(m, self.types)
+        return left or super().is_leaf_module(m, module_qualified_name)
+
+
+def trace(model: nn.Module, names: Collection[str], types: tuple[type[nn.Module], ...]) -> fx.GraphModule:
+    """``model`` as an FX graph that shares its modules. Raises ``InputError`` naming the module that cannot be traced."""
+    try:
+        return _traced(model, names, types)
+    except Exception as error:  # whatever the forward of somebody's model raises when given proxies
+        name = _culprit(model, names, types)
+        where = f"module {name!r} ({type(model.get_submodule(name)).__name__})" if name else type(model).__name__
+        advice = f"leave it in float with leave_in_float=[{name!r}]" if name else "move its untraceable part into a module of its own"
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise InputError(f"{where} cannot be traced ({reason}): {advice}") from None
+
+
+def _traced(model: nn.Module, names: Collection[str], types: tuple[type[nn.Module], ...]) -> fx.GraphModule:
+    tracer = _Tracer(names, types)
+    return fx.GraphModule(model, tracer.trace(model))
+
+
+def _culprit(model: nn.Module, names: Collection[str], types: tuple[type[nn.Module], ...]) -> str:
+    """The innermost module that cannot be traced by itself; "" if that is the whole model."""
+    for name, module in reversed(list(model.named_modules())):
+        if not name or isinstance(module, types) or any(name == left or name.startswith(f"{left}.") for left in names):
+            continue
+        try:
+            _traced(module, (), types)
+        except Exception:
+            return name
+    return ""
+
+
+def _untie(traced: fx.GraphModule) -> None:
+    seen: set[str] = set()
+    for node in list(traced.graph.nodes):
+        if node.op != "call_module" or not isinstance(traced.get_submodule(node.target), WEIGHTED):
+            continue
+        if node.target in seen:
+            target = f"{node.target}_again_{len(seen)}"
+            traced.add_submodule(target, copy.deepcopy(traced.get_submodule(node.target)))
+            node.target = target
+        seen.add(node.target)
+
+
+def _clamps(traced: fx.GraphModule) -> None:
+    """Functional ReLU6 as its module, so that there is one form to look for."""
+    for node in list(traced.graph.nodes):
+        if node.op == "call_function" and node.target is functional.relu6:
+            _replace(traced, node, f"{node.name}_module", nn.ReLU6())
+
+
+def _replace(traced: fx.GraphModule, node: fx.Node, target: str, module: nn.Module) -> None:
+    """Let ``module``, under the name ``target``, do what ``node`` does to its only tensor."""
+    traced.add_submodule(target, module)
+    with traced.graph.inserting_before(node):
+        replacement = traced.graph.call_module(target, (node.all_input_nodes[0],))
+    node.replace_all_uses_with(replacement)
+    traced.graph.erase_node(node)
+
+
+def _elementwise(traced: fx.GraphModule, names: Collection[str], types: tuple[type[nn.Module], ...]) -> None:
+    for node in list(traced.graph.nodes):
+        function = _elementwise_function(traced, node)
+        if function is None or (node.op == "call_module" and (node.target in names or isinstance(function, types))):
+            continue
+        _replace(traced, node, f"{node.name}_elementwise", Elementwise(function))
+
+
+def _elementwise_function(traced: fx.GraphModule, node: fx.Node) -> Any | None:
+    if node.op == "call_module":
+        module = traced.get_submodule(str(node.target))
+        return module if isinstance(module, ELEMENTWISE_MODULES) else None
+    if len(node.all_input_nodes) != 1:
+        return None
+    if node.op == "call_function" and node.target in ELEMENTWISE_FUNCTIONS:
+        settings = {name: value for name, value in node.kwargs.items() if name not in ("inplace", "input")}
+        return functools.partial(_call, node.target, tuple(node.args[1:]), settings)
+    if node.op == "call_method" and node.target in ELEMENTWISE_METHODS:
+        return getattr(torch, str(node.target))
+    return None
+
+
+@torch.no_grad()
+def tabulate(prepared: fx.GraphModule) -> None:
+    """Make every ``Elementwise`` between two decided quantizers a ``LookupTable``. In place."""
+    for node in prepared.graph.nodes:
+        if node.op != "call_module" or not isinstance(module := called(prepared, node), Elementwise):
+            continue
+        after = [user for user in node.users if is_quantizer(prepared, user)]
+        if not after or not is_quantizer(prepared, node.args[0]):
+            continue
+        entry, end = called(prepared, node.args[0]), called(prepared, after[0])
+        inputs = (torch.arange(256) - entry.zero_point) * entry.scale
+        steps = torch.round(module(inputs).double() / end.scale) + end.zero_point
+        values = (steps.clamp(end.quant_min, end.quant_max) - end.zero_point) * end.scale
+        prepared.set_submodule(str(node.target), LookupTable(values.float(), entry.scale, entry.zero_point))
+
+
+def _call(function: Any, settings: Sequence[Any], named: dict[str, Any], x: Tensor) -> Tensor:
+    return function(x, *settings, **named)
+
+
+def _norms_to_convolutions(
+    traced: fx.GraphModule, example: tuple[Tensor, ...], names: Collection[str], types: tuple[type[nn.Module], ...]
+) -> None:
+    ShapeProp(traced).propagate(*example)
+    for node in traced.graph.nodes:
+        norm = traced.get_submodule(str(node.target)) if node.op == "call_module" else None
+        convolution = NORMS.get(type(norm))  # type: ignore[arg-type]
+        if norm is None or convolution is None or node.target in names or isinstance(norm, types) or _fused(traced, node.args[0]):
+            continue
+        if len(node.meta["tensor_meta"].shape) == convolution(1, 1, 1).weight.dim():
+            traced.set_submodule(node.target, _depthwise(norm, convolution))
+
+
+def _fused(traced: fx.GraphModule, before: fx.Node) -> bool:
+    """Whether the batch normalization after ``before`` will be folded into it."""
+    return before.op == "call_module" and len(before.users) == 1 and isinstance(traced.get_submodule(str(before.target)), WEIGHTED)
+
+
+@torch.no_grad()
+def _depthwise(norm: Any, convolution: Any) -> nn.Module:
+    layer = convolution(norm.num_features, norm.num_features, 1, groups=norm.num_features)
+    factor = torch.rsqrt(norm.running_var + norm.eps)
+    factor = factor if norm.weight is None else norm.weight * factor
+    layer.weight.copy_(factor.reshape(layer.weight.shape))
+    layer.bias.copy_(-norm.running_mean * factor + (0 if norm.bias is None else norm.bias))
+    return layer.eval()
