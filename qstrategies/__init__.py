@@ -27,6 +27,7 @@ _HOMES = {
     "RUNTIMES": "runtimes",
     "cross_check": "crosscheck",
     "export_onnx": "export.onnx_export",
+    "quantize": "quantization.ptq",
     "plan": "comparison",
     "run_all": "comparison",
     "summarise": "report.table",
@@ -43,6 +44,7 @@ if TYPE_CHECKING:
     from qstrategies.export.onnx_export import export_onnx
     from qstrategies.models import MODELS
     from qstrategies.pipeline import Workspace, run_experiment
+    from qstrategies.quantization.ptq import quantize
     from qstrategies.records import ExperimentConfig, QuantizationConfig, RunRecord, TrainingConfig
     from qstrategies.report.table import summarise
     from qstrategies.runtimes import RUNTIMES
