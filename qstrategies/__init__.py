@@ -27,6 +27,7 @@ _HOMES = {
     "RUNTIMES": "runtimes",
     "cross_check": "crosscheck",
     "export_onnx": "export.onnx_export",
+    "certify": "certificate",
     "plan": "comparison",
     "run_all": "comparison",
     "summarise": "report.table",
@@ -35,6 +36,7 @@ _HOMES = {
 __all__ = list(_HOMES)
 
 if TYPE_CHECKING:
+    from qstrategies.certificate import certify
     from qstrategies.comparison import plan, run_all
     from qstrategies.crosscheck import cross_check
     from qstrategies.datasets import DATASETS

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
 from qstrategies.errors import InputError
-from qstrategies.export.metadata import read_metadata
+from qstrategies.onnx_file import read_metadata
 from qstrategies.runtimes.onnx_runtime import OnnxRuntime
 
 

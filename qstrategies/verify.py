@@ -11,7 +11,7 @@ from qstrategies.datasets import DATASETS
 from qstrategies.datasets.base import Location
 from qstrategies.errors import InputError
 from qstrategies.evaluation import Evaluation
-from qstrategies.export.metadata import read_metadata
+from qstrategies.onnx_file import read_metadata
 from qstrategies.pipeline import logits_hash
 from qstrategies.runtimes import RUNTIMES
 

@@ -8,7 +8,7 @@ from conftest import SmallMNIST
 from qstrategies.crosscheck import compare, cross_check
 from qstrategies.errors import InputError
 from qstrategies.evaluation import Evaluation
-from qstrategies.export.metadata import read_metadata
+from qstrategies.onnx_file import read_metadata
 from qstrategies.predict import predict
 from qstrategies.runtimes import RUNTIMES
 from qstrategies.runtimes.base import Runtime
