@@ -45,6 +45,10 @@ def _refuse_foreign_parts(model: onnx.ModelProto, path: Path) -> None:
         parts = [part for tensor in sparse for part in (tensor.values, tensor.indices)]
         if any(tensor.data_location == tensor.EXTERNAL or tensor.external_data for tensor in (*graph.initializer, *constants, *parts)):
             raise InputError(f"{str(path)!r} keeps its weights in other files: only self-contained files are read")
+        named = (*graph.node, *graph.initializer, *graph.input, *graph.output)
+        names = [name for node in graph.node for name in (node.op_type, node.domain, *node.input, *node.output)]
+        if not all(isinstance(name, str) for name in [*names, *(item.name for item in named)]):
+            raise InputError(f"{str(path)!r} has names that are no UTF-8 text")
         for node in graph.node:
             if node.domain not in ("", "ai.onnx"):
                 raise InputError(f"{str(path)!r} has the operator {node.op_type!r} of {node.domain!r}: only standard operators are read")
@@ -89,7 +93,7 @@ def content_hash(model: onnx.ModelProto) -> str:
     return sha256(copied.SerializeToString(deterministic=True))
 
 
-def intact(model: onnx.ModelProto) -> bool | None:
+def unchanged(model: onnx.ModelProto) -> bool | None:
     """Whether ``model`` is what ``export_onnx`` wrote, by the hash that it stored; None if there is no hash."""
     stored = [item.value for item in model.metadata_props if item.key == HASH_KEY]
     return stored == [json.dumps(content_hash(model))] if stored else None

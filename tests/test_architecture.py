@@ -10,7 +10,7 @@ import pytest
 PACKAGE = Path(__file__).parent.parent / "qstrategies"
 LAYERS = [
     {"errors"},
-    {"registry", "records", "files"},
+    {"registry", "records", "files", "sandbox"},
     {"datasets", "models", "strategies", "quantization", "runtimes", "progress", "report"},
     {"evaluation", "onnx_file"},
     {"certificate"},

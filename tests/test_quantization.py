@@ -55,7 +55,7 @@ def test_the_model_passed_in_is_not_changed(cnn, mnist):
 @pytest.mark.parametrize("observer", OBSERVERS)
 @pytest.mark.parametrize("per_channel", [True, False])
 @pytest.mark.parametrize("reduce_range", [True, False])
-def test_every_engine_gives_the_bits_of_the_float_reference(cnn, mnist, certificate, observer, per_channel, reduce_range):
+def test_every_engine_gives_the_bits_of_the_float_reference(cnn, mnist, observer, per_channel, reduce_range):
     model = quantized(cnn, mnist, observer=observer, per_channel=per_channel, reduce_range=reduce_range)
     images = mnist["test"].images[:200].float()
     engines = [name for name in ENGINES if name in torch.backends.quantized.supported_engines]
@@ -64,7 +64,11 @@ def test_every_engine_gives_the_bits_of_the_float_reference(cnn, mnist, certific
     if not reduce_range:  # the reference clamps at 127, integer kernels saturate at 255
         assert torch.equal(model.reference()(images), logits[0])
     assert torch.equal(logits[0] / model.output_scale, torch.round(logits[0] / model.output_scale))
-    assert certificate(model).complete
+
+
+@pytest.mark.parametrize("settings", [{}, {"per_channel": False}, {"weight_bits": 3}])
+def test_exact_scales_are_certified_to_be_exact(cnn, mnist, certificate, settings):
+    assert certificate(quantized(cnn, mnist, **settings)).complete
 
 
 @pytest.mark.parametrize("bits", [4, 3, 2])

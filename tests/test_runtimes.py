@@ -74,7 +74,8 @@ def test_verify_finds_pytorchs_bits_and_notices_one_changed_weight(exported, loc
     onnx.save(model, str(tmp_path / "changed.onnx"))
     altered = verify(tmp_path / "changed.onnx", location, ["onnxruntime-all"])
     assert altered["verdict"] == "different" and altered["checks"][0]["pytorch_bits"] is False
-    assert "DIFFERENT" in report_text(altered)
+    assert report["unchanged"] is True and altered["unchanged"] is False
+    assert "DIFFERENT" in report_text(altered) and "ALTERED after its export" in report_text(altered)
 
 
 def test_verify_refuses_unknown_runtimes_and_float_files(exported, location, workspace):
