@@ -113,7 +113,8 @@ def _kernel_orders(node: onnx.NodeProto, array: Array) -> list[Array]:
 
 def _pairs(sizes: Array) -> tuple[int, ...]:
     """The sum of the two largest of each row."""
-    return tuple(int(total) for total in np.sort(sizes, 1)[:, -2:].sum(1))
+    largest = np.partition(sizes, -2, axis=1)[:, -2:] if sizes.shape[1] > 1 else sizes
+    return tuple(int(total) for total in largest.sum(1))
 
 
 def _adjacent(orders: list[Array]) -> tuple[int, ...]:

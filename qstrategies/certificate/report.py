@@ -77,12 +77,15 @@ class Certificate:
 
     def as_text(self) -> str:
         """A table of the layers and the three verdicts, for a terminal."""
-        lines = [f"{'layer':<16} {'weights':<28} {'channels':>8} {'accumulator':>12} {'of 2^24':>8} {'adjacent':>9} {'any pair':>9}"]
+        names = [(layer.node, layer.weights) for layer in self.layers] or [("", "")]
+        first, second = (max(map(len, column)) for column in zip(*names, ("layer", "weights"), strict=True))
+        columns = f"{'channels':>8} {'accumulator':>12} {'of 2^24':>8} {'adjacent':>9} {'any pair':>9}"
+        lines = [f"{'layer':<{first}} {'weights':<{second}} {columns}"]
         for layer in self.layers:
             pairs = [f"{max(figures):>9}" if figures else f"{'float':>9}" for figures in (layer.adjacent, layer.pairs)]
             share = f"{max(layer.float_units) / FLOAT_EXACT:>8.2f}"
             figures = f"{len(layer.accumulators):>8} {max(layer.accumulators):>12} {share} {' '.join(pairs)}"
-            lines.append(f"{layer.node:<16} {layer.weights:<28} {figures}")
+            lines.append(f"{layer.node:<{first}} {layer.weights:<{second}} {figures}")
         lines.append(f"and {self.others} other operators that are exact")
         for name, text in GUARANTEES.items():
             lines.append(f"{text:<30} {'yes' if self.holds(name) else 'NO'}")

@@ -44,8 +44,8 @@ class _Walk:
 
     def __init__(self, model: onnx.ModelProto) -> None:
         self.constants = {tensor.name: Constant(numpy_helper.to_array(tensor), None, tensor.name) for tensor in model.graph.initializer}
-        self.values: dict[str, Grid | None] = {entry.name: _input_grid(entry) for entry in model.graph.input}
-        self.shapes = _shapes(model)
+        self.values: dict[str, Grid | None] = {entry.name: _integer_range(entry.type.tensor_type) or REAL for entry in model.graph.input}
+        self.types = _types(model)
         self.opsets = list(model.opset_import)
         self.quantizers: dict[str, tuple[float, int]] = {}
         self.layers: list[Layer] = []
@@ -101,7 +101,10 @@ class _Walk:
         if node.op_type in WEIGHTED:
             return self._layer(node, grids[0])
         constants = [None if constant is None else constant.integers for constant in map(self.constants.get, node.input)]
-        grid = apply_rule(Call(node, grids, constants, self.shapes.get(node.input[0]) if node.input else None))
+        grid = apply_rule(Call(node, grids, constants, _shape(self.types.get(node.input[0])) if node.input else None))
+        limits = _integer_range(self.types.get(node.output[0]))
+        if limits is not None and not limits.low <= grid.low * grid.step <= grid.high * grid.step <= limits.high:
+            raise UnprovenError("its integers can overflow")
         self.others += 1
         return grid
 
@@ -147,6 +150,8 @@ class _Walk:
         scale, *zero_point = [constant.integers for constant in parameters if constant is not None]
         if not (np.isfinite(scale) & (scale > 0)).all():
             raise UnprovenError(f"its scale is {float(scale.item())}")
+        if not zero_point and any(item.name == "output_dtype" for item in node.attribute):
+            raise UnprovenError("its type is an attribute, not that of a zero point")
         return (
             float(scale.item()),
             int(zero_point[0].item()) if zero_point else 0,
@@ -160,21 +165,25 @@ class _Walk:
             self._breach(node, f"its zero point {zero_point} is odd")
 
 
-def _input_grid(entry: onnx.ValueInfoProto) -> Grid:
-    try:
-        kind = np.iinfo(onnx.helper.tensor_dtype_to_np_dtype(entry.type.tensor_type.elem_type))
-    except (ValueError, KeyError):
-        return REAL
-    return Grid(1.0, int(kind.min), int(kind.max))
-
-
-def _shapes(model: onnx.ModelProto) -> dict[str, tuple[int | None, ...]]:
+def _types(model: onnx.ModelProto) -> dict[str, onnx.TypeProto.Tensor]:
     graph = onnx.shape_inference.infer_shapes(model, data_prop=True).graph
-    return {
-        value.name: tuple(dim.dim_value if dim.HasField("dim_value") else None for dim in value.type.tensor_type.shape.dim)
-        for value in (*graph.input, *graph.value_info, *graph.output)
-        if value.type.tensor_type.HasField("shape")
-    }
+    return {value.name: value.type.tensor_type for value in (*graph.input, *graph.value_info, *graph.output)}
+
+
+def _shape(kind: onnx.TypeProto.Tensor | None) -> tuple[int | None, ...] | None:
+    """The dimensions, None for symbolic ones; None if not even their number is known."""
+    if kind is None or not kind.HasField("shape"):
+        return None
+    return tuple(dim.dim_value if dim.HasField("dim_value") else None for dim in kind.shape.dim)
+
+
+def _integer_range(kind: onnx.TypeProto.Tensor | None) -> Grid | None:
+    """All values of an integer type; None for any other type."""
+    try:
+        limits = np.iinfo(onnx.helper.tensor_dtype_to_np_dtype(kind.elem_type)) if kind is not None else None
+    except (ValueError, KeyError):
+        return None
+    return None if limits is None else Grid(1.0, int(limits.min), int(limits.max))
 
 
 def _dequantized(node: onnx.NodeProto, inputs: list[Constant]) -> Constant:
