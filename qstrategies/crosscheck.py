@@ -1,31 +1,115 @@
-"""One ONNX file in every executor against reference logits, in steps of the output scale."""
+"""One int8 model in every executor against reference outputs, in steps of the output scale."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
+from qstrategies.errors import InputError
 from qstrategies.evaluation import BATCH, Evaluation
-from qstrategies.records import RuntimeCheck, Skipped
+from qstrategies.export.onnx_export import ExportedModel
+from qstrategies.quantization.convert import QuantizedModel
+from qstrategies.records import ENGINES, RuntimeCheck, Skipped
 from qstrategies.runtimes import RUNTIMES
 from qstrategies.runtimes.base import Runtime
 
-Logits = NDArray[np.float32]
+Outputs = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class CrossCheck:
+    """Every executor against PyTorch's int8 module with the configured engine. ``print`` shows it as a table."""
+
+    checks: tuple[RuntimeCheck, ...]
+    skipped: tuple[Skipped, ...]
+
+    @property
+    def same(self) -> bool:
+        """Whether all gave the same bits."""
+        return all(check.rows_equal == 1 for check in self.checks)
+
+    def __str__(self) -> str:
+        lines = [f"{'executor':<22} {'file':<22} {'examples':>8} {'rows equal':>11} {'max steps':>10}"]
+        for check in self.checks:
+            lines.append(f"{check.runtime:<22} {check.file:<22} {check.images:>8} {check.rows_equal:>11.2%} {check.max_steps:>10g}")
+            if check.first_difference:
+                lines.append(f"{'':<22} first difference: {check.first_difference}")
+        lines += [f"{item.runtime:<22} skipped: {item.reason}" for item in self.skipped]
+        return "\n".join([*lines, "the same bits everywhere" if self.same else "DIFFERENT"])
 
 
 def cross_check(
+    exported: ExportedModel | Sequence[ExportedModel], inputs: Tensor | tuple[Tensor, ...], runtimes: Iterable[str] | None = None
+) -> CrossCheck:
+    """Run ``inputs`` through PyTorch's engines and through every installed runtime (or those named).
+
+    Args:
+        exported: what ``export_onnx`` returned.
+        inputs: one tensor [N, ...] per input of the model: real values as the float model takes them, or uint8 values
+            that are taken to be the integers of the input's quantizer (raw pixels).
+
+    Raises:
+        InputError: an unknown runtime, or another number of inputs than the model has.
+    """
+    files = [exported] if isinstance(exported, ExportedModel) else list(exported)
+    quantized = files[0].quantized
+    tensors = inputs if isinstance(inputs, tuple) else (inputs,)
+    if quantized is None or len(tensors) != len(quantized.inputs):
+        raise InputError(f"got {len(tensors)} inputs: expected {len(quantized.inputs) if quantized else 'an int8 export'}")
+    integers = [spec.integers(tensor) for spec, tensor in zip(quantized.inputs, tensors, strict=True)]
+    names = None if runtimes is None else list(runtimes)
+    reference = Evaluation(run_engine(quantized, quantized.config.engine, integers), None)
+    checks, engines_skipped = check_engines(quantized, integers, reference)
+    skipped: list[Skipped] = []
+    arrays = [tensor.numpy() for tensor in integers]
+    for file in files:
+        found, skipped = check_runtimes(file.path, arrays, reference, quantized.output_scale, names)
+        checks += found
+    return CrossCheck(tuple(checks), (*engines_skipped, *skipped))
+
+
+def check_engines(quantized: QuantizedModel, integers: Sequence[Tensor], reference: Evaluation) -> tuple[list[RuntimeCheck], list[Skipped]]:
+    """Every int8 engine that this build of PyTorch has, against ``reference``; one without a kernel that the model needs
+    is skipped."""
+    checks, skipped = [], []
+    for name in (name for name in ENGINES if name in torch.backends.quantized.supported_engines):
+        try:
+            outputs = run_engine(quantized, name, integers)
+        except RuntimeError as error:  # what torch raises where an engine lacks a kernel
+            skipped.append(Skipped(runtime=f"pytorch-{name}", reason=str(error).splitlines()[0]))
+            continue
+        checks.append(compare(f"pytorch-{name}", "int8 module", outputs, reference, quantized.output_scale))
+    return checks, skipped
+
+
+@torch.no_grad()
+def run_engine(quantized: QuantizedModel, engine: str, integers: Sequence[Tensor]) -> Outputs:
+    """The output of PyTorch's int8 kernels for the integers of every input."""
+    reals = [spec.reals(tensor) for spec, tensor in zip(quantized.inputs, integers, strict=True)]
+    try:
+        int8 = quantized.int8(engine)
+        return torch.cat([int8(*batch) for batch in zip(*(tensor.split(BATCH) for tensor in reals), strict=True)]).numpy()
+    finally:
+        torch.backends.quantized.engine = quantized.config.engine
+
+
+def check_runtimes(
     path: Path,
-    images: NDArray[np.uint8],
+    inputs: Sequence[NDArray[Any]],
     reference: Evaluation,
-    output_scale: float,
+    output_scale: float | None,
     runtimes: Iterable[str] | None = None,
 ) -> tuple[list[RuntimeCheck], list[Skipped]]:
-    """Compare each runtime (default: all that are registered) with ``reference`` over ``images`` [N, C, H, W].
+    """Compare each runtime (default: all that are registered) with ``reference`` over ``inputs``, each [N, ...].
 
-    ``output_scale`` is the step of the logits. A runtime with an ``image_limit`` runs the first images only; one that
+    ``output_scale`` is the step of the output. A runtime with an ``image_limit`` runs the first images only; one that
     is not installed is returned as skipped, with its reason.
     """
     checks, skipped = [], []
@@ -35,35 +119,37 @@ def cross_check(
         if reason is not None:
             skipped.append(Skipped(runtime=name, reason=reason))
             continue
-        logits = run_in_batches(kind(path), images[: kind.image_limit])
-        checks.append(compare(name, path.name, logits, reference, output_scale))
+        outputs = run_in_batches(kind(path), *(array[: kind.image_limit] for array in inputs))
+        checks.append(compare(name, path.name, outputs, reference, output_scale))
     return checks, skipped
 
 
-def run_in_batches(runtime: Runtime, images: NDArray[np.uint8]) -> Logits:
-    """Logits [N, classes] of ``images`` [N, C, H, W]."""
-    return np.concatenate([runtime.run(images[start : start + BATCH]) for start in range(0, len(images), BATCH)])
+def run_in_batches(runtime: Runtime, *inputs: NDArray[Any]) -> Outputs:
+    """The output [N, ...] for one array [N, ...] per input."""
+    starts = range(0, len(inputs[0]), BATCH)
+    return np.concatenate([runtime.run(*(array[start : start + BATCH] for array in inputs)) for start in starts])
 
 
-def compare(runtime: str, file: str, logits: Logits, reference: Evaluation, output_scale: float) -> RuntimeCheck:
-    """Hold ``logits`` [n, classes] against the first n rows of ``reference``."""
-    expected, labels = reference.logits[: len(logits)], reference.labels[: len(logits)]
+def compare(runtime: str, file: str, logits: Outputs, reference: Evaluation, output_scale: float | None) -> RuntimeCheck:
+    """Hold ``logits`` [n, classes, ...] against the first n rows of ``reference``."""
+    expected = reference.logits[: len(logits)]
     different = logits != expected
     predicted = logits.argmax(1)
     return RuntimeCheck(
         runtime=runtime,
         file=file,
         images=len(logits),
-        accuracy=float((predicted == labels).mean()),
+        accuracy=None if reference.labels is None else float((predicted == reference.labels[: len(logits)]).mean()),
         agreement=float((predicted == expected.argmax(1)).mean()),
-        rows_equal=float(1 - different.any(1).mean()),
-        max_steps=float(np.abs(logits.astype(np.float64) - expected).max() / output_scale),
+        rows_equal=float(1 - different.reshape(len(different), -1).any(1).mean()),
+        max_steps=float(np.abs(logits.astype(np.float64) - expected).max() / (output_scale or 1.0)),
         first_difference=_first(different, logits, expected),
     )
 
 
-def _first(different: NDArray[np.bool_], logits: Logits, expected: Logits) -> str | None:
+def _first(different: NDArray[np.bool_], logits: Outputs, expected: Outputs) -> str | None:
     if not different.any():
         return None
-    image, column = (int(index) for index in np.argwhere(different)[0])
-    return f"image {image}, logit {column}: {logits[image, column]:g} instead of {expected[image, column]:g}"
+    image, *position = (int(index) for index in np.argwhere(different)[0])
+    where = (image, *position)
+    return f"image {image}, logit {', '.join(map(str, position))}: {logits[where]:g} instead of {expected[where]:g}"

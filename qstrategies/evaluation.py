@@ -18,10 +18,10 @@ BATCH = 200
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Logits [N, classes] float32 and labels [N] of one predictor on one split."""
+    """Logits [N, classes] float32 and labels [N] (None where nobody knows them) of one predictor on one split."""
 
     logits: NDArray[np.float32]
-    labels: NDArray[np.int64]
+    labels: NDArray[np.int64] | None
 
     @property
     def predictions(self) -> NDArray[np.int64]:
@@ -30,7 +30,8 @@ class Evaluation:
 
     @property
     def accuracy(self) -> float:
-        """The fraction of images whose prediction is right."""
+        """The fraction of images whose prediction is right; needs labels."""
+        assert self.labels is not None
         return float((self.predictions == self.labels).mean())
 
 

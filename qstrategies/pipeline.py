@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from qstrategies import environment
-from qstrategies.crosscheck import compare, cross_check
+from qstrategies.crosscheck import check_runtimes, compare
 from qstrategies.datasets import DATASETS
 from qstrategies.datasets.base import CalibrationSet, Dataset, Location, Split
 from qstrategies.evaluation import Evaluation, evaluate
@@ -111,7 +111,7 @@ def _run(config: ExperimentConfig, workspace: Workspace) -> RunRecord:
     clock.lap("cross_check")
     speeds = measure(float_file.path, [model.path for model in exported], splits["test"].images.numpy())
     clock.lap("speed")
-    _save_predictions(workspace.folder / config.run_id, float_evaluation, reference)
+    _save_predictions(workspace.folder / config.run_id, splits["test"], float_evaluation, reference)
     last = tuned or baseline
     onnxruntime = next(check for check in checks if check.runtime == DEFAULT_RUNTIME)
     return RunRecord(
@@ -123,7 +123,7 @@ def _run(config: ExperimentConfig, workspace: Workspace) -> RunRecord:
         float_key=reference_model.key,
         int8_accuracy=reference.accuracy,
         validation_accuracy=validation,
-        engines={name: evaluation.accuracy for name, evaluation in references.items() if len(evaluation.labels) == len(splits["test"])},
+        engines={name: evaluation.accuracy for name, evaluation in references.items() if len(evaluation.logits) == len(splits["test"])},
         engines_equal=all(check.rows_equal == 1 for check in engines),
         onnxruntime_accuracy=onnxruntime.accuracy,
         agreement=float((float_evaluation.predictions == reference.predictions).mean()),
@@ -323,7 +323,7 @@ def logits_hash(logits: Any) -> str:
 
 
 def _cross_check(
-    config: ExperimentConfig, exported: list[ExportedModel], split: Split, reference: Evaluation, scale: float
+    config: ExperimentConfig, exported: list[ExportedModel], split: Split, reference: Evaluation, scale: float | None
 ) -> tuple[list[RuntimeCheck], list[Skipped]]:
     """Every runtime over all images of the portable form when checks are full; else the default one, the others over a part."""
     images = split.images.numpy()
@@ -332,10 +332,10 @@ def _cross_check(
     skipped: list[Skipped] = []
     for model in exported:
         if config.checks == "full" and model.form == "portable":
-            found, skipped = cross_check(model.path, images, reference, scale)
+            found, skipped = check_runtimes(model.path, [images], reference, scale)
         else:
-            found, _ = cross_check(model.path, images, reference, scale, [DEFAULT_RUNTIME])
-            found += cross_check(model.path, images[:QUICK_IMAGES], reference, scale, others)[0]
+            found, _ = check_runtimes(model.path, [images], reference, scale, [DEFAULT_RUNTIME])
+            found += check_runtimes(model.path, [images[:QUICK_IMAGES]], reference, scale, others)[0]
         checks += found
     return checks, skipped
 
@@ -349,11 +349,11 @@ def _torch_sizes(model: nn.Module, int8: nn.Module) -> dict[str, int]:
     return sizes
 
 
-def _save_predictions(folder: Path, float_evaluation: Evaluation, int8: Evaluation) -> None:
+def _save_predictions(folder: Path, split: Split, float_evaluation: Evaluation, int8: Evaluation) -> None:
     buffer = io.BytesIO()
     np.savez_compressed(
         buffer,
-        labels=int8.labels.astype(np.uint8),
+        labels=split.labels.numpy().astype(np.uint8),
         float_predictions=float_evaluation.predictions.astype(np.uint8),
         int8_predictions=int8.predictions.astype(np.uint8),
     )

@@ -5,7 +5,7 @@ import onnx
 import pytest
 from conftest import SmallMNIST
 
-from qstrategies.crosscheck import compare, cross_check
+from qstrategies.crosscheck import check_runtimes, compare
 from qstrategies.errors import InputError
 from qstrategies.evaluation import Evaluation
 from qstrategies.onnx_file import read_metadata
@@ -54,7 +54,7 @@ def test_a_missing_runtime_is_skipped_with_its_reason(exported, small_test, monk
     monkeypatch.setattr(RUNTIMES.get("onnxruntime-basic"), "missing", classmethod(lambda cls: "not installed"))
     images = small_test.images.numpy()[:10]
     reference = Evaluation(RUNTIMES.get("onnxruntime-all")(exported).run(images), small_test.labels.numpy()[:10])
-    checks, skipped = cross_check(exported, images, reference, 0.125, ["onnxruntime-basic", "onnxruntime-all"])
+    checks, skipped = check_runtimes(exported, [images], reference, 0.125, ["onnxruntime-basic", "onnxruntime-all"])
     assert [check.runtime for check in checks] == ["onnxruntime-all"]
     assert [(item.runtime, item.reason) for item in skipped] == [("onnxruntime-basic", "not installed")]
 

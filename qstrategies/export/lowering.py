@@ -20,7 +20,9 @@ def float_first_layer(graph: ir.Graph) -> bool:
     image = graph.inputs[0]
     entry = only_user(image)
     convolution = only_user(entry.outputs[0]) if entry is not None else None
-    if convolution is None or convolution.op_type != "Conv" or not _few_channels(convolution):
+    if entry is None or convolution is None or convolution.op_type != "Conv":
+        return False
+    if not _raw_pixels(entry) or not _few_channels(convolution):
         return False
     pixels = insert_before(graph, convolution, "Cast", [image], "pixels", to=int(ir.DataType.FLOAT))
     convolution.replace_input_with(0, pixels)
@@ -30,6 +32,12 @@ def float_first_layer(graph: ir.Graph) -> bool:
     drop_unused(graph)
     tidy_names(graph)
     return True
+
+
+def _raw_pixels(entry: ir.Node) -> bool:
+    """Whether the first node only casts: a real DequantizeLinear would have ONNX Runtime quantize the float weights
+    behind it, to scales of its own (seen in 1.32)."""
+    return entry.op_type == "DequantizeLinear" and known(entry.inputs[1]) == 1 and not known(entry.inputs[2]).any()
 
 
 def _few_channels(convolution: ir.Node) -> bool:

@@ -8,7 +8,7 @@ import json
 import logging
 import warnings
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -31,32 +31,38 @@ OPSET, IR_VERSION = 19, 9
 
 @dataclass(frozen=True)
 class ExportedModel:
-    """An ONNX file on disk. ``form`` is "portable" (all integers), "fast" (float first layer) or "float"."""
+    """An ONNX file on disk. ``form`` is "portable" (all integers), "fast" (float first layer) or "float".
+
+    ``quantized`` is the model it was made from, None for "float".
+    """
 
     path: Path
     form: str
     sha256: str
     size: int
+    quantized: QuantizedModel | None = field(default=None, repr=False, compare=False)
 
 
 def export_onnx(
-    quantized: QuantizedModel, path: Path, metadata: Mapping[str, Any] | None = None, *, pixels: str = "uint8", fast: bool = True
+    quantized: QuantizedModel, path: Path | str, metadata: Mapping[str, Any] | None = None, *, pixels: str = "uint8", fast: bool = True
 ) -> list[ExportedModel]:
     """Write ``path`` (portable) and, if ``fast`` and there is something to gain, ``NAME.fast.onnx`` beside it.
 
     Args:
         metadata: stored in the file, each value as JSON, beside the form, the summary of the certificate and a hash of it all.
-        pixels: dtype of the input `image`, raw values 0...255 [N, C, H, W]: "uint8" or "float32".
+        pixels: "uint8" for inputs that are the integers of their quantizers (raw pixels 0...255), "float32" for their
+            real values.
 
     Raises:
         InputError: unknown ``pixels``, or a bias that does not fit int32.
     """
     check_choice("pixel type", pixels, PIXELS)
+    path = Path(path)
     model = _export(quantized.reference(), {entry.name: torch.zeros(2, *entry.shape) for entry in quantized.inputs})
     clean(model.graph, pixels)
-    exported = [_save(model, path, "portable", metadata)]
+    exported = [_save(model, path, "portable", metadata, quantized)]
     if fast and float_first_layer(model.graph):
-        exported.append(_save(model, path.with_suffix(".fast.onnx"), "fast", metadata))
+        exported.append(_save(model, path.with_suffix(".fast.onnx"), "fast", metadata, quantized))
     return exported
 
 
@@ -107,7 +113,9 @@ def _quiet(name: str) -> Any:
         logger.setLevel(before)
 
 
-def _save(model: ir.Model, path: Path, form: str, metadata: Mapping[str, Any] | None) -> ExportedModel:
+def _save(
+    model: ir.Model, path: Path, form: str, metadata: Mapping[str, Any] | None, quantized: QuantizedModel | None = None
+) -> ExportedModel:
     proto = ir.to_proto(model)
     proto.ir_version = IR_VERSION
     proto.producer_name, proto.producer_version, proto.doc_string = "qstrategies", "", ""
@@ -125,4 +133,4 @@ def _save(model: ir.Model, path: Path, form: str, metadata: Mapping[str, Any] | 
     proto.metadata_props.add(key=HASH_KEY, value=json.dumps(content_hash(proto)))
     data = proto.SerializeToString(deterministic=True)
     atomic_write(path, data)
-    return ExportedModel(path, form, sha256(data), len(data))
+    return ExportedModel(path, form, sha256(data), len(data), quantized)

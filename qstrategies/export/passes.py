@@ -114,6 +114,8 @@ def integer_biases(graph: ir.Graph) -> None:
         if bias is None or entry is None or weight is None:
             continue
         scale = np.asarray(known(entry.inputs[1]) * known(weight.inputs[1]), np.float32)
+        if node.op_type == "ConvTranspose":  # one scale, listed for each output channel of a group
+            scale = scale.reshape(-1)[0]
         steps = np.rint(bias.astype(np.float64) / scale)
         if np.abs(steps).max() >= 2**31:
             raise InputError(f"the bias of {node.name!r} does not fit int32: its weights are too small for its bias")

@@ -16,11 +16,12 @@ from torch.ao.quantization.quantize_fx import _convert_to_reference_decomposed_f
 
 from qstrategies.errors import InputError
 from qstrategies.quantization.exact_forms import tabulate
-from qstrategies.quantization.graph import called, input_quantizers, is_quantizer
-from qstrategies.quantization.observers import FixedTensorWeightObserver, FixedWeightObserver, WeightFakeQuantize
+from qstrategies.quantization.graph import called, input_quantizers, is_quantizer, moved_from
+from qstrategies.quantization.observers import FixedTensorWeightObserver, FixedWeightObserver, PixelQuantizer, WeightFakeQuantize
 from qstrategies.quantization.prepare import backend_config
+from qstrategies.quantization.qnnpack import replace_inexact_kernels
 from qstrategies.quantization.ranges import freeze_ranges
-from qstrategies.quantization.scales import fit_bias, mantissa
+from qstrategies.quantization.scales import fit_bias
 from qstrategies.records import QuantizationConfig
 
 TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
@@ -40,7 +41,9 @@ class InputSpec:
 
     def integers(self, values: Tensor) -> Tensor:
         """Real ``values`` as the uint8 that the exported file takes; uint8 is taken to be that already."""
-        if values.dtype == torch.uint8 or self.scale is None:
+        if self.scale is None:
+            return values.float()
+        if values.dtype == torch.uint8:
             return values
         return torch.clamp(torch.round(values / self.scale) + self.zero_point, 0, 255).to(torch.uint8)
 
@@ -64,14 +67,24 @@ class QuantizedModel:
 
     def int8(self, engine: str | None = None) -> nn.Module:
         """The model with the int8 kernels of ``engine`` (default: the configured one)."""
-        torch.backends.quantized.engine = engine or self.config.engine
+        torch.backends.quantized.engine = engine = engine or self.config.engine
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            return convert_fx(copy.deepcopy(self.prepared), backend_config=backend_config())
+            int8 = convert_fx(copy.deepcopy(self.prepared), backend_config=backend_config())
+        if engine == "qnnpack" and self.config.exact:
+            replace_inexact_kernels(int8)
+        return int8
 
     def reference(self) -> fx.GraphModule:
         """The same function in float arithmetic between quantize / dequantize pairs."""
-        return _convert_to_reference_decomposed_fx(copy.deepcopy(self.prepared), backend_config=backend_config())
+        prepared = copy.deepcopy(self.prepared)
+        transposed: list[Any] = [
+            module for module in prepared.modules() if isinstance(module, TRANSPOSED) and getattr(module, "qconfig", None)
+        ]
+        for layer in transposed:  # ONNX has no form with one scale that is a tensor
+            scale = layer.qconfig.weight().scale.expand(layer.weight.shape[1])
+            layer.qconfig = QConfig(activation=layer.qconfig.activation, weight=functools.partial(FixedWeightObserver, scale, 1))
+        return _convert_to_reference_decomposed_fx(prepared, backend_config=backend_config())
 
     @property
     def output_scale(self) -> float | None:
@@ -132,13 +145,14 @@ def _fold_batch_norm(prepared: fx.GraphModule) -> None:
 def _fold_input_scale(prepared: fx.GraphModule) -> None:
     """Multiply the known step of the input (the pixel scale) into the layers that read it, if only layers do."""
     for entry in input_quantizers(prepared):
-        quantizer = called(prepared, entry)
-        layers = [weighted_layer(prepared, user) for user in entry.users]
-        if mantissa(torch.tensor(quantizer.scale)) == 1 or any(layer is None for layer in layers):
+        quantizer, moved = called(prepared, entry), moved_from(prepared, entry)
+        layers = [weighted_layer(prepared, reader) for reader in moved.readers]
+        if not isinstance(quantizer, PixelQuantizer) or any(layer is None for layer in layers):
             continue
         for layer in layers:
             layer.weight.mul_(quantizer.scale)  # type: ignore[union-attr]
-        quantizer.scale = 1.0
+        for node in (entry, *moved.quantizers):
+            called(prepared, node).scale = 1.0
 
 
 def weighted_layer(prepared: fx.GraphModule, node: fx.Node) -> Any | None:
@@ -153,14 +167,17 @@ def weighted_layer(prepared: fx.GraphModule, node: fx.Node) -> Any | None:
 def _snap(module: Any, layer: Any, input_scale: Tensor, exact: bool) -> None:
     quantizer: WeightFakeQuantize = module.qconfig.weight()
     rows = output_rows(layer)
+    if layer.bias is None:  # integer kernels add one anyway, and the exporter would compute the zeros in the graph
+        layer.bias = nn.Parameter(torch.zeros(len(rows)), requires_grad=False)
     per_tensor = isinstance(layer, TRANSPOSED)  # the kernels of transposed convolutions take one scale
-    scale = quantizer.scale(rows, per_channel=quantizer.per_channel and not per_tensor)
-    if exact and layer.bias is not None:
+    per_channel = quantizer.per_channel and not per_tensor
+    scale = quantizer.scale(rows, per_channel=per_channel)
+    if exact:
         scale = fit_bias(scale, layer.bias, input_scale)
-        scale = scale.max().expand_as(scale) if per_tensor else scale
+        scale = scale if per_channel else scale.max().expand_as(scale)
     column = scale[0] if per_tensor else scale.reshape(-1, *[1] * (layer.weight.dim() - 1))
     layer.weight.copy_(torch.round(layer.weight / column) * column)
-    if layer.bias is not None and exact:
+    if exact:
         step = scale * input_scale
         layer.bias.copy_(torch.round(layer.bias / step) * step)
     fixed = functools.partial(FixedTensorWeightObserver, scale[:1]) if per_tensor else functools.partial(FixedWeightObserver, scale)

@@ -19,7 +19,7 @@ from torch.fx.passes.shape_prop import ShapeProp
 from torch.nn import functional
 
 from qstrategies.errors import InputError, unknown
-from qstrategies.quantization.graph import called, is_quantizer
+from qstrategies.quantization.graph import called, is_quantizer, moved_from
 
 ELEMENTWISE_MODULES = (
     nn.CELU,
@@ -57,7 +57,19 @@ ELEMENTWISE_FUNCTIONS = {
 }
 ELEMENTWISE_METHODS = {"sigmoid", "tanh"}
 NORMS: dict[type[nn.Module], Any] = {nn.BatchNorm1d: nn.Conv1d, nn.BatchNorm2d: nn.Conv2d, nn.BatchNorm3d: nn.Conv3d}
-WEIGHTED = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d, nn.Linear)
+CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+WEIGHTED = (*CONVOLUTIONS, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d, nn.Linear)
+
+
+FUNCTIONAL_LAYERS = (
+    functional.conv1d,
+    functional.conv2d,
+    functional.conv3d,
+    functional.linear,
+    functional.conv_transpose1d,
+    functional.conv_transpose2d,
+    functional.conv_transpose3d,
+)
 
 
 class Elementwise(nn.Module):
@@ -82,79 +94,96 @@ class LookupTable(nn.Module):
         self.scale, self.zero_point = scale, zero_point
 
     def forward(self, x: Tensor) -> Tensor:
-        index = (x / self.scale + self.zero_point).to(torch.int64)
+        index = torch.round(x / self.scale + self.zero_point).to(torch.int64)
         return functional.embedding(index, self.values[:, None]).squeeze(-1)
 
 
-def exact_forms(model: nn.Module, example: tuple[Tensor, ...], leave_in_float: Collection[str | type[nn.Module]]) -> fx.GraphModule:
+def exact_forms(model: nn.Module, example: tuple[Tensor, ...], left: Collection[str], *, pixels: bool) -> fx.GraphModule:
     """A traced copy of ``model`` in the forms above, in the model's own mode; ``model`` is not changed.
 
     Args:
-        leave_in_float: names (``"features.3"``) or types of modules to leave as they are; what lies in them is not traced.
+        left: names of modules to leave as they are; what lies in them is not traced.
+        pixels: whether the inputs are scaled pixels, whose step is to be folded into the layers that read them.
 
     Raises:
-        InputError: a name that the model has not, or a module that cannot be traced.
+        InputError: a module that cannot be traced, or a layer without a module of its own.
     """
-    names = check_names(model, leave_in_float)
-    types = tuple(kind for kind in leave_in_float if not isinstance(kind, str))
-    traced = trace(copy.deepcopy(model), names, types)
+    traced = trace(copy.deepcopy(model), left)
+    _refuse_functional_layers(traced)
+    _numeric_padding(traced)
     _untie(traced)
     _clamps(traced)
-    _elementwise(traced, names, types)
+    _elementwise(traced, left)
     if not traced.training:
-        _norms_to_convolutions(traced, example, names, types)
+        _norms_to_convolutions(traced, example, left)
+    if pixels:
+        _entry_layers(traced, example)
     traced.graph.lint()
     traced.recompile()
     return traced
 
 
-def check_names(model: nn.Module, leave_in_float: Collection[str | type[nn.Module]]) -> set[str]:
-    """The names in ``leave_in_float``; raises ``InputError`` for one that ``model`` has not."""
+def left_in_float(model: nn.Module, chosen: Collection[str | type[nn.Module]]) -> list[str]:
+    """The names of the modules that ``chosen`` means by name or type; raises ``InputError`` for a name that none has."""
     known = [name for name, _ in model.named_modules() if name]
-    names = {name for name in leave_in_float if isinstance(name, str)}
-    for name in sorted(names):
-        if name not in known:
+    for name in chosen:
+        if isinstance(name, str) and name not in known:
             raise unknown("module", name, known)
-    return names
+    types = tuple(kind for kind in chosen if not isinstance(kind, str))
+    return [name for name, module in model.named_modules() if name and (name in chosen or isinstance(module, types))]
 
 
 class _Tracer(fx.Tracer):
-    def __init__(self, names: Collection[str], types: tuple[type[nn.Module], ...]) -> None:
+    def __init__(self, left: Collection[str]) -> None:
         super().__init__()
-        self.names, self.types = names, types
+        self.left = left
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        left = module_qualified_name in self.names or isinstance(m, self.types)
-        return left or super().is_leaf_module(m, module_qualified_name)
+        return module_qualified_name in self.left or super().is_leaf_module(m, module_qualified_name)
 
 
-def trace(model: nn.Module, names: Collection[str], types: tuple[type[nn.Module], ...]) -> fx.GraphModule:
+def trace(model: nn.Module, left: Collection[str]) -> fx.GraphModule:
     """``model`` as an FX graph that shares its modules. Raises ``InputError`` naming the module that cannot be traced."""
+    root = nn.Sequential(model) if isinstance(model, WEIGHTED) else model
     try:
-        return _traced(model, names, types)
+        return fx.GraphModule(root, _Tracer(left).trace(root))
     except Exception as error:  # whatever the forward of somebody's model raises when given proxies
-        name = _culprit(model, names, types)
+        name = _culprit(model, left)
         where = f"module {name!r} ({type(model.get_submodule(name)).__name__})" if name else type(model).__name__
         advice = f"leave it in float with leave_in_float=[{name!r}]" if name else "move its untraceable part into a module of its own"
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise InputError(f"{where} cannot be traced ({reason}): {advice}") from None
 
 
-def _traced(model: nn.Module, names: Collection[str], types: tuple[type[nn.Module], ...]) -> fx.GraphModule:
-    tracer = _Tracer(names, types)
-    return fx.GraphModule(model, tracer.trace(model))
-
-
-def _culprit(model: nn.Module, names: Collection[str], types: tuple[type[nn.Module], ...]) -> str:
+def _culprit(model: nn.Module, left: Collection[str]) -> str:
     """The innermost module that cannot be traced by itself; "" if that is the whole model."""
     for name, module in reversed(list(model.named_modules())):
-        if not name or isinstance(module, types) or any(name == left or name.startswith(f"{left}.") for left in names):
+        if not name or any(name == other or name.startswith(f"{other}.") for other in left):
             continue
         try:
-            _traced(module, (), types)
+            _Tracer(()).trace(module)
         except Exception:
             return name
     return ""
+
+
+def _refuse_functional_layers(traced: fx.GraphModule) -> None:
+    for node in traced.graph.nodes:
+        if node.op == "call_function" and node.target in FUNCTIONAL_LAYERS:
+            weight = str(node.args[1] if len(node.args) > 1 else node.kwargs.get("weight"))
+            raise InputError(f"{node.target.__name__} with the weight {weight!r} is not a module: make it a layer (nn.Module)")
+
+
+def _numeric_padding(traced: fx.GraphModule) -> None:
+    """The padding "same" as numbers: int8 kernels take no other."""
+    for name, module in traced.named_modules():
+        if not isinstance(module, CONVOLUTIONS) or not isinstance(module.padding, str):
+            continue
+        reach = [dilation * (size - 1) for dilation, size in zip(module.dilation, module.kernel_size, strict=True)]
+        total = reach if module.padding == "same" else [0] * len(reach)
+        if any(each % 2 for each in total):
+            raise InputError(f"padding 'same' of {name!r} is not symmetric: pad with nn.ZeroPad2d before it, or use an odd kernel")
+        module.padding = tuple(each // 2 for each in total)
 
 
 def _untie(traced: fx.GraphModule) -> None:
@@ -170,10 +199,14 @@ def _untie(traced: fx.GraphModule) -> None:
 
 
 def _clamps(traced: fx.GraphModule) -> None:
-    """Functional ReLU6 as its module, so that there is one form to look for."""
+    """Functional ReLU6 as its module, so that there is one form to look for; none in place: qnnpack's kernel then mixes
+    up memory layouts."""
     for node in list(traced.graph.nodes):
         if node.op == "call_function" and node.target is functional.relu6:
             _replace(traced, node, f"{node.name}_module", nn.ReLU6())
+    for module in traced.modules():
+        if isinstance(module, nn.Hardtanh):
+            module.inplace = False
 
 
 def _replace(traced: fx.GraphModule, node: fx.Node, target: str, module: nn.Module) -> None:
@@ -185,10 +218,10 @@ def _replace(traced: fx.GraphModule, node: fx.Node, target: str, module: nn.Modu
     traced.graph.erase_node(node)
 
 
-def _elementwise(traced: fx.GraphModule, names: Collection[str], types: tuple[type[nn.Module], ...]) -> None:
+def _elementwise(traced: fx.GraphModule, left: Collection[str]) -> None:
     for node in list(traced.graph.nodes):
         function = _elementwise_function(traced, node)
-        if function is None or (node.op == "call_module" and (node.target in names or isinstance(function, types))):
+        if function is None or (node.op == "call_module" and node.target in left):
             continue
         _replace(traced, node, f"{node.name}_elementwise", Elementwise(function))
 
@@ -227,17 +260,33 @@ def _call(function: Any, settings: Sequence[Any], named: dict[str, Any], x: Tens
     return function(x, *settings, **named)
 
 
-def _norms_to_convolutions(
-    traced: fx.GraphModule, example: tuple[Tensor, ...], names: Collection[str], types: tuple[type[nn.Module], ...]
-) -> None:
+def _norms_to_convolutions(traced: fx.GraphModule, example: tuple[Tensor, ...], left: Collection[str]) -> None:
     ShapeProp(traced).propagate(*example)
     for node in traced.graph.nodes:
         norm = traced.get_submodule(str(node.target)) if node.op == "call_module" else None
         convolution = NORMS.get(type(norm))  # type: ignore[arg-type]
-        if norm is None or convolution is None or node.target in names or isinstance(norm, types) or _fused(traced, node.args[0]):
+        if norm is None or convolution is None or node.target in left or _fused(traced, node.args[0]):
             continue
         if len(node.meta["tensor_meta"].shape) == convolution(1, 1, 1).weight.dim():
             traced.set_submodule(node.target, _depthwise(norm, convolution))
+
+
+def _entry_layers(traced: fx.GraphModule, example: tuple[Tensor, ...]) -> None:
+    """Give pixels that not only layers read (a residual connection from the input) a layer to fold their step into."""
+    for node, tensor in zip(traced.graph.find_nodes(op="placeholder"), example, strict=True):
+        readers = moved_from(traced, node).readers
+        if all(reader.op == "call_module" and isinstance(called(traced, reader), WEIGHTED) for reader in readers):
+            continue
+        if tensor.dim() - 3 not in range(len(CONVOLUTIONS)):
+            raise InputError(f"input {node.name!r} of shape {tuple(tensor.shape)} is read by {readers[0]}: leave input_scale None")
+        channels = tensor.shape[1]
+        layer = CONVOLUTIONS[tensor.dim() - 3](channels, channels, 1, groups=channels, bias=False).requires_grad_(False)
+        layer.weight.fill_(1.0)
+        target = f"{node.name}_pixels"
+        traced.add_submodule(target, layer)
+        with traced.graph.inserting_after(node):
+            entry = traced.graph.call_module(target, (node,))
+        node.replace_all_uses_with(entry, delete_user_cb=lambda user, entry=entry: user is not entry)
 
 
 def _fused(traced: fx.GraphModule, before: fx.Node) -> bool:

@@ -48,10 +48,7 @@ ACTIVATION_OBSERVERS: dict[tuple[str, bool], type[ObserverBase]] = {
 
 
 class FixedQuantizer(ObserverBase):
-    """An activation quantizer that is decided: it observes and changes nothing.
-
-    With ``scale`` 1 and zero point 0 it is the network's entry for raw pixels 0...255.
-    """
+    """An activation quantizer that is decided: it observes and changes nothing."""
 
     qscheme = torch.per_tensor_affine
 
@@ -65,6 +62,10 @@ class FixedQuantizer(ObserverBase):
 
     def calculate_qparams(self, **_: Any) -> tuple[Tensor, Tensor]:
         return torch.tensor([self.scale]), torch.tensor([self.zero_point])
+
+
+class PixelQuantizer(FixedQuantizer):
+    """The network's entry for pixels, with a known step that ``finalize`` folds into the layers behind: raw values 0...255."""
 
 
 class ActivationFakeQuantize(FakeQuantizeBase):
@@ -122,13 +123,13 @@ class WeightFakeQuantize(FakeQuantizeBase):
 
 
 class FixedWeightObserver(ObserverBase):
-    """Hands ``convert_fx`` a weight scale that is already decided; shape [out_channels]."""
+    """Hands ``convert_fx`` weight scales that are already decided, one per index of the axis ``ch_axis``."""
 
-    qscheme, ch_axis, quant_min, quant_max = torch.per_channel_symmetric, 0, -128, 127
+    qscheme, quant_min, quant_max = torch.per_channel_symmetric, -128, 127
 
-    def __init__(self, scale: Tensor) -> None:
+    def __init__(self, scale: Tensor, ch_axis: int = 0) -> None:
         super().__init__(dtype=torch.qint8)
-        self.scale = scale
+        self.scale, self.ch_axis = scale, ch_axis
 
     def forward(self, weight: Tensor) -> Tensor:
         return weight
@@ -140,4 +141,4 @@ class FixedWeightObserver(ObserverBase):
 class FixedTensorWeightObserver(FixedWeightObserver):
     """The same with one scale, shape [1], for the whole tensor."""
 
-    qscheme, ch_axis = torch.per_tensor_symmetric, -1
+    qscheme = torch.per_tensor_symmetric

@@ -20,12 +20,12 @@ from torch.ao.quantization.backend_config import (
 from torch.ao.quantization.fx.custom_config import PrepareCustomConfig
 from torch.ao.quantization.quantize_fx import prepare_fx, prepare_qat_fx
 
-from qstrategies.quantization.exact_forms import Elementwise, exact_forms
-from qstrategies.quantization.graph import called, input_quantizers
+from qstrategies.quantization.exact_forms import Elementwise, exact_forms, left_in_float
+from qstrategies.quantization.graph import called, input_quantizers, moved_from, observe_inputs, share_observers
 from qstrategies.quantization.observers import (
     ACTIVATION_OBSERVERS,
     ActivationFakeQuantize,
-    FixedQuantizer,
+    PixelQuantizer,
     WeightFakeQuantize,
 )
 from qstrategies.records import QuantizationConfig
@@ -119,18 +119,16 @@ def prepare(
         InputError: a module that cannot be traced, or a name in ``leave_in_float`` that the model has not.
     """
     copied = copy.deepcopy(model).cpu().train(qat)
-    traced = exact_forms(copied, example, leave_in_float)
-    names = [name for name in leave_in_float if isinstance(name, str)]
-    types = [kind for kind in leave_in_float if not isinstance(kind, str)]
+    left = left_in_float(copied, leave_in_float)
+    traced = exact_forms(copied, example, left, pixels=input_scale is not None)
     mapping = QConfigMapping().set_global(qconfig(config, qat=qat))
-    custom = PrepareCustomConfig().set_non_traceable_module_names(names)
-    custom.set_non_traceable_module_classes([Elementwise, *types])
-    for name in names:
+    for name in left:
         mapping.set_module_name(name, None)
-    for kind in types:
-        mapping.set_object_type(kind, None)
+    custom = PrepareCustomConfig().set_non_traceable_module_names(left).set_non_traceable_module_classes([Elementwise])
     function = prepare_qat_fx if qat else prepare_fx
     prepared = function(traced, mapping, example, prepare_custom_config=custom, backend_config=backend_config())
+    observe_inputs(prepared, backend_config(), qconfig(config, qat=qat).activation)
+    share_observers(prepared, backend_config())
     if input_scale is not None:
         _quantize_input(prepared, input_scale)
     return prepared
@@ -138,8 +136,10 @@ def prepare(
 
 def _quantize_input(prepared: fx.GraphModule, scale: float) -> None:
     for entry in input_quantizers(prepared):
-        prepared.set_submodule(str(entry.target), FixedQuantizer(scale))
-        for user in entry.users:
+        moved = moved_from(prepared, entry)
+        for node in (entry, *moved.quantizers):
+            prepared.set_submodule(str(node.target), PixelQuantizer(scale))
+        for user in moved.readers:
             quantizer = getattr(called(prepared, user), "weight_fake_quant", None) if user.op == "call_module" else None
             if quantizer is not None:
                 quantizer.unit = scale

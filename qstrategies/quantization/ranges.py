@@ -20,8 +20,10 @@ def freeze_ranges(prepared: fx.GraphModule, config: QuantizationConfig) -> None:
         groups.setdefault(id(called(prepared, node)), []).append(node)
     for nodes in groups.values():
         observer = called(prepared, nodes[0])
+        if isinstance(observer, FixedQuantizer):
+            continue
         scale, zero_point = observer.calculate_qparams()
-        interval = _clamp(prepared, nodes) if config.exact and not isinstance(observer, FixedQuantizer) else None
+        interval = _clamp(prepared, nodes) if config.exact else None
         if interval is not None:
             low, high = ((bound - zero_point) * scale for bound in (observer.quant_min, observer.quant_max))
             scale, zero_point = exact_activation_qparams(
