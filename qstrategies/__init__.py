@@ -27,6 +27,7 @@ _HOMES = {
     "RUNTIMES": "runtimes",
     "cross_check": "crosscheck",
     "export_onnx": "export.onnx_export",
+    "certify": "certificate",
     "quantize": "quantization.ptq",
     "plan": "comparison",
     "run_all": "comparison",
@@ -36,6 +37,7 @@ _HOMES = {
 __all__ = list(_HOMES)
 
 if TYPE_CHECKING:
+    from qstrategies.certificate import certify as certify
     from qstrategies.comparison import plan as plan
     from qstrategies.comparison import run_all as run_all
     from qstrategies.crosscheck import cross_check as cross_check

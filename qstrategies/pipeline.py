@@ -26,9 +26,9 @@ from qstrategies.evaluation import Evaluation, evaluate
 from qstrategies.export.onnx_export import ExportedModel, export_float_onnx, export_onnx
 from qstrategies.files import atomic_write, sha256
 from qstrategies.models import MODELS
+from qstrategies.onnx_file import read_metadata
 from qstrategies.progress import Progress
 from qstrategies.quantization.convert import QuantizedModel, calibrate, finalize
-from qstrategies.quantization.exactness import guarantees
 from qstrategies.quantization.prepare import prepare
 from qstrategies.records import ENGINES, ExperimentConfig, QuantizationConfig, RunRecord, RuntimeCheck, Skipped, TrainingConfig
 from qstrategies.runtimes import RUNTIMES
@@ -130,7 +130,7 @@ def _run(config: ExperimentConfig, workspace: Workspace) -> RunRecord:
         agreement=float((float_evaluation.predictions == reference.predictions).mean()),
         free_scales_accuracy=free,
         output_scale=quantized.output_scale,
-        exactness=guarantees(quantized),
+        exactness=read_metadata(exported[0].path)["certificate"],
         checks=(*engines, *checks),
         skipped=tuple(skipped),
         sizes={"float": float_file.size, **{model.form: model.size for model in exported}, **_torch_sizes(reference_model.model, int8)},
