@@ -8,8 +8,8 @@ from pathlib import Path
 
 from qstrategies.cli import guarded
 from qstrategies.comparison import read_records
-from qstrategies.export.metadata import read_metadata
 from qstrategies.files import atomic_write, sha256
+from qstrategies.onnx_file import read_metadata
 from qstrategies.records import RunRecord
 
 TARGET = Path(__file__).parent.parent / "exported"

@@ -27,6 +27,7 @@ _HOMES = {
     "RUNTIMES": "runtimes",
     "cross_check": "crosscheck",
     "export_onnx": "export.onnx_export",
+    "certify": "certificate",
     "quantize": "quantization.ptq",
     "plan": "comparison",
     "run_all": "comparison",
@@ -36,21 +37,30 @@ _HOMES = {
 __all__ = list(_HOMES)
 
 if TYPE_CHECKING:
-    from qstrategies.comparison import plan, run_all
-    from qstrategies.crosscheck import cross_check
-    from qstrategies.datasets import DATASETS
-    from qstrategies.datasets.base import CalibrationSet, Dataset, Location
-    from qstrategies.errors import InputError
-    from qstrategies.export.onnx_export import export_onnx
-    from qstrategies.models import MODELS
-    from qstrategies.pipeline import Workspace, run_experiment
-    from qstrategies.quantization.ptq import quantize
-    from qstrategies.records import ExperimentConfig, QuantizationConfig, RunRecord, TrainingConfig
-    from qstrategies.report.table import summarise
-    from qstrategies.runtimes import RUNTIMES
-    from qstrategies.runtimes.base import Runtime
-    from qstrategies.strategies import STRATEGIES
-    from qstrategies.strategies.base import Option, Strategy
+    from qstrategies.certificate import certify as certify
+    from qstrategies.comparison import plan as plan
+    from qstrategies.comparison import run_all as run_all
+    from qstrategies.crosscheck import cross_check as cross_check
+    from qstrategies.datasets import DATASETS as DATASETS
+    from qstrategies.datasets.base import CalibrationSet as CalibrationSet
+    from qstrategies.datasets.base import Dataset as Dataset
+    from qstrategies.datasets.base import Location as Location
+    from qstrategies.errors import InputError as InputError
+    from qstrategies.export.onnx_export import export_onnx as export_onnx
+    from qstrategies.models import MODELS as MODELS
+    from qstrategies.pipeline import Workspace as Workspace
+    from qstrategies.pipeline import run_experiment as run_experiment
+    from qstrategies.quantization.ptq import quantize as quantize
+    from qstrategies.records import ExperimentConfig as ExperimentConfig
+    from qstrategies.records import QuantizationConfig as QuantizationConfig
+    from qstrategies.records import RunRecord as RunRecord
+    from qstrategies.records import TrainingConfig as TrainingConfig
+    from qstrategies.report.table import summarise as summarise
+    from qstrategies.runtimes import RUNTIMES as RUNTIMES
+    from qstrategies.runtimes.base import Runtime as Runtime
+    from qstrategies.strategies import STRATEGIES as STRATEGIES
+    from qstrategies.strategies.base import Option as Option
+    from qstrategies.strategies.base import Strategy as Strategy
 
 
 def __getattr__(name: str) -> Any:

@@ -22,6 +22,7 @@ from qstrategies.records import (
     QuantizationConfig,
     TrainingConfig,
 )
+from qstrategies.sandbox import run_limited
 
 if TYPE_CHECKING:
     from qstrategies.datasets.base import Location
@@ -34,6 +35,7 @@ in every runtime.
   qstrategies compare                          all strategies on MNIST at 8, 4, 3 and 2 weight bits (minutes)
   qstrategies run qat --weight-bits 4          one strategy
   qstrategies verify runs/.../model.onnx       check a file in every installed runtime
+  qstrategies certify runs/.../model.onnx      prove from the file what every executor must compute
   qstrategies predict runs/.../model.onnx 7.png
 """
 
@@ -45,16 +47,32 @@ class Parser(argparse.ArgumentParser):
         raise InputError(f"{message} (see {self.prog} --help)")
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command; returns the exit code: 0, 1 (verify found a difference), 2 (bad input), 130 (interrupted)."""
-    return guarded(lambda: _dispatch(list(sys.argv[1:] if arguments is None else arguments)))
+CPU_SECONDS = {"verify": 3600, "certify": 120, "predict": 120}
+"""What the commands that read a file from anywhere get; they run in a process of their own."""
 
 
-def _dispatch(given: list[str]) -> int:
+def main(arguments: Sequence[str] | None = None, *, limited: bool = False) -> int:
+    """Run one command; returns the exit code: 0, 1 (verify or certify says no), 2 (bad input), 130 (interrupted).
+
+    ``limited``: this is the process of its own.
+    """
+    return guarded(lambda: _dispatch(list(sys.argv[1:] if arguments is None else arguments), limited))
+
+
+def _dispatch(given: list[str], limited: bool) -> int:
     if given and not given[0].startswith("-"):
         check_choice("command", given[0], COMMANDS)
     options = parser().parse_args(given)
-    return options.command(options)
+    if not limited:
+        seconds = CPU_SECONDS.get(given[0])
+        return options.command(options) if seconds is None else run_limited(given, options.file, seconds)
+    try:
+        return options.command(options)
+    except (InputError, OSError):
+        raise
+    except Exception as error:  # runtimes raise many unrelated types for a graph that passes all checks and cannot run
+        reason = str(error).strip().splitlines() or ["no message"]
+        raise InputError(f"{str(options.file)!r} cannot be run: {type(error).__name__}: {reason[0]}") from None
 
 
 def guarded(action: Callable[[], int]) -> int:
@@ -280,7 +298,26 @@ def _verify(options: argparse.Namespace) -> int:
 
     report = verify(options.file, _location(options), options.runtime)
     print(json.dumps(report, indent=1) if options.json else report_text(report))
-    return 0 if report["verdict"] == "same" else 1
+    return 0 if report["verdict"] == "same" and report["unchanged"] is not False else 1
+
+
+def _add_certify(sub: argparse.ArgumentParser) -> None:
+    sub.add_argument("file", metavar="FILE.onnx", type=Path, help="an int8 ONNX file (QDQ) of this package or another tool")
+    sub.add_argument("--json", action="store_true", help="print JSON: every figure of every output channel")
+    sub.epilog = "Exit code: 0 if all three guarantees hold, 1 if not (the text names the nodes and why), 2 for a file that cannot be read."
+
+
+def _certify(options: argparse.Namespace) -> int:
+    from qstrategies.certificate import certify_model
+    from qstrategies.onnx_file import INTEGRITY, load_checked, unchanged
+
+    model = load_checked(options.file)
+    certificate, as_exported = certify_model(model), unchanged(model)
+    if options.json:
+        print(json.dumps({"file": str(options.file), "unchanged": as_exported, **certificate.as_dict}, indent=1))
+    else:
+        print(f"{options.file}: {INTEGRITY[as_exported]}\n{certificate.as_text()}")
+    return 0 if certificate.complete else 1
 
 
 def _add_predict(sub: argparse.ArgumentParser) -> None:
@@ -290,9 +327,12 @@ def _add_predict(sub: argparse.ArgumentParser) -> None:
 
 
 def _predict(options: argparse.Namespace) -> int:
+    from qstrategies.onnx_file import INTEGRITY, load_checked, unchanged
     from qstrategies.predict import predict
 
     results = predict(options.file, options.images)
+    if unchanged(load_checked(options.file)) is False:
+        print(f"qstrategies: warning: {options.file}: {INTEGRITY[False]}", file=sys.stderr)
     if options.json:
         print(json.dumps(results, indent=1))
     else:
@@ -338,6 +378,7 @@ COMMANDS: dict[str, tuple[Callable[[argparse.ArgumentParser], None], Callable[[a
     "compare": (_add_compare, _compare, "run several strategies at several bit widths and write the summary"),
     "list": (_add_list, _list, "name the strategies, models, datasets and runtimes"),
     "verify": (_add_verify, _verify, "run an exported file in every installed runtime and compare bit for bit"),
+    "certify": (_add_certify, _certify, "prove from an ONNX file alone what every executor must compute"),
     "predict": (_add_predict, _predict, "classify images with an exported file"),
     "report": (_add_report, _report, "write table and figures again from the records of earlier runs"),
     "data": (_add_data, _data, "look at a dataset"),

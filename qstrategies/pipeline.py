@@ -7,6 +7,7 @@ import dataclasses
 import inspect
 import io
 import resource
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -25,9 +26,9 @@ from qstrategies.evaluation import Evaluation, evaluate
 from qstrategies.export.onnx_export import ExportedModel, export_float_onnx, export_onnx
 from qstrategies.files import atomic_write, sha256
 from qstrategies.models import MODELS
+from qstrategies.onnx_file import read_metadata
 from qstrategies.progress import Progress
 from qstrategies.quantization.convert import QuantizedModel, calibrate, finalize
-from qstrategies.quantization.exactness import guarantees
 from qstrategies.quantization.prepare import prepare
 from qstrategies.records import ENGINES, ExperimentConfig, QuantizationConfig, RunRecord, RuntimeCheck, Skipped, TrainingConfig
 from qstrategies.runtimes import RUNTIMES
@@ -129,7 +130,7 @@ def _run(config: ExperimentConfig, workspace: Workspace) -> RunRecord:
         agreement=float((float_evaluation.predictions == reference.predictions).mean()),
         free_scales_accuracy=free,
         output_scale=quantized.output_scale,
-        exactness=guarantees(quantized),
+        exactness=read_metadata(exported[0].path)["certificate"],
         checks=(*engines, *checks),
         skipped=tuple(skipped),
         sizes={"float": float_file.size, **{model.form: model.size for model in exported}, **_torch_sizes(reference_model.model, int8)},
@@ -190,14 +191,14 @@ def tuned_stage(config: ExperimentConfig, workspace: Workspace, baseline: Stage)
 
 
 def source(kind: Any) -> str:
-    """SHA-256 of the code of a model or strategy, with the classes of the same authors that it inherits from.
+    """SHA-256 of the files of a model or strategy and of the classes of the same authors that it inherits from.
 
     An edited strategy must not meet the models that its old code trained. Code without a file counts by its name.
     """
     own = [cls for cls in getattr(kind, "__mro__", (kind,)) if cls.__module__.split(".")[0] not in ("builtins", "torch")]
     try:
-        return sha256("".join(inspect.getsource(cls) for cls in own).encode())
-    except (OSError, TypeError):
+        return sha256("".join(inspect.getsource(sys.modules[cls.__module__]) for cls in own).encode())
+    except (OSError, TypeError, KeyError):
         return f"{kind.__module__}.{kind.__qualname__}"
 
 

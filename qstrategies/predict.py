@@ -11,18 +11,20 @@ from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
 from qstrategies.errors import InputError
-from qstrategies.export.metadata import read_metadata
+from qstrategies.onnx_file import load_checked, metadata_of
 from qstrategies.runtimes.onnx_runtime import OnnxRuntime
 
 
 def predict(path: Path, images: Sequence[Path]) -> list[dict[str, Any]]:
-    """One entry per image: label, its logit, the runner-up and its distance.
+    """One entry per image: label, its logit, the runner-up and its distance. A file without labels gives numbers.
 
-    Raises ``InputError`` for a broken or foreign ONNX file and for what is not an image.
+    Raises ``InputError`` for a broken ONNX file, one that takes no grey pictures, and for what is not an image.
     """
-    labels = read_metadata(path).get("labels")
+    labels = metadata_of(load_checked(path), path).get("labels")
     runtime = OnnxRuntime(path)
-    shape = runtime.session.get_inputs()[0].shape
+    shape = [1, *runtime.session.get_inputs()[0].shape[1:]]
+    if len(runtime.dtypes) != 1 or len(shape) != 4 or shape[1] != 1 or not all(isinstance(size, int) for size in shape):
+        raise InputError(f"{str(path)!r} does not take one batch of grey pictures [N, 1, height, width]")
     pixels = np.stack([read_image(image, (shape[2], shape[3])) for image in images])
     results = []
     for image, logits in zip(images, runtime.run(pixels), strict=True):

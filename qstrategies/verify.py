@@ -6,61 +6,82 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+
 from qstrategies.crosscheck import compare, run_in_batches
 from qstrategies.datasets import DATASETS
 from qstrategies.datasets.base import Location
 from qstrategies.errors import InputError
 from qstrategies.evaluation import Evaluation
-from qstrategies.export.metadata import read_metadata
+from qstrategies.onnx_file import INTEGRITY, load_checked, metadata_of, unchanged
 from qstrategies.pipeline import logits_hash
 from qstrategies.runtimes import RUNTIMES
 
 REFERENCE = "onnxruntime-disabled"
+RECORDED = {"strategy": "strategy", "weight_bits": "weight_bits", "recorded_accuracy": "accuracy"}
+RANDOM_IMAGES = 64
 
 
 def verify(path: Path, location: Location = Location(), runtimes: Sequence[str] | None = None) -> dict[str, Any]:
-    """Run ``path`` over the test split of its dataset in every runtime (or those named).
+    """Run ``path`` over the test split of its dataset in every runtime (or those named); over random pixels if it names none.
 
     The reference is ONNX Runtime without optimisations; its logits' SHA-256 is held against that of PyTorch's int8
-    module, which the export stored in the file. Raises ``InputError`` for a broken or foreign file or an unknown runtime.
+    module, which the export stored in the file. Raises ``InputError`` for a broken file, one that holds a float model, an
+    input that is no single batch of a known shape, or an unknown runtime.
     """
-    metadata = read_metadata(path)
-    if "logits_sha256" not in metadata:
-        raise InputError(f"{str(path)!r} is a {metadata.get('form', 'float')} file: only int8 exports can be verified")
+    model = load_checked(path)
+    metadata = metadata_of(model, path)
+    if metadata.get("form") == "float":
+        raise InputError(f"{str(path)!r} is a float file: only int8 exports can be verified")
     names = list(runtimes or RUNTIMES.names())
     kinds = {name: RUNTIMES.get(name) for name in [REFERENCE, *names]}
-    split = DATASETS.get(metadata["dataset"])(location).splits["test"]
-    images, labels = split.images.numpy(), split.labels.numpy()
-    reference = Evaluation(run_in_batches(kinds[REFERENCE](path), images), labels)
+    if "dataset" in metadata:
+        split = DATASETS.get(metadata["dataset"])(location).splits["test"]
+        images, labels = split.images.numpy(), split.labels.numpy()
+    else:
+        images, labels = _random_pixels(model, path), None
+    logits = run_in_batches(kinds[REFERENCE](path), images)
+    reference = Evaluation(logits, logits.argmax(1) if labels is None else labels)
     checks, skipped = [], {}
     for name in names:
         if (reason := kinds[name].missing()) is not None:
             skipped[name] = reason
             continue
         logits = run_in_batches(kinds[name](path), images[: kinds[name].image_limit])
-        check = vars(compare(name, path.name, logits, reference, metadata["output_scale"]))
-        whole = len(logits) == len(labels)
-        checks.append({**check, "pytorch_bits": logits_hash(logits) == metadata["logits_sha256"] if whole else None})
+        check = vars(compare(name, path.name, logits, reference, metadata.get("output_scale", 1.0)))
+        known = "logits_sha256" in metadata and len(logits) == len(images)
+        checks.append({**check, "pytorch_bits": logits_hash(logits) == metadata["logits_sha256"] if known else None})
     same = all(check["rows_equal"] == 1 and check["pytorch_bits"] is not False for check in checks)
     return {
         "file": str(path),
-        "strategy": metadata["strategy"],
-        "weight_bits": metadata["weight_bits"],
-        "recorded_accuracy": metadata["accuracy"],
+        "unchanged": unchanged(model),
+        **{name: metadata.get(key) for name, key in RECORDED.items()},
         "checks": checks,
         "skipped": skipped,
         "verdict": "same" if same else "different",
     }
 
 
+def _random_pixels(model: onnx.ModelProto, path: Path) -> NDArray[np.uint8]:
+    """Pixels 0...255 of the shape that ``model`` takes, from a fixed seed."""
+    entries = [entry for entry in model.graph.input if entry.name not in {tensor.name for tensor in model.graph.initializer}]
+    batch, *shape = [dim.dim_value for dim in entries[0].type.tensor_type.shape.dim] if len(entries) == 1 else [0, 0]
+    if min(shape, default=0) < 1:
+        raise InputError(f"{str(path)!r} has no known test data, and not one input [N, ...] of a known shape to make some for")
+    return np.random.default_rng(0).integers(0, 256, (batch or RANDOM_IMAGES, *shape), np.uint8)
+
+
 def report_text(report: dict[str, Any]) -> str:
     """The report for a terminal."""
-    lines = [
-        f"{report['file']}: {report['strategy']}, {report['weight_bits']} weight bits, recorded accuracy {report['recorded_accuracy']:.2%}"
-    ]
+    source = "random pixels, since it names no dataset"
+    if report["recorded_accuracy"] is not None:
+        source = f"{report['strategy']}, {report['weight_bits']} weight bits, recorded accuracy {report['recorded_accuracy']:.2%}"
+    lines = [f"{report['file']}: {source}; {INTEGRITY[report['unchanged']]}"]
     lines.append(f"{'runtime':<22} {'images':>7} {'accuracy':>9} {'rows equal':>11} {'max steps':>10}  PyTorch's bits")
     for check in report["checks"]:
-        pytorch = {None: "(part)", True: "yes", False: "NO"}[check["pytorch_bits"]]
+        pytorch = {None: "-", True: "yes", False: "NO"}[check["pytorch_bits"]]
         figures = f"{check['accuracy']:>9.2%} {check['rows_equal']:>11.2%} {check['max_steps']:>10g}"
         lines.append(f"{check['runtime']:<22} {check['images']:>7} {figures}  {pytorch}")
         if check["first_difference"]:

@@ -10,9 +10,10 @@ import pytest
 PACKAGE = Path(__file__).parent.parent / "qstrategies"
 LAYERS = [
     {"errors"},
-    {"registry", "records", "files"},
+    {"registry", "records", "files", "sandbox"},
     {"datasets", "models", "strategies", "quantization", "runtimes", "progress", "report"},
-    {"evaluation"},
+    {"evaluation", "onnx_file"},
+    {"certificate"},
     {"training", "export", "crosscheck", "timing"},
     {"stages", "environment"},
     {"pipeline"},

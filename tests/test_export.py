@@ -6,9 +6,10 @@ import onnxruntime
 import pytest
 import torch
 
+from qstrategies.certificate import certify
 from qstrategies.errors import InputError
-from qstrategies.export.metadata import read_metadata
 from qstrategies.export.onnx_export import IR_VERSION, OPSET, export_float_onnx, export_onnx
+from qstrategies.onnx_file import content_hash, read_metadata
 from qstrategies.quantization.convert import calibrate, finalize
 from qstrategies.quantization.prepare import prepare
 from qstrategies.records import QuantizationConfig
@@ -109,7 +110,8 @@ def test_metadata_is_read_back_and_the_same_model_gives_the_same_file(cnn, mnist
     first = export_onnx(model, tmp_path / "a.onnx", metadata)[0]
     second = export_onnx(model, tmp_path / "b.onnx", metadata)[0]
     assert first.sha256 == second.sha256
-    assert read_metadata(first.path) == {**metadata, "form": "portable"}
+    added = {"form": "portable", "certificate": certify(first.path).summary, "content_sha256": content_hash(onnx.load(str(first.path)))}
+    assert read_metadata(first.path) == {**metadata, **added}
 
 
 def test_the_float_file_agrees_with_the_float_model(cnn, mnist, tmp_path):

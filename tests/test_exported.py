@@ -8,7 +8,7 @@ import pytest
 
 from qstrategies.comparison import DEFAULT_STRATEGIES
 from qstrategies.crosscheck import run_in_batches
-from qstrategies.export.metadata import read_metadata
+from qstrategies.onnx_file import read_metadata
 from qstrategies.pipeline import logits_hash
 from qstrategies.runtimes import RUNTIMES
 

@@ -6,13 +6,14 @@ import pytest
 import torch
 from torch.ao.nn.intrinsic import qat as nniqat
 
+from qstrategies.certificate import certify, grid
+from qstrategies.export.onnx_export import export_onnx
 from qstrategies.models import MODELS
 from qstrategies.quantization.convert import calibrate, finalize
-from qstrategies.quantization.exactness import guarantees, layer_exactness
 from qstrategies.quantization.fast_graph import fast_view
 from qstrategies.quantization.pooled_norm import NormAndPool
 from qstrategies.quantization.prepare import prepare
-from qstrategies.quantization.scales import FLOAT_EXACT
+from qstrategies.quantization.scales import FLOAT_EXACT, mantissa, reciprocal_safe
 from qstrategies.records import ENGINES, OBSERVERS, QuantizationConfig
 from qstrategies.training import PIXEL_SCALE, to_input
 
@@ -24,6 +25,11 @@ def quantized(cnn, mnist, **settings):
     prepared = prepare(cnn, config, (EXAMPLE,), input_scale=PIXEL_SCALE, qat=False)
     calibrate(prepared, [to_input(mnist["train"].images[:256])])
     return finalize(prepared, config, [(1, 28, 28)])
+
+
+@pytest.fixture
+def certificate(tmp_path):
+    return lambda model: certify(export_onnx(model, tmp_path / "m.onnx", fast=False)[0].path)
 
 
 def trained_fake_quantized(model, mnist, steps=3):
@@ -58,7 +64,11 @@ def test_every_engine_gives_the_bits_of_the_float_reference(cnn, mnist, observer
     if not reduce_range:  # the reference clamps at 127, integer kernels saturate at 255
         assert torch.equal(model.reference()(images), logits[0])
     assert torch.equal(logits[0] / model.output_scale, torch.round(logits[0] / model.output_scale))
-    assert guarantees(model)["float_executors"] and guarantees(model)["saturation_safe"]
+
+
+@pytest.mark.parametrize("settings", [{}, {"per_channel": False}, {"weight_bits": 3}])
+def test_exact_scales_are_certified_to_be_exact(cnn, mnist, certificate, settings):
+    assert certificate(quantized(cnn, mnist, **settings)).complete
 
 
 @pytest.mark.parametrize("bits", [4, 3, 2])
@@ -71,34 +81,41 @@ def test_every_engine_rounds_the_many_ties_of_few_weight_levels_alike(cnn, mnist
         assert torch.equal(model.int8(engine)(images), expected), engine
 
 
-def test_free_scales_are_free_and_say_so(cnn, mnist):
-    model = quantized(cnn, mnist, exact=False)
-    promise = guarantees(model)
-    assert not promise["integer_kernels"] and not promise["float_executors"]
+def test_free_scales_are_free_and_say_so(cnn, mnist, certificate):
+    found = certificate(quantized(cnn, mnist, exact=False))
+    assert not found.holds("integer_kernels") and not found.holds("float_executors")
+    assert any("no power of two" in breach.reason for breach in found.breaches["integer_kernels"])
 
 
-def test_guarantees_notice_a_planted_saturation_and_a_planted_overflow(cnn, mnist):
+def test_a_planted_saturation_and_a_planted_overflow_are_certified_as_such(cnn, mnist, certificate):
     model = quantized(cnn, mnist)
-    assert guarantees(model)["saturation_safe"]
     convolution = model.prepared.conv1[0]
     with torch.no_grad():
         scale = model.prepared.conv1.qconfig.weight().calculate_qparams()[0][0]
         convolution.weight[0].flatten()[:2] = scale * torch.tensor([127.0, -2.0])
-    assert not guarantees(model)["saturation_safe"]
+    found = certificate(model)
+    assert [breach.node for breach in found.breaches["saturation_safe"]] == [found.layers[0].node]
     with torch.no_grad():
         convolution.bias[0] = scale * float(FLOAT_EXACT)
-    assert not guarantees(model)["float_executors"]
-    assert layer_exactness(model)[0].float_bound > FLOAT_EXACT
+    found = certificate(model)
+    assert not found.holds("float_executors") and max(found.layers[0].float_units) > FLOAT_EXACT
 
 
-def test_a_nearly_dead_channel_keeps_its_bias(cnn, mnist):
+def test_the_certificates_own_arithmetic_agrees_with_that_of_the_scales():
+    scales = torch.rand(1000) * torch.exp2(torch.randint(-40, 40, (1000,)).float())
+    assert grid.mantissa(scales.numpy()).tolist() == mantissa(scales).tolist()
+    assert grid.reciprocal_safe(scales.numpy()).tolist() == reciprocal_safe(scales).tolist()
+    assert grid.FLOAT_EXACT == FLOAT_EXACT
+
+
+def test_a_nearly_dead_channel_keeps_its_bias(cnn, mnist, certificate):
     with torch.no_grad():
         cnn.bn1.weight[3] = 1e-9
         cnn.bn1.bias[3] = 0.7
         cnn.bn1.weight[4] = 0
     model = quantized(cnn, mnist)
     images = mnist["test"].images[:100].float()
-    assert guarantees(model)["float_executors"]
+    assert certificate(model).complete
     assert torch.equal(model.int8("x86")(images), model.int8("qnnpack")(images))
     kept = model.prepared.conv1[0].bias[3].item()
     assert kept == pytest.approx(0.7, rel=0.02)

@@ -46,6 +46,14 @@ def test_same_bits_is_no_as_soon_as_one_check_differs():
         assert row.same_bits is expected and ("NO" in table.cells(row)) is not expected
 
 
+def test_safe_without_vnni_is_no_as_soon_as_one_seed_can_saturate():
+    for verdicts, expected in (((True, True), True), ((True, False), False), ((), None)):
+        runs = [record("no_norm", 8, seed, 0.99, 0.98, exactness={"saturation_safe": safe}) for seed, safe in enumerate(verdicts)]
+        (row,) = table.summarise(runs or [RECORDS[0]])[1:]
+        assert row.saturation_safe is expected
+        assert table.cells(row)[table.HEADERS.index("safe w/o VNNI")] == {True: "yes", False: "NO", None: "-"}[expected]
+
+
 def test_a_failed_run_is_counted_and_named(tmp_path):
     failed = RunRecord(config=RECORDS[0].config, status="failed", reason="training loss is nan")
     rows = table.summarise([failed, RECORDS[1]])

@@ -8,7 +8,7 @@ from conftest import SmallMNIST
 from qstrategies.crosscheck import check_runtimes, compare
 from qstrategies.errors import InputError
 from qstrategies.evaluation import Evaluation
-from qstrategies.export.metadata import read_metadata
+from qstrategies.onnx_file import read_metadata
 from qstrategies.predict import predict
 from qstrategies.runtimes import RUNTIMES
 from qstrategies.runtimes.base import Runtime
@@ -74,7 +74,8 @@ def test_verify_finds_pytorchs_bits_and_notices_one_changed_weight(exported, loc
     onnx.save(model, str(tmp_path / "changed.onnx"))
     altered = verify(tmp_path / "changed.onnx", location, ["onnxruntime-all"])
     assert altered["verdict"] == "different" and altered["checks"][0]["pytorch_bits"] is False
-    assert "DIFFERENT" in report_text(altered)
+    assert report["unchanged"] is True and altered["unchanged"] is False
+    assert "DIFFERENT" in report_text(altered) and "ALTERED after its export" in report_text(altered)
 
 
 def test_verify_refuses_unknown_runtimes_and_float_files(exported, location, workspace):

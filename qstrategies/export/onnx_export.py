@@ -17,10 +17,12 @@ import onnx_ir as ir
 import torch
 from torch import nn
 
+from qstrategies.certificate import certify_model
 from qstrategies.errors import check_choice
 from qstrategies.export.lowering import float_first_layer
 from qstrategies.export.passes import clean
 from qstrategies.files import atomic_write, sha256
+from qstrategies.onnx_file import HASH_KEY, content_hash
 from qstrategies.quantization.convert import QuantizedModel
 from qstrategies.records import PIXELS
 
@@ -47,7 +49,7 @@ def export_onnx(
     """Write ``path`` (portable) and, if ``fast`` and there is something to gain, ``NAME.fast.onnx`` beside it.
 
     Args:
-        metadata: stored in the file, each value as JSON.
+        metadata: stored in the file, each value as JSON, beside the form, the summary of the certificate and a hash of it all.
         pixels: "uint8" for inputs that are the integers of their quantizers (raw pixels 0...255), "float32" for their
             real values.
 
@@ -124,9 +126,11 @@ def _save(
     for value in (*proto.graph.value_info, *proto.graph.input, *proto.graph.output, *proto.graph.initializer):
         del value.metadata_props[:]
     del proto.graph.metadata_props[:]
-    for key, value in {**(metadata or {}), "form": form}.items():
-        proto.metadata_props.add(key=key, value=json.dumps(value))
     onnx.checker.check_model(proto, full_check=True)
+    certificate = {} if form == "float" else {"certificate": certify_model(proto).summary}
+    for key, value in {**(metadata or {}), "form": form, **certificate}.items():
+        proto.metadata_props.add(key=key, value=json.dumps(value))
+    proto.metadata_props.add(key=HASH_KEY, value=json.dumps(content_hash(proto)))
     data = proto.SerializeToString(deterministic=True)
     atomic_write(path, data)
     return ExportedModel(path, form, sha256(data), len(data), quantized)

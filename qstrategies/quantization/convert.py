@@ -41,7 +41,9 @@ class InputSpec:
 
     def integers(self, values: Tensor) -> Tensor:
         """Real ``values`` as the uint8 that the exported file takes; uint8 is taken to be that already."""
-        if values.dtype == torch.uint8 or self.scale is None:
+        if self.scale is None:
+            return values.float()
+        if values.dtype == torch.uint8:
             return values
         return torch.clamp(torch.round(values / self.scale) + self.zero_point, 0, 255).to(torch.uint8)
 
@@ -76,7 +78,9 @@ class QuantizedModel:
     def reference(self) -> fx.GraphModule:
         """The same function in float arithmetic between quantize / dequantize pairs."""
         prepared = copy.deepcopy(self.prepared)
-        transposed: list[Any] = [module for module in prepared.modules() if isinstance(module, TRANSPOSED) and hasattr(module, "qconfig")]
+        transposed: list[Any] = [
+            module for module in prepared.modules() if isinstance(module, TRANSPOSED) and getattr(module, "qconfig", None)
+        ]
         for layer in transposed:  # ONNX has no form with one scale that is a tensor
             scale = layer.qconfig.weight().scale.expand(layer.weight.shape[1])
             layer.qconfig = QConfig(activation=layer.qconfig.activation, weight=functools.partial(FixedWeightObserver, scale, 1))
@@ -163,14 +167,17 @@ def weighted_layer(prepared: fx.GraphModule, node: fx.Node) -> Any | None:
 def _snap(module: Any, layer: Any, input_scale: Tensor, exact: bool) -> None:
     quantizer: WeightFakeQuantize = module.qconfig.weight()
     rows = output_rows(layer)
+    if layer.bias is None:  # integer kernels add one anyway, and the exporter would compute the zeros in the graph
+        layer.bias = nn.Parameter(torch.zeros(len(rows)), requires_grad=False)
     per_tensor = isinstance(layer, TRANSPOSED)  # the kernels of transposed convolutions take one scale
-    scale = quantizer.scale(rows, per_channel=quantizer.per_channel and not per_tensor)
-    if exact and layer.bias is not None:
+    per_channel = quantizer.per_channel and not per_tensor
+    scale = quantizer.scale(rows, per_channel=per_channel)
+    if exact:
         scale = fit_bias(scale, layer.bias, input_scale)
-        scale = scale.max().expand_as(scale) if per_tensor else scale
+        scale = scale if per_channel else scale.max().expand_as(scale)
     column = scale[0] if per_tensor else scale.reshape(-1, *[1] * (layer.weight.dim() - 1))
     layer.weight.copy_(torch.round(layer.weight / column) * column)
-    if layer.bias is not None and exact:
+    if exact:
         step = scale * input_scale
         layer.bias.copy_(torch.round(layer.bias / step) * step)
     fixed = functools.partial(FixedTensorWeightObserver, scale[:1]) if per_tensor else functools.partial(FixedWeightObserver, scale)

@@ -19,7 +19,7 @@ from torch.fx.passes.shape_prop import ShapeProp
 from torch.nn import functional
 
 from qstrategies.errors import InputError, unknown
-from qstrategies.quantization.graph import called, is_quantizer
+from qstrategies.quantization.graph import called, is_quantizer, moved_from
 
 ELEMENTWISE_MODULES = (
     nn.CELU,
@@ -98,11 +98,12 @@ class LookupTable(nn.Module):
         return functional.embedding(index, self.values[:, None]).squeeze(-1)
 
 
-def exact_forms(model: nn.Module, example: tuple[Tensor, ...], left: Collection[str]) -> fx.GraphModule:
+def exact_forms(model: nn.Module, example: tuple[Tensor, ...], left: Collection[str], *, pixels: bool) -> fx.GraphModule:
     """A traced copy of ``model`` in the forms above, in the model's own mode; ``model`` is not changed.
 
     Args:
         left: names of modules to leave as they are; what lies in them is not traced.
+        pixels: whether the inputs are scaled pixels, whose step is to be folded into the layers that read them.
 
     Raises:
         InputError: a module that cannot be traced, or a layer without a module of its own.
@@ -115,6 +116,8 @@ def exact_forms(model: nn.Module, example: tuple[Tensor, ...], left: Collection[
     _elementwise(traced, left)
     if not traced.training:
         _norms_to_convolutions(traced, example, left)
+    if pixels:
+        _entry_layers(traced, example)
     traced.graph.lint()
     traced.recompile()
     return traced
@@ -266,6 +269,24 @@ def _norms_to_convolutions(traced: fx.GraphModule, example: tuple[Tensor, ...], 
             continue
         if len(node.meta["tensor_meta"].shape) == convolution(1, 1, 1).weight.dim():
             traced.set_submodule(node.target, _depthwise(norm, convolution))
+
+
+def _entry_layers(traced: fx.GraphModule, example: tuple[Tensor, ...]) -> None:
+    """Give pixels that not only layers read (a residual connection from the input) a layer to fold their step into."""
+    for node, tensor in zip(traced.graph.find_nodes(op="placeholder"), example, strict=True):
+        readers = moved_from(traced, node).readers
+        if all(reader.op == "call_module" and isinstance(called(traced, reader), WEIGHTED) for reader in readers):
+            continue
+        if tensor.dim() - 3 not in range(len(CONVOLUTIONS)):
+            raise InputError(f"input {node.name!r} of shape {tuple(tensor.shape)} is read by {readers[0]}: leave input_scale None")
+        channels = tensor.shape[1]
+        layer = CONVOLUTIONS[tensor.dim() - 3](channels, channels, 1, groups=channels, bias=False).requires_grad_(False)
+        layer.weight.fill_(1.0)
+        target = f"{node.name}_pixels"
+        traced.add_submodule(target, layer)
+        with traced.graph.inserting_after(node):
+            entry = traced.graph.call_module(target, (node,))
+        node.replace_all_uses_with(entry, delete_user_cb=lambda user, entry=entry: user is not entry)
 
 
 def _fused(traced: fx.GraphModule, before: fx.Node) -> bool:

@@ -21,7 +21,7 @@ from torch.ao.quantization.fx.custom_config import PrepareCustomConfig
 from torch.ao.quantization.quantize_fx import prepare_fx, prepare_qat_fx
 
 from qstrategies.quantization.exact_forms import Elementwise, exact_forms, left_in_float
-from qstrategies.quantization.graph import called, input_quantizers, moved_from, observe_inputs_first
+from qstrategies.quantization.graph import called, input_quantizers, moved_from, observe_inputs, share_observers
 from qstrategies.quantization.observers import (
     ACTIVATION_OBSERVERS,
     ActivationFakeQuantize,
@@ -120,14 +120,15 @@ def prepare(
     """
     copied = copy.deepcopy(model).cpu().train(qat)
     left = left_in_float(copied, leave_in_float)
-    traced = exact_forms(copied, example, left)
+    traced = exact_forms(copied, example, left, pixels=input_scale is not None)
     mapping = QConfigMapping().set_global(qconfig(config, qat=qat))
     for name in left:
         mapping.set_module_name(name, None)
     custom = PrepareCustomConfig().set_non_traceable_module_names(left).set_non_traceable_module_classes([Elementwise])
     function = prepare_qat_fx if qat else prepare_fx
     prepared = function(traced, mapping, example, prepare_custom_config=custom, backend_config=backend_config())
-    observe_inputs_first(prepared)
+    observe_inputs(prepared, backend_config(), qconfig(config, qat=qat).activation)
+    share_observers(prepared, backend_config())
     if input_scale is not None:
         _quantize_input(prepared, input_scale)
     return prepared

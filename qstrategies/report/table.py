@@ -28,6 +28,7 @@ class Row:
     free_scales_accuracy: float | None = None
     agreement: float | None = None
     same_bits: bool | None = None
+    saturation_safe: bool | None = None
     float_bytes: float | None = None
     int8_bytes: float | None = None
     seconds_per_epoch: float | None = None
@@ -84,8 +85,11 @@ def _float_values(record: RunRecord) -> dict[str, float | None]:
 def _row(name: str, bits: int, records: Sequence[RunRecord]) -> Row:
     done = [record for record in records if record.status == "done"]
     same = all(check.rows_equal == 1 for record in done for check in record.checks) if done else None
+    known = [record.exactness["saturation_safe"] for record in done if record.exactness]
+    safe = all(known) if known else None
     values = _aggregate([_values(record) for record in done])
-    return Row(strategy=name, weight_bits=bits, seeds=len(records), failed=len(records) - len(done), same_bits=same, **values)
+    failed = len(records) - len(done)
+    return Row(strategy=name, weight_bits=bits, seeds=len(records), failed=failed, same_bits=same, saturation_safe=safe, **values)
 
 
 def _values(record: RunRecord) -> dict[str, float | None]:
@@ -122,14 +126,14 @@ def _aggregate(values: Sequence[dict[str, float | None]]) -> dict[str, Any]:
 
 
 HEADERS = (
-    "strategy", "bits", "float %", "int8 %", "ORT %", "drop, points", "free scales %", "agree %", "same bits",
+    "strategy", "bits", "float %", "int8 %", "ORT %", "drop, points", "free scales %", "agree %", "same bits", "safe w/o VNNI",
     "KB float > int8", "s/epoch", "us, batch 1", "images/s, batch 256",
 )  # fmt: skip
 
 
 def cells(row: Row) -> list[str]:
     """The row as text, in the order of ``HEADERS``."""
-    same = {None: "-", True: "yes", False: "NO"}[row.same_bits]
+    verdict = {None: "-", True: "yes", False: "NO"}
     sizes = "-" if row.float_bytes is None else f"{row.float_bytes / 1000:.0f}"
     if row.int8_bytes is not None:
         sizes += f" > {row.int8_bytes / 1000:.0f}"
@@ -143,7 +147,8 @@ def cells(row: Row) -> list[str]:
         _percent(row, "drop"),
         _percent(row, "free_scales_accuracy"),
         _percent(row, "agreement"),
-        same,
+        verdict[row.same_bits],
+        verdict[row.saturation_safe],
         sizes,
         "-" if row.seconds_per_epoch is None else f"{row.seconds_per_epoch:.1f}",
         _speed(row.microseconds_batch_1, row.speedup_batch_1),
@@ -166,7 +171,8 @@ def _speed(value: float | None, speedup: float | None) -> str:
 NOTES = (
     "Accuracies on the test split. float: the model before quantization (for QAT the float model that it is compared with);"
     " ORT: the exported file in ONNX Runtime; free scales: int8 accuracy without the restriction to exact scales (PTQ only;"
-    " for QAT run compare --free-scales); same bits: all logits equal in every engine and runtime that was run; speed: the"
+    " for QAT run compare --free-scales); same bits: all logits equal in every engine and runtime that was run; safe w/o VNNI: no two"
+    " weights can saturate the 16-bit sums of CPUs without VNNI, by the certificate; speed: the"
     " fast file on one thread, in brackets against the float file; ±: standard deviation over the seeds."
 )
 

@@ -26,7 +26,7 @@ class OnnxRuntime(Runtime):
         options = onnxruntime.SessionOptions()
         options.graph_optimization_level = self.level
         options.intra_op_num_threads = threads
-        options.log_severity_level = 3
+        options.log_severity_level = 4  # errors are raised, and need not be printed too
         try:
             self.session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
         except Exception as error:  # its exceptions share no base class of their own

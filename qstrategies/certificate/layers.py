@@ -1,0 +1,164 @@
+"""Nodes with weights: the bound of every output channel's accumulator, and the conditions that make it exact."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import onnx
+
+from qstrategies.certificate.grid import FLOAT_EXACT, Array, Grid, UnprovenError, lowest_bit, mantissa, reciprocal_safe
+from qstrategies.certificate.report import EXACT, Layer
+
+WEIGHTED = ("Conv", "ConvTranspose", "Gemm", "MatMul")
+LARGEST_INT32 = 2**31 - 1
+LARGEST_PAIR = 128  # 255 * 128 < 2^15: two products of uint8 activations fit 16 bits
+
+
+@dataclass(frozen=True)
+class Constant:
+    """A constant tensor: its ``integers`` times ``scale``, which broadcasts to them; ``stored`` is what the file holds.
+
+    ``scale`` is None for a constant in float, whose values are then in ``integers``.
+    """
+
+    integers: Array
+    scale: Array | None
+    stored: str
+
+    @property
+    def values(self) -> Array:
+        """The real values in float64."""
+        return self.integers.astype(np.float64) * (1.0 if self.scale is None else self.scale)
+
+
+def certify_layer(node: onnx.NodeProto, x: Grid, weight: Constant, bias: Constant | None) -> tuple[Layer, Grid, list[tuple[str, str]]]:
+    """The figures of ``node``, the values of its output, and its breaches as (guarantee, reason).
+
+    Raises ``UnprovenError`` for a form of the operator that no bound is known for.
+    """
+    if x.divisor != 1 or x.high - x.low > FLOAT_EXACT:
+        raise UnprovenError("its input is not quantized")
+    rows, scale, offset = _integers(node, x, weight, bias)
+    step = scale * x.step
+    positive, negative = np.maximum(rows, 0).sum(1), np.maximum(-rows, 0).sum(1)
+    up, down = max(x.high, 0), max(-x.low, 0)
+    largest = positive * up + negative * down + np.maximum(offset, 0)
+    smallest = positive * down + negative * up + np.maximum(-offset, 0)
+    quantized = weight.scale is not None
+    layer = Layer(
+        node=node.name,
+        weights=weight.stored,
+        form="int8" if quantized else "float",
+        accumulators=tuple(map(int, np.ceil(np.maximum(largest, smallest)))),
+        mantissas=tuple(map(int, mantissa(step))),
+        pairs=_pairs(np.abs(rows)) if quantized else (),
+        adjacent=_adjacent(_kernel_orders(node, weight.integers)) if quantized else (),
+    )
+    breaches = _scale_breaches(scale, step, offset, bias) if quantized else []
+    return layer, _output(rows, step, offset, smallest, largest), breaches + _bound_breaches(layer)
+
+
+def _integers(node: onnx.NodeProto, x: Grid, weight: Constant, bias: Constant | None) -> tuple[Array, Array, Array]:
+    """Weights [out_channels, products] as integers, their steps [out_channels], and the bias in steps of the accumulator.
+
+    All in float64, exact below 2^53. Weights in float are integers too, in steps of the lowest bit of their channel.
+    """
+    rows = _by_output(node, weight.integers.astype(np.float64))
+    if weight.scale is None:
+        offset = _bias(bias, len(rows), real=True) / x.step
+        steps = np.array([lowest_bit(np.append(row, constant)) for row, constant in zip(rows, offset, strict=True)])
+        return rows / steps[:, None], steps, offset / steps
+    scales = _by_output(node, np.broadcast_to(weight.scale, weight.integers.shape))
+    if (scales != scales[:, :1]).any():
+        raise UnprovenError("weights of different scales meet in one sum")
+    steps = scales[:, 0].astype(np.float64)
+    real = bias is not None and bias.scale is None
+    return rows, steps, _bias(bias, len(rows), real=real) / (steps * x.step if real else 1)
+
+
+def _bias(bias: Constant | None, channels: int, *, real: bool) -> Array:
+    """The real values or the integers of the bias, shape [out_channels]."""
+    if bias is None:
+        return np.zeros(channels)
+    values = (bias.values if real else bias.integers.astype(np.float64)).reshape(-1)
+    if values.size not in (1, channels):
+        raise UnprovenError(f"its bias has {values.size} values for {channels} output channels")
+    return np.broadcast_to(values, channels)
+
+
+def _by_output(node: onnx.NodeProto, array: Array) -> Array:
+    """``array``, laid out as the weight of ``node``, with a row of products per output channel."""
+    attributes = {item.name: onnx.helper.get_attribute_value(item) for item in node.attribute}
+    if node.op_type == "Conv":
+        return array.reshape(len(array), -1)
+    if node.op_type == "ConvTranspose":
+        groups = attributes.get("group", 1)
+        grouped = array.reshape(groups, len(array) // groups, *array.shape[1:])
+        return grouped.swapaxes(1, 2).reshape(groups * array.shape[1], -1)
+    if array.ndim != 2:
+        raise UnprovenError(f"its weight has {array.ndim} dimensions: expected 2")
+    if node.op_type == "Gemm" and (attributes.get("alpha", 1) != 1 or attributes.get("beta", 1) != 1):
+        raise UnprovenError("alpha and beta are not 1")
+    return array if attributes.get("transB", 0) else array.T
+
+
+def _kernel_orders(node: onnx.NodeProto, array: Array) -> list[Array]:
+    """The rows of products in the orders that kernels sum them: as stored, and with the input channels innermost."""
+    rows = [_by_output(node, array)]
+    if node.op_type == "Conv":
+        rows.append(np.moveaxis(array, 1, -1).reshape(len(array), -1))
+    return rows
+
+
+def _pairs(sizes: Array) -> tuple[int, ...]:
+    """The sum of the two largest of each row."""
+    largest = np.partition(sizes, -2, axis=1)[:, -2:] if sizes.shape[1] > 1 else sizes
+    return tuple(int(total) for total in largest.sum(1))
+
+
+def _adjacent(orders: list[Array]) -> tuple[int, ...]:
+    """The largest sum of two neighbours of each row, over all orders."""
+    padded = [np.pad(np.abs(rows.astype(np.int64)), ((0, 0), (0, 1))) for rows in orders]
+    return tuple(int(total) for total in np.max([(rows[:, :-1] + rows[:, 1:]).max(1) for rows in padded], 0))
+
+
+def _scale_breaches(scale: Array, step: Array, offset: Array, bias: Constant | None) -> list[tuple[str, str]]:
+    found = _found(~reciprocal_safe(scale), "the weight scale changes when it is stored as its reciprocal", "integer_kernels")
+    found += _found(offset != np.rint(offset), "the bias is no whole number of steps s_x s_w", *EXACT)
+    if bias is not None and bias.scale is not None:
+        wrong = np.broadcast_to(bias.scale.reshape(-1), step.shape) != step.astype(np.float32)
+        found += _found(wrong, "the scale of the bias is not s_x s_w", *EXACT)
+    return found
+
+
+def _bound_breaches(layer: Layer) -> list[tuple[str, str]]:
+    accumulators, units, pairs = (np.array(figures, np.float64) for figures in (layer.accumulators, layer.float_units, layer.pairs))
+    reason = f"sums of up to {max(layer.float_units)} units of float32: it tells no more than 2^24 apart"
+    found = _found(units > FLOAT_EXACT, reason, *(EXACT if layer.form == "float" else EXACT[1:]))
+    if layer.form == "int8":
+        found += _found(accumulators > LARGEST_INT32, f"sums of up to {max(layer.accumulators)} overflow int32", "integer_kernels")
+        found += _found(
+            pairs > LARGEST_PAIR, f"two weights sum to {max(layer.pairs)}: above {LARGEST_PAIR} 16 bits can saturate", "saturation_safe"
+        )
+    return found
+
+
+def _found(bad: Array, reason: str, *guarantees: str) -> list[tuple[str, str]]:
+    return [(guarantee, f"{_channels(bad)}: {reason}") for guarantee in guarantees] if bad.any() else []
+
+
+def _channels(bad: Array) -> str:
+    """The first of the channels that are ``bad``, and how many more there are."""
+    more = int(bad.sum()) - 1
+    return f"channel {int(np.argmax(bad))}" + (f" and {more} more" if more else "")
+
+
+def _output(rows: Array, step: Array, offset: Array, smallest: Array, largest: Array) -> Grid:
+    """The grid of all output channels. Zero bits that all integers of a channel end in make its unit coarser."""
+    integers = np.minimum(np.abs(np.concatenate([rows, np.rint(offset)[:, None]], 1)), 2.0**62).astype(np.int64)
+    together = np.bitwise_or.reduce(integers, axis=1)
+    units = (step / mantissa(step) * (together & -together))[together > 0]  # a channel of zeros has no unit
+    unit = float(units.min()) if units.size else 1.0
+    low, high = (int(np.ceil((bound * step / unit).max())) for bound in (smallest, largest))
+    return Grid(unit, -low, high)

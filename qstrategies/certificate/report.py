@@ -1,0 +1,93 @@
+"""The certificate: three guarantees, what breaks them, and the figures of every layer with weights."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from qstrategies.certificate.grid import FLOAT_EXACT
+
+GUARANTEES = {
+    "integer_kernels": "exact on integer kernels",
+    "float_executors": "exact on float executors too",
+    "saturation_safe": "safe without VNNI",
+}
+EXACT = ("integer_kernels", "float_executors")
+
+
+@dataclass(frozen=True)
+class Breach:
+    """A node that breaks a guarantee, and why."""
+
+    node: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Layer:
+    """Figures per output channel of a node with weights.
+
+    ``form`` is "int8", or "float" for a layer that is left in float, which has no pairs.
+    ``accumulators``: largest |partial sum| in any order, in steps s_x s_w; ``mantissas``: the odd part of that step.
+    ``pairs``: the largest |w_i| + |w_j| of any two weights; ``adjacent``: of two that kernels multiply side by side.
+    """
+
+    node: str
+    weights: str
+    form: str
+    accumulators: tuple[int, ...]
+    mantissas: tuple[int, ...]
+    pairs: tuple[int, ...] = ()
+    adjacent: tuple[int, ...] = ()
+
+    @property
+    def float_units(self) -> tuple[int, ...]:
+        """Accumulator times mantissa per channel: exact in float32 up to 2^24."""
+        return tuple(bound * odd for bound, odd in zip(self.accumulators, self.mantissas, strict=True))
+
+
+@dataclass(frozen=True)
+class Certificate:
+    """``breaches`` has a key per guarantee; a guarantee holds if nothing breaks it. ``others``: how many other nodes were proven."""
+
+    layers: tuple[Layer, ...]
+    breaches: dict[str, tuple[Breach, ...]]
+    others: int
+
+    def holds(self, guarantee: str) -> bool:
+        """Whether nothing breaks ``guarantee``, a key of ``GUARANTEES``."""
+        return not self.breaches[guarantee]
+
+    @property
+    def complete(self) -> bool:
+        """Whether all guarantees hold."""
+        return all(map(self.holds, GUARANTEES))
+
+    @property
+    def summary(self) -> dict[str, Any]:
+        """One truth value per guarantee, and the largest accumulator of all layers."""
+        largest = max((bound for layer in self.layers for bound in layer.accumulators), default=0)
+        return {**{name: self.holds(name) for name in GUARANTEES}, "largest_accumulator": largest}
+
+    @property
+    def as_dict(self) -> dict[str, Any]:
+        """All of it as plain data for JSON."""
+        broken = {name: [vars(breach) for breach in found] for name, found in self.breaches.items()}
+        return {"summary": self.summary, "broken_by": broken, "layers": [vars(layer) for layer in self.layers], "others": self.others}
+
+    def as_text(self) -> str:
+        """A table of the layers and the three verdicts, for a terminal."""
+        names = [(layer.node, layer.weights) for layer in self.layers] or [("", "")]
+        first, second = (max(map(len, column)) for column in zip(*names, ("layer", "weights"), strict=True))
+        columns = f"{'channels':>8} {'accumulator':>12} {'of 2^24':>8} {'adjacent':>9} {'any pair':>9}"
+        lines = [f"{'layer':<{first}} {'weights':<{second}} {columns}"]
+        for layer in self.layers:
+            pairs = [f"{max(figures):>9}" if figures else f"{'float':>9}" for figures in (layer.adjacent, layer.pairs)]
+            share = f"{max(layer.float_units) / FLOAT_EXACT:>8.2f}"
+            figures = f"{len(layer.accumulators):>8} {max(layer.accumulators):>12} {share} {' '.join(pairs)}"
+            lines.append(f"{layer.node:<{first}} {layer.weights:<{second}} {figures}")
+        lines.append(f"and {self.others} other operators that are exact")
+        for name, text in GUARANTEES.items():
+            lines.append(f"{text:<30} {'yes' if self.holds(name) else 'NO'}")
+            lines += [f"  {breach.node}: {breach.reason}" for breach in self.breaches[name]]
+        return "\n".join(lines)

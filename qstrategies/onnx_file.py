@@ -1,0 +1,99 @@
+"""Reading ONNX files that may come from anywhere, and telling whether an exported one was altered."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import onnx
+
+from qstrategies.errors import InputError
+from qstrategies.files import sha256
+
+LARGEST_FILE = 512 << 20
+HASH_KEY = "content_sha256"
+INTEGRITY = {True: "unchanged since its export", False: "ALTERED after its export", None: "no hash in this file"}
+
+
+def load_checked(path: Path) -> onnx.ModelProto:
+    """The model in ``path``: valid, self-contained, and made of standard operators only; else raises ``InputError``."""
+    if not path.is_file():
+        raise InputError(f"no such file: {str(path)!r}")
+    if path.stat().st_size > LARGEST_FILE:
+        raise InputError(f"{str(path)!r} has {path.stat().st_size >> 20} MB: at most {LARGEST_FILE >> 20} MB are read")
+    try:
+        model = onnx.load(str(path), load_external_data=False)
+        _refuse_foreign_parts(model, path)
+        onnx.checker.check_model(model, full_check=True)
+    except InputError:
+        raise
+    except Exception as error:  # protobuf and the checker raise many unrelated types for a broken file
+        reason = str(error).strip().splitlines() or [type(error).__name__]
+        raise InputError(f"{str(path)!r} is not a valid ONNX file: {reason[0]}") from None
+    return model
+
+
+def _refuse_foreign_parts(model: onnx.ModelProto, path: Path) -> None:
+    if model.functions:
+        raise InputError(f"{str(path)!r} defines functions of its own ({model.functions[0].name!r}): only standard operators are read")
+    for graph in _graphs(model.graph):
+        attributes = [attribute for node in graph.node for attribute in node.attribute]
+        constants = [tensor for attribute in attributes for tensor in (attribute.t, *attribute.tensors)]
+        sparse = [attribute.sparse_tensor for attribute in attributes] + list(graph.sparse_initializer)
+        parts = [part for tensor in sparse for part in (tensor.values, tensor.indices)]
+        if any(tensor.data_location == tensor.EXTERNAL or tensor.external_data for tensor in (*graph.initializer, *constants, *parts)):
+            raise InputError(f"{str(path)!r} keeps its weights in other files: only self-contained files are read")
+        named = (*graph.node, *graph.initializer, *graph.input, *graph.output)
+        names = [name for node in graph.node for name in (node.op_type, node.domain, *node.input, *node.output)]
+        if not all(isinstance(name, str) for name in [*names, *(item.name for item in named)]):
+            raise InputError(f"{str(path)!r} has names that are no UTF-8 text")
+        for node in graph.node:
+            if node.domain not in ("", "ai.onnx"):
+                raise InputError(f"{str(path)!r} has the operator {node.op_type!r} of {node.domain!r}: only standard operators are read")
+
+
+def _graphs(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:
+    """``graph`` and every graph inside its nodes."""
+    yield graph
+    for node in graph.node:
+        for attribute in node.attribute:
+            for inner in (*([attribute.g] if attribute.HasField("g") else []), *attribute.graphs):
+                yield from _graphs(inner)
+
+
+def read_metadata(path: Path) -> dict[str, Any]:
+    """What ``export_onnx`` stored in ``path``; raises ``InputError`` for a broken file or one of another tool."""
+    model = load_checked(path)
+    if model.producer_name != "qstrategies":
+        raise InputError(f"{str(path)!r} was not exported by qstrategies (its producer is {model.producer_name!r})")
+    return metadata_of(model, path)
+
+
+def metadata_of(model: onnx.ModelProto, path: Path) -> dict[str, Any]:
+    """The metadata of a file that qstrategies exported; empty for one of another tool.
+
+    Raises ``InputError`` for metadata that is not JSON. ``path`` is named in the message.
+    """
+    if model.producer_name != "qstrategies":
+        return {}
+    try:
+        return {item.key: json.loads(item.value) for item in model.metadata_props}
+    except (ValueError, RecursionError):
+        raise InputError(f"{str(path)!r} has damaged metadata") from None
+
+
+def content_hash(model: onnx.ModelProto) -> str:
+    """SHA-256 of all of ``model`` but the metadata entry that holds this hash."""
+    copied = onnx.ModelProto()
+    copied.CopyFrom(model)
+    del copied.metadata_props[:]
+    copied.metadata_props.extend(item for item in model.metadata_props if item.key != HASH_KEY)
+    return sha256(copied.SerializeToString(deterministic=True))
+
+
+def unchanged(model: onnx.ModelProto) -> bool | None:
+    """Whether ``model`` is what ``export_onnx`` wrote, by the hash that it stored; None if there is no hash."""
+    stored = [item.value for item in model.metadata_props if item.key == HASH_KEY]
+    return stored == [json.dumps(content_hash(model))] if stored else None

@@ -1,0 +1,45 @@
+"""A short run of the fuzzer, and the networks on which longer runs once found different bits."""
+
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+sys.path.insert(0, str(Path(__file__).parent.parent / "experiments"))
+from fuzz import Concat, Residual, check, fuzz
+
+from qstrategies.records import QuantizationConfig
+
+
+def test_random_networks_give_the_same_bits_everywhere():
+    assert fuzz(examples=25, first=0) >= 25
+
+
+def conv(outputs=4, **settings):
+    return nn.Conv2d(4, outputs, 1, **settings)
+
+
+FOUND = {
+    "a residual connection from the pixels: their step had no layer to be folded into": nn.Sequential(Residual(conv())),
+    "a concatenation from the pixels": nn.Sequential(Concat(nn.Sequential(conv()))),
+    "ReLU6 before a concatenation: torch.ao drops the shared observer": nn.Sequential(conv(), Concat(nn.Sequential(conv(), nn.ReLU6()))),
+    "an average pool as the first layer: its input was not observed": nn.Sequential(nn.AvgPool2d(2), conv()),
+    "no bias: the exporter computed its zeros in the graph": nn.Sequential(conv(bias=False), nn.ReLU(), conv(bias=False)),
+    "a tie in a residual addition: qnnpack rounds it away from zero": nn.Sequential(conv(), nn.ReLU(), Residual(conv()), nn.ReLU()),
+    "in-place ReLU6: qnnpack mixes up memory layouts": nn.Sequential(
+        nn.Conv2d(4, 6, 3, stride=2), nn.ReLU6(inplace=True), nn.Conv2d(6, 3, 1)
+    ),
+}
+
+
+@pytest.mark.parametrize("input_scale", [1 / 255, None], ids=["pixels", "real values"])
+@pytest.mark.parametrize("per_channel", [True, False], ids=["per channel", "per tensor"])
+@pytest.mark.parametrize("network", FOUND.values(), ids=FOUND)
+def test_what_was_found_stays_mended(network, per_channel, input_scale, tmp_path):
+    torch.manual_seed(0)
+    for module in network.modules():
+        if isinstance(module, nn.Conv2d):
+            module.reset_parameters()
+    check(network.eval(), {"config": QuantizationConfig(per_channel=per_channel), "input_scale": input_scale}, tmp_path)
