@@ -110,18 +110,27 @@ def check_runtimes(
     """Compare each runtime (default: all that are registered) with ``reference`` over ``inputs``, each [N, ...].
 
     ``output_scale`` is the step of the output. A runtime with an ``image_limit`` runs the first images only; one that
-    is not installed is returned as skipped, with its reason.
+    is not installed or does not take the file is returned as skipped, with its reason.
     """
     checks, skipped = [], []
     for name in runtimes if runtimes is not None else RUNTIMES.names():
-        kind = RUNTIMES.get(name)
-        reason = kind.missing()
-        if reason is not None:
-            skipped.append(Skipped(runtime=name, reason=reason))
-            continue
-        outputs = run_in_batches(kind(path), *(array[: kind.image_limit] for array in inputs))
-        checks.append(compare(name, path.name, outputs, reference, output_scale))
+        outputs = outputs_of(name, path, inputs)
+        if isinstance(outputs, Skipped):
+            skipped.append(outputs)
+        else:
+            checks.append(compare(name, path.name, outputs, reference, output_scale))
     return checks, skipped
+
+
+def outputs_of(name: str, path: Path, inputs: Sequence[NDArray[Any]]) -> Outputs | Skipped:
+    """What runtime ``name`` gives for as many examples as it takes, or why it gives nothing."""
+    kind = RUNTIMES.get(name)
+    if (reason := kind.missing()) is not None:
+        return Skipped(runtime=name, reason=reason)
+    try:
+        return run_in_batches(kind(path), *(array[: kind.image_limit] for array in inputs))
+    except InputError as error:
+        return Skipped(runtime=name, reason=str(error))
 
 
 def run_in_batches(runtime: Runtime, *inputs: NDArray[Any]) -> Outputs:

@@ -10,13 +10,14 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from qstrategies.crosscheck import compare, run_in_batches
+from qstrategies.crosscheck import compare, outputs_of, run_in_batches
 from qstrategies.datasets import DATASETS
 from qstrategies.datasets.base import Location
 from qstrategies.errors import InputError
 from qstrategies.evaluation import Evaluation
 from qstrategies.onnx_file import INTEGRITY, load_checked, metadata_of, unchanged
 from qstrategies.pipeline import logits_hash
+from qstrategies.records import Skipped
 from qstrategies.runtimes import RUNTIMES
 
 REFERENCE = "onnxruntime-disabled"
@@ -36,20 +37,21 @@ def verify(path: Path, location: Location = Location(), runtimes: Sequence[str] 
     if metadata.get("form") == "float":
         raise InputError(f"{str(path)!r} is a float file: only int8 exports can be verified")
     names = list(runtimes or RUNTIMES.names())
-    kinds = {name: RUNTIMES.get(name) for name in [REFERENCE, *names]}
+    for name in names:
+        RUNTIMES.get(name)  # an unknown name is an error before anything runs
     if "dataset" in metadata:
         split = DATASETS.get(metadata["dataset"])(location).splits["test"]
         images, labels = split.images.numpy(), split.labels.numpy()
     else:
         images, labels = _random_pixels(model, path), None
-    logits = run_in_batches(kinds[REFERENCE](path), images)
-    reference = Evaluation(logits, logits.argmax(1) if labels is None else labels)
+    expected = run_in_batches(RUNTIMES.get(REFERENCE)(path), images)
+    reference = Evaluation(expected, expected.argmax(1) if labels is None else labels)
     checks, skipped = [], {}
     for name in names:
-        if (reason := kinds[name].missing()) is not None:
-            skipped[name] = reason
+        logits = outputs_of(name, path, [images])
+        if isinstance(logits, Skipped):
+            skipped[name] = logits.reason
             continue
-        logits = run_in_batches(kinds[name](path), images[: kinds[name].image_limit])
         check = vars(compare(name, path.name, logits, reference, metadata.get("output_scale", 1.0)))
         known = "logits_sha256" in metadata and len(logits) == len(images)
         checks.append({**check, "pytorch_bits": logits_hash(logits) == metadata["logits_sha256"] if known else None})

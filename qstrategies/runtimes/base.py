@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import importlib.util
 from abc import ABC, abstractmethod
 from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
+import onnx
 from numpy.typing import NDArray
+
+from qstrategies.errors import InputError
 
 
 class Runtime(ABC):
@@ -24,11 +28,36 @@ class Runtime(ABC):
 
     @abstractmethod
     def __init__(self, path: Path) -> None:
-        """Load ``path``; raises ``InputError`` if it is not a model that this executor takes."""
+        """Load ``path``, a complete file of standard operators; raises ``InputError`` if this executor does not take it."""
 
     @abstractmethod
     def run(self, *inputs: NDArray[Any]) -> NDArray[np.float32]:
         """The file's output [N, ...] for one array [N, ...] per input of the file, in its order.
 
-        Arrays are cast to the dtype that the file takes: raw pixels 0...255 may come as uint8 whatever that is.
+        Arrays are cast to the dtype that the file takes: raw pixels 0...255 may come as uint8 whatever that is. Raises
+        ``InputError`` if this executor finds only now that it cannot run the file.
         """
+
+
+def not_installed(module: str) -> str | None:
+    """The reason of an executor whose Python ``module`` is missing, else None."""
+    return None if importlib.util.find_spec(module) else "not installed: pip install 'qstrategies[runtimes]'"
+
+
+def refused(executor: str, path: Path, error: Exception) -> InputError:
+    """``error`` of an executor's own kind, raised by loading or running ``path``, in one line."""
+    lines = [line for line in str(error).strip().splitlines() if not line.startswith("Exception from")]  # where OpenVINO's source is
+    return InputError(f"{executor} cannot load or run {str(path)!r}: {lines[0] if lines else type(error).__name__}")
+
+
+def read_model(executor: str, path: Path) -> onnx.ModelProto:
+    """The model in ``path``; raises ``InputError`` if it is broken."""
+    try:
+        return onnx.load(str(path), load_external_data=False)
+    except Exception as error:  # protobuf raises many unrelated types for a broken file
+        raise refused(executor, path, error) from None
+
+
+def input_dtypes(model: onnx.ModelProto) -> dict[str, np.dtype]:
+    """The dtype of every input, by name and in order."""
+    return {entry.name: onnx.helper.tensor_dtype_to_np_dtype(entry.type.tensor_type.elem_type) for entry in model.graph.input}

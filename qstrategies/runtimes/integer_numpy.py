@@ -18,7 +18,7 @@ from onnx.reference import ReferenceEvaluator
 
 from qstrategies.errors import InputError
 from qstrategies.runtimes import RUNTIMES
-from qstrategies.runtimes.base import Runtime
+from qstrategies.runtimes.base import Runtime, input_dtypes, read_model, refused
 from qstrategies.runtimes.exact import (
     Array,
     Node,
@@ -182,18 +182,12 @@ class IntegerNumpy(Runtime):
     image_limit = 500
 
     def __init__(self, path: Path) -> None:
-        try:
-            model = onnx.load(str(path), load_external_data=False)
-            self.known = {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
-        except Exception as error:  # protobuf and onnx raise many unrelated types for a broken file
-            raise InputError(f"the integer interpreter cannot load {str(path)!r}: {error}") from None
-        self.inputs = {entry.name: onnx.helper.tensor_dtype_to_np_dtype(entry.type.tensor_type.elem_type) for entry in model.graph.input}
+        model = read_model("the integer interpreter", path)
+        self.path, self.inputs = path, input_dtypes(model)
+        self.known: dict[str, Any] = {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
         self.output = model.graph.output[0].name
         self.nodes = []
         for node in map(Node, model.graph.node):
-            if node.proto.op_type not in OPS:
-                choices = ", ".join(OPS)
-                raise InputError(f"the integer interpreter cannot load {str(path)!r}: no operator {node.proto.op_type!r}. Valid: {choices}")
             if all(name in self.known for name in node.proto.input if name):
                 self._compute(node, self.known)
             else:
@@ -210,12 +204,14 @@ class IntegerNumpy(Runtime):
             output = np.ldexp(output.integers / output.divisor, output.exponent)
         return output.astype(np.float32)
 
-    @staticmethod
-    def _compute(node: Node, values: dict[str, Any]) -> None:
+    def _compute(self, node: Node, values: dict[str, Any]) -> None:
         """Add the outputs of ``node`` to ``values``."""
         operands = [values[name] if name else None for name in node.proto.input]
+        name = f"{node.proto.op_type} {node.proto.name!r}"
+        if node.proto.op_type not in OPS:
+            raise refused("the integer interpreter", self.path, ValueError(f"no operator {name}. Valid: {', '.join(OPS)}"))
         try:
             outputs = OPS[node.proto.op_type](node, *operands)
-        except InputError as error:
-            raise InputError(f"the integer interpreter cannot compute {node.proto.op_type} {node.proto.name!r}: {error}") from None
+        except (InputError, TypeError) as error:  # TypeError: other operands than the ones supported
+            raise refused("the integer interpreter", self.path, ValueError(f"{name}: {error}")) from None
         values.update(zip(node.proto.output, outputs if isinstance(outputs, list) else [outputs], strict=True))

@@ -6,13 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx
 from numpy.typing import NDArray
 from onnx.reference import ReferenceEvaluator
 
-from qstrategies.errors import InputError
 from qstrategies.runtimes import RUNTIMES
-from qstrategies.runtimes.base import Runtime
+from qstrategies.runtimes.base import Runtime, input_dtypes, read_model, refused
 
 
 @RUNTIMES.register("onnx-reference")
@@ -23,12 +21,12 @@ class OnnxReference(Runtime):
     image_limit = 32
 
     def __init__(self, path: Path) -> None:
+        model = read_model("the ONNX reference evaluator", path)
+        self.dtypes = list(input_dtypes(model).values())
         try:
-            self.evaluator = ReferenceEvaluator(onnx.load(str(path), load_external_data=False))
-        except Exception as error:  # protobuf and onnx raise many unrelated types for a broken file
-            raise InputError(f"the ONNX reference evaluator cannot load {str(path)!r}: {error}") from None
-        types: Any = self.evaluator.input_types
-        self.dtypes = [onnx.helper.tensor_dtype_to_np_dtype(entry.tensor_type.elem_type) for entry in types]
+            self.evaluator = ReferenceEvaluator(model)
+        except Exception as error:  # the evaluator raises many unrelated types for what it does not know
+            raise refused("the ONNX reference evaluator", path, error) from None
 
     def run(self, *inputs: NDArray[Any]) -> NDArray[np.float32]:
         triples = zip(self.evaluator.input_names, self.dtypes, inputs, strict=True)

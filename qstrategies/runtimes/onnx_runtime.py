@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from qstrategies.errors import InputError
 from qstrategies.runtimes import RUNTIMES
-from qstrategies.runtimes.base import Runtime
+from qstrategies.runtimes.base import Runtime, refused
 
 _DTYPES = {"tensor(uint8)": np.uint8, "tensor(float)": np.float32}
 _LEVELS = onnxruntime.GraphOptimizationLevel
@@ -30,7 +30,7 @@ class OnnxRuntime(Runtime):
         try:
             self.session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
         except Exception as error:  # its exceptions share no base class of their own
-            raise InputError(f"ONNX Runtime cannot load {str(path)!r}: {str(error).splitlines()[0]}") from None
+            raise refused("ONNX Runtime", path, error) from None
         self.dtypes = {}
         for entry in self.session.get_inputs():
             if entry.type not in _DTYPES:
