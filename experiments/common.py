@@ -10,6 +10,7 @@ from pathlib import Path
 
 from qstrategies.cli import guarded
 from qstrategies.comparison import plan, run_all
+from qstrategies.datasets.base import Location
 from qstrategies.pipeline import Workspace
 from qstrategies.progress import Progress
 from qstrategies.records import ExperimentConfig, TrainingConfig
@@ -18,11 +19,13 @@ from qstrategies.report.write import write_report
 
 
 def options(description: str | None) -> argparse.Namespace:
-    """--seed, --epochs, --quick and --out."""
+    """--seed, --epochs, --quick, where data is found, and --out."""
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--seed", type=int, default=0, help="of weights, batches and calibration (default: 0)")
     parser.add_argument("--epochs", type=int, help="epochs of the float training, and of QAT from scratch (default: the preset's)")
     parser.add_argument("--quick", action="store_true", help="one epoch: a look in seconds, not a result")
+    parser.add_argument("--data-dir", type=Path, help="folder with the IDX files of a dataset that is not in the package")
+    parser.add_argument("--download", action="store_true", help="let torchvision download such a dataset")
     parser.add_argument("--out", type=Path, default=Path("runs") / Path(sys.argv[0]).stem, help="folder of what is written")
     return parser.parse_args()
 
@@ -34,12 +37,27 @@ def config(chosen: argparse.Namespace, epochs: int | None = None) -> ExperimentC
     return ExperimentConfig(strategy="no_norm", training=dataclasses.replace(TrainingConfig(), epochs=number), seed=chosen.seed)
 
 
-def experiment(description: str | None, strategies: Sequence[str], bits: Sequence[int] = (8,), epochs: int | None = None) -> None:
+def experiment(
+    description: str | None,
+    strategies: Sequence[str],
+    bits: Sequence[int] = (8,),
+    epochs: int | None = None,
+    *,
+    model: str = "cnn",
+    dataset: str = "mnist",
+    per_channel: Sequence[bool] = (True,),
+) -> None:
     """Run ``strategies`` at ``bits``, print the table, write models and figures; exits with code 2 on bad input."""
     chosen = options(description)
 
     def run() -> int:
-        records = run_all(plan(config(chosen, epochs), strategies, bits, [chosen.seed]), Workspace(chosen.out, progress=Progress(0)))
+        base = dataclasses.replace(config(chosen, epochs), model=model, dataset=dataset)
+        configs = []
+        for granularity in per_channel:
+            quantization = dataclasses.replace(base.quantization, per_channel=granularity)
+            configs += plan(dataclasses.replace(base, quantization=quantization), strategies, bits, [chosen.seed])
+        location = Location(folder=chosen.data_dir, download=chosen.download)
+        records = run_all(configs, Workspace(chosen.out, location, progress=Progress(0)))
         written = write_report(records, chosen.out)
         models = [chosen.out / record.config.run_id / name for record in records for name in record.files]
         print(table.as_text(table.summarise(records)), "\nWritten:", *(str(path) for path in [*written, *models]), sep="\n  ")

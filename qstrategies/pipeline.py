@@ -7,6 +7,7 @@ import dataclasses
 import inspect
 import io
 import resource
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -190,14 +191,14 @@ def tuned_stage(config: ExperimentConfig, workspace: Workspace, baseline: Stage)
 
 
 def source(kind: Any) -> str:
-    """SHA-256 of the code of a model or strategy, with the classes of the same authors that it inherits from.
+    """SHA-256 of the files of a model or strategy and of the classes of the same authors that it inherits from.
 
     An edited strategy must not meet the models that its old code trained. Code without a file counts by its name.
     """
     own = [cls for cls in getattr(kind, "__mro__", (kind,)) if cls.__module__.split(".")[0] not in ("builtins", "torch")]
     try:
-        return sha256("".join(inspect.getsource(cls) for cls in own).encode())
-    except (OSError, TypeError):
+        return sha256("".join(inspect.getsource(sys.modules[cls.__module__]) for cls in own).encode())
+    except (OSError, TypeError, KeyError):
         return f"{kind.__module__}.{kind.__qualname__}"
 
 

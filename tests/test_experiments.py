@@ -9,7 +9,7 @@ import pytest
 
 FOLDER = Path(__file__).parent.parent / "experiments"
 STRATEGIES = ["no_norm", "no_norm_1_epoch", "clamping", "weight_norm", "finetune", "qat", "qat_scratch", "qat_weight_norm", "qat_clamp"]
-NAMES = ["data", *STRATEGIES, "bit_widths", "summary"]
+NAMES = ["data", *STRATEGIES, "bit_widths", "summary", "resnet8", "depthwise"]
 
 
 @pytest.mark.parametrize("name", NAMES)
