@@ -12,8 +12,10 @@ from qstrategies.quantization.scales import (
     exact_activation_qparams,
     fake_quantize,
     fit_bias,
+    fit_zero_point,
     mantissa,
     power_of_two_above,
+    reciprocal_safe,
     weight_scale,
 )
 
@@ -99,6 +101,14 @@ def test_fit_bias_touches_only_channels_whose_bias_does_not_fit():
     steps = bias / (fitted * 2.0**-6)
     assert (steps.abs() * mantissa(fitted)).max() <= BIAS_BUDGET
     assert math.log2(fitted[1]) == int(math.log2(fitted[1]))
+
+
+def test_fit_zero_point_coarsens_only_what_the_sum_with_the_zero_point_cannot_hold():
+    scale = torch.tensor([2.0**-12, 127 * 2.0**-17, 127 * 2.0**-18, 13 * 2.0**-20, 2.0**-40])
+    fitted = fit_zero_point(scale, torch.tensor([2.0**-3]), torch.tensor([2.0**-4]))  # multiples of 2^-17
+    assert fitted[:2].tolist() == scale[:2].tolist()
+    assert fitted[2:].tolist() == [64 * 2.0**-17, 2 * 2.0**-17, 2.0**-17]
+    assert torch.all(fitted >= scale) and torch.all(reciprocal_safe(fitted))
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

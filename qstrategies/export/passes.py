@@ -72,9 +72,11 @@ def _become_initializer(graph: ir.Graph, node: ir.Node, array: Array) -> None:
 
 
 def drop_identities(graph: ir.Graph) -> None:
-    """Remove what inference does not need: the traces of dropout."""
+    """Remove what inference does not need: the traces of dropout, and casts of float32 constants to the type of real tensors."""
     for node in list(graph):
-        if node.op_type == "Identity" and not node.outputs[0].is_graph_output():
+        array = constant(node.inputs[0]) if node.op_type == "CastLike" else None
+        same_type = array is not None and array.dtype == np.float32 and producer(node.inputs[1], "DequantizeLinear") is not None
+        if same_type or (node.op_type == "Identity" and not node.outputs[0].is_graph_output()):
             ir.convenience.replace_all_uses_with(node.outputs[0], operand(node, 0))
             remove(graph, node)
 

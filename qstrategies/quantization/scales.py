@@ -5,6 +5,7 @@ differ in how they round ``M``, the bias and the ties, and some compute all of i
 
 * ``s_x``, ``s_y`` powers of two and even zero points,
 * ``s_w = m 2^e`` with an integer mantissa ``m``, and ``b`` an integer multiple of ``s_x s_w``,
+* ``M`` a multiple of 2^-16 where ``z_y`` is not 0, for kernels that add ``z_y`` in float32 before they round,
 * ``1 / (1 / m) = m`` in float32, as oneDNN keeps reciprocals of scales: 7, 13 and 15 come back one bit off, and a tie
   then rounds the wrong way,
 * ``m (max(sum of w > 0, sum of -w > 0) (levels - 1) + |b|) < 2^24`` over the integer weights of an output channel,
@@ -101,6 +102,17 @@ def fit_bias(scale: Tensor, bias: Tensor, input_scale: Tensor) -> Tensor:
     needed = bias.detach().abs() / (input_scale * BIAS_BUDGET)
     too_large = needed > scale / mantissa(scale)
     return torch.where(too_large, torch.maximum(power_of_two_above(needed.clamp(min=SMALLEST_SCALE)), power_of_two_above(scale)), scale)
+
+
+def fit_zero_point(scale: Tensor, input_scale: Tensor, output_scale: Tensor) -> Tensor:
+    """``scale`` raised to a multiple of 2^-16 s_y / s_x in the channels that are finer, for an output with a zero point.
+
+    oneDNN adds it to ``M acc`` in float32 before rounding, whose 24 bits hold 8 of the result and 16 behind the point.
+    """
+    step = output_scale * 2.0**-16 / input_scale
+    safe = _safe_mantissas().to(scale.device)
+    coarse = safe[torch.searchsorted(safe, torch.ceil(scale / step).clamp(max=2**MAX_MANTISSA_BITS))] * step
+    return torch.where(scale / mantissa(scale) < step, coarse, scale)
 
 
 def mantissa(scale: Tensor) -> Tensor:
