@@ -209,6 +209,8 @@ def fuzz(examples: int, first: int) -> int:
             nonlocal count
             check(*case, Path(folder))
             count += 1
+            if count % 100 == 0:
+                print(f"{count} networks, all the same bits", flush=True)
 
         run()
     return count

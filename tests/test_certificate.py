@@ -2,6 +2,7 @@
 
 import itertools
 import json
+from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
@@ -191,6 +192,8 @@ PROVEN = {
     "AveragePool over 4": ([node("AveragePool", ["d"], "r", kernel_shape=[2, 2])], {}, {"into": (2.0**-4, 30), "out": (2.0**-4, 30)}),
     "AveragePool over 9": ([node("AveragePool", ["d"], "r", kernel_shape=[3, 3])], {}, {"into": (2.0**-4, 30), "out": (2.0**-4, 30)}),
     "padded AveragePool": ([node("AveragePool", ["d"], "r", kernel_shape=[3, 3], pads=[1, 1, 1, 1], count_include_pad=1)], {}, {}),
+    "AveragePool over 9, finer in than out": ([node("AveragePool", ["d"], "r", kernel_shape=[3, 3])], {}, {"out": (2.0**-3, 20)}),
+    "GlobalAveragePool over 36": ([node("GlobalAveragePool", ["d"], "r")], {}, {"into": (2.0**-4, 30), "out": (2.0**-4, 30)}),
     "GlobalAveragePool over 49": ([node("GlobalAveragePool", ["d"], "r")], {}, {"shape": (1, 4, 7, 7)}),
     "ReduceMean over 8": ([node("ReduceMean", ["d", "axes"], "r")], {"axes": I64([2, 3])}, {"shape": (1, 4, 2, 4)}),
     "Clip": (
@@ -236,8 +239,11 @@ def test_a_proven_operator_gives_the_same_bits_at_every_level_of_optimisation(na
 
 UNPROVEN = {
     "sigmoid": ([node("Sigmoid", ["d"], "r")], {}, {}, "no proof is known for Sigmoid", EXACT),
-    "mean over 36, may be a tie": ([node("GlobalAveragePool", ["d"], "r")], {}, {}, "can lie on a tie", EXACT),
-    "mean over 9, finer in than out": ([node("AveragePool", ["d"], "r", kernel_shape=[3, 3])], {}, {"out": (2.0**-3, 0)}, "tie", EXACT),
+    "mean over 28": ([node("GlobalAveragePool", ["d"], "r")], {}, {"shape": (1, 4, 4, 7)}, "if they are divided differently", EXACT),
+    "mean over 7, finer in than out": (
+        [node("AveragePool", ["d"], "r", kernel_shape=[7, 1])],
+        {}, {"shape": (1, 4, 7, 3), "out": (2.0**-3, 0)}, "if they are divided differently", EXACT,
+    ),
     "mean over the border": ([node("AveragePool", ["d"], "r", kernel_shape=[3, 3], pads=[1] * 4)], {}, {}, "at the border", EXACT),
     "add of far scales": ([node("Add", ["d", "c"], "r")], {"c": np.float32([2.0**-30])}, {}, "24 bits of float32", EXACT),
     "integers that overflow": (
@@ -265,6 +271,15 @@ def test_what_is_not_proven_is_named_with_its_reason(name):
     nodes, constants, settings, reason, guarantees = UNPROVEN[name]
     places, reasons = broken(between(nodes, constants, **settings))
     assert {guarantee for guarantee, _ in places} == guarantees and reason in reasons
+
+
+@pytest.mark.parametrize(("count", "alike"), [(6, True), (7, True), (36, True), (28, False), (56, False)])
+def test_a_mean_is_proven_exactly_if_division_and_reciprocal_round_alike(count, alike):
+    sums = np.arange(255 * count + 1)
+    exact = np.array([round(Fraction(int(total), count)) for total in sums])  # half to even
+    same = [np.rint(value) == exact for value in (np.float32(sums) / np.float32(count), np.float32(sums) * np.float32(1 / count))]
+    assert np.all(same) == alike
+    assert certify_model(between([node("GlobalAveragePool", ["d"], "r")], {}, shape=(1, 4, 1, count))).complete is alike
 
 
 def test_real_valued_inputs_are_proven_only_without_a_zero_point():

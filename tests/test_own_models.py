@@ -5,6 +5,7 @@ import copy
 import onnx
 import pytest
 import torch
+from conftest import small
 from torch import nn
 from torch.nn import functional
 
@@ -208,3 +209,23 @@ def test_free_scales_and_narrow_weights_work_on_own_models():
             assert isinstance(quantized, QuantizedModel)
             errors[bits, exact] = (quantized.int8()(data) - model(data)).pow(2).mean().item()
     assert all(0 < errors[8, exact] < errors[4, exact] / 5 for exact in (True, False)), errors
+
+
+def test_a_registered_model_of_the_user_runs_through_the_whole_experiment(workspace):
+    @qs.MODELS.register("tiny")
+    class Tiny(nn.Module):
+        """Fewer layers than the shared network, and names of its own."""
+
+        input_shape = (1, 28, 28)
+
+        def __init__(self):
+            super().__init__()
+            self.squeeze = nn.Sequential(nn.Conv2d(1, 6, 5, stride=3), nn.BatchNorm2d(6), nn.Hardswish())
+            self.head = nn.Linear(6 * 64, 10)
+
+        def forward(self, digit):
+            return self.head(self.squeeze(digit).flatten(1))
+
+    for strategy in ("no_norm", "qat_clamp"):
+        record = qs.run_experiment(small(strategy, model="tiny"), workspace)
+        assert record.status == "done" and all(check.rows_equal == 1 for check in record.checks)

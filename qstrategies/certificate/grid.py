@@ -76,7 +76,7 @@ def union(*grids: Grid) -> Grid:
     """The grid that holds the values of all ``grids``."""
     if any(grid.divisor != grids[0].divisor for grid in grids):
         raise UnprovenError("means over different numbers of values meet")
-    unit = min(grid.unit for grid in grids)
+    unit = min([grid.unit for grid in grids if grid.low or grid.high] or [grids[0].unit])  # zero lies on every grid
     fine = [grid.on(unit) for grid in grids]
     return replace(fine[0], low=min(grid.low for grid in fine), high=max(grid.high for grid in fine))
 

@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 import onnx
 
-from qstrategies.certificate.grid import Array, Grid, UnprovenError, lowest_bit, union
+from qstrategies.certificate.grid import Array, Grid, UnprovenError, lowest_bit, mantissa, union
 
-LARGEST_DIVISOR = 2**12  # a mean over more values may lie closer to a tie than float32 rounds
+MOST_SUMS = 2**22  # so many values of a mean are tried out
 INTEGERS = (onnx.TensorProto.UINT8, onnx.TensorProto.INT8, onnx.TensorProto.INT32, onnx.TensorProto.INT64)
 
 
@@ -151,17 +151,34 @@ def _pooled_mean(call: Call) -> Grid:
 
 
 def _mean(grid: Grid, dims: list[int | None]) -> Grid:
-    """A mean is exact over a power of two of values; over an odd number it may be rounded, but never lies on a tie."""
     known = [dim for dim in dims if dim is not None]
-    if len(known) < len(dims):
+    if len(known) < len(dims) or 0 in known:
         raise UnprovenError("the number of values in a mean is not known")
     count = math.prod(known)
-    power = count & -count
     total = Grid(grid.step, grid.low * count, grid.high * count, grid.divisor).exact()
-    odd = count // max(power, 1)
-    if not 1 <= odd <= LARGEST_DIVISOR:
-        raise UnprovenError(f"a mean over {count} values: at most {LARGEST_DIVISOR} are proven")
-    return Grid(total.step / power, total.low, total.high, odd)
+    power = count & -count  # dividing by a power of two is exact
+    return Grid(total.step / power, total.low, total.high, count // power)
+
+
+def check_mean(mean: Grid, scale: float, zero_point: int) -> None:
+    """Raise ``UnprovenError`` unless every sum gives the integer of exact arithmetic, whichever way it is divided.
+
+    Executors divide by the count or multiply by its float32 reciprocal, and add the zero point before rounding or after. All
+    sums that can occur are tried out; ``scale`` is that of the output.
+    """
+    ratio = mean.step / scale
+    if mantissa(np.array(ratio)) != 1 or not 2.0**-20 <= ratio <= 2.0**20 or mean.high - mean.low > MOST_SUMS:
+        raise UnprovenError("a mean of too many or of unlike steps to try them all")
+    sums = np.arange(mean.low, mean.high + 1)
+    count = mean.divisor * int(max(1 / ratio, 1))
+    whole, rest = np.divmod(sums * int(max(ratio, 1)), count)
+    exact = whole + ((2 * rest > count) | ((2 * rest == count) & (whole % 2 == 1)))
+    single, divisor = sums.astype(np.float32), np.float32(mean.divisor)
+    for value in (single / divisor, single * (np.float32(1) / divisor)):
+        for offset in (np.float32(0), np.float32(zero_point)):
+            wrong = int((np.rint(value * np.float32(ratio) + offset) - offset != exact).sum())
+            if wrong:
+                raise UnprovenError(f"a mean for which {wrong} of {len(sums)} sums are rounded differently if they are divided differently")
 
 
 MOVING = (

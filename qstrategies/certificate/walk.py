@@ -12,7 +12,7 @@ from onnx.reference import ReferenceEvaluator
 from qstrategies.certificate.grid import REAL, Array, Grid, UnprovenError, mantissa
 from qstrategies.certificate.layers import WEIGHTED, Constant, certify_layer
 from qstrategies.certificate.report import EXACT, GUARANTEES, Breach, Certificate, Layer
-from qstrategies.certificate.rules import OPERANDS, Call, apply_rule
+from qstrategies.certificate.rules import OPERANDS, Call, apply_rule, check_mean
 
 PRODUCTS = (
     "Attention", "ConvInteger", "DeformConv", "Einsum", "GRU", "If", "LSTM", "Loop", "MatMulInteger", "QLinearConv",
@@ -136,8 +136,11 @@ class _Walk:
         scale, zero_point, dtype = self._quantizer(node)
         self.quantizers[node.output[0]] = scale, zero_point
         self._check_quantizer(node, scale, zero_point)
-        if values is not None and values.divisor != 1 and values.unit < scale:
-            self._breach(node, f"a mean over {values.divisor} values can lie on a tie: its step must be at least that of the output")
+        if values is not None and values.divisor != 1:
+            try:
+                check_mean(values, scale, zero_point)
+            except UnprovenError as error:
+                self._breach(node, str(error))
         if values is not None and values.divisor == 1 and zero_point != 0 and values.unit / scale < SMALLEST_STEP:
             steps = f"{values.unit / scale:.3g} of the output's step, less than 2^-16"
             self._breach(node, f"values in steps of {steps}: kernels that add the zero point {zero_point} before rounding lose bits")

@@ -20,6 +20,7 @@ def clean(graph: ir.Graph, pixels: str) -> None:
     lift_constants(graph)
     drop_full_range_clips(graph)
     fold_constants(graph)
+    plain_splits(graph)
     drop_identities(graph)
     drop_repeated_quantization(graph)
     integer_biases(graph)
@@ -71,10 +72,39 @@ def _become_initializer(graph: ir.Graph, node: ir.Node, array: Array) -> None:
     remove(graph, node)
 
 
-def drop_identities(graph: ir.Graph) -> None:
-    """Remove what inference does not need: the traces of dropout."""
+def plain_splits(graph: ir.Graph) -> None:
+    """Replace a sequence of parts (chunk, split), of which each reader takes one, by a Split."""
     for node in list(graph):
-        if node.op_type == "Identity" and not node.outputs[0].is_graph_output():
+        readers = [user for user, _ in node.outputs[0].uses()] if node.op_type == "SplitToSequence" else []
+        indices = [constant(reader.inputs[1]) for reader in readers if reader.op_type == "SequenceAt"]
+        sizes = _split_sizes(node) if readers else None
+        if sizes is None or len(indices) < len(readers) or any(index is None for index in indices):
+            continue
+        lengths = add_initializer(graph, f"{node.outputs[0].name}_sizes", np.array(sizes, np.int64))
+        split = ir.node("Split", [operand(node, 0), lengths], {"axis": node.attributes["axis"].value}, num_outputs=len(sizes))
+        graph.insert_before(node, split)
+        for reader, index in zip(readers, indices, strict=True):
+            assert index is not None
+            ir.convenience.replace_all_uses_with(reader.outputs[0], split.outputs[int(index)])
+
+
+def _split_sizes(node: ir.Node) -> list[int] | None:
+    """The lengths that a SplitToSequence cuts its axis into, where they are known."""
+    sizes, shape = constant(node.inputs[1]) if len(node.inputs) > 1 else None, operand(node, 0).shape
+    whole = shape[node.attributes["axis"].as_int()] if shape is not None else None
+    if sizes is None or not isinstance(whole, int):
+        return None
+    if sizes.ndim == 1:
+        return [int(size) for size in sizes]
+    return [min(int(sizes), whole - start) for start in range(0, whole, int(sizes))]
+
+
+def drop_identities(graph: ir.Graph) -> None:
+    """Remove what inference does not need: the traces of dropout, and casts of float32 constants to the type of real tensors."""
+    for node in list(graph):
+        array = constant(node.inputs[0]) if node.op_type == "CastLike" else None
+        same_type = array is not None and array.dtype == np.float32 and producer(node.inputs[1], "DequantizeLinear") is not None
+        if same_type or (node.op_type == "Identity" and not node.outputs[0].is_graph_output()):
             ir.convenience.replace_all_uses_with(node.outputs[0], operand(node, 0))
             remove(graph, node)
 
@@ -197,9 +227,9 @@ def tidy_names(graph: ir.Graph) -> None:
     """Readable names: nodes after their operator and order, parameters without the traces of fusing and folding."""
     for count, node in enumerate(graph):
         node.name = f"{node.op_type}_{count}"
-        for output in node.outputs:
+        for index, output in enumerate(node.outputs):
             if not output.is_graph_output():
-                output.name = f"{node.name}_output"
+                output.name = f"{node.name}_output" + (f"_{index}" if len(node.outputs) > 1 else "")
     for node in graph:
         if node.op_type in ("QuantizeLinear", "DequantizeLinear"):
             base = operand(node, 0).name if constant(node.inputs[0]) is not None else node.name

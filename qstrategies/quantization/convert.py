@@ -21,7 +21,7 @@ from qstrategies.quantization.observers import FixedTensorWeightObserver, FixedW
 from qstrategies.quantization.prepare import backend_config
 from qstrategies.quantization.qnnpack import replace_inexact_kernels
 from qstrategies.quantization.ranges import freeze_ranges
-from qstrategies.quantization.scales import fit_bias
+from qstrategies.quantization.scales import fit_layer
 from qstrategies.records import QuantizationConfig
 
 TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
@@ -118,7 +118,9 @@ def finalize(prepared: fx.GraphModule, config: QuantizationConfig, shapes: Seque
         layer = weighted_layer(prepared, node)
         if layer is not None and is_quantizer(prepared, node.args[0]):
             input_scale = called(prepared, node.args[0]).calculate_qparams()[0]
-            _snap(called(prepared, node), layer, input_scale, config.exact)
+            outputs = [called(prepared, user) for user in node.users if is_quantizer(prepared, user)]
+            shifted = [quantizer.scale for quantizer in outputs if quantizer.zero_point != 0]
+            _snap(called(prepared, node), layer, input_scale, shifted[0] if shifted else None, config.exact)
     tabulate(prepared)
     return QuantizedModel(prepared, config, _inputs(prepared, shapes))
 
@@ -164,7 +166,7 @@ def weighted_layer(prepared: fx.GraphModule, node: fx.Node) -> Any | None:
     return inner if isinstance(getattr(inner, "weight", None), nn.Parameter) else None
 
 
-def _snap(module: Any, layer: Any, input_scale: Tensor, exact: bool) -> None:
+def _snap(module: Any, layer: Any, input_scale: Tensor, output_scale: float | None, exact: bool) -> None:
     quantizer: WeightFakeQuantize = module.qconfig.weight()
     rows = output_rows(layer)
     if layer.bias is None:  # integer kernels add one anyway, and the exporter would compute the zeros in the graph
@@ -173,7 +175,7 @@ def _snap(module: Any, layer: Any, input_scale: Tensor, exact: bool) -> None:
     per_channel = quantizer.per_channel and not per_tensor
     scale = quantizer.scale(rows, per_channel=per_channel)
     if exact:
-        scale = fit_bias(scale, layer.bias, input_scale)
+        scale = fit_layer(scale, layer.bias, input_scale, output_scale)
         scale = scale if per_channel else scale.max().expand_as(scale)
     column = scale[0] if per_tensor else scale.reshape(-1, *[1] * (layer.weight.dim() - 1))
     layer.weight.copy_(torch.round(layer.weight / column) * column)

@@ -5,6 +5,7 @@ differ in how they round ``M``, the bias and the ties, and some compute all of i
 
 * ``s_x``, ``s_y`` powers of two and even zero points,
 * ``s_w = m 2^e`` with an integer mantissa ``m``, and ``b`` an integer multiple of ``s_x s_w``,
+* ``s_x s_w / s_y`` a multiple of 2^-16 where ``z_y`` is not 0: oneDNN adds ``z_y`` in float32 before it rounds,
 * ``1 / (1 / m) = m`` in float32, as oneDNN keeps reciprocals of scales: 7, 13 and 15 come back one bit off, and a tie
   then rounds the wrong way,
 * ``m (max(sum of w > 0, sum of -w > 0) (levels - 1) + |b|) < 2^24`` over the integer weights of an output channel,
@@ -24,6 +25,7 @@ FLOAT_EXACT = 2**24  # float32 represents every integer up to this
 ACCUMULATOR_BUDGET = 3 * 2**22  # three quarters of it for the products...
 BIAS_BUDGET = 2**22  # ...and one for the bias
 MAX_MANTISSA_BITS = 7
+FINEST_RESULT = 2.0**-16  # 8 bits of the result leave so much of float32's 24 behind the point
 SMALLEST_SCALE = 2.0**-40  # for all-zero tensors; far from the subnormal range of float32 in any product
 
 
@@ -93,14 +95,19 @@ def _round_up_mantissa(scale: Tensor, bits: Tensor) -> Tensor:
     return torch.ldexp(rounded / steps, exponent)
 
 
-def fit_bias(scale: Tensor, bias: Tensor, input_scale: Tensor) -> Tensor:
-    """``scale`` raised to a power of two in the channels whose bias would exceed ``BIAS_BUDGET`` steps of s_x s_w.
+def fit_layer(scale: Tensor, bias: Tensor, input_scale: Tensor, output_scale: float | None) -> Tensor:
+    """``scale`` raised to a power of two in the channels that the layer's surroundings ask for a coarser one.
 
-    Only nearly dead channels (tiny weights, a usual bias) are touched; without this their int32 bias overflows.
+    That are the channels whose bias would exceed ``BIAS_BUDGET`` steps of s_x s_w (nearly dead ones: tiny weights, a usual
+    bias), and those with results in finer steps than ``FINEST_RESULT`` of the output's step: a kernel that adds the zero
+    point in float32 before rounding would lose them. ``output_scale`` is None where no zero point is added.
     """
-    needed = bias.detach().abs() / (input_scale * BIAS_BUDGET)
-    too_large = needed > scale / mantissa(scale)
-    return torch.where(too_large, torch.maximum(power_of_two_above(needed.clamp(min=SMALLEST_SCALE)), power_of_two_above(scale)), scale)
+    unit = scale / mantissa(scale)
+    for_bias = bias.detach().abs() / (input_scale * BIAS_BUDGET)
+    for_result = torch.full_like(scale, 0.0 if output_scale is None else FINEST_RESULT * output_scale / float(input_scale))
+    needed = torch.maximum(for_bias, for_result)
+    coarser = torch.maximum(power_of_two_above(needed.clamp(min=SMALLEST_SCALE)), power_of_two_above(scale))
+    return torch.where(needed > unit, coarser, scale)
 
 
 def mantissa(scale: Tensor) -> Tensor:
