@@ -200,7 +200,7 @@ def test_free_float_weights_unknown_operators_and_other_attributes_are_refused(t
     for op, operands, attributes, reason in (
         ("Conv", [free], {}, "float constant"),
         ("Conv", [Weight((2, 1, 3, 3))], {"auto_pad": "SAME_UPPER"}, "auto_pad"),
-        ("Sigmoid", [], {}, "no operator 'Sigmoid'. Valid: QuantizeLinear"),
+        ("Sigmoid", [], {}, "no operator Sigmoid 'Sigmoid_1'. Valid: QuantizeLinear"),
     ):
         path, arrays = random_file(tmp_path / "model.onnx", op, shape, operands, attributes)
         with pytest.raises(InputError, match=reason):
