@@ -10,11 +10,12 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from qstrategies.crosscheck import compare, outputs_of, run_in_batches
+from qstrategies.crosscheck import Outputs, compare, outputs_of, run_in_batches
 from qstrategies.datasets import DATASETS
 from qstrategies.datasets.base import Location
+from qstrategies.divergence import first_divergence
 from qstrategies.errors import InputError
-from qstrategies.evaluation import Evaluation
+from qstrategies.evaluation import BATCH, Evaluation
 from qstrategies.onnx_file import INTEGRITY, load_checked, metadata_of, unchanged
 from qstrategies.pipeline import logits_hash
 from qstrategies.records import Skipped
@@ -54,6 +55,7 @@ def verify(path: Path, location: Location = Location(), runtimes: Sequence[str] 
             continue
         check = vars(compare(name, path.name, logits, reference, metadata.get("output_scale", 1.0)))
         known = "logits_sha256" in metadata and len(logits) == len(images)
+        check["first_divergence"] = None if check["rows_equal"] == 1 else _divergence(name, path, images, logits, expected)
         checks.append({**check, "pytorch_bits": logits_hash(logits) == metadata["logits_sha256"] if known else None})
     same = all(check["rows_equal"] == 1 and check["pytorch_bits"] is not False for check in checks)
     return {
@@ -64,6 +66,17 @@ def verify(path: Path, location: Location = Location(), runtimes: Sequence[str] 
         "skipped": skipped,
         "verdict": "same" if same else "different",
     }
+
+
+def _divergence(name: str, path: Path, images: NDArray[np.uint8], logits: Outputs, expected: Outputs) -> str:
+    """Where runtime ``name`` first leaves the reference, in the batch of the first image whose ``logits`` are not as ``expected``."""
+    different = (logits != expected[: len(logits)]).reshape(len(logits), -1).any(1)
+    start = int(different.argmax()) // BATCH * BATCH
+    try:
+        found = first_divergence(path, RUNTIMES.get(name), RUNTIMES.get(REFERENCE), [images[start : start + BATCH]])
+    except InputError as error:
+        return f"not found: {error}"
+    return str(found) if found else "in no node alone: the file gives the same bits wherever it is cut"
 
 
 def _random_pixels(model: onnx.ModelProto, path: Path) -> NDArray[np.uint8]:
@@ -88,6 +101,7 @@ def report_text(report: dict[str, Any]) -> str:
         lines.append(f"{check['runtime']:<22} {check['images']:>7} {figures}  {pytorch}")
         if check["first_difference"]:
             lines.append(f"{'':<22} first difference: {check['first_difference']}")
+            lines.append(f"{'':<22} first divergence: {check['first_divergence']}")
     lines += [f"{name:<22} skipped: {reason}" for name, reason in report["skipped"].items()]
     verdict = "the same bits everywhere" if report["verdict"] == "same" else "DIFFERENT"
     return "\n".join([*lines, f"Verdict: {verdict}"])

@@ -14,7 +14,7 @@ LAYERS = [
     {"datasets", "models", "strategies", "quantization", "runtimes", "progress", "report"},
     {"evaluation", "onnx_file"},
     {"certificate"},
-    {"training", "export", "timing"},
+    {"training", "export", "timing", "divergence"},
     {"stages", "environment", "crosscheck"},
     {"pipeline"},
     {"comparison", "verify", "predict"},
