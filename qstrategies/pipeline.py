@@ -41,7 +41,7 @@ from qstrategies.training import PIXEL_SCALE, TrainingDivergedError, to_input, t
 STAGE_FORMAT = 2  # part of every cache key: raise it when a change here or in training alters what a stage computes
 DEFAULT_RUNTIME = "onnxruntime-all"
 QUICK_IMAGES = 500  # what the engines and runtimes get that do not run over all images
-QUICK_LEFT_OUT = ("onnx-reference", "numpy-integer")  # as slow on a few images as the others on thousands
+QUICK_LEFT_OUT = ("numpy-integer", "onnx-reference", "onnxruntime-web", "opencv-dnn", "openvino", "tract")  # slow to start or to run
 SECONDS_PER_EPOCH = {False: 6.5, True: 9.0}  # float and QAT: only the first guess of the remaining time
 SECONDS_PER_RUN = {"full": 11.0, "quick": 3.0}
 

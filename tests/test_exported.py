@@ -1,9 +1,13 @@
 """The committed models load everywhere and are as accurate as their card says."""
 
 import hashlib
+import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from qstrategies.comparison import DEFAULT_STRATEGIES
@@ -14,7 +18,8 @@ from qstrategies.runtimes import RUNTIMES
 
 FOLDER = Path(__file__).parent.parent / "exported"
 FILES = sorted(FOLDER.glob("*.onnx"))
-WHOLE = [name for name in RUNTIMES.names() if RUNTIMES.get(name).image_limit is None and RUNTIMES.get(name).missing() is None]
+INSTALLED = [name for name in RUNTIMES.names() if RUNTIMES.get(name).missing() is None]
+WHOLE = [name for name in INSTALLED if RUNTIMES.get(name).image_limit is None]
 
 
 def test_both_forms_of_every_strategy_are_there():
@@ -36,6 +41,44 @@ def test_every_runtime_gives_the_recorded_accuracy_and_pytorchs_bits_on_all_test
         assert logits_hash(logits) == metadata["logits_sha256"], name
 
 
+@pytest.mark.parametrize("name", [name for name in INSTALLED if name not in WHOLE])
+@pytest.mark.parametrize("file", ["qat.onnx", "qat.fast.onnx", "weight_norm.onnx", "weight_norm.fast.onnx"])
+def test_the_other_runtimes_give_the_same_bits_on_a_part(name, file, mnist):
+    images = mnist["test"].images.numpy()[: min(RUNTIMES.get(name).image_limit, 200)]
+    expected = RUNTIMES.get("onnxruntime-disabled")(FOLDER / file).run(images)
+    np.testing.assert_array_equal(RUNTIMES.get(name)(FOLDER / file).run(images), expected)
+
+
+IN_AN_OLD_RUNTIME = """
+import sys
+import numpy as np, onnxruntime
+images, *pairs = sys.argv[1:]
+for path, expected in zip(pairs[::2], pairs[1::2]):
+    for level in ("ORT_DISABLE_ALL", "ORT_ENABLE_BASIC", "ORT_ENABLE_EXTENDED", "ORT_ENABLE_ALL"):
+        options = onnxruntime.SessionOptions()
+        options.graph_optimization_level = getattr(onnxruntime.GraphOptimizationLevel, level)
+        session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+        same = (session.run(None, {"image": np.load(images)})[0] == np.load(expected)).all()
+        print(onnxruntime.__version__, "same" if same else f"{path} differs at {level}")
+"""
+
+
+def test_the_oldest_onnxruntime_of_the_readme_gives_the_same_bits(mnist, tmp_path):
+    python = os.environ.get("QSTRATEGIES_OLDEST_PYTHON")
+    if python is None:
+        pytest.skip("QSTRATEGIES_OLDEST_PYTHON names no Python that has the oldest ONNX Runtime; .ci/run makes one")
+    images = mnist["test"].images.numpy()[:1000]
+    np.save(tmp_path / "images.npy", images)
+    pairs = []
+    for path in FILES:
+        pairs += [path, tmp_path / f"{path.name}.npy"]
+        np.save(pairs[-1], RUNTIMES.get("onnxruntime-disabled")(path).run(images))
+    command = [python, "-c", IN_AN_OLD_RUNTIME, tmp_path / "images.npy", *pairs]
+    lines = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
+    (oldest,) = re.findall(r"oldest is\s+ONNX\s+Runtime\s+([\d.]+)", (FOLDER.parent / "README.md").read_text())
+    assert lines == [f"{oldest} same"] * 4 * len(FILES)
+
+
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.name)
 def test_the_card_says_the_recorded_accuracy(path):
     (accuracy,) = re.findall(rf"\| {re.escape(path.name)} \| ([\d.]+)% \|", (FOLDER / "CARD.md").read_text())
@@ -44,9 +87,6 @@ def test_the_card_says_the_recorded_accuracy(path):
 
 
 def test_the_readmes_client_runs(mnist, tmp_path):
-    import subprocess
-    import sys
-
     from PIL import Image
 
     code = re.search(r"```python\n(.*?)```", (FOLDER / "README.md").read_text(), re.S).group(1)

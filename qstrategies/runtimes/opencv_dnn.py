@@ -17,9 +17,11 @@ from qstrategies.runtimes.base import Runtime, not_installed, read_model, refuse
 
 @RUNTIMES.register("opencv-dnn")
 class OpenCV(Runtime):
-    """Pixels enter as floats, and no convolution is a Winograd transform, whose float arithmetic is inexact."""
+    """Runs a part of the images only. Pixels enter as floats, and no convolution is a Winograd transform, whose float
+    arithmetic is inexact."""
 
-    summary = "OpenCV's DNN module, its classic engine"
+    summary = "OpenCV's DNN module, its classic engine, on a part of the images"
+    image_limit = 2000
 
     @classmethod
     def missing(cls) -> str | None:
