@@ -29,7 +29,7 @@ def quantized(cnn, mnist, **settings):
 
 @pytest.fixture
 def certificate(tmp_path):
-    return lambda model: certify(export_onnx(model, tmp_path / "m.onnx", fast=False)[0].path)
+    return lambda model: certify(export_onnx(model, tmp_path / "m.onnx", optimize_for=None)[0].path)
 
 
 def trained_fake_quantized(model, mnist, steps=3):

@@ -1,18 +1,35 @@
-"""A second form of the same file for ONNX Runtime: the first layer in float, where its integer kernel is slow.
+"""A second form of the same file for one runtime: at each place the form that its kernels compute fastest.
 
-ONNX Runtime's integer convolution copies single bytes when there are few input channels, and its max pooling of int8 in
-NCHW order is slow; the float kernels are several times faster there. With exact scales both give the same bits.
+With exact scales float and integer kernels give the same bits, so that the choice is free. The rules come from measurements
+of single nodes (docs/benchmark.md has the outcome, ``experiments/benchmark.py`` measures it again).
+
+ONNX Runtime:
+
+- Its integer convolution copies single bytes when there are few input channels, and its max pooling of int8 in NCHW order is
+  slow; the float kernels are several times faster there, unless the kernel is so large that the products outweigh the copies.
+- It computes a Clip between DequantizeLinear and QuantizeLinear in float, which takes longer than the convolution before it.
 """
 
 from __future__ import annotations
+
+from collections.abc import Callable
 
 import numpy as np
 import onnx_ir as ir
 
 from qstrategies.export.graph import add_initializer, constant, insert_before, known, only_user, operand, producer
-from qstrategies.export.passes import drop_unused, tidy_names
+from qstrategies.export.passes import drop_unused, qparams, tidy_names
 
 FEW_CHANNELS = 4
+FEW_TAPS = 9  # 7 x 7 at 3 channels took 2.4 ms in float and 1.6 in integers, 3 x 3 took 0.5 and 0.6
+
+
+def lower(graph: ir.Graph, runtime: str) -> bool:
+    """Rewrite ``graph`` for ``runtime``, one of ``LOWERINGS``. False if there is nothing to gain."""
+    changed = [rewrite(graph) for rewrite in LOWERINGS[runtime]]
+    drop_unused(graph)
+    tidy_names(graph)
+    return any(changed)
 
 
 def float_first_layer(graph: ir.Graph) -> bool:
@@ -22,15 +39,44 @@ def float_first_layer(graph: ir.Graph) -> bool:
     convolution = only_user(entry.outputs[0]) if entry is not None else None
     if entry is None or convolution is None or convolution.op_type != "Conv":
         return False
-    if not _raw_pixels(entry) or not _few_channels(convolution):
+    if not _raw_pixels(entry) or not _small_kernel(convolution):
         return False
     pixels = insert_before(graph, convolution, "Cast", [image], "pixels", to=int(ir.DataType.FLOAT))
     convolution.replace_input_with(0, pixels)
     for index in range(1, len(convolution.inputs)):
         convolution.replace_input_with(index, _dequantized(graph, convolution.inputs[index]))
     _pool_first(graph, convolution)
-    drop_unused(graph)
-    tidy_names(graph)
+    return True
+
+
+def integer_clips(graph: ir.Graph) -> bool:
+    """Rewrite DQ, Clip, Q of one scale and zero point to a Clip of the integers, or to nothing where it clips nothing.
+
+    Rounding is monotone, and the integers are on the grid already: Q(clip(DQ(q), a, b)) = clip(q, Q(a), Q(b)).
+    """
+    clips = [node for node in graph if node.op_type == "Clip"]
+    return any([_integer_clip(graph, node) for node in clips])
+
+
+LOWERINGS: dict[str, tuple[Callable[[ir.Graph], bool], ...]] = {"onnxruntime": (float_first_layer, integer_clips)}
+
+
+def _integer_clip(graph: ir.Graph, clip: ir.Node) -> bool:
+    before, after = producer(clip.inputs[0], "DequantizeLinear"), only_user(clip.outputs[0])
+    if before is None or after is None or after.op_type != "QuantizeLinear" or qparams(before) != qparams(after):
+        return False
+    scale, zero_point = (known(value) for value in after.inputs[1:])
+    type_range = np.iinfo(zero_point.dtype)
+    bounds = [constant(value) for value in clip.inputs[1:]]
+    if scale.size > 1 or len(bounds) != 2 or any(bound is None for bound in bounds):
+        return False
+    low, high = (np.clip(np.rint(known(value) / scale) + zero_point, type_range.min, type_range.max) for value in clip.inputs[1:])
+    clipped = operand(before, 0)
+    if (low, high) != (type_range.min, type_range.max):
+        limits = {"low": low, "high": high}
+        values = [add_initializer(graph, f"{clip.name}_{name}", limit.astype(zero_point.dtype)) for name, limit in limits.items()]
+        clipped = insert_before(graph, after, "Clip", [clipped, *values], f"{clip.name}_integers")
+    ir.convenience.replace_all_uses_with(after.outputs[0], clipped)
     return True
 
 
@@ -40,10 +86,10 @@ def _raw_pixels(entry: ir.Node) -> bool:
     return entry.op_type == "DequantizeLinear" and known(entry.inputs[1]) == 1 and not known(entry.inputs[2]).any()
 
 
-def _few_channels(convolution: ir.Node) -> bool:
+def _small_kernel(convolution: ir.Node) -> bool:
     weight = producer(convolution.inputs[1], "DequantizeLinear")
     array = constant(weight.inputs[0]) if weight is not None else None
-    return array is not None and array.shape[1] <= FEW_CHANNELS
+    return array is not None and array.shape[1] <= FEW_CHANNELS and np.prod(array.shape[2:]) <= FEW_TAPS
 
 
 def _dequantized(graph: ir.Graph, value: ir.Value | None) -> ir.Value:

@@ -19,7 +19,7 @@ from torch import nn
 
 from qstrategies.certificate import certify_model
 from qstrategies.errors import check_choice
-from qstrategies.export.lowering import float_first_layer
+from qstrategies.export.lowering import LOWERINGS, lower
 from qstrategies.export.passes import clean
 from qstrategies.files import atomic_write, sha256
 from qstrategies.onnx_file import HASH_KEY, content_hash
@@ -33,36 +33,49 @@ OPSET, IR_VERSION = 19, 9
 class ExportedModel:
     """An ONNX file on disk. ``form`` is "portable" (all integers), "fast" (float first layer) or "float".
 
-    ``quantized`` is the model it was made from, None for "float".
+    ``certificate`` is the summary of what the file guarantees and ``quantized`` the model it was made from, both None for "float".
     """
 
     path: Path
     form: str
     sha256: str
     size: int
+    content_sha256: str = field(repr=False)
+    certificate: Mapping[str, Any] | None = None
     quantized: QuantizedModel | None = field(default=None, repr=False, compare=False)
 
 
 def export_onnx(
-    quantized: QuantizedModel, path: Path | str, metadata: Mapping[str, Any] | None = None, *, pixels: str = "uint8", fast: bool = True
+    quantized: QuantizedModel,
+    path: Path | str,
+    metadata: Mapping[str, Any] | None = None,
+    *,
+    pixels: str = "uint8",
+    optimize_for: str | None = "onnxruntime",
 ) -> list[ExportedModel]:
-    """Write ``path`` (portable) and, if ``fast`` and there is something to gain, ``NAME.fast.onnx`` beside it.
+    """Write ``path`` (portable) and ``NAME.fast.onnx`` beside it, if there is something to gain for the runtime ``optimize_for``.
+
+    Every rewriting of the second is an identity of real numbers. Its metadata names the portable form by its content hash, as
+    ``same_as``, if both certificates prove that float executors compute those real numbers: then both give the same bits.
 
     Args:
         metadata: stored in the file, each value as JSON, beside the form, the summary of the certificate and a hash of it all.
         pixels: "uint8" for inputs that are the integers of their quantizers (raw pixels 0...255), "float32" for their
             real values.
+        optimize_for: one of ``export.lowering.LOWERINGS``; None for the portable file alone.
 
     Raises:
-        InputError: unknown ``pixels``, or a bias that does not fit int32.
+        InputError: unknown ``pixels`` or ``optimize_for``, or a bias that does not fit int32.
     """
     check_choice("pixel type", pixels, PIXELS)
+    if optimize_for is not None:
+        check_choice("runtime to optimize for", optimize_for, LOWERINGS)
     path = Path(path)
     model = _export(quantized.reference(), {entry.name: torch.zeros(2, *entry.shape) for entry in quantized.inputs})
     clean(model.graph, pixels)
     exported = [_save(model, path, "portable", metadata, quantized)]
-    if fast and float_first_layer(model.graph):
-        exported.append(_save(model, path.with_suffix(".fast.onnx"), "fast", metadata, quantized))
+    if optimize_for is not None and lower(model.graph, optimize_for):
+        exported.append(_save(model, path.with_suffix(".fast.onnx"), "fast", metadata, quantized, portable=exported[0]))
     return exported
 
 
@@ -114,8 +127,29 @@ def _quiet(name: str) -> Any:
 
 
 def _save(
-    model: ir.Model, path: Path, form: str, metadata: Mapping[str, Any] | None, quantized: QuantizedModel | None = None
+    model: ir.Model,
+    path: Path,
+    form: str,
+    metadata: Mapping[str, Any] | None,
+    quantized: QuantizedModel | None = None,
+    portable: ExportedModel | None = None,
 ) -> ExportedModel:
+    proto = _plain(model)
+    onnx.checker.check_model(proto, full_check=True)
+    certificate = None if form == "float" else certify_model(proto).summary
+    entries = {**(metadata or {}), "form": form, "certificate": certificate, "same_as": _proven_same(certificate, portable)}
+    for key, value in entries.items():
+        if value is not None or key in (metadata or {}):
+            proto.metadata_props.add(key=key, value=json.dumps(value))
+    content = content_hash(proto)
+    proto.metadata_props.add(key=HASH_KEY, value=json.dumps(content))
+    data = proto.SerializeToString(deterministic=True)
+    atomic_write(path, data)
+    return ExportedModel(path, form, sha256(data), len(data), content, certificate, quantized)
+
+
+def _plain(model: ir.Model) -> onnx.ModelProto:
+    """``model`` without the traces of the exporter."""
     proto = ir.to_proto(model)
     proto.ir_version = IR_VERSION
     proto.producer_name, proto.producer_version, proto.doc_string = "qstrategies", "", ""
@@ -126,11 +160,11 @@ def _save(
     for value in (*proto.graph.value_info, *proto.graph.input, *proto.graph.output, *proto.graph.initializer):
         del value.metadata_props[:]
     del proto.graph.metadata_props[:]
-    onnx.checker.check_model(proto, full_check=True)
-    certificate = {} if form == "float" else {"certificate": certify_model(proto).summary}
-    for key, value in {**(metadata or {}), "form": form, **certificate}.items():
-        proto.metadata_props.add(key=key, value=json.dumps(value))
-    proto.metadata_props.add(key=HASH_KEY, value=json.dumps(content_hash(proto)))
-    data = proto.SerializeToString(deterministic=True)
-    atomic_write(path, data)
-    return ExportedModel(path, form, sha256(data), len(data), quantized)
+    return proto
+
+
+def _proven_same(certificate: Mapping[str, Any] | None, portable: ExportedModel | None) -> str | None:
+    """The content hash of ``portable`` if it and the file of ``certificate`` are exact on every executor, whatever its kernels."""
+    if certificate is None or portable is None or portable.certificate is None:
+        return None
+    return portable.content_sha256 if certificate["float_executors"] and portable.certificate["float_executors"] else None

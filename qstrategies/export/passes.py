@@ -113,12 +113,13 @@ def drop_repeated_quantization(graph: ir.Graph) -> None:
     """Remove a QuantizeLinear that undoes the DequantizeLinear before it, of the same scale and zero point."""
     for node in list(graph):
         before = producer(node.inputs[0], "DequantizeLinear") if node.op_type == "QuantizeLinear" else None
-        if before is not None and _qparams(before) == _qparams(node):
+        if before is not None and qparams(before) == qparams(node):
             ir.convenience.replace_all_uses_with(node.outputs[0], operand(before, 0))
             remove(graph, node)
 
 
-def _qparams(node: ir.Node) -> tuple[bytes, ...]:
+def qparams(node: ir.Node) -> tuple[bytes, ...]:
+    """Scale and zero point of a Q or DQ, to be compared with another's."""
     return tuple(array.tobytes() for value in node.inputs[1:] if (array := constant(value)) is not None)
 
 

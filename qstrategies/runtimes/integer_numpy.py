@@ -69,7 +69,9 @@ def relu(_: Node, x: Any) -> Real:
     return replace(operand(x), integers=np.maximum(operand(x).integers, 0))
 
 
-def clip(_: Node, x: Any, low: Array | None = None, high: Array | None = None) -> Real:
+def clip(_: Node, x: Any, low: Array | None = None, high: Array | None = None) -> Any:
+    if isinstance(x, np.ndarray) and x.dtype != np.float32:
+        return np.clip(x, low, high)
     real = operand(x)
     real = real if low is None else elementwise(np.maximum, real, operand(low))
     return real if high is None else elementwise(np.minimum, real, operand(high))
@@ -179,7 +181,7 @@ class IntegerNumpy(Runtime):
     """Runs a part of the images only."""
 
     summary = "integers only, in NumPy: the arbiter, on a part of the images"
-    image_limit = 500
+    image_limit = 200
 
     def __init__(self, path: Path) -> None:
         model = read_model("the integer interpreter", path)
