@@ -12,11 +12,9 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import onnxruntime
 import torch
 from common import config, options
-from onnxruntime.quantization import CalibrationDataReader, QuantFormat, quantize_static
+from rivals import file_times, rival_rows, static_file
 from torch import nn
 from torch.nn import functional
 from torch.utils.data import DataLoader, Dataset
@@ -163,28 +161,6 @@ def training_rows(workspace: Workspace, epochs: int) -> list[str]:
     return ["| training | images/s | ratio to the usual loop |", "| --- | ---: | ---: |", *rows]
 
 
-class Reader(CalibrationDataReader):
-    """Training images for quantize_static."""
-
-    def __init__(self, images: np.ndarray) -> None:
-        self.batches = iter([{"image": images}])
-
-    def get_next(self) -> dict[str, np.ndarray] | None:
-        return next(self.batches, None)
-
-
-def static_file(model: nn.Module, calibration: torch.Tensor, folder: Path) -> Path:
-    """What onnxruntime's own quantize_static makes of the same float model (QDQ, per channel)."""
-    plain, result = folder / "plain.onnx", folder / "quantize_static.onnx"
-    dims = ({0: torch.export.Dim("batch")},)
-    example = to_input(calibration[:2]).contiguous()
-    torch.onnx.export(
-        model, (example,), plain, dynamo=True, input_names=["image"], output_names=["logits"], dynamic_shapes=dims, verbose=False
-    )
-    quantize_static(plain, result, Reader(to_input(calibration).numpy()), quant_format=QuantFormat.QDQ, per_channel=True)
-    return result
-
-
 def inference_rows(workspace: Workspace, epochs: int, seed: int) -> list[str]:
     """Microseconds per image on one thread; all files take turns."""
     base = ExperimentConfig(strategy="no_norm", training=TrainingConfig(epochs=epochs), seed=seed)
@@ -194,7 +170,7 @@ def inference_rows(workspace: Workspace, epochs: int, seed: int) -> list[str]:
     splits = workspace.dataset("mnist").splits
     images = splits["test"].images
     with tempfile.TemporaryDirectory() as scratch:
-        static = static_file(stage.model, splits["train"].images[:256], Path(scratch))
+        static = static_file(stage.model, to_input(splits["train"].images[:256]), Path(scratch))
         float_file = workspace.stages / f"{stage.key[:24]}.float.onnx"
         files = {
             "float32": float_file,
@@ -202,7 +178,9 @@ def inference_rows(workspace: Workspace, epochs: int, seed: int) -> list[str]:
             "portable int8": folder / "model.onnx",
             "fast int8": folder / "model.fast.onnx",
         }
-        times = {batch: file_times(list(files.values()), images[:batch], repeats) for batch, repeats in ((1, 400), (64, 20), (256, 5))}
+        times = {
+            batch: file_times(list(files.values()), images[:batch].numpy(), repeats) for batch, repeats in ((1, 400), (64, 20), (256, 5))
+        }
     rows = []
     for index, name in enumerate(files):
         cells = [
@@ -212,18 +190,6 @@ def inference_rows(workspace: Workspace, epochs: int, seed: int) -> list[str]:
         rows.append(f"| {name} {''.join(cells)}|")
     columns = " | ".join(f"us/image, batch {batch} | against float | against static" for batch in times)
     return [f"| file | {columns} |", "| --- |" + " ---: |" * 9, *rows]
-
-
-def file_times(paths: list[Path], images: torch.Tensor, repeats: int) -> list[float]:
-    """Seconds per call on one thread."""
-    settings = onnxruntime.SessionOptions()
-    settings.intra_op_num_threads = 1
-    actions = []
-    for path in paths:
-        session = onnxruntime.InferenceSession(str(path), settings)
-        pixels = images.numpy() if session.get_inputs()[0].type == "tensor(uint8)" else to_input(images).numpy()
-        actions.append(lambda session=session, pixels=pixels: session.run(None, {"image": pixels}))
-    return interleaved(actions, repeats, rounds=15)
 
 
 def reuse_rows(records: list[RunRecord]) -> list[str]:
@@ -257,7 +223,7 @@ def main() -> int:
     workspace = Workspace(chosen.out)
     started = time.strftime("%Y-%m-%d")
     parts = [[f"# Speed\n\nWritten by `python experiments/benchmark.py` on {started}: {machine()}."], training_rows(workspace, epochs)]
-    parts.append(inference_rows(workspace, epochs, chosen.seed))
+    parts += [inference_rows(workspace, epochs, chosen.seed), rival_rows()]
     comparison = Path("runs")
     if list(comparison.glob("*/record.json")):
         parts.append(reuse_rows(read_records(comparison)))

@@ -33,9 +33,13 @@ NAMES = (
 
 
 def random_network(name: str, size: int) -> nn.Module:
-    """The network with random weights and the BN statistics of random images."""
+    """The network with random weights and the BN statistics of random images [16, 3, ``size``, ``size``]."""
     torch.manual_seed(0)
-    model = getattr(torchvision().models, name)(weights=None)
+    return with_statistics(getattr(torchvision().models, name)(weights=None), (3, size, size))
+
+
+def with_statistics(model: nn.Module, shape: tuple[int, ...]) -> nn.Module:
+    """``model`` in eval mode, its batch norms random and with the statistics of random images of ``shape`` [C, H, W]."""
     for module in model.modules():
         if isinstance(module, nn.BatchNorm2d):
             nn.init.uniform_(module.weight, 0.5, 1.5)
@@ -43,7 +47,7 @@ def random_network(name: str, size: int) -> nn.Module:
             module.momentum = 0.5
     with torch.no_grad():
         for _ in range(4):
-            model.train()(torch.rand(16, 3, size, size))
+            model.train()(torch.rand(16, *shape))
     return model.eval()
 
 

@@ -12,6 +12,7 @@ ONNX Runtime:
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import numpy as np
@@ -55,7 +56,7 @@ def integer_clips(graph: ir.Graph) -> bool:
     Rounding is monotone, and the integers are on the grid already: Q(clip(DQ(q), a, b)) = clip(q, Q(a), Q(b)).
     """
     clips = [node for node in graph if node.op_type == "Clip"]
-    return any([_integer_clip(graph, node) for node in clips])
+    return sum(_integer_clip(graph, node) for node in clips) > 0
 
 
 LOWERINGS: dict[str, tuple[Callable[[ir.Graph], bool], ...]] = {"onnxruntime": (float_first_layer, integer_clips)}
@@ -89,7 +90,7 @@ def _raw_pixels(entry: ir.Node) -> bool:
 def _small_kernel(convolution: ir.Node) -> bool:
     weight = producer(convolution.inputs[1], "DequantizeLinear")
     array = constant(weight.inputs[0]) if weight is not None else None
-    return array is not None and array.shape[1] <= FEW_CHANNELS and np.prod(array.shape[2:]) <= FEW_TAPS
+    return array is not None and array.shape[1] <= FEW_CHANNELS and math.prod(array.shape[2:]) <= FEW_TAPS
 
 
 def _dequantized(graph: ir.Graph, value: ir.Value | None) -> ir.Value:

@@ -31,7 +31,9 @@ OPSET, IR_VERSION = 19, 9
 
 @dataclass(frozen=True)
 class ExportedModel:
-    """An ONNX file on disk. ``form`` is "portable" (all integers), "fast" (float first layer) or "float".
+    """An ONNX file on disk. ``form`` is "portable" (all integers), "fast" (as one runtime's kernels like it) or "float".
+
+    ``same_as`` is the ``content_sha256`` of the portable form where the bits of "fast" are proven to be the same.
 
     ``certificate`` is the summary of what the file guarantees and ``quantized`` the model it was made from, both None for "float".
     """
@@ -41,6 +43,7 @@ class ExportedModel:
     sha256: str
     size: int
     content_sha256: str = field(repr=False)
+    same_as: str | None = field(default=None, repr=False)
     certificate: Mapping[str, Any] | None = None
     quantized: QuantizedModel | None = field(default=None, repr=False, compare=False)
 
@@ -137,7 +140,8 @@ def _save(
     proto = _plain(model)
     onnx.checker.check_model(proto, full_check=True)
     certificate = None if form == "float" else certify_model(proto).summary
-    entries = {**(metadata or {}), "form": form, "certificate": certificate, "same_as": _proven_same(certificate, portable)}
+    same_as = _proven_same(certificate, portable)
+    entries = {**(metadata or {}), "form": form, "certificate": certificate, "same_as": same_as}
     for key, value in entries.items():
         if value is not None or key in (metadata or {}):
             proto.metadata_props.add(key=key, value=json.dumps(value))
@@ -145,7 +149,7 @@ def _save(
     proto.metadata_props.add(key=HASH_KEY, value=json.dumps(content))
     data = proto.SerializeToString(deterministic=True)
     atomic_write(path, data)
-    return ExportedModel(path, form, sha256(data), len(data), content, certificate, quantized)
+    return ExportedModel(path, form, sha256(data), len(data), content, same_as, certificate, quantized)
 
 
 def _plain(model: ir.Model) -> onnx.ModelProto:
