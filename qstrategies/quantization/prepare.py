@@ -28,6 +28,7 @@ from qstrategies.quantization.observers import (
     PixelQuantizer,
     WeightFakeQuantize,
 )
+from qstrategies.quantization.saturation import relu6_to_saturation, saturate
 from qstrategies.records import QuantizationConfig
 
 
@@ -121,6 +122,7 @@ def prepare(
     copied = copy.deepcopy(model).cpu().train(qat)
     left = left_in_float(copied, leave_in_float)
     traced = exact_forms(copied, example, left, pixels=input_scale is not None)
+    saturating = relu6_to_saturation(traced, left) if config.exact and not config.reduce_range and not qat else []
     mapping = QConfigMapping().set_global(qconfig(config, qat=qat))
     for name in left:
         mapping.set_module_name(name, None)
@@ -129,6 +131,7 @@ def prepare(
     prepared = function(traced, mapping, example, prepare_custom_config=custom, backend_config=backend_config())
     observe_inputs(prepared, backend_config(), qconfig(config, qat=qat).activation)
     share_observers(prepared, backend_config())
+    saturate(prepared, saturating)
     if input_scale is not None:
         _quantize_input(prepared, input_scale)
     return prepared
