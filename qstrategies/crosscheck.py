@@ -32,8 +32,13 @@ class CrossCheck:
 
     @property
     def same(self) -> bool:
-        """Whether all gave the same bits."""
-        return all(check.rows_equal == 1 for check in self.checks)
+        """Whether all gave the same bits that compute what the file says: see ``Runtime.rewrites``."""
+        return all(known_rewriting(name) for name in self.apart)
+
+    @property
+    def apart(self) -> list[str]:
+        """The executors that gave other bits."""
+        return list(dict.fromkeys(check.runtime for check in self.checks if check.rows_equal < 1))
 
     def __str__(self) -> str:
         lines = [f"{'executor':<22} {'file':<22} {'examples':>8} {'rows equal':>11} {'max steps':>10}"]
@@ -41,8 +46,22 @@ class CrossCheck:
             lines.append(f"{check.runtime:<22} {check.file:<22} {check.images:>8} {check.rows_equal:>11.2%} {check.max_steps:>10g}")
             if check.first_difference:
                 lines.append(f"{'':<22} first difference: {check.first_difference}")
+                lines += known_rewriting(check.runtime)
         lines += [f"{item.runtime:<22} skipped: {item.reason}" for item in self.skipped]
-        return "\n".join([*lines, "the same bits everywhere" if self.same else "DIFFERENT"])
+        return "\n".join([*lines, verdict(self.apart)])
+
+
+def known_rewriting(runtime: str) -> list[str]:
+    """What a report says of the reason why ``runtime`` may differ, in lines; none if it must not."""
+    reason = RUNTIMES.get(runtime).rewrites if runtime in RUNTIMES.names() else None
+    return [f"{'':<22} known: {reason}"] if reason else []
+
+
+def verdict(apart: Sequence[str]) -> str:
+    """One line, given the executors that gave other bits."""
+    if not all(known_rewriting(name) for name in apart):
+        return "DIFFERENT"
+    return "the same bits everywhere" + (f" but in {', '.join(apart)}" if apart else "")
 
 
 def cross_check(

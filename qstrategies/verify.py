@@ -10,7 +10,7 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from qstrategies.crosscheck import Outputs, compare, outputs_of, run_in_batches
+from qstrategies.crosscheck import Outputs, compare, known_rewriting, outputs_of, run_in_batches, verdict
 from qstrategies.datasets import DATASETS
 from qstrategies.datasets.base import Location
 from qstrategies.divergence import first_divergence
@@ -57,14 +57,15 @@ def verify(path: Path, location: Location = Location(), runtimes: Sequence[str] 
         known = "logits_sha256" in metadata and len(logits) == len(images)
         check["first_divergence"] = None if check["rows_equal"] == 1 else _divergence(name, path, images, logits, expected)
         checks.append({**check, "pytorch_bits": logits_hash(logits) == metadata["logits_sha256"] if known else None})
-    same = all(check["rows_equal"] == 1 and check["pytorch_bits"] is not False for check in checks)
+    apart = [check["runtime"] for check in checks if check["rows_equal"] < 1 or check["pytorch_bits"] is False]
     return {
         "file": str(path),
         "unchanged": unchanged(model),
         **{name: metadata.get(key) for name, key in RECORDED.items()},
         "checks": checks,
         "skipped": skipped,
-        "verdict": "same" if same else "different",
+        "apart": apart,
+        "verdict": "same" if all(known_rewriting(name) for name in apart) else "different",
     }
 
 
@@ -102,6 +103,6 @@ def report_text(report: dict[str, Any]) -> str:
         if check["first_difference"]:
             lines.append(f"{'':<22} first difference: {check['first_difference']}")
             lines.append(f"{'':<22} first divergence: {check['first_divergence']}")
+            lines += known_rewriting(check["runtime"])
     lines += [f"{name:<22} skipped: {reason}" for name, reason in report["skipped"].items()]
-    verdict = "the same bits everywhere" if report["verdict"] == "same" else "DIFFERENT"
-    return "\n".join([*lines, f"Verdict: {verdict}"])
+    return "\n".join([*lines, f"Verdict: {verdict(report['apart'])}"])

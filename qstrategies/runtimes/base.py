@@ -20,6 +20,8 @@ class Runtime(ABC):
     summary: ClassVar[str]
     image_limit: ClassVar[int | None] = None
     """How many images a cross-check runs; None means the whole split. For executors too slow for all."""
+    rewrites: ClassVar[str | None] = None
+    """Which arithmetic of the file it leaves out or changes, so that its bits differ from all others' there; None if none."""
 
     @classmethod
     def missing(cls) -> str | None:

@@ -17,6 +17,7 @@ class OpenVino(Runtime):
     """Float layers stay in float32: by default the plugin rounds them to bf16 on a CPU that has it."""
 
     summary = "OpenVINO on the CPU"
+    rewrites = "it fuses a convolution with the addition behind it and leaves out the rounding between them"
 
     @classmethod
     def missing(cls) -> str | None:
