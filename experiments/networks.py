@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -19,7 +20,10 @@ from qstrategies.crosscheck import CrossCheck
 from qstrategies.datasets.torchvision_import import torchvision
 from qstrategies.files import atomic_write
 from qstrategies.runtimes import RUNTIMES
+from qstrategies.runtimes.onnx_runtime import OnnxRuntime
 
+ONNX_RUNTIME = tuple(name for name in RUNTIMES.names() if issubclass(RUNTIMES.get(name), OnnxRuntime))
+OTHERS = ("onnxruntime-web", "opencv-dnn", "openvino", "tract")
 NAMES = (
     "resnet18",
     "resnet50",
@@ -58,24 +62,22 @@ def row(name: str, images: int, size: int, folder: Path) -> str:
     quantized = qs.quantize(model, [torch.rand(16, *shape) for _ in range(2)], torch.rand(2, *shape), input_scale=1 / 255)
     exported = qs.export_onnx(quantized, folder / f"{name}.onnx")
     pixels = torch.randint(0, 256, (images, *shape), dtype=torch.uint8)
-    runtimes = [runtime for runtime in RUNTIMES.names() if RUNTIMES.get(runtime).image_limit is None]
-    report = qs.cross_check(exported, pixels, runtimes)
+    report = qs.cross_check(exported, pixels, [*ONNX_RUNTIME, *OTHERS])
     print(f"{name}\n{report}\n", flush=True)
     certificate = certify(exported[0].path).summary
     proofs = " | ".join("yes" if certificate[key] else "no" for key in ("integer_kernels", "float_executors", "saturation_safe"))
-    return f"| {name} | {summary(report, 'pytorch-')} | {summary(report, 'onnxruntime-')} | {others(report)} | {proofs} |"
+    engines = sorted({check.runtime for check in report.checks if check.runtime.startswith("pytorch-")})
+    groups = [engines, ONNX_RUNTIME, *([runtime] for runtime in OTHERS)]
+    return f"| {name} | {' | '.join(summary(report, group) for group in groups)} | {proofs} |"
 
 
-def summary(report: CrossCheck, prefix: str) -> str:
-    """The share of equal rows over all executors whose name begins so."""
-    checks = [check for check in report.checks if check.runtime.startswith(prefix)]
-    return f"{min(check.rows_equal for check in checks):.2%} of {len(checks)}"
-
-
-def others(report: CrossCheck) -> str:
-    """The other runtimes, each with its share of equal rows."""
-    checks = [check for check in report.checks if not check.runtime.startswith(("pytorch-", "onnxruntime-"))]
-    return ", ".join(f"{check.runtime} {check.rows_equal:.2%}" for check in checks if check.file.count(".") == 1) or "-"
+def summary(report: CrossCheck, runtimes: Sequence[str]) -> str:
+    """The least share of equal rows of these executors, with the largest distance; "-" if none of them took a file."""
+    checks = [check for check in report.checks if check.runtime in runtimes]
+    if not checks:
+        return "-"
+    steps = max(check.max_steps for check in checks)
+    return f"{min(check.rows_equal for check in checks):.2%}" + (f" ({steps:g} steps)" if steps else "")
 
 
 def main() -> int:
@@ -91,11 +93,12 @@ def main() -> int:
         "# Networks of torchvision",
         "",
         f"Written by `python experiments/networks.py`: random weights, {chosen.images} random uint8 images, {chosen.size} x {chosen.size}.",
-        "Rows of logits that are equal bit for bit to PyTorch's engine x86: the least over PyTorch's engines, and over ONNX Runtime's",
-        "optimisation levels with both forms of the file; then what `qstrategies certify` proves from the portable file.",
+        "Rows of logits that are equal bit for bit to PyTorch's engine x86, and the largest distance where not all are: the least",
+        "over PyTorch's engines, over ONNX Runtime's optimisation levels, and for each other runtime, with both forms of the file",
+        "(- where it is not installed or takes neither); then what `qstrategies certify` proves from the portable file.",
         "",
-        "| network | PyTorch | ONNX Runtime | other runtimes | integer kernels | float executors | without VNNI |",
-        "| --- | ---: | ---: | --- | --- | --- | --- |",
+        f"| network | PyTorch | ONNX Runtime | {' | '.join(OTHERS)} | integer kernels | float executors | without VNNI |",
+        f"| --- | ---: | ---: |{' ---: |' * len(OTHERS)} --- | --- | --- |",
     ]
     rows = [row(name, chosen.images, chosen.size, chosen.out) for name in chosen.names]
     text = "\n".join([*head, *rows]) + "\n"
