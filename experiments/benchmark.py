@@ -7,7 +7,7 @@ import multiprocessing
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -222,15 +222,22 @@ def main() -> int:
     epochs = config(chosen).training.epochs
     workspace = Workspace(chosen.out)
     started = time.strftime("%Y-%m-%d")
-    parts = [[f"# Speed\n\nWritten by `python experiments/benchmark.py` on {started}: {machine()}."], training_rows(workspace, epochs)]
-    parts += [inference_rows(workspace, epochs, chosen.seed), rival_rows()]
-    comparison = Path("runs")
-    if list(comparison.glob("*/record.json")):
-        parts.append(reuse_rows(read_records(comparison)))
-    text = "\n\n".join("\n".join(part) for part in parts) + "\n"
-    atomic_write(chosen.out / "benchmark.md", text)
+    text = f"# Speed\n\nWritten by `python experiments/benchmark.py` on {started}: {machine()}.\n"
+    for rows in measurements(workspace, epochs, chosen.seed):
+        text += "\n" + "\n".join(rows) + "\n"
+        atomic_write(chosen.out / "benchmark.md", text)
     print(text)
     return 0
+
+
+def measurements(workspace: Workspace, epochs: int, seed: int) -> Iterator[list[str]]:
+    """One table after the other."""
+    yield training_rows(workspace, epochs)
+    yield inference_rows(workspace, epochs, seed)
+    yield rival_rows()
+    comparison = Path("runs")
+    if list(comparison.glob("*/record.json")):
+        yield reuse_rows(read_records(comparison))
 
 
 def machine() -> str:

@@ -18,7 +18,7 @@ import onnxruntime
 import torch
 from networks import random_network, with_statistics
 from numpy.typing import NDArray
-from onnxruntime.quantization import CalibrationDataReader, QuantFormat, quantize_static
+from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
 from onnxruntime.quantization.shape_inference import quant_pre_process
 from torch import nn
 
@@ -52,10 +52,11 @@ def float_file(model: nn.Module, calibration: torch.Tensor, folder: Path) -> Pat
 
 
 def static_file(model: nn.Module, calibration: torch.Tensor, folder: Path) -> Path:
-    """What onnxruntime's own quantize_static makes of the same float model (QDQ, per channel)."""
+    """What onnxruntime's own quantize_static makes of the same float model: QDQ, per channel, and uint8 activations, which are
+    as fast as its default of int8 or, where there are additions or ReLU6, up to 2.7 times as fast."""
     result = folder / "quantize_static.onnx"
     plain = float_file(model, calibration, folder)
-    quantize_static(plain, result, Reader(calibration), quant_format=QuantFormat.QDQ, per_channel=True)
+    quantize_static(plain, result, Reader(calibration), quant_format=QuantFormat.QDQ, per_channel=True, activation_type=QuantType.QUInt8)
     return result
 
 
@@ -82,8 +83,9 @@ def file_times(paths: list[Path], pixels: NDArray[np.uint8], repeats: int | None
     actions: list[Callable[[], object]] = []
     for path in paths:
         session = onnxruntime.InferenceSession(str(path), settings)
-        images = pixels if session.get_inputs()[0].type == "tensor(uint8)" else (pixels / 255).astype(np.float32)
-        actions.append(functools.partial(session.run, None, {"image": images}))
+        entry = session.get_inputs()[0]
+        images = pixels if entry.type == "tensor(uint8)" else (pixels / 255).astype(np.float32)
+        actions.append(functools.partial(session.run, None, {entry.name: images}))
     for action in actions:
         action()
     started = time.perf_counter()
@@ -100,6 +102,7 @@ def rival_rows() -> list[str]:
             rows += _rows_of(name, Path(scratch))
     return [
         f"Random weights; torchvision's networks at {SIZE} x {SIZE} pixels. *best rival*: the faster of the two other int8 files.",
+        "quantize_static writes uint8 activations here, which is at least as fast as its default.",
         "",
         "| model | batch | float32 | quantize_static | NNCF | portable | for ONNX Runtime | best rival / ours | proven the same |",
         "| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | --- |",
