@@ -22,7 +22,7 @@ strategy, 8 weight bits, seed 0, from one comparison (`qstrategies compare`, the
 Input: `image`, uint8 [batch, 1, 28, 28], raw grey pixels 0...255, light strokes on dark ground. Output: `logits`, float32
 [batch, 10]. Labels: {labels}. Trained on the 55 000 training images of MNIST; accuracy on its 10 000 test images.
 
-`NAME.onnx` computes in integers throughout; `NAME.fast.onnx` has its first layer in float, for ONNX Runtime. Both give the
+`NAME.onnx` computes in integers throughout; `NAME.fast.onnx` suits the kernels of ONNX Runtime, its first layer in float. Both give the
 same bits, in every engine of PyTorch and every optimisation level of ONNX Runtime. Opset 19, IR 9.
 
 Versions: {versions}. Code: commit {commit}.
