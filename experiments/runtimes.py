@@ -81,6 +81,8 @@ def main() -> int:
     for model in models:
         found = [report for path, report in zip(chosen.files, reports, strict=True) if read_metadata(path)["model"] == model]
         head += f"\n## {model}, {len(found)} files\n\n{table(found)}\n"
+        apart = sorted({name for report in found for name in report["apart"]})
+        head += "".join(f"\n{name}: {RUNTIMES.get(name).rewrites or 'DIFFERENT'}.\n" for name in apart)
     atomic_write(chosen.out, head.encode())
     print(head)
     return 0

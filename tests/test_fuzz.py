@@ -31,6 +31,7 @@ FOUND = {
     "in-place ReLU6: qnnpack mixes up memory layouts": nn.Sequential(
         nn.Conv2d(4, 6, 3, stride=2), nn.ReLU6(inplace=True), nn.Conv2d(6, 3, 1)
     ),
+    "a transposed convolution: fbgemm packs wrong weights": nn.Sequential(conv(8), nn.ReLU(), nn.ConvTranspose2d(8, 8, 2, stride=2)),
 }
 
 

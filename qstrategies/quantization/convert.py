@@ -19,9 +19,9 @@ from qstrategies.quantization.exact_forms import tabulate
 from qstrategies.quantization.graph import called, input_quantizers, is_quantizer, moved_from
 from qstrategies.quantization.observers import FixedTensorWeightObserver, FixedWeightObserver, PixelQuantizer, WeightFakeQuantize
 from qstrategies.quantization.prepare import backend_config
-from qstrategies.quantization.qnnpack import replace_inexact_kernels
 from qstrategies.quantization.ranges import freeze_ranges
 from qstrategies.quantization.scales import fit_layer
+from qstrategies.quantization.stand_ins import replace_inexact_kernels
 from qstrategies.records import QuantizationConfig
 
 TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
@@ -71,8 +71,8 @@ class QuantizedModel:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             int8 = convert_fx(copy.deepcopy(self.prepared), backend_config=backend_config())
-        if engine == "qnnpack" and self.config.exact:
-            replace_inexact_kernels(int8)
+        if self.config.exact:
+            replace_inexact_kernels(int8, engine, self.prepared)
         return int8
 
     def reference(self) -> fx.GraphModule:
