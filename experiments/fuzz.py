@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 import qstrategies as qs
 from qstrategies.cli import guarded
+from qstrategies.crosscheck import CrossCheck
 from qstrategies.runtimes import RUNTIMES
 
 CHANNELS, SIZE, EXAMPLES = 4, 12, 24
@@ -169,16 +170,15 @@ def cases(draw: Any) -> tuple[nn.Module, dict[str, Any]]:
     return model, {"config": config, "input_scale": draw(st.sampled_from([1 / 255, 1 / 255, None]))}
 
 
-def check(model: nn.Module, arguments: dict[str, Any], folder: Path) -> None:
-    """Raise ``AssertionError`` unless every engine and every fast runtime gives the same bits for ``model``."""
+def everywhere(model: nn.Module, arguments: dict[str, Any], folder: Path) -> CrossCheck:
+    """``model``, quantized with ``arguments`` and exported, in every engine and every fast runtime."""
     torch.manual_seed(1)
     shape = (CHANNELS, SIZE, SIZE)
     batch = torch.rand(EXAMPLES, *shape) if arguments["input_scale"] else torch.randn(EXAMPLES, *shape)
     quantized = qs.quantize(model, [batch], batch[:2], **arguments)
     integers = torch.randint(0, 256, (EXAMPLES, *shape), dtype=torch.uint8)
     integers[0], integers[1] = 0, 255
-    report = qs.cross_check(qs.export_onnx(quantized, folder / "model.onnx"), integers, list(fast_runtimes()))
-    assert report.same, f"\n{model}\n{arguments}\n{report}"
+    return qs.cross_check(qs.export_onnx(quantized, folder / "model.onnx"), integers, list(fast_runtimes()))
 
 
 def fast_runtimes() -> Iterator[str]:
@@ -207,7 +207,8 @@ def fuzz(examples: int, first: int) -> int:
         @given(cases())
         def run(case: tuple[nn.Module, dict[str, Any]]) -> None:
             nonlocal count
-            check(*case, Path(folder))
+            report = everywhere(*case, Path(folder))
+            assert report.same, f"\n{case}\n{report}"
             count += 1
             if count % 100 == 0:
                 print(f"{count} networks, all the same bits", flush=True)

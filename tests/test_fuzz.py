@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "experiments"))
-from fuzz import Concat, Residual, check, fuzz
+from fuzz import Concat, Residual, everywhere, fuzz
 
 from qstrategies.records import QuantizationConfig
 
@@ -42,4 +42,5 @@ def test_what_was_found_stays_mended(network, per_channel, input_scale, tmp_path
     for module in network.modules():
         if isinstance(module, nn.Conv2d):
             module.reset_parameters()
-    check(network.eval(), {"config": QuantizationConfig(per_channel=per_channel), "input_scale": input_scale}, tmp_path)
+    report = everywhere(network.eval(), {"config": QuantizationConfig(per_channel=per_channel), "input_scale": input_scale}, tmp_path)
+    assert report.same, str(report)
