@@ -11,11 +11,11 @@ from pathlib import Path
 from qstrategies.cli import guarded
 from qstrategies.comparison import plan, run_all
 from qstrategies.datasets.base import Location
+from qstrategies.evidence import conclude
 from qstrategies.pipeline import Workspace
 from qstrategies.progress import Progress
 from qstrategies.records import ExperimentConfig, TrainingConfig
-from qstrategies.report import table
-from qstrategies.report.write import write_report
+from qstrategies.report import write
 
 
 def options(description: str | None) -> argparse.Namespace:
@@ -58,9 +58,10 @@ def experiment(
             configs += plan(dataclasses.replace(base, quantization=quantization), strategies, bits, [chosen.seed])
         location = Location(folder=chosen.data_dir, download=chosen.download)
         records = run_all(configs, Workspace(chosen.out, location, progress=Progress(0)))
-        written = write_report(records, chosen.out)
+        conclusion = conclude(records, chosen.out)
+        written = write.write_report(records, chosen.out, *conclusion)
         models = [chosen.out / record.config.run_id / name for record in records for name in record.files]
-        print(table.as_text(table.summarise(records)), "\nWritten:", *(str(path) for path in [*written, *models]), sep="\n  ")
+        print(write.as_text(records, *conclusion), "Written:", *(str(path) for path in [*written, *models]), sep="\n  ")
         return 0
 
     sys.exit(guarded(run))

@@ -10,6 +10,7 @@ from pathlib import Path
 from qstrategies.errors import InputError
 from qstrategies.files import exclusive
 from qstrategies.pipeline import SECONDS_PER_EPOCH, SECONDS_PER_RUN, Workspace, check_config, run_experiment
+from qstrategies.predictions import Predictions
 from qstrategies.records import ExperimentConfig, RunRecord
 from qstrategies.strategies import STRATEGIES
 
@@ -66,12 +67,14 @@ def _run(config: ExperimentConfig, workspace: Workspace) -> RunRecord:
 
 
 def finished_record(folder: Path, config: ExperimentConfig) -> RunRecord | None:
-    """The record of ``config`` in ``folder``; None if it is not there or does not read as that record."""
+    """The record of ``config`` in ``folder``; None if it or its predictions are not there or do not read as such."""
     path = folder / config.run_id / "record.json"
     if not path.is_file():
         return None
     try:
         record = RunRecord.from_json(path.read_text())
+        if record.status == "done":
+            Predictions.load(path.parent)
     except (InputError, UnicodeDecodeError):
         return None
     return record if record.config == config else None

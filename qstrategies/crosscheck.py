@@ -125,11 +125,13 @@ def check_runtimes(
     reference: Evaluation,
     output_scale: float | None,
     runtimes: Iterable[str] | None = None,
+    predictions: dict[str, Any] | None = None,
 ) -> tuple[list[RuntimeCheck], list[Skipped]]:
     """Compare each runtime (default: all that are registered) with ``reference`` over ``inputs``, each [N, ...].
 
     ``output_scale`` is the step of the output. A runtime with an ``image_limit`` runs the first images only; one that
-    is not installed or does not take the file is returned as skipped, with its reason.
+    is not installed or does not take the file is returned as skipped, with its reason. ``predictions`` gets what each
+    predicts, by "runtime/file".
     """
     checks, skipped = [], []
     for name in runtimes if runtimes is not None else RUNTIMES.names():
@@ -138,6 +140,8 @@ def check_runtimes(
             skipped.append(outputs)
         else:
             checks.append(compare(name, path.name, outputs, reference, output_scale))
+            if predictions is not None:
+                predictions[f"{name}/{path.name}"] = outputs.argmax(1)
     return checks, skipped
 
 

@@ -27,6 +27,7 @@ from qstrategies.export.onnx_export import ExportedModel, export_float_onnx, exp
 from qstrategies.files import atomic_write, sha256
 from qstrategies.models import MODELS
 from qstrategies.onnx_file import read_metadata
+from qstrategies.predictions import Predictions, SplitPredictions
 from qstrategies.progress import Progress
 from qstrategies.quantization.convert import QuantizedModel, calibrate, finalize
 from qstrategies.quantization.prepare import prepare
@@ -54,7 +55,7 @@ class Workspace:
     location: Location = field(default_factory=Location)
     progress: Progress = field(default_factory=lambda: Progress(0, quiet=True))
     datasets: dict[str, Dataset] = field(default_factory=dict)
-    float_results: dict[str, tuple[Evaluation, ExportedModel]] = field(default_factory=dict)
+    float_results: dict[str, tuple[dict[str, Evaluation], ExportedModel]] = field(default_factory=dict)
 
     def dataset(self, name: str) -> Dataset:
         """The dataset ``name``, loaded once."""
@@ -97,22 +98,24 @@ def _run(config: ExperimentConfig, workspace: Workspace) -> RunRecord:
     tuned = tuned_stage(config, workspace, baseline)
     clock.lap("train")
     reference_model = baseline if strategy.quantize_aware or tuned is None else tuned
-    float_evaluation, float_file = _float_results(config, workspace, reference_model)
+    float_evaluations, float_file = _float_results(config, workspace, reference_model)
     clock.lap("evaluate_float")
     quantized = quantize_stage(config, strategy, splits["train"], reference_model.model, tuned)
     clock.lap("quantize")
     engines, references, int8 = _evaluate_engines(config, quantized, splits["test"])
-    validation = evaluate(_on_pixels(int8), splits["validation"]).accuracy
+    int8_evaluations = {"validation": evaluate(_on_pixels(int8), splits["validation"]), "test": references[config.quantization.engine]}
     free = _free_scales_accuracy(config, strategy, splits, reference_model.model)
     clock.lap("evaluate_int8")
-    reference = references[config.quantization.engine]
+    reference, float_accuracy = int8_evaluations["test"], float_evaluations["test"].accuracy
     exported = _export(config, workspace, quantized, reference)
     clock.lap("export")
-    checks, skipped = _cross_check(config, exported, splits["test"], reference, quantized.output_scale)
+    executors: dict[str, Any] = {f"pytorch-{name}": evaluation.predictions for name, evaluation in references.items()}
+    checks, skipped = _cross_check(config, exported, splits["test"], reference, quantized.output_scale, executors)
     clock.lap("cross_check")
     speeds = measure(float_file.path, [model.path for model in exported], splits["test"].images.numpy())
     clock.lap("speed")
-    _save_predictions(workspace.folder / config.run_id, splits["test"], float_evaluation, reference)
+    validation, test = (_predictions(float_evaluations[name], int8_evaluations[name]) for name in ("validation", "test"))
+    Predictions(validation, test, executors).save(workspace.folder / config.run_id)
     last = tuned or baseline
     onnxruntime = next(check for check in checks if check.runtime == DEFAULT_RUNTIME)
     return RunRecord(
@@ -120,14 +123,14 @@ def _run(config: ExperimentConfig, workspace: Workspace) -> RunRecord:
         status="done",
         environment=environment.describe(),
         starts_from=strategy.starts_from,
-        float_accuracy=float_evaluation.accuracy,
+        float_accuracy=float_accuracy,
         float_key=reference_model.key,
         int8_accuracy=reference.accuracy,
-        validation_accuracy=validation,
+        validation_accuracy=int8_evaluations["validation"].accuracy,
         engines={name: evaluation.accuracy for name, evaluation in references.items() if len(evaluation.logits) == len(splits["test"])},
         engines_equal=all(check.rows_equal == 1 for check in engines),
         onnxruntime_accuracy=onnxruntime.accuracy,
-        agreement=float((float_evaluation.predictions == reference.predictions).mean()),
+        agreement=float((test.float == test.int8).mean()),
         free_scales_accuracy=free,
         output_scale=quantized.output_scale,
         exactness=read_metadata(exported[0].path)["certificate"],
@@ -265,14 +268,21 @@ def _free_scales_accuracy(config: ExperimentConfig, strategy: Strategy, splits: 
     return evaluate(_on_pixels(int8), splits["test"]).accuracy
 
 
-def _float_results(config: ExperimentConfig, workspace: Workspace, trained: Stage) -> tuple[Evaluation, ExportedModel]:
+def _float_results(config: ExperimentConfig, workspace: Workspace, trained: Stage) -> tuple[dict[str, Evaluation], ExportedModel]:
+    """The float model on validation and test images, and its ONNX file; once per model."""
     if trained.key not in workspace.float_results:
         model, splits = trained.model, workspace.dataset(config.dataset).splits
-        evaluation = evaluate(lambda images: model(to_input(images)), splits["test"])
+        evaluations = {name: evaluate(lambda images: model(to_input(images)), splits[name]) for name in ("validation", "test")}
         path = workspace.stages / f"{trained.key[:24]}.float.onnx"
         shape = tuple(splits["test"].images.shape[1:])
-        workspace.float_results[trained.key] = evaluation, export_float_onnx(model, shape, path, {"accuracy": evaluation.accuracy})
+        exported = export_float_onnx(model, shape, path, {"accuracy": evaluations["test"].accuracy})
+        workspace.float_results[trained.key] = evaluations, exported
     return workspace.float_results[trained.key]
+
+
+def _predictions(floating: Evaluation, int8: Evaluation) -> SplitPredictions:
+    assert int8.labels is not None
+    return SplitPredictions(int8.labels, floating.predictions, int8.predictions)
 
 
 def _evaluate_engines(
@@ -324,19 +334,27 @@ def logits_hash(logits: Any) -> str:
 
 
 def _cross_check(
-    config: ExperimentConfig, exported: list[ExportedModel], split: Split, reference: Evaluation, scale: float | None
+    config: ExperimentConfig,
+    exported: list[ExportedModel],
+    split: Split,
+    reference: Evaluation,
+    scale: float | None,
+    predictions: dict[str, Any],
 ) -> tuple[list[RuntimeCheck], list[Skipped]]:
-    """Every runtime over all images of the portable form when checks are full; else the default one, the others over a part."""
+    """Every runtime over all images of the portable form when checks are full; else the default one, the others over a part.
+
+    What each predicts is added to ``predictions``.
+    """
     images = split.images.numpy()
     others = [name for name in RUNTIMES.names() if name not in (DEFAULT_RUNTIME, *QUICK_LEFT_OUT)]
     checks: list[RuntimeCheck] = []
     skipped: list[Skipped] = []
     for model in exported:
         if config.checks == "full" and model.form == "portable":
-            found, skipped = check_runtimes(model.path, [images], reference, scale)
+            found, skipped = check_runtimes(model.path, [images], reference, scale, predictions=predictions)
         else:
-            found, _ = check_runtimes(model.path, [images], reference, scale, [DEFAULT_RUNTIME])
-            found += check_runtimes(model.path, [images[:QUICK_IMAGES]], reference, scale, others)[0]
+            found, _ = check_runtimes(model.path, [images], reference, scale, [DEFAULT_RUNTIME], predictions)
+            found += check_runtimes(model.path, [images[:QUICK_IMAGES]], reference, scale, others, predictions)[0]
         checks += found
     return checks, skipped
 
@@ -348,14 +366,3 @@ def _torch_sizes(model: nn.Module, int8: nn.Module) -> dict[str, int]:
         torch.save(module.state_dict(), buffer)
         sizes[name] = buffer.tell()
     return sizes
-
-
-def _save_predictions(folder: Path, split: Split, float_evaluation: Evaluation, int8: Evaluation) -> None:
-    buffer = io.BytesIO()
-    np.savez_compressed(
-        buffer,
-        labels=split.labels.numpy().astype(np.uint8),
-        float_predictions=float_evaluation.predictions.astype(np.uint8),
-        int8_predictions=int8.predictions.astype(np.uint8),
-    )
-    atomic_write(folder / "predictions.npz", buffer.getvalue())

@@ -15,6 +15,8 @@ SCHEDULES = ("constant", "cosine", "one_cycle")
 OBSERVERS = ("histogram", "min_max", "moving_average")
 PIXELS = ("float32", "uint8")
 CHECKS = ("full", "quick")
+MARGIN = 0.001
+"""A difference of accuracies, as a fraction, that does not matter, where the user names none."""
 ENGINES = ("fbgemm", "onednn", "qnnpack", "x86")
 
 
@@ -193,6 +195,19 @@ class RunRecord:
     histograms: tuple[WeightHistogram, ...] = ()
     seconds: dict[str, float] = field(default_factory=dict)
     files: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def label(self) -> str:
+        """The strategy, with whatever sets this run apart from the defaults of a comparison but bits and seed."""
+        config, quantization = self.config, self.config.quantization
+        marks = [f"{name}={value:g}" for name, value in config.options.items()]
+        marks += [] if quantization.per_channel else ["per-tensor"]
+        marks += [] if quantization.observer is None else [quantization.observer]
+        marks += ["reduce-range"] if quantization.reduce_range else []
+        marks += [] if quantization.exact else ["free-scales"]
+        marks += [] if config.model == "cnn" else [config.model]
+        marks += [] if config.dataset == "mnist" else [config.dataset]
+        return " ".join([config.strategy, *marks])
 
     @property
     def drop(self) -> float | None:

@@ -11,13 +11,14 @@ PACKAGE = Path(__file__).parent.parent / "qstrategies"
 LAYERS = [
     {"errors"},
     {"registry", "records", "files", "sandbox"},
+    {"predictions"},
     {"datasets", "models", "strategies", "quantization", "runtimes", "progress", "report"},
     {"evaluation", "onnx_file"},
     {"certificate"},
     {"training", "export", "timing", "divergence"},
     {"stages", "environment", "crosscheck"},
     {"pipeline"},
-    {"comparison", "verify", "predict"},
+    {"comparison", "verify", "predict", "evidence"},
     {"cli"},
     {"__main__"},
 ]

@@ -1,10 +1,10 @@
 import csv
 import dataclasses
 import io
-import json
 
 import pytest
 
+from qstrategies.evidence import conclude
 from qstrategies.records import ExperimentConfig, QuantizationConfig, RunRecord, RuntimeCheck
 from qstrategies.report import plots, table
 from qstrategies.report.write import write_report
@@ -58,7 +58,7 @@ def test_a_failed_run_is_counted_and_named(tmp_path):
     failed = RunRecord(config=RECORDS[0].config, status="failed", reason="training loss is nan")
     rows = table.summarise([failed, RECORDS[1]])
     assert (rows[1].seeds, rows[1].failed) == (2, 1) and "(1 of 2 FAILED)" in table.as_text(rows)
-    write_report([failed], tmp_path)
+    write_report([failed], tmp_path, *conclude([failed], tmp_path))
     assert "training loss is nan" in (tmp_path / "summary.md").read_text()
 
 
@@ -67,7 +67,7 @@ def test_the_four_formats_say_the_same():
     parsed = list(csv.DictReader(io.StringIO(table.as_csv(rows))))
     assert [float(line["int8_accuracy"]) for line in parsed[1:]] == [row.int8_accuracy for row in rows[1:]]
     assert float(parsed[1]["int8_accuracy_sd"]) == rows[1].spread["int8_accuracy"]
-    assert [line["int8_accuracy"] for line in json.loads(table.as_json(rows))][1:] == [row.int8_accuracy for row in rows[1:]]
+    assert [line["int8_accuracy"] for line in table.as_data(rows)][1:] == [row.int8_accuracy for row in rows[1:]]
     for text in (table.as_text(rows), table.as_markdown(rows)):
         assert "98.30 ± 0.42" in text and "99.10" in text
     assert len({len(line) for line in table.as_text(rows).splitlines()}) == 1, "columns are aligned"
@@ -86,9 +86,10 @@ def test_other_settings_get_rows_of_their_own():
     assert [row.strategy for row in rows[1:]] == ["no_norm", "no_norm per-tensor free-scales"]
 
 
-def test_the_report_of_real_runs_has_every_figure(records, tmp_path):
-    written = write_report(list(records.values()), tmp_path)
-    assert {path.name for path in written} == {"summary.md", "summary.csv", "summary.json", *plots.FIGURES}
+def test_the_report_of_real_runs_has_every_figure(records, workspace, tmp_path):
+    runs = list(records.values())
+    written = write_report(runs, tmp_path, *conclude(runs, workspace.folder))
+    assert {path.name for path in written} == {"summary.md", "summary.csv", "summary.json", "pareto.png", *plots.FIGURES}
     for path in written:
         assert path.stat().st_size > 100
         assert path.suffix != ".png" or path.read_bytes().startswith(b"\x89PNG")

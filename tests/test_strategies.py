@@ -11,6 +11,7 @@ from conftest import OWN_STRATEGIES, small
 from qstrategies.errors import InputError
 from qstrategies.models import MODELS
 from qstrategies.pipeline import PIXEL_SCALE, run_experiment
+from qstrategies.predictions import Predictions
 from qstrategies.quantization.prepare import prepare
 from qstrategies.records import QuantizationConfig
 from qstrategies.strategies import STRATEGIES
@@ -74,8 +75,14 @@ class TestContract:
         folder = workspace.folder / records[name].config.run_id
         assert json.loads((folder / "record.json").read_text())["status"] == "done"
         assert set(records[name].files) == {"model.onnx", "model.fast.onnx"}
-        with np.load(folder / "predictions.npz", allow_pickle=False) as kept:
-            assert (kept["int8_predictions"] == kept["labels"]).mean() == pytest.approx(records[name].int8_accuracy)
+        kept = Predictions.load(folder)
+        for split, figures in (("test", ("int8_accuracy", "float_accuracy")), ("validation", ("validation_accuracy",))):
+            for hits, figure in zip((getattr(kept, split).int8_hits, getattr(kept, split).float_hits), figures, strict=False):
+                assert hits.mean() == pytest.approx(getattr(records[name], figure))
+        executors = {check.runtime if check.file == "int8 module" else f"{check.runtime}/{check.file}" for check in records[name].checks}
+        assert set(kept.executors) == executors
+        for predicted in kept.executors.values():
+            assert (predicted == kept.test.int8[: len(predicted)]).all()
 
     def test_an_unknown_option_is_refused(self, name):
         with pytest.raises(InputError, match="unknown option of .* 'treshold'"):

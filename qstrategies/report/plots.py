@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import statistics
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import matplotlib
 
@@ -15,7 +16,13 @@ from matplotlib.figure import Figure
 
 from qstrategies.records import RunRecord, WeightHistogram
 
+if TYPE_CHECKING:
+    from qstrategies.evidence import Recommendation
+    from qstrategies.evidence.recommend import Candidate
+
 MARKERS = "osD^vP*X<>"
+PARETO_RANGE = 0.02
+"""How far below the best a candidate is still drawn: two points."""
 
 
 def png(figure: Figure) -> bytes:
@@ -124,6 +131,36 @@ def learning_curves(records: Sequence[RunRecord]) -> Figure:
 def _one_per_strategy(records: Sequence[RunRecord]) -> list[RunRecord]:
     """The first finished run of each strategy: the largest bit width and lowest seed in the order of ``read_records``."""
     return list({record.config.strategy: record for record in reversed(records) if record.status == "done"}.values())[::-1]
+
+
+def pareto(candidates: Sequence[Candidate], advice: Recommendation) -> Figure:
+    """Validation accuracy over training epochs: all candidates near the top, the Pareto set joined, the choice named."""
+    figure, axis = plt.subplots(figsize=(8, 4.8), layout="constrained")
+    best = max(candidate.accuracy for candidate in candidates)
+    near = [candidate for candidate in candidates if best - candidate.accuracy <= PARETO_RANGE]
+    for bits in sorted({candidate.weight_bits for candidate in near}, reverse=True):
+        shown = [candidate for candidate in near if candidate.weight_bits == bits]
+        axis.scatter([item.epochs for item in shown], [item.accuracy for item in shown], s=30, alpha=0.8, label=f"{bits} weight bits")
+    line = [item for item in advice.pareto if item in near]
+    axis.step(
+        [item.epochs for item in line], [item.accuracy for item in line], where="post", color="black", linewidth=1, label="Pareto set"
+    )
+    for item in {*line, *([advice.chosen] if advice.chosen else [])}:
+        mark = "shipped: " if item is advice.chosen else ""
+        place = (8, -14) if item is advice.chosen else (8, 6)
+        axis.annotate(f"{mark}{item.name}", (item.epochs, item.accuracy), xytext=place, textcoords="offset points", fontsize=8)
+    if advice.chosen:
+        axis.scatter([advice.chosen.epochs], [advice.chosen.accuracy], s=160, facecolors="none", edgecolors="black")
+    hidden = len(candidates) - len(near)
+    axis.set_title("What accuracy costs in training" + (f" ({hidden} candidates lie lower)" if hidden else ""))
+    axis.set_xlabel("epochs of training in all")
+    axis.set_ylabel("int8 accuracy on validation images")
+    axis.xaxis.set_major_locator(matplotlib.ticker.MaxNLocator(integer=True))
+    axis.yaxis.set_major_formatter(matplotlib.ticker.PercentFormatter(1, decimals=1))
+    axis.margins(x=0.25)
+    axis.grid(alpha=0.3)
+    axis.legend(fontsize=8, loc="lower right")
+    return figure
 
 
 FIGURES = {

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -43,21 +42,8 @@ def summarise(records: Sequence[RunRecord]) -> list[Row]:
     """The float baseline first, then one row per strategy and bit width, in the order of the records."""
     groups: dict[tuple[str, int], list[RunRecord]] = {}
     for record in records:
-        groups.setdefault((_label(record), record.config.quantization.weight_bits), []).append(record)
+        groups.setdefault((record.label, record.config.quantization.weight_bits), []).append(record)
     return [_baseline(records), *(_row(name, bits, group) for (name, bits), group in groups.items())]
-
-
-def _label(record: RunRecord) -> str:
-    """The strategy, with whatever sets this run apart from the defaults of a comparison."""
-    config, quantization = record.config, record.config.quantization
-    marks = [f"{name}={value:g}" for name, value in config.options.items()]
-    marks += [] if quantization.per_channel else ["per-tensor"]
-    marks += [] if quantization.observer is None else [quantization.observer]
-    marks += ["reduce-range"] if quantization.reduce_range else []
-    marks += [] if quantization.exact else ["free-scales"]
-    marks += [] if config.model == "cnn" else [config.model]
-    marks += [] if config.dataset == "mnist" else [config.dataset]
-    return " ".join([config.strategy, *marks])
 
 
 def _baseline(records: Sequence[RunRecord]) -> Row:
@@ -226,6 +212,6 @@ def _flat(row: Row) -> dict[str, Any]:
     return values | {f"{name}_sd": value for name, value in (row.spread or {}).items()}
 
 
-def as_json(rows: Sequence[Row]) -> str:
-    """A list of objects, one per row."""
-    return json.dumps([vars(row) for row in rows], indent=1, allow_nan=False) + "\n"
+def as_data(rows: Sequence[Row]) -> list[dict[str, Any]]:
+    """A list of objects, one per row, for JSON."""
+    return [vars(row) for row in rows]

@@ -1,0 +1,103 @@
+"""The command line: thin, with heavy imports inside the commands."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+from typing import NoReturn
+
+from qstrategies import __version__
+from qstrategies.cli import experiments, files, look
+from qstrategies.errors import InputError, check_choice
+from qstrategies.sandbox import run_limited
+
+DESCRIPTION = """\
+Compare quantization strategies by what they do to the int8 model, and export int8 ONNX files that give the same bits
+in every runtime.
+
+  qstrategies compare                          all strategies on MNIST at 8, 4, 3 and 2 weight bits (minutes)
+  qstrategies compare --seeds 5                the same with five seeds: which differences are real, and what to ship
+  qstrategies run qat --weight-bits 4          one strategy
+  qstrategies verify runs/.../model.onnx       check a file in every installed runtime
+  qstrategies certify runs/.../model.onnx      prove from the file what every executor must compute
+  qstrategies predict runs/.../model.onnx 7.png
+"""
+
+
+class Parser(argparse.ArgumentParser):
+    """Argument errors in one line, with exit code 2."""
+
+    def error(self, message: str) -> NoReturn:
+        raise InputError(f"{message} (see {self.prog} --help)")
+
+
+CPU_SECONDS = {"verify": 3600, "certify": 120, "predict": 120}
+"""What the commands that read a file from anywhere get; they run in a process of their own."""
+
+
+def main(arguments: Sequence[str] | None = None, *, limited: bool = False) -> int:
+    """Run one command; returns the exit code: 0, 1 (verify or certify says no), 2 (bad input), 130 (interrupted).
+
+    ``limited``: this is the process of its own.
+    """
+    return guarded(lambda: _dispatch(list(sys.argv[1:] if arguments is None else arguments), limited))
+
+
+def _dispatch(given: list[str], limited: bool) -> int:
+    if given and not given[0].startswith("-"):
+        check_choice("command", given[0], COMMANDS)
+    options = parser().parse_args(given)
+    if not limited:
+        seconds = CPU_SECONDS.get(given[0])
+        return options.command(options) if seconds is None else run_limited(given, options.file, seconds)
+    try:
+        return options.command(options)
+    except (InputError, OSError):
+        raise
+    except Exception as error:  # runtimes raise many unrelated types for a graph that passes all checks and cannot run
+        reason = str(error).strip().splitlines() or ["no message"]
+        raise InputError(f"{str(options.file)!r} cannot be run: {type(error).__name__}: {reason[0]}") from None
+
+
+def guarded(action: Callable[[], int]) -> int:
+    """The exit code of ``action``, with a user's mistake, a full disk or Ctrl-C as one line instead of a traceback."""
+    try:
+        return action()
+    except InputError as error:
+        return _fail(str(error))
+    except OSError as error:
+        where = f": {str(error.filename)!r}" if error.filename else ""
+        return _fail(f"{error.strerror or error}{where}")
+    except KeyboardInterrupt:
+        print("\nqstrategies: interrupted; finished runs are kept, the same command goes on from there", file=sys.stderr)
+        return 130
+
+
+def _fail(message: str) -> int:
+    print(f"qstrategies: error: {message}", file=sys.stderr)
+    return 2
+
+
+def parser() -> argparse.ArgumentParser:
+    """The whole command line."""
+    top = Parser(prog="qstrategies", description=DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter)
+    top.add_argument("--version", action="version", version=f"qstrategies {__version__}")
+    commands = top.add_subparsers(metavar="COMMAND", required=True)
+    for name, (add, command, text) in COMMANDS.items():
+        sub = commands.add_parser(name, help=text, description=f"{text[0].upper()}{text[1:]}.")
+        add(sub)
+        sub.set_defaults(command=command)
+    return top
+
+
+COMMANDS: dict[str, tuple[Callable[[argparse.ArgumentParser], None], Callable[[argparse.Namespace], int], str]] = {
+    "run": (experiments.add_run, experiments.run, "train, quantize, export and cross-check one strategy"),
+    "compare": (experiments.add_compare, experiments.compare, "run several strategies at several bit widths and write the summary"),
+    "report": (experiments.add_report, experiments.report, "write table and figures again from the records of earlier runs"),
+    "list": (look.add_list, look.list_all, "name the strategies, models, datasets and runtimes"),
+    "data": (look.add_data, look.data, "look at a dataset"),
+    "verify": (files.add_verify, files.verify, "run an exported file in every installed runtime and compare bit for bit"),
+    "certify": (files.add_certify, files.certify, "prove from an ONNX file alone what every executor must compute"),
+    "predict": (files.add_predict, files.predict, "classify images with an exported file"),
+}

@@ -1,0 +1,67 @@
+"""The commands that read an ONNX file from anywhere: verify, certify, predict."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+from qstrategies.cli.location import add_location, location
+
+
+def add_verify(sub: argparse.ArgumentParser) -> None:
+    sub.add_argument("file", metavar="FILE.onnx", type=Path, help="a file that this package exported")
+    sub.add_argument("--runtime", action="append", help="only this runtime (may be repeated; default: all)")
+    add_location(sub)
+    sub.add_argument("--json", action="store_true", help="print JSON")
+
+
+def verify(options: argparse.Namespace) -> int:
+    from qstrategies import verify as verification
+
+    report = verification.verify(options.file, location(options), options.runtime)
+    print(json.dumps(report, indent=1) if options.json else verification.report_text(report))
+    return 0 if report["verdict"] == "same" and report["unchanged"] is not False else 1
+
+
+def add_certify(sub: argparse.ArgumentParser) -> None:
+    sub.add_argument("file", metavar="FILE.onnx", type=Path, help="an int8 ONNX file (QDQ) of this package or another tool")
+    sub.add_argument("--json", action="store_true", help="print JSON: every figure of every output channel")
+    sub.epilog = "Exit code: 0 if all three guarantees hold, 1 if not (the text names the nodes and why), 2 for a file that cannot be read."
+
+
+def certify(options: argparse.Namespace) -> int:
+    from qstrategies.certificate import certify_model
+    from qstrategies.onnx_file import INTEGRITY, load_checked, unchanged
+
+    model = load_checked(options.file)
+    certificate, as_exported = certify_model(model), unchanged(model)
+    if options.json:
+        print(json.dumps({"file": str(options.file), "unchanged": as_exported, **certificate.as_dict}, indent=1))
+    else:
+        print(f"{options.file}: {INTEGRITY[as_exported]}\n{certificate.as_text()}")
+    return 0 if certificate.complete else 1
+
+
+def add_predict(sub: argparse.ArgumentParser) -> None:
+    sub.add_argument("file", metavar="FILE.onnx", type=Path, help="a file that this package exported")
+    sub.add_argument("images", metavar="IMAGE", type=Path, nargs="+", help="any image that Pillow reads")
+    sub.add_argument("--json", action="store_true", help="print JSON")
+
+
+def predict(options: argparse.Namespace) -> int:
+    from qstrategies import predict as prediction
+    from qstrategies.onnx_file import INTEGRITY, load_checked, unchanged
+
+    results = prediction.predict(options.file, options.images)
+    if unchanged(load_checked(options.file)) is False:
+        print(f"qstrategies: warning: {options.file}: {INTEGRITY[False]}", file=sys.stderr)
+    if options.json:
+        print(json.dumps(results, indent=1))
+    else:
+        for result in results:
+            print(
+                f"{result['image']}: {result['label']}  (logit {result['logit']:g}, next {result['runner_up']} {result['margin']:g} below)"
+            )
+    return 0

@@ -1,0 +1,64 @@
+"""The commands that show what there is: list, data."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+from qstrategies.cli.location import add_location, location
+from qstrategies.errors import unknown
+
+
+def add_list(sub: argparse.ArgumentParser) -> None:
+    sub.add_argument("--json", action="store_true", help="print JSON")
+
+
+def list_all(options: argparse.Namespace) -> int:
+    from qstrategies.datasets import DATASETS
+    from qstrategies.models import MODELS
+    from qstrategies.runtimes import RUNTIMES
+    from qstrategies.strategies import STRATEGIES
+
+    listing: dict[str, list[dict[str, str]]] = {
+        "strategies": [_describe(name, STRATEGIES.get(name)) for name in STRATEGIES.names()],
+        "models": [_describe(name, MODELS.get(name)) for name in MODELS.names()],
+        "datasets": [_describe(name, DATASETS.get(name)) for name in DATASETS.names()],
+        "runtimes": [_describe(name, RUNTIMES.get(name)) for name in RUNTIMES.names()],
+    }
+    if options.json:
+        print(json.dumps(listing, indent=1))
+        return 0
+    for kind, items in listing.items():
+        print(f"{kind}:")
+        for item in items:
+            print(f"  {item['name']:<22} {item['summary']}" + (f"  {item['paper']}" if item.get("paper") else ""))
+            if item.get("options"):
+                print(f"  {'':<22} options: {item['options']}")
+    return 0
+
+
+def _describe(name: str, item: Any) -> dict[str, str]:
+    options = ", ".join(f"{key}={option.default:g} ({option.help})" for key, option in getattr(item, "options", {}).items())
+    summary = getattr(item, "summary", None) or (item.__doc__ or "").strip().splitlines()[0]
+    return {"name": name, "summary": summary, "paper": getattr(item, "paper", ""), "options": options}
+
+
+def add_data(sub: argparse.ArgumentParser) -> None:
+    sub.add_argument("action", metavar="show", help="show: class counts as text and a sample grid as a picture")
+    sub.add_argument("--dataset", default="mnist", help="a dataset from `qstrategies list` (default: mnist)")
+    sub.add_argument("--out", type=Path, default=Path("runs"), help="folder of the picture (default: runs)")
+    add_location(sub)
+    sub.add_argument("--json", action="store_true", help="print JSON")
+
+
+def data(options: argparse.Namespace) -> int:
+    from qstrategies.datasets import DATASETS
+    from qstrategies.datasets.show import show
+
+    if options.action != "show":
+        raise unknown("action of data", options.action, ["show"])
+    text, counts = show(DATASETS.get(options.dataset)(location(options)), options.out)
+    print(json.dumps(counts, indent=1) if options.json else text)
+    return 0

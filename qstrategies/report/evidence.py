@@ -1,0 +1,85 @@
+"""Evidence and recommendation as text, Markdown and plain data."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from qstrategies.evidence import Comparison, Evidence, Recommendation
+    from qstrategies.evidence.collect import Row
+
+HEADERS = ("strategy", "bits", "seeds", "drop, points", "lost / gained", "McNemar", "against float", "against {}, points", "p", "verdict")
+
+
+def headers(evidence: Evidence) -> list[str]:
+    """The column heads, with the name of the reference."""
+    return [head.format(evidence.reference) for head in HEADERS]
+
+
+def cells(row: Row) -> list[str]:
+    """The row as text, in the order of ``HEADERS``."""
+    against = ["-"] * 3
+    if row.against is not None:
+        against = [_interval(row.against, 1), f"{row.against.p_different:.2g}", _verdict(row.against)]
+    return [
+        row.strategy,
+        str(row.weight_bits),
+        str(row.seeds),
+        _interval(row.change, -1),
+        f"{row.lost:.0f} / {row.gained:.0f}",
+        f"{row.significant_seeds} of {row.seeds}",
+        _verdict(row.change),
+        *against,
+    ]
+
+
+def _interval(comparison: Comparison, sign: int) -> str:
+    low, high = sorted((sign * comparison.low, sign * comparison.high))
+    return f"{sign * comparison.difference * 100:.2f} [{low * 100:.2f}, {high * 100:.2f}]"
+
+
+def _verdict(comparison: Comparison) -> str:
+    needed = "" if comparison.seeds_needed is None else f" ({comparison.seeds_needed} seeds)"
+    return comparison.verdict + needed
+
+
+def notes(evidence: Evidence) -> str:
+    """How to read the table, and how far it reaches."""
+    margin = f"{evidence.margin * 100:g} points"
+    reach = (
+        "One seed: nothing can be concluded beyond these trained models on further images like the test images;"
+        " compare --seeds 5 says what a strategy does."
+        if evidence.seeds == 1
+        else f"Intervals and verdicts speak of further seeds and further images, from {evidence.seeds} seeds."
+    )
+    return (
+        f"{reach} On {evidence.images} test images, paired. drop: float minus int8 accuracy, [95 % interval]; lost / gained: images per"
+        f" seed whose label turned wrong or right; McNemar: seeds at which the exact test tells these apart; against"
+        f" {evidence.reference}: int8 accuracy minus its, at the same width, p after Holm over the strategies of that width."
+        f" equivalent: shown to differ by less than {margin}; better, worse: shown to differ; undecided: neither is shown,"
+        f" in brackets the number of seeds that would decide it if the difference is what it seems."
+    )
+
+
+def as_text(evidence: Evidence) -> str:
+    """Aligned columns for a terminal."""
+    table = [headers(evidence), *(cells(row) for row in evidence.rows)]
+    widths = [max(len(line[index]) for line in table) for index in range(len(HEADERS))]
+    lines = ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in table]
+    return "\n".join([lines[0], "-" * sum(widths, 2 * len(widths) - 2), *lines[1:]])
+
+
+def as_markdown(evidence: Evidence) -> str:
+    """A Markdown table with its notes."""
+    lines = [headers(evidence), ["---"] * len(HEADERS), *(cells(row) for row in evidence.rows)]
+    table = "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
+    return f"{table}\n\n{notes(evidence)}\n"
+
+
+def as_data(evidence: Evidence | None, recommendation: Recommendation | None) -> dict[str, Any]:
+    """Both as plain data for JSON."""
+    return {
+        "evidence": None if evidence is None else dataclasses.asdict(evidence),
+        "recommendation": None if recommendation is None else dataclasses.asdict(recommendation),
+    }

@@ -1,0 +1,270 @@
+"""Statistics against known cases, independent formulas and simulation; the recommendation against its constraints."""
+
+import dataclasses
+import math
+
+import numpy as np
+import pytest
+
+from qstrategies.errors import InputError
+from qstrategies.evidence import Constraints, compare_all, conclude, holm, mcnemar, paired_difference, recommend
+from qstrategies.evidence.recommend import Candidate
+from qstrategies.evidence.verdicts import seeds_needed
+from qstrategies.predictions import FILE, Predictions, SplitPredictions
+from qstrategies.records import Epoch, ExperimentConfig, QuantizationConfig, RunRecord, Speed, WeightHistogram
+from qstrategies.report import evidence as report
+from qstrategies.report.write import write_report
+
+REPETITIONS, DRAWS = 400, 2000
+SURE = 3 * math.sqrt(0.05 * 0.95 / REPETITIONS)  # three standard deviations of a rate of 5 %
+
+
+def simulated(random, seeds, images, *, seed_effect=0.0, image_effect=0.0, change=0.0, flips=0.03):
+    """Hits of two models: the second is right where the first is, but for flips, with random effects on their direction."""
+    first = random.random((seeds, images)) < 0.97
+    direction = random.normal(0, seed_effect, (seeds, 1)) + random.normal(0, image_effect, images) + change / flips
+    flipped = random.random((seeds, images)) < flips
+    gains = random.random((seeds, images)) < np.clip(0.5 + direction / 2, 0, 1)
+    hits = np.where(flipped, gains, first)
+    return hits, np.where(flipped, ~gains, first)
+
+
+SETTINGS = {
+    "one seed": {"seeds": 1},
+    "no effects": {"seeds": 5},
+    "seed effects": {"seeds": 5, "seed_effect": 0.3},
+    "image effects": {"seeds": 5, "image_effect": 0.6},
+    "both, few flips": {"seeds": 3, "seed_effect": 0.3, "image_effect": 0.4, "flips": 0.005},
+    "a real change": {"seeds": 5, "seed_effect": 0.2, "image_effect": 0.3, "change": 0.004},
+}
+
+
+@pytest.mark.parametrize("setting", SETTINGS.values(), ids=SETTINGS)
+def test_intervals_cover_at_their_nominal_rate(setting):
+    random = np.random.default_rng(1)
+    covered = 0
+    for _ in range(REPETITIONS):
+        low, high = paired_difference(*simulated(random, images=2000, **setting), draws=DRAWS).interval()
+        covered += low <= setting.get("change", 0) <= high
+    assert covered / REPETITIONS >= 0.95 - SURE
+    assert covered / REPETITIONS <= 0.99, "no wider than need be"
+
+
+@pytest.mark.parametrize("strategies", [1, 7])
+def test_better_or_worse_under_no_difference_is_said_in_at_most_5_percent(strategies):
+    random = np.random.default_rng(2)
+    wrong = 0
+    for _ in range(REPETITIONS):
+        differences = {
+            str(number): paired_difference(*simulated(random, 5, 1000, seed_effect=0.2, image_effect=0.3), draws=DRAWS)
+            for number in range(strategies)
+        }
+        verdicts = [item.verdict for item in compare_all(differences, margin=1e-5).values()]
+        wrong += "better" in verdicts or "worse" in verdicts
+    assert wrong / REPETITIONS <= 0.05 + SURE
+
+
+def test_equivalent_at_the_margin_is_said_in_at_most_5_percent():
+    random = np.random.default_rng(3)
+    wrong = 0
+    for _ in range(REPETITIONS):
+        item = paired_difference(*simulated(random, 5, 2000, image_effect=0.3, change=0.004), draws=DRAWS)
+        wrong += compare_all({"x": item}, margin=0.004)["x"].verdict == "equivalent"
+    assert wrong / REPETITIONS <= 0.05 + SURE
+
+
+def test_the_variance_is_that_of_crossed_random_effects():
+    hits, others = simulated(np.random.default_rng(4), 6, 5000, seed_effect=0.3, image_effect=0.5)
+    found = paired_difference(hits, others)
+    d = hits.astype(float) - others
+    s, n = d.shape
+    error = ((d - d.mean(0) - d.mean(1, keepdims=True) + d.mean()) ** 2).sum() / (s - 1) / (n - 1)  # mean squares of a two-way table
+    rows, columns = n * d.mean(1).var(ddof=1), s * d.mean(0).var(ddof=1)
+    assert found.mean == pytest.approx(d.mean())
+    assert found.seed_variance == pytest.approx(rows / n)
+    assert 0 <= found.image_variance - (columns - error) / s / n <= 2 / n**2  # one flip each way is added
+    spread = found.image_variance + found.seed_variance / s * 5 / 3  # variance of Student's t with 5 degrees of freedom
+    assert found.draws.var() == pytest.approx(spread, rel=0.05)
+
+
+def test_no_flip_at_all_is_no_proof_of_none():
+    same = np.ones((1, 1000), bool)
+    low, high = paired_difference(same, same).interval()
+    assert -0.006 < low < -0.001 and 0.001 < high < 0.006  # 3 / N is the classical bound for 0 of N
+
+
+def test_one_seed_is_a_bootstrap_over_images():
+    first, second = simulated(np.random.default_rng(5), 1, 3000)
+    found = paired_difference(first, second)
+    d = first[0].astype(float) - second[0]
+    plain = [np.random.default_rng(seed).choice(d, len(d)).mean() for seed in range(1000)]
+    assert found.draws.std() == pytest.approx(np.std(plain), rel=0.1)
+    assert found.interval()[0] == pytest.approx(np.quantile(plain, 0.025), abs=0.15 * np.std(plain) + 1 / len(d))
+
+
+@pytest.mark.parametrize(("lost", "gained"), [(0, 0), (5, 5), (1, 9), (30, 12), (0, 6)])
+def test_mcnemar_is_twice_the_binomial_tail(lost, gained):
+    n, k = lost + gained, max(lost, gained)
+    tail = sum(math.comb(n, i) for i in range(k, n + 1)) / 2**n
+    assert mcnemar(lost, gained) == pytest.approx(min(1, 2 * tail)) == mcnemar(gained, lost)
+
+
+def test_holm_known_case_and_bounds():
+    assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    assert holm([0.7, 0.9]) == [1, 1] and holm([0.02]) == [0.02] and holm([]) == []
+
+
+@pytest.mark.parametrize(
+    ("change", "seeds", "margin", "verdict"),
+    [(0.02, 5, 0.001, "better"), (-0.02, 5, 0.001, "worse"), (0, 5, 0.02, "equivalent"), (0.003, 2, 0.001, "undecided")],
+)
+def test_every_verdict_is_reached(change, seeds, margin, verdict):
+    item = paired_difference(*simulated(np.random.default_rng(6), seeds, 4000, seed_effect=0.1, change=change))
+    assert compare_all({"x": item}, margin)["x"].verdict == verdict
+
+
+def test_a_shown_difference_below_the_margin_is_equivalent():
+    item = paired_difference(*simulated(np.random.default_rng(6), 5, 20_000, change=0.004))
+    assert item.p_different < 0.01 and compare_all({"x": item}, 0.02)["x"].verdict == "equivalent"
+
+
+def test_so_many_seeds_as_are_said_to_be_needed_decide_and_one_less_does_not():
+    item = paired_difference(*simulated(np.random.default_rng(7), 3, 20_000, seed_effect=0.3, change=0.003))
+    needed = seeds_needed(item, 0.001, 0.05)
+    assert needed > 3
+    spread = math.sqrt(item.seed_variance)
+    for seeds, decided in ((needed, True), (needed - 1, False)):
+        random = np.random.default_rng(0)
+        mean = item.mean + random.standard_t(seeds - 1, 200_000) * spread / math.sqrt(seeds)
+        mean = mean + random.normal(0, math.sqrt(item.image_variance), mean.size)
+        assert (2 * (mean <= 0).mean() < 0.052) is decided or abs(2 * (mean <= 0).mean() - 0.05) < 0.01
+    assert seeds_needed(dataclasses.replace(item, seeds=1), 0.001, 0.05) is None
+    assert seeds_needed(dataclasses.replace(item, image_variance=1.0), 0.001, 0.05) is None, "no number of seeds replaces images"
+
+
+def candidate(name, accuracy, epochs=3, size=100_000, microseconds=50.0, bits=8):
+    return Candidate(
+        strategy=name, weight_bits=bits, accuracy=accuracy, drop=0.99 - accuracy, epochs=epochs, microseconds=microseconds, size=size
+    )
+
+
+CANDIDATES = [
+    candidate("plain", 0.9895),
+    candidate("long", 0.9900, epochs=9),
+    candidate("small", 0.98, size=50_000),
+    candidate("quick", 0.97, epochs=1, microseconds=20.0),
+]
+
+
+@pytest.mark.parametrize(
+    ("constraints", "margin", "chosen"),
+    [
+        ({}, 0.001, "plain"),
+        ({}, 0.0001, "long"),
+        ({}, 0.05, "quick"),
+        ({"size": 60_000}, 0.001, "small"),
+        ({"microseconds": 30}, 0.001, "quick"),
+        ({"epochs": 2}, 0.001, "quick"),
+        ({"drop": 0.0002}, 0.05, "long"),
+        ({"drop": -0.5}, 0.001, None),
+    ],
+)
+def test_the_cheapest_that_is_good_enough_and_keeps_to_the_constraints_is_chosen(constraints, margin, chosen):
+    advice = recommend(CANDIDATES, Constraints(**constraints), margin)
+    assert (advice.chosen and advice.chosen.strategy) == chosen
+    assert all(not Constraints(**constraints).broken_by(item) for item in advice.pareto)
+    assert advice.reason.count(". ") == 1, "two sentences"
+
+
+def test_the_pareto_set_is_what_nothing_beats():
+    advice = recommend(CANDIDATES, Constraints(), 0.001)
+    assert [item.strategy for item in advice.pareto] == ["quick", "plain", "long"]
+
+
+@pytest.mark.parametrize("limit", [{"drop": 2.0}, {"epochs": 0}, {"size": 0}, {"microseconds": math.nan}])
+def test_a_constraint_out_of_range_is_refused(limit):
+    with pytest.raises(InputError, match=f"largest {next(iter(limit))} .* is out of range"):
+        Constraints(**limit)
+
+
+def finished(folder, strategy, seed, bits=8, *, wrong=0, wrong_in_validation=0):
+    """A record and its predictions: float all right, int8 wrong on the first images."""
+    config = ExperimentConfig(strategy=strategy, seed=seed, quantization=QuantizationConfig(weight_bits=bits))
+    histogram = WeightHistogram(when="training", epoch=1, low=-1.0, high=1.0, max_abs=1.0, sigma=0.5, counts=(1, 2))
+    speed = Speed(file="m", microseconds_batch_1=50.0, images_per_second_batch_256=1.0, speedup_batch_1=1.0, speedup_batch_256=1.0)
+    labels = np.arange(1000) % 10
+    splits = [
+        SplitPredictions(labels, labels, np.where(np.arange(1000) < count, labels + 1, labels)) for count in (wrong_in_validation, wrong)
+    ]
+    Predictions(*splits).save(folder / config.run_id)
+    curve = (Epoch(loss=1.0, accuracy=0.9, seconds=1.0),)
+    accuracies = {"float_accuracy": 1.0, "int8_accuracy": 1 - wrong / 1000}
+    more = {"speeds": (speed,), "curve": curve, "histograms": (histogram,), "sizes": {"portable": 1}}
+    return RunRecord(config=config, status="done", **accuracies, **more)
+
+
+@pytest.fixture
+def runs(tmp_path):
+    return [
+        finished(tmp_path, name, seed, wrong=count + seed, wrong_in_validation=2)
+        for name, count in (("no_norm", 40), ("qat", 1), ("clamp", 40))
+        for seed in (0, 1, 2)
+    ]
+
+
+def test_evidence_is_paired_by_seed_and_image(runs, tmp_path):
+    found, advice = conclude(runs, tmp_path)
+    rows = {row.strategy: row for row in found.rows}
+    assert rows["no_norm"].against is None and rows["no_norm"].lost == 41 and rows["no_norm"].gained == 0
+    assert rows["no_norm"].change.difference == pytest.approx(-0.041) and rows["no_norm"].significant_seeds == 3
+    assert rows["qat"].against.verdict == "better" and rows["qat"].against.difference == pytest.approx(0.039)
+    assert rows["clamp"].against.difference == 0 and rows["clamp"].against.low >= -0.003
+    assert advice.chosen is not None
+
+
+def test_the_recommendation_does_not_see_the_test_split(runs, tmp_path):
+    _, before = conclude(runs, tmp_path)
+    for record in runs:
+        folder = tmp_path / record.config.run_id
+        kept = Predictions.load(folder)
+        dataclasses.replace(kept, test=dataclasses.replace(kept.test, int8=kept.test.labels[::-1].copy())).save(folder)
+    assert conclude(runs, tmp_path)[1] == before
+
+
+def test_strategies_are_compared_over_the_seeds_that_both_have(runs, tmp_path):
+    found, _ = conclude([record for record in runs if record.label != "qat" or record.config.seed], tmp_path)
+    assert {row.strategy: row.against and row.against.seeds for row in found.rows} == {"no_norm": None, "qat": 2, "clamp": 3}
+
+
+def test_one_seed_says_how_little_it_shows_and_several_do_not(runs, tmp_path):
+    one, several = conclude(runs[::3], tmp_path)[0], conclude(runs, tmp_path)[0]
+    assert report.notes(one).startswith("One seed: nothing can be concluded")
+    assert "from 3 seeds" in report.notes(several)
+
+
+def test_text_markdown_and_data_say_the_same(runs, tmp_path):
+    found, advice = conclude(runs, tmp_path)
+    text, markdown, data = report.as_text(found), report.as_markdown(found), report.as_data(found, advice)
+    for row, item in zip(found.rows, data["evidence"]["rows"], strict=True):
+        assert item["change"]["difference"] == row.change.difference
+        for cell in report.cells(row):
+            assert cell in text and cell in markdown
+    written = write_report(runs, tmp_path, found, advice)
+    assert advice.reason in (tmp_path / "summary.md").read_text() and tmp_path / "pareto.png" in written
+
+
+def test_damaged_predictions_are_a_clear_error(runs, tmp_path):
+    path = tmp_path / runs[0].config.run_id / FILE
+    for content, message in ((b"PK\x03\x04 half", "does not hold the predictions"), (b"", "does not hold the predictions")):
+        path.write_bytes(content)
+        with pytest.raises(InputError, match=message):
+            conclude(runs, tmp_path)
+    path.unlink()
+    with pytest.raises(InputError, match="is missing: run the same compare again"):
+        conclude(runs, tmp_path)
+
+
+def test_many_classes_keep_their_numbers(tmp_path):
+    labels = np.arange(1000)
+    Predictions(SplitPredictions(labels, labels, labels), SplitPredictions(labels, labels, labels[::-1])).save(tmp_path)
+    assert Predictions.load(tmp_path).test.int8[0] == 999
