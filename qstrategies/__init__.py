@@ -29,6 +29,7 @@ _HOMES = {
     "export_onnx": "export.onnx_export",
     "certify": "certificate",
     "quantize": "quantization.ptq",
+    "diagnose": "diagnosis",
     "plan": "comparison",
     "run_all": "comparison",
     "summarise": "report.table",
@@ -45,6 +46,7 @@ if TYPE_CHECKING:
     from qstrategies.datasets.base import CalibrationSet as CalibrationSet
     from qstrategies.datasets.base import Dataset as Dataset
     from qstrategies.datasets.base import Location as Location
+    from qstrategies.diagnosis import diagnose as diagnose
     from qstrategies.errors import InputError as InputError
     from qstrategies.export.onnx_export import export_onnx as export_onnx
     from qstrategies.models import MODELS as MODELS

@@ -187,7 +187,7 @@ def tuned_stage(config: ExperimentConfig, workspace: Workspace, baseline: Stage)
     def build() -> nn.Module:
         torch.manual_seed(config.seed)
         model = MODELS.get(config.model)() if kind.from_scratch else copy.deepcopy(baseline.model)
-        return _prepare(config, strategy, model) if kind.quantize_aware else model
+        return prepared_for(config, strategy, model) if kind.quantize_aware else model
 
     label = f"{config.strategy} w{config.quantization.weight_bits}" if kind.quantize_aware else config.strategy
     return stage(workspace.stages, depends_on, build, _trainer(config, workspace, strategy, schedule, label))
@@ -239,7 +239,8 @@ def _resolved(config: ExperimentConfig, strategy: Strategy) -> QuantizationConfi
     return dataclasses.replace(config.quantization, observer=observer)
 
 
-def _prepare(config: ExperimentConfig, strategy: Strategy, model: nn.Module) -> fx.GraphModule:
+def prepared_for(config: ExperimentConfig, strategy: Strategy, model: nn.Module) -> fx.GraphModule:
+    """``model`` with the observers or, for QAT, the fake quantizers of ``config``."""
     example = torch.zeros(2, *MODELS.get(config.model).input_shape)  # type: ignore[attr-defined]
     return prepare(model, _resolved(config, strategy), (example,), qat=strategy.quantize_aware, input_scale=PIXEL_SCALE)
 
@@ -252,7 +253,7 @@ def quantize_stage(
     if strategy.quantize_aware:
         assert tuned is not None and isinstance(tuned.model, fx.GraphModule)
         return finalize(copy.deepcopy(tuned.model), config.quantization, shapes)
-    prepared = _prepare(config, strategy, model)
+    prepared = prepared_for(config, strategy, model)
     calibration = CalibrationSet(train_split, config.quantization.calibration_images, config.seed)
     calibrate(prepared, [to_input(batch) for batch in calibration.images.split(128)])
     strategy.refine(prepared, calibration)

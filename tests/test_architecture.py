@@ -18,7 +18,7 @@ LAYERS = [
     {"training", "export", "timing", "divergence"},
     {"stages", "environment", "crosscheck"},
     {"pipeline"},
-    {"comparison", "verify", "predict", "evidence"},
+    {"comparison", "verify", "predict", "evidence", "diagnosis"},
     {"cli"},
     {"__main__"},
 ]

@@ -169,13 +169,13 @@ def test_what_cannot_be_traced_is_named_and_can_be_left_in_float(choice, tmp_pat
     assert error.pow(2).mean() < 2e-3 * model(data).pow(2).mean()
 
 
-@pytest.mark.parametrize("choice", ["0", nn.Conv2d])
-def test_a_layer_left_in_float_keeps_its_weights(choice, tmp_path):
+@pytest.mark.parametrize(("choice", "place"), [("0", 0), (nn.Conv2d, 0), ("4", 1), (nn.Linear, 1)])
+def test_a_layer_left_in_float_keeps_its_weights(choice, place, tmp_path):
     torch.manual_seed(0)
-    model = nn.Sequential(conv(), nn.ReLU(), nn.Flatten(), nn.Linear(8 * 49, 5)).eval()
+    model = nn.Sequential(conv(), nn.ReLU(), nn.Flatten(), nn.Dropout(), nn.Linear(8 * 49, 5)).eval()
     data = torch.rand(8, 4, 9, 9)
     quantized = qs.quantize(model, [data], data, leave_in_float=[choice])
-    assert torch.equal(next(weighted_layers(quantized.prepared)).weight, model[0].weight)
+    assert torch.equal(list(weighted_layers(quantized.prepared))[place].weight, (model[0], model[4])[place].weight)
     (portable, *_) = qs.export_onnx(quantized, tmp_path / "model.onnx")
     kinds = {tensor.data_type for tensor in onnx.load(portable.path).graph.initializer if len(tensor.dims) > 1}
     assert kinds == {onnx.TensorProto.FLOAT, onnx.TensorProto.INT8}

@@ -19,6 +19,7 @@ in every runtime.
   qstrategies compare                          all strategies on MNIST at 8, 4, 3 and 2 weight bits (minutes)
   qstrategies compare --seeds 5                the same with five seeds: which differences are real, and what to ship
   qstrategies run qat --weight-bits 4          one strategy
+  qstrategies diagnose runs/no_norm-w2-...     where its loss comes from, and what to try next
   qstrategies verify runs/.../model.onnx       check a file in every installed runtime
   qstrategies certify runs/.../model.onnx      prove from the file what every executor must compute
   qstrategies predict runs/.../model.onnx 7.png
@@ -95,6 +96,7 @@ COMMANDS: dict[str, tuple[Callable[[argparse.ArgumentParser], None], Callable[[a
     "run": (experiments.add_run, experiments.run, "train, quantize, export and cross-check one strategy"),
     "compare": (experiments.add_compare, experiments.compare, "run several strategies at several bit widths and write the summary"),
     "report": (experiments.add_report, experiments.report, "write table and figures again from the records of earlier runs"),
+    "diagnose": (experiments.add_diagnose, experiments.diagnose, "say where a run's quantization loses, and what to try next"),
     "list": (look.add_list, look.list_all, "name the strategies, models, datasets and runtimes"),
     "data": (look.add_data, look.data, "look at a dataset"),
     "verify": (files.add_verify, files.verify, "run an exported file in every installed runtime and compare bit for bit"),

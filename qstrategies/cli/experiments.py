@@ -200,3 +200,18 @@ def report(options: argparse.Namespace) -> int:
 
     advice = _advice(options)
     return _conclude(read_records(options.out), options, *advice)
+
+
+def add_diagnose(sub: argparse.ArgumentParser) -> None:
+    sub.add_argument("run", metavar="RUN", type=Path, help="the folder of one run, as runs/no_norm-w4-...")
+    sub.add_argument("--images", type=int, default=1000, help="validation images to measure on (default: 1000)")
+    add_location(sub)
+    sub.add_argument("--json", action="store_true", help="print JSON")
+
+
+def diagnose(options: argparse.Namespace) -> int:
+    from qstrategies.diagnosis.run import diagnose_run
+
+    found = diagnose_run(options.run, location(options), options.images)
+    print(found.to_json() if options.json else found)
+    return 0

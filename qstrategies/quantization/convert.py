@@ -110,19 +110,25 @@ def finalize(prepared: fx.GraphModule, config: QuantizationConfig, shapes: Seque
 
     ``prepared`` is calibrated (PTQ) or trained (QAT) and is changed in place; ``shapes`` are those of one example.
     """
-    prepared.cpu().eval()
-    freeze_ranges(prepared, config)
-    _fold_batch_norm(prepared)
-    _fold_input_scale(prepared)
+    fold(prepared, config)
     for node in prepared.graph.nodes:
         layer = weighted_layer(prepared, node)
-        if layer is not None and is_quantizer(prepared, node.args[0]):
+        if layer is not None and is_rounded(prepared, node):
             input_scale = called(prepared, node.args[0]).calculate_qparams()[0]
             outputs = [called(prepared, user) for user in node.users if is_quantizer(prepared, user)]
             shifted = [quantizer.scale for quantizer in outputs if quantizer.zero_point != 0]
             _snap(called(prepared, node), layer, input_scale, shifted[0] if shifted else None, config.exact)
     tabulate(prepared)
     return QuantizedModel(prepared, config, _inputs(prepared, shapes))
+
+
+@torch.no_grad()
+def fold(prepared: fx.GraphModule, config: QuantizationConfig) -> None:
+    """The float model that ``finalize`` rounds: ranges decided, BN and the pixel scale in the weights. In place."""
+    prepared.cpu().eval()
+    freeze_ranges(prepared, config)
+    _fold_batch_norm(prepared)
+    _fold_input_scale(prepared)
 
 
 def _inputs(prepared: fx.GraphModule, shapes: Sequence[tuple[int, ...]]) -> tuple[InputSpec, ...]:
@@ -164,6 +170,11 @@ def weighted_layer(prepared: fx.GraphModule, node: fx.Node) -> Any | None:
     module = called(prepared, node)
     inner = module[0] if isinstance(module, nn.Sequential) else module
     return inner if isinstance(getattr(inner, "weight", None), nn.Parameter) else None
+
+
+def is_rounded(prepared: fx.GraphModule, node: fx.Node) -> bool:
+    """Whether the weighted layer at ``node`` is quantized: not left in float, and fed by a quantizer."""
+    return getattr(called(prepared, node), "qconfig", None) is not None and is_quantizer(prepared, node.args[0])
 
 
 def _snap(module: Any, layer: Any, input_scale: Tensor, output_scale: float | None, exact: bool) -> None:

@@ -1,0 +1,247 @@
+"""Quantize part by part, measure each, and apply the rules."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import json
+import math
+from collections.abc import Callable, Collection, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+
+from qstrategies.diagnosis.findings import Finding, findings
+from qstrategies.diagnosis.measure import Site, site, sqnr
+from qstrategies.diagnosis.simulate import Simulation
+from qstrategies.errors import InputError
+from qstrategies.quantization.convert import calibrate
+from qstrategies.quantization.exact_forms import left_in_float, trace
+from qstrategies.quantization.prepare import prepare
+from qstrategies.records import MARGIN, QuantizationConfig
+
+Inputs = Tensor | tuple[Tensor, ...]
+LARGEST_SUM = 128  # of two 8-bit weights times 255 each, which a 16-bit sum still holds
+GOOD = 30.0  # dB: noise of 3 % of the logits
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trial:
+    """One part quantized: SQNR of the outputs against the float model, dB, and accuracy (None without labels)."""
+
+    sqnr: float
+    accuracy: float | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Diagnosis:
+    """``trials`` by name: "nothing", "everything", "weights only", "activations only", "only L" and "all but L" for every
+    layer L (its weight and its output), "other calibration" (half of the batches), "ranges of the examples"."""
+
+    sites: tuple[Site, ...]
+    inputs: tuple[Site, ...]
+    trials: dict[str, Trial]
+    layers: tuple[str, ...]
+    standing_norms: tuple[str, ...]
+    unsafe_layers: tuple[str, ...]
+    per_channel: bool
+    float_accuracy: float | None
+
+    @property
+    def inside(self) -> list[Site]:
+        """The activations but the inputs."""
+        return [item for item in self.sites if item.kind == "activation" and item not in self.inputs]
+
+    @property
+    def losing(self) -> bool:
+        """Whether there is a loss to explain: logits below ``GOOD`` dB, or accuracy lost beyond the usual margin."""
+        everything = self.trials["everything"]
+        lost = 0.0 if self.float_accuracy is None or everything.accuracy is None else self.float_accuracy - everything.accuracy
+        return everything.sqnr < GOOD or lost > MARGIN
+
+    @property
+    def findings(self) -> tuple[Finding, ...]:
+        """What the rules say, the likely cause first."""
+        return findings(self)
+
+    def to_json(self) -> str:
+        """All figures and findings; infinite ones as null."""
+        content = {**dataclasses.asdict(self), "findings": [dataclasses.asdict(finding) for finding in self.findings]}
+        return json.dumps(_finite(content), indent=1, allow_nan=False)
+
+    def __str__(self) -> str:
+        head = f"{'rounded':<34} {'SQNR dB':>8} {'expected':>8} {'max/rms':>8} {'kurtosis':>8} {'spread':>7} {'clipped':>8} {'unused':>7}"
+        lines = ["Every tensor that is rounded, measured on the examples", head]
+        lines += [
+            f"{item.kind + ' of ' + item.name:<34} {item.sqnr:>8.1f} {item.predicted:>8.1f} {item.peak:>8.1f} {item.kurtosis:>8.1f}"
+            f" {item.spread:>7.1f} {item.clipped:>8.2%} {item.unused:>7.0%}"
+            for item in self.sites
+        ]
+        known = self.float_accuracy is not None
+        lines += [
+            "",
+            "Parts quantized, the rest in float",
+            f"{'':<34} {'SQNR of outputs, dB':>20}" + (f" {'accuracy':>9}" if known else ""),
+        ]
+        lines += [f"{name:<34} {trial.sqnr:>20.1f}" + (f" {trial.accuracy:>9.2%}" if known else "") for name, trial in self.trials.items()]
+        lines += ["", "What to try next" if self.findings else "Nothing stands out: no rule fires."]
+        for number, finding in enumerate(self.findings, 1):
+            lines.append(f"{number}. {finding.rule} ({finding.where}): {finding.evidence}. Try: {finding.advice}.")
+        return "\n".join(lines)
+
+
+def diagnose(
+    model: nn.Module,
+    calibration: Iterable[Inputs],
+    examples: Inputs,
+    labels: Tensor | None = None,
+    *,
+    config: QuantizationConfig = QuantizationConfig(),
+    input_scale: float | None = None,
+    leave_in_float: Collection[str | type[nn.Module]] = (),
+) -> Diagnosis:
+    """Say where quantizing ``model`` loses, with the arguments of ``quantize``. ``model`` is not changed.
+
+    Args:
+        calibration: batches, at least two for the question whether another sample would do.
+        examples: inputs [N, ...] as the model takes them, not those of the calibration; a tuple where it takes several.
+        labels: [N] classes, for accuracies.
+
+    Raises:
+        InputError: as ``quantize``; labels that are not one per example.
+    """
+    batches, inputs = list(calibration), _tuple(examples)
+    if labels is not None and labels.shape != inputs[0].shape[:1]:
+        raise InputError(f"labels of shape {tuple(labels.shape)}: expected {tuple(inputs[0].shape[:1])}, one per example")
+    model = copy.deepcopy(model).eval()
+    first = tuple(tensor[:2] for tensor in inputs)
+
+    def calibrated(chosen: Sequence[Inputs]) -> fx.GraphModule:
+        prepared = prepare(model, config, first, qat=False, input_scale=input_scale, leave_in_float=leave_in_float)
+        calibrate(prepared, chosen)
+        return prepared
+
+    return diagnose_calibrated(model, calibrated, batches, inputs, labels, config, left_in_float(model, leave_in_float))
+
+
+@torch.no_grad()
+def diagnose_calibrated(
+    model: nn.Module,
+    calibrated: Callable[[Sequence[Inputs]], fx.GraphModule],
+    batches: Sequence[Inputs],
+    inputs: tuple[Tensor, ...],
+    labels: Tensor | None,
+    config: QuantizationConfig,
+    left: Collection[str] = (),
+) -> Diagnosis:
+    """The same for a caller who has a way of his own to a calibrated graph: ``calibrated`` makes one from batches."""
+    examples = [tuple(parts) for parts in zip(*(tensor.split(200) for tensor in inputs), strict=True)]
+    expected = torch.cat([model(*batch) for batch in examples])
+    shapes = [tuple(tensor.shape[1:]) for tensor in inputs]
+
+    def trial(simulation: Simulation, layers: Collection[str], quantizers: Collection[str]) -> Trial:
+        outputs = simulation.run(examples, layers, quantizers)
+        return Trial(sqnr=sqnr(expected, outputs), accuracy=_accuracy(outputs, labels))
+
+    ours = Simulation(calibrated(batches), config, shapes)
+    parts = {layer: _outputs_of(ours, layer) for layer in ours.layers}
+    every = ours.quantizers
+    trials = {
+        "nothing": trial(ours, [], []),
+        "everything": trial(ours, ours.layers, every),
+        "weights only": trial(ours, ours.layers, []),
+        "activations only": trial(ours, [], every),
+        **{f"only {layer}": trial(ours, [layer], outputs) for layer, outputs in parts.items()},
+        **{
+            f"all but {layer}": trial(
+                ours, [name for name in ours.layers if name != layer], [name for name in every if name not in outputs]
+            )
+            for layer, outputs in parts.items()
+        },
+    }
+    for name, sample in (("other calibration", batches[len(batches) // 2 :]), ("ranges of the examples", examples)):
+        other = Simulation(calibrated(sample), config, shapes)
+        trials[name] = trial(other, other.layers, other.quantizers)
+    weights, activations = _weight_sites(ours, config), _activation_sites(ours, examples)
+    return Diagnosis(
+        sites=(*weights, *activations.values()),
+        inputs=tuple(activations[name] for name in ours.entries if name is not None),
+        trials=trials,
+        layers=tuple(ours.layers),
+        standing_norms=standing_norms(model, left),
+        unsafe_layers=tuple(layer for layer in ours.layers if _largest_pair(ours, layer) > LARGEST_SUM),
+        per_channel=config.per_channel,
+        float_accuracy=_accuracy(expected, labels),
+    )
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _tuple(inputs: Inputs) -> tuple[Tensor, ...]:
+    return inputs if isinstance(inputs, tuple) else (inputs,)
+
+
+def _accuracy(outputs: Tensor, labels: Tensor | None) -> float | None:
+    return None if labels is None else (outputs.argmax(1) == labels).double().mean().item()
+
+
+def _outputs_of(simulation: Simulation, layer: str) -> list[str]:
+    """The quantizers of what ``layer`` returns."""
+    names = {node.name for node in simulation.floating.graph.nodes if node.target == layer}
+    return [target for target, source in simulation.quantizers.items() if source in names]
+
+
+def _weight_sites(simulation: Simulation, config: QuantizationConfig) -> list[Site]:
+    levels = 2 ** (config.weight_bits - 1) - 1
+    found = []
+    for layer in simulation.layers:
+        floating, rounded, scale = simulation.weights(layer)
+        found.append(site(layer, "weight", floating, rounded, -levels * scale, levels * scale, 2 * levels + 1))
+    return found
+
+
+def _activation_sites(simulation: Simulation, examples: Sequence[tuple[Tensor, ...]]) -> dict[str, Site]:
+    """By quantizer, over all examples; those that only pass on what another has rounded already are left out."""
+    seen: dict[str, list[Tensor]] = {}
+    passing = set()
+
+    def note(name: str, x: Tensor) -> None:
+        if name not in simulation.entries and torch.equal(simulation.rounded(name, x), x):
+            passing.add(name)
+
+    simulation.run(examples[:1], simulation.layers, simulation.quantizers, watch=note)
+    simulation.run(examples, [], [], watch=lambda name, x: seen.setdefault(name, []).append(x))
+    found = {}
+    for name, parts in ((name, parts) for name, parts in seen.items() if name not in passing):
+        signal = torch.cat(parts)
+        found[name] = site(simulation.quantizers[name], "activation", signal, simulation.rounded(name, signal), *simulation.range(name))
+    return found
+
+
+def _largest_pair(simulation: Simulation, layer: str) -> int:
+    """The largest sum of the absolute integers of two weights of one channel."""
+    _, rounded, scale = simulation.weights(layer)
+    integers = torch.round(rounded / scale[:, None]).abs()
+    return int(integers.topk(min(2, integers.shape[1]), 1).values.sum(1).max())
+
+
+def standing_norms(model: nn.Module, left: Collection[str]) -> tuple[str, ...]:
+    """The names of batch normalizations that no convolution or linear layer feeds, in the order of execution."""
+    traced = trace(model, left)
+    modules = dict(traced.named_modules())
+    found = []
+    for node in traced.graph.find_nodes(op="call_module"):
+        if isinstance(modules[str(node.target)], nn.modules.batchnorm._BatchNorm):
+            source: Any = node.args[0]
+            before = modules.get(str(source.target)) if source.op == "call_module" else None
+            if not isinstance(before, nn.modules.conv._ConvNd | nn.Linear) or len(source.users) > 1:
+                found.append(str(node.target))
+    return tuple(found)

@@ -1,0 +1,51 @@
+"""The diagnosis of a run that lies in a folder."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from torch import fx
+
+from qstrategies.datasets.base import CalibrationSet, Location, Split
+from qstrategies.diagnosis.diagnose import Diagnosis, Inputs, diagnose_calibrated
+from qstrategies.errors import InputError, check_range
+from qstrategies.pipeline import Workspace, float_stage, prepared_for, tuned_stage
+from qstrategies.quantization.convert import calibrate
+from qstrategies.records import RunRecord
+from qstrategies.strategies import STRATEGIES
+from qstrategies.training import to_input
+
+
+def diagnose_run(folder: Path, location: Location, images: int = 1000) -> Diagnosis:
+    """Diagnose the post-training quantization of the run in ``folder`` on its first ``images`` validation images.
+
+    Its float model is read from the stages beside the folder, or trained again.
+
+    Raises:
+        InputError: no record there, a failed run, or a strategy that trains with its quantizers.
+    """
+    path = folder / "record.json"
+    if not path.is_file():
+        raise InputError(f"{str(folder)!r} is not the folder of a run: it has no record.json")
+    record = RunRecord.from_json(path.read_text())
+    config, kind = record.config, STRATEGIES.get(record.config.strategy)
+    if kind.quantize_aware or record.status != "done":
+        why = f"{config.strategy} trains with its quantizers" if kind.quantize_aware else f"it failed: {record.reason}"
+        raise InputError(f"{str(folder)!r}: only post-training quantization is diagnosed, and {why}")
+    workspace, strategy = Workspace(folder.parent, location), kind(**config.options)
+    splits = workspace.dataset(config.dataset).splits
+    check_range("number of images", images, 2, len(splits["validation"]))
+    baseline = float_stage(config, workspace)
+    model = (tuned_stage(config, workspace, baseline) or baseline).model
+    calibration = CalibrationSet(splits["train"], config.quantization.calibration_images, config.seed)
+
+    def calibrated(batches: Sequence[Inputs]) -> fx.GraphModule:
+        prepared = prepared_for(config, strategy, model)
+        calibrate(prepared, batches)
+        strategy.refine(prepared, calibration)
+        return prepared
+
+    shown: Split = splits["validation"]
+    batches = [to_input(batch) for batch in calibration.images.split(128)]
+    return diagnose_calibrated(model, calibrated, batches, (to_input(shown.images[:images]),), shown.labels[:images], config.quantization)
