@@ -31,6 +31,10 @@ FOUND = {
     "in-place ReLU6: qnnpack mixes up memory layouts": nn.Sequential(
         nn.Conv2d(4, 6, 3, stride=2), nn.ReLU6(inplace=True), nn.Conv2d(6, 3, 1)
     ),
+    "batch norm and ReLU behind a transposed convolution: torch.ao folds neither": nn.Sequential(
+        nn.ConvTranspose2d(4, 4, 2, stride=2), nn.BatchNorm2d(4), nn.ReLU(), conv()
+    ),
+    "the same with groups": nn.Sequential(nn.ConvTranspose2d(4, 4, 2, stride=2, groups=2), nn.BatchNorm2d(4), nn.ReLU(), conv()),
     "a transposed convolution: fbgemm packs wrong weights": nn.Sequential(conv(8), nn.ReLU(), nn.ConvTranspose2d(8, 8, 2, stride=2)),
 }
 

@@ -229,3 +229,27 @@ def test_a_registered_model_of_the_user_runs_through_the_whole_experiment(worksp
     for strategy in ("no_norm", "qat_clamp"):
         record = qs.run_experiment(small(strategy, model="tiny"), workspace)
         assert record.status == "done" and all(check.rows_equal == 1 for check in record.checks)
+
+
+AVERAGES = {
+    "module": nn.AdaptiveAvgPool2d(1),
+    "function": Graph(lambda _, x: functional.adaptive_avg_pool2d(x, 1)),
+    "mean": Graph(lambda _, x: x.mean([2, 3], keepdim=True)),
+}
+
+
+@pytest.mark.parametrize("window", [(6, 6), (2, 3), (10, 10)], ids=str)
+@pytest.mark.parametrize("average", AVERAGES.values(), ids=AVERAGES)
+def test_averages_at_a_tie_are_rounded_to_even_everywhere(average, window, tmp_path):
+    """PyTorch's own kernels multiply by the float nearest to 1 / n, and some add the zero point in the same operation."""
+    entry = nn.Conv2d(8, 8, 1, groups=8, bias=False)
+    nn.init.ones_(entry.weight)
+    data = torch.linspace(-1.6, 2.4, 8 * window[0] * window[1]).reshape(1, 8, *window)
+    quantized = qs.quantize(nn.Sequential(entry, average).eval(), [data], data)
+    assert quantized.inputs[0].zero_point not in (0, 128)
+    ties = torch.arange(255, dtype=torch.uint8)[:, None, None, None].repeat(1, 8, *window)
+    ties.flatten(2)[..., : window[0] * window[1] // 2] += 1
+    report = qs.cross_check(qs.export_onnx(quantized, tmp_path / "model.onnx"), ties)
+    assert report.same, str(report)
+    steps = quantized.int8()(quantized.inputs[0].reals(ties)).flatten(1) / quantized.output_scale
+    assert (steps.remainder(2) == 0).all() and steps.unique().numel() > 100, "all are ties, and all go to even"

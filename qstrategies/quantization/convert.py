@@ -15,7 +15,7 @@ from torch.ao.quantization import QConfig
 from torch.ao.quantization.quantize_fx import _convert_to_reference_decomposed_fx, convert_fx
 
 from qstrategies.errors import InputError
-from qstrategies.quantization.exact_forms import tabulate
+from qstrategies.quantization.exact_forms import TRANSPOSED, tabulate
 from qstrategies.quantization.graph import called, input_quantizers, is_quantizer, moved_from
 from qstrategies.quantization.observers import FixedTensorWeightObserver, FixedWeightObserver, PixelQuantizer, WeightFakeQuantize
 from qstrategies.quantization.prepare import backend_config
@@ -23,8 +23,6 @@ from qstrategies.quantization.ranges import freeze_ranges
 from qstrategies.quantization.scales import fit_layer
 from qstrategies.quantization.stand_ins import replace_inexact_kernels
 from qstrategies.records import QuantizationConfig
-
-TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 
 
 @dataclass(frozen=True)
@@ -174,7 +172,8 @@ def weighted_layer(prepared: fx.GraphModule, node: fx.Node) -> Any | None:
 
 def is_rounded(prepared: fx.GraphModule, node: fx.Node) -> bool:
     """Whether the weighted layer at ``node`` is quantized: not left in float, and fed by a quantizer."""
-    return getattr(called(prepared, node), "qconfig", None) is not None and is_quantizer(prepared, node.args[0])
+    source: Any = node.args[0]
+    return getattr(called(prepared, node), "qconfig", None) is not None and is_quantizer(prepared, source)
 
 
 def _snap(module: Any, layer: Any, input_scale: Tensor, output_scale: float | None, exact: bool) -> None:

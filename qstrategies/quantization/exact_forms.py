@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.fx.passes.shape_prop import ShapeProp
 from torch.nn import functional
+from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from qstrategies.errors import InputError, unknown
 from qstrategies.quantization.graph import called, is_quantizer, moved_from
@@ -58,7 +59,8 @@ ELEMENTWISE_FUNCTIONS = {
 ELEMENTWISE_METHODS = {"sigmoid", "tanh"}
 NORMS: dict[type[nn.Module], Any] = {nn.BatchNorm1d: nn.Conv1d, nn.BatchNorm2d: nn.Conv2d, nn.BatchNorm3d: nn.Conv3d}
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
-WEIGHTED = (*CONVOLUTIONS, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d, nn.Linear)
+TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
+WEIGHTED = (*CONVOLUTIONS, *TRANSPOSED, nn.Linear)
 
 
 FUNCTIONAL_LAYERS = (
@@ -115,6 +117,7 @@ def exact_forms(model: nn.Module, example: tuple[Tensor, ...], left: Collection[
     _clamps(traced)
     _elementwise(traced, left)
     if not traced.training:
+        _fold_into_transposed(traced, left)
         _norms_to_convolutions(traced, example, left)
     if pixels:
         _entry_layers(traced, example)
@@ -260,6 +263,18 @@ def _call(function: Any, settings: Sequence[Any], named: dict[str, Any], x: Tens
     return function(x, *settings, **named)
 
 
+def _fold_into_transposed(traced: fx.GraphModule, left: Collection[str]) -> None:
+    """Batch normalization behind a transposed convolution, which torch.ao leaves standing where a ReLU follows."""
+    for node in list(traced.graph.nodes):
+        norm = called(traced, node) if node.op == "call_module" else None
+        if norm is not None and type(norm) in NORMS and not {node.target, node.args[0].target} & set(left) and _fused(traced, node.args[0]):
+            before = node.args[0]
+            if isinstance(called(traced, before), TRANSPOSED):
+                traced.set_submodule(str(before.target), fuse_conv_bn_eval(called(traced, before), norm, transpose=True))
+                node.replace_all_uses_with(before)
+                traced.graph.erase_node(node)
+
+
 def _norms_to_convolutions(traced: fx.GraphModule, example: tuple[Tensor, ...], left: Collection[str]) -> None:
     ShapeProp(traced).propagate(*example)
     for node in traced.graph.nodes:
@@ -290,8 +305,11 @@ def _entry_layers(traced: fx.GraphModule, example: tuple[Tensor, ...]) -> None:
 
 
 def _fused(traced: fx.GraphModule, before: fx.Node) -> bool:
-    """Whether the batch normalization after ``before`` will be folded into it."""
-    return before.op == "call_module" and len(before.users) == 1 and isinstance(traced.get_submodule(str(before.target)), WEIGHTED)
+    """Whether the batch normalization after ``before`` will be folded into it; torch cannot into groups of a transposed one."""
+    if before.op != "call_module" or len(before.users) > 1:
+        return False
+    layer = called(traced, before)
+    return isinstance(layer, WEIGHTED) and not (isinstance(layer, TRANSPOSED) and layer.groups > 1)
 
 
 @torch.no_grad()
