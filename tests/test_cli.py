@@ -46,6 +46,10 @@ SHORT = ["--quiet", "--epochs", "1"]
         (["predict", "{model}", "{tmp}/none.png"], "No such file or directory"),
         (["predict", "{model}", "{tmp}/text.onnx"], "is not an image that Pillow reads"),
         (["report", "{tmp}"], "no run records in"),
+        (["report", "{tmp}", "--margin", "-1"], "margin -1.0 is out of range"),
+        (["compare", "--max-drop", "-101"], "largest drop -1.01 is out of range"),
+        (["compare", "--max-epochs", "0"], "largest epochs 0 is out of range"),
+        (["diagnose", "{tmp}", "--cache-dir", "{cache}"], "is not the folder of a run: it has no record.json"),
         (["data", "shwo"], "unknown action of data 'shwo'. Did you mean 'show'?"),
         (["data", "show", "--out", "{tmp}/text.onnx", "--cache-dir", "{cache}"], "exists"),
     ],
@@ -91,7 +95,11 @@ def test_run_report_verify_and_predict_work_together(tmp_path, location, capsys)
     text = capsys.readouterr().out
     assert "float baseline" in text and "no_norm" in text
     assert main(["report", str(out), "--json"]) == 0
-    assert [row["strategy"] for row in json.loads(capsys.readouterr().out)] == ["float baseline", "no_norm small_mnist"]
+    reported = json.loads(capsys.readouterr().out)
+    assert [row["strategy"] for row in reported["rows"]] == ["float baseline", "no_norm small_mnist"]
+    (folder,) = out.glob("no_norm-*")
+    assert main(["diagnose", str(folder), "--images", "64", "--cache-dir", str(location.cache), "--json"]) == 0
+    assert "findings" in json.loads(capsys.readouterr().out)
     (model,) = out.glob("*/model.fast.onnx")
     assert main(["verify", str(model), "--cache-dir", str(location.cache), "--json"], limited=True) == 0
     assert json.loads(capsys.readouterr().out)["verdict"] == "same"

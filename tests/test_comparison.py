@@ -3,6 +3,7 @@
 import dataclasses
 import shutil
 
+import numpy as np
 import pytest
 from conftest import small
 
@@ -11,6 +12,7 @@ from qstrategies.comparison import expected_seconds, plan, read_records, run_all
 from qstrategies.errors import InputError
 from qstrategies.files import exclusive
 from qstrategies.pipeline import Workspace, run_experiment
+from qstrategies.predictions import Predictions
 from qstrategies.strategies import STRATEGIES
 from qstrategies.strategies.base import Strategy
 
@@ -53,14 +55,18 @@ def test_a_finished_comparison_is_read_not_run(uninterrupted, location, monkeypa
     assert run_all(CONFIGS, Workspace(workspace.folder, location)) == expected
 
 
-def test_a_damaged_record_or_stage_is_made_again(uninterrupted, tmp_path, location):
+def test_damaged_records_predictions_and_stages_are_made_again(uninterrupted, tmp_path, location):
     workspace, expected = uninterrupted
     shutil.copytree(workspace.folder, tmp_path / "copy")
     (tmp_path / "copy" / CONFIGS[1].run_id / "record.json").write_text('{"half": ')
     for path in (tmp_path / "copy" / "stages").glob("*.safetensors"):
         path.write_bytes(path.read_bytes()[:-100])
+    predictions = tmp_path / "copy" / CONFIGS[0].run_id / "predictions.npz"
+    predictions.write_bytes(predictions.read_bytes()[:-100])
     again = run_all(CONFIGS, Workspace(tmp_path / "copy", location))
     assert [content(record) for record in again] == [content(record) for record in expected]
+    whole = Predictions.load(workspace.folder / CONFIGS[0].run_id)
+    assert np.array_equal(Predictions.load(predictions.parent).test.int8, whole.test.int8)
 
 
 def test_one_float_model_serves_every_bit_width_and_every_strategy_that_starts_from_it(tmp_path, location, monkeypatch):
