@@ -24,7 +24,7 @@ def run() -> int:
             )
             configs = plan(base, ["no_norm", "weight_norm"], DEFAULT_BITS, [chosen.seed])
             records = run_all(configs, Workspace(chosen.out, progress=Progress(0)))
-            print(f"\n{epochs} epochs\n{table.as_text(table.summarise(records))}")
+            print(f"\n{epochs} epochs\n{table.grid(table.summarise(records)).as_text()}")
     return 0
 
 

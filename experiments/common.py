@@ -61,7 +61,7 @@ def experiment(
         conclusion = conclude(records, chosen.out)
         written = write.write_report(records, chosen.out, *conclusion)
         models = [chosen.out / record.config.run_id / name for record in records for name in record.files]
-        print(write.as_text(records, *conclusion), "Written:", *(str(path) for path in [*written, *models]), sep="\n  ")
+        print(write.as_text(records, chosen.out, *conclusion), "Written:", *(str(path) for path in [*written, *models]), sep="\n  ")
         return 0
 
     sys.exit(guarded(run))

@@ -103,7 +103,7 @@ def _run(config: ExperimentConfig, workspace: Workspace) -> RunRecord:
     quantized = quantize_stage(config, strategy, splits["train"], reference_model.model, tuned)
     clock.lap("quantize")
     engines, references, int8 = _evaluate_engines(config, quantized, splits["test"])
-    int8_evaluations = {"validation": evaluate(_on_pixels(int8), splits["validation"]), "test": references[config.quantization.engine]}
+    int8_evaluations = {"validation": evaluate(on_pixels(int8), splits["validation"]), "test": references[config.quantization.engine]}
     free = _free_scales_accuracy(config, strategy, splits, reference_model.model)
     clock.lap("evaluate_int8")
     reference, float_accuracy = int8_evaluations["test"], float_evaluations["test"].accuracy
@@ -266,7 +266,7 @@ def _free_scales_accuracy(config: ExperimentConfig, strategy: Strategy, splits: 
         return None
     free = dataclasses.replace(config, quantization=dataclasses.replace(config.quantization, exact=False))
     int8 = quantize_stage(free, strategy, splits["train"], model, None).int8()
-    return evaluate(_on_pixels(int8), splits["test"]).accuracy
+    return evaluate(on_pixels(int8), splits["test"]).accuracy
 
 
 def _float_results(config: ExperimentConfig, workspace: Workspace, trained: Stage) -> tuple[dict[str, Evaluation], ExportedModel]:
@@ -297,13 +297,14 @@ def _evaluate_engines(
     int8 = quantized.int8(first)
     for name in names:
         model = int8 if name == first else quantized.int8(name)
-        evaluations[name] = evaluate(_on_pixels(model), split if name == first else part)
+        evaluations[name] = evaluate(on_pixels(model), split if name == first else part)
         checks.append(compare(f"pytorch-{name}", "int8 module", evaluations[name].logits, evaluations[first], quantized.output_scale))
     torch.backends.quantized.engine = first
     return checks, evaluations, int8
 
 
-def _on_pixels(int8: nn.Module) -> Callable[[Tensor], Tensor]:
+def on_pixels(int8: nn.Module) -> Callable[[Tensor], Tensor]:
+    """``int8`` as a function of uint8 images."""
     return lambda images: int8(images.float())
 
 

@@ -244,7 +244,7 @@ def test_one_seed_says_how_little_it_shows_and_several_do_not(runs, tmp_path):
 
 def test_text_markdown_and_data_say_the_same(runs, tmp_path):
     found, advice = conclude(runs, tmp_path)
-    text, markdown, data = report.as_text(found), report.as_markdown(found), report.as_data(found, advice)
+    text, markdown, data = report.grid(found).as_text(), report.grid(found).as_markdown(), report.as_data(found, advice)
     for row, item in zip(found.rows, data["evidence"]["rows"], strict=True):
         assert item["change"]["difference"] == row.change.difference
         for cell in report.cells(row):

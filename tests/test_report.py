@@ -57,7 +57,7 @@ def test_safe_without_vnni_is_no_as_soon_as_one_seed_can_saturate():
 def test_a_failed_run_is_counted_and_named(tmp_path):
     failed = RunRecord(config=RECORDS[0].config, status="failed", reason="training loss is nan")
     rows = table.summarise([failed, RECORDS[1]])
-    assert (rows[1].seeds, rows[1].failed) == (2, 1) and "(1 of 2 FAILED)" in table.as_text(rows)
+    assert (rows[1].seeds, rows[1].failed) == (2, 1) and "(1 of 2 FAILED)" in table.grid(rows).as_text()
     write_report([failed], tmp_path, *conclude([failed], tmp_path))
     assert "training loss is nan" in (tmp_path / "summary.md").read_text()
 
@@ -68,13 +68,13 @@ def test_the_four_formats_say_the_same():
     assert [float(line["int8_accuracy"]) for line in parsed[1:]] == [row.int8_accuracy for row in rows[1:]]
     assert float(parsed[1]["int8_accuracy_sd"]) == rows[1].spread["int8_accuracy"]
     assert [line["int8_accuracy"] for line in table.as_data(rows)][1:] == [row.int8_accuracy for row in rows[1:]]
-    for text in (table.as_text(rows), table.as_markdown(rows)):
+    for text in (table.grid(rows).as_text(), table.grid(rows).as_markdown()):
         assert "98.30 ± 0.42" in text and "99.10" in text
-    assert len({len(line) for line in table.as_text(rows).splitlines()}) == 1, "columns are aligned"
+    assert len({len(line) for line in table.grid(rows).as_text().splitlines()}) == 1, "columns are aligned"
 
 
 def test_the_overview_has_a_line_per_strategy_and_a_column_per_width():
-    lines = table.overview(table.summarise(RECORDS)).splitlines()
+    lines = table.overview(table.summarise(RECORDS)).as_markdown().splitlines()
     assert lines[0] == "| strategy | float | 8 bits | 4 bits |"
     assert lines[2] == "| no_norm | 99.10 ± 0.14 | 98.30 ± 0.42 | 85.00 ± 7.07 |"
     assert lines[3] == "| qat | 99.00 | 99.10 | - |"
@@ -89,7 +89,14 @@ def test_other_settings_get_rows_of_their_own():
 def test_the_report_of_real_runs_has_every_figure(records, workspace, tmp_path):
     runs = list(records.values())
     written = write_report(runs, tmp_path, *conclude(runs, workspace.folder))
-    assert {path.name for path in written} == {"summary.md", "summary.csv", "summary.json", "pareto.png", *plots.FIGURES}
+    assert {path.name for path in written} == {
+        "summary.md",
+        "summary.csv",
+        "summary.json",
+        "report.html",
+        "pareto.png",
+        *plots.FIGURES,
+    }
     for path in written:
         assert path.stat().st_size > 100
         assert path.suffix != ".png" or path.read_bytes().startswith(b"\x89PNG")

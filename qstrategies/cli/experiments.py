@@ -94,7 +94,7 @@ def _advice(options: argparse.Namespace) -> tuple[float, Constraints]:
     )
 
 
-def _config(options: argparse.Namespace, strategy: str, weight_bits: int) -> ExperimentConfig:
+def configuration(options: argparse.Namespace, strategy: str, weight_bits: int) -> ExperimentConfig:
     check_choice("preset", options.preset, PRESETS)
     preset = PRESETS[options.preset]
     common = {name: value for name in ("optimizer", "schedule", "batch_size") if (value := getattr(options, name)) is not None}
@@ -136,7 +136,7 @@ def _strategy_options(pairs: Sequence[str]) -> dict[str, float]:
 
 
 def run(options: argparse.Namespace) -> int:
-    base = _config(options, options.strategy, options.weight_bits)
+    base = configuration(options, options.strategy, options.weight_bits)
     records = _run_all(options, base, [options.strategy], [options.weight_bits], 1)
     return _conclude(records, options)
 
@@ -145,7 +145,7 @@ def compare(options: argparse.Namespace) -> int:
     check_range("number of seeds", options.seeds, 1, 1000)
     bits = sorted({_whole_number(text) for text in options.bits.split(",")}, reverse=True)
     advice = _advice(options)
-    base = _config(options, "no_norm", bits[0])
+    base = configuration(options, "no_norm", bits[0])
     return _conclude(_run_all(options, base, options.strategies, bits, options.seeds), options, *advice)
 
 
@@ -183,7 +183,7 @@ def _conclude(
     if options.json:
         print(write.as_json(records, *conclusion), end="")
         return 0
-    print(write.as_text(records, *conclusion))
+    print(write.as_text(records, options.out, *conclusion))
     print(f"Written: {', '.join(map(str, written))}")
     print(f"Models: {options.out}/*/model.onnx (portable) and model.fast.onnx (for ONNX Runtime)")
     return 0
@@ -211,7 +211,9 @@ def add_diagnose(sub: argparse.ArgumentParser) -> None:
 
 def diagnose(options: argparse.Namespace) -> int:
     from qstrategies.diagnosis.run import diagnose_run
+    from qstrategies.report.runs import keep_diagnosis
 
     found = diagnose_run(options.run, location(options), options.images)
+    keep_diagnosis(options.run, found.to_json())
     print(found.to_json() if options.json else found)
     return 0

@@ -21,6 +21,7 @@ from scipy import stats
 from qstrategies.predictions import Hits
 
 DRAWS = 20_000
+Scores = Hits | NDArray[np.int8]
 
 
 @dataclass(frozen=True)
@@ -56,8 +57,10 @@ class Difference:
         return (int(count) + 1) / (len(self.draws) + 1)
 
 
-def paired_difference(first: Sequence[Hits], second: Sequence[Hits], *, draws: int = DRAWS) -> Difference:
+def paired_difference(first: Sequence[Scores], second: Sequence[Scores], *, draws: int = DRAWS) -> Difference:
     """Accuracy of ``first`` minus that of ``second``: one array of hits [N] per seed each, for the same images and seeds.
+
+    Hits may be differences of hits, to compare two drops.
 
     With one seed it speaks of these trained models on further images only.
     """

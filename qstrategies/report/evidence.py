@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 from typing import TYPE_CHECKING, Any
 
+from qstrategies.report.grid import Grid
+
 if TYPE_CHECKING:
     from qstrategies.evidence import Comparison, Evidence, Recommendation
     from qstrategies.evidence.collect import Row
@@ -62,19 +64,9 @@ def notes(evidence: Evidence) -> str:
     )
 
 
-def as_text(evidence: Evidence) -> str:
-    """Aligned columns for a terminal."""
-    table = [headers(evidence), *(cells(row) for row in evidence.rows)]
-    widths = [max(len(line[index]) for line in table) for index in range(len(HEADERS))]
-    lines = ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in table]
-    return "\n".join([lines[0], "-" * sum(widths, 2 * len(widths) - 2), *lines[1:]])
-
-
-def as_markdown(evidence: Evidence) -> str:
-    """A Markdown table with its notes."""
-    lines = [headers(evidence), ["---"] * len(HEADERS), *(cells(row) for row in evidence.rows)]
-    table = "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
-    return f"{table}\n\n{notes(evidence)}\n"
+def grid(evidence: Evidence) -> Grid:
+    """All comparisons as a table of text."""
+    return Grid("Is the difference real?", headers(evidence), [cells(row) for row in evidence.rows], notes(evidence))
 
 
 def as_data(evidence: Evidence | None, recommendation: Recommendation | None) -> dict[str, Any]:

@@ -25,6 +25,11 @@ PARETO_RANGE = 0.02
 """How far below the best a candidate is still drawn: two points."""
 
 
+def plain(name: str) -> str:
+    """``name`` as a label that is not taken for a formula, nor for one to be hidden."""
+    return name.replace("$", r"\$").lstrip("_") or "-"
+
+
 def png(figure: Figure) -> bytes:
     """``figure`` as PNG, and closed."""
     buffer = io.BytesIO()
@@ -48,7 +53,7 @@ def accuracy_against_bits(records: Sequence[RunRecord]) -> Figure:
         errors = [statistics.stdev(points[width]) if len(points[width]) > 1 else 0.0 for width in present]
         places = [bits.index(width) + (index - 3.5) * 0.03 for width in present]
         for axis in axes:
-            axis.errorbar(places, means, errors, marker=MARKERS[index % len(MARKERS)], markersize=5, linewidth=1.4, label=name)
+            axis.errorbar(places, means, errors, marker=MARKERS[index % len(MARKERS)], markersize=5, linewidth=1.4, label=plain(name))
     for axis in axes:
         if baseline:
             axis.axhline(statistics.fmean(baseline), color="black", linestyle=":", linewidth=1.2, label="float baseline")
@@ -74,27 +79,27 @@ def _accuracies(records: Sequence[RunRecord], strategy: str, bits: int) -> list[
 
 def weight_histograms(records: Sequence[RunRecord]) -> Figure:
     """One row per strategy: after the first epoch, after the last one, and folded (BN and pixel scale in the weights)."""
-    shown = _one_per_strategy(records)
+    shown = one_per_strategy(records)
     columns = max(len(record.histograms) for record in shown)
     figure, axes = plt.subplots(len(shown), columns, figsize=(4 * columns, 2.1 * len(shown)), squeeze=False, layout="constrained")
     for line, record in zip(axes, shown, strict=True):
         for axis in line[len(record.histograms) :]:
             axis.axis("off")
         for axis, histogram in zip(line, record.histograms, strict=False):
-            _draw_histogram(axis, histogram, record.config.strategy)
+            draw_histogram(axis, histogram, record.config.strategy)
     figure.supxlabel("weight")
     figure.supylabel("density (log)")
     return figure
 
 
-def _draw_histogram(axis: Axes, histogram: WeightHistogram, strategy: str) -> None:
+def draw_histogram(axis: Axes, histogram: WeightHistogram, strategy: str) -> None:
     width = (histogram.high - histogram.low) / len(histogram.counts)
     edges = [histogram.low + index * width for index in range(len(histogram.counts) + 1)]
     total = sum(histogram.counts)
     axis.stairs([count / total / width for count in histogram.counts], edges, fill=True)
     axis.set_yscale("log")
     stage = "folded, " if histogram.when == "folded" else ""
-    axis.set_title(f"{strategy}, {stage}epoch {histogram.epoch}", fontsize=9)
+    axis.set_title(f"{plain(strategy)}, {stage}epoch {histogram.epoch}", fontsize=9)
     ratio = histogram.max_abs / histogram.sigma
     text = f"max {histogram.max_abs:.3g}\nsigma {histogram.sigma:.3g}\nmax/sigma {ratio:.1f}"
     axis.text(
@@ -111,9 +116,9 @@ def _draw_histogram(axis: Axes, histogram: WeightHistogram, strategy: str) -> No
 def learning_curves(records: Sequence[RunRecord]) -> Figure:
     """Training loss and validation accuracy over the epochs; what continues a float model starts after that one's epochs."""
     figure, axes = plt.subplots(1, 2, figsize=(12, 4.2), layout="constrained")
-    for index, record in enumerate(_one_per_strategy(records)):
+    for index, record in enumerate(one_per_strategy(records)):
         epochs = range(record.epochs_before + 1, record.epochs_before + len(record.curve) + 1)
-        style = {"marker": MARKERS[index % len(MARKERS)], "markersize": 5, "label": record.config.strategy}
+        style = {"marker": MARKERS[index % len(MARKERS)], "markersize": 5, "label": plain(record.config.strategy)}
         axes[0].plot(epochs, [epoch.loss for epoch in record.curve], **style)
         axes[1].plot(epochs, [epoch.accuracy for epoch in record.curve], **style)
     axes[0].set_yscale("log")
@@ -128,7 +133,7 @@ def learning_curves(records: Sequence[RunRecord]) -> Figure:
     return figure
 
 
-def _one_per_strategy(records: Sequence[RunRecord]) -> list[RunRecord]:
+def one_per_strategy(records: Sequence[RunRecord]) -> list[RunRecord]:
     """The first finished run of each strategy: the largest bit width and lowest seed in the order of ``read_records``."""
     return list({record.config.strategy: record for record in reversed(records) if record.status == "done"}.values())[::-1]
 
@@ -148,7 +153,7 @@ def pareto(candidates: Sequence[Candidate], advice: Recommendation) -> Figure:
     for item in {*line, *([advice.chosen] if advice.chosen else [])}:
         mark = "shipped: " if item is advice.chosen else ""
         place = (8, -14) if item is advice.chosen else (8, 6)
-        axis.annotate(f"{mark}{item.name}", (item.epochs, item.accuracy), xytext=place, textcoords="offset points", fontsize=8)
+        axis.annotate(plain(f"{mark}{item.name}"), (item.epochs, item.accuracy), xytext=place, textcoords="offset points", fontsize=8)
     if advice.chosen:
         axis.scatter([advice.chosen.epochs], [advice.chosen.accuracy], s=160, facecolors="none", edgecolors="black")
     hidden = len(candidates) - len(near)

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from qstrategies.records import RunRecord
+from qstrategies.report.grid import Grid
 
 
 @dataclass(frozen=True)
@@ -163,37 +164,22 @@ NOTES = (
 )
 
 
-def as_text(rows: Sequence[Row]) -> str:
-    """Aligned columns for a terminal."""
-    table = [list(HEADERS), *(cells(row) for row in rows)]
-    widths = [max(len(line[index]) for line in table) for index in range(len(HEADERS))]
-    lines = [
-        "  ".join(
-            cell.ljust(width) if index == 0 else cell.rjust(width) for index, (cell, width) in enumerate(zip(line, widths, strict=True))
-        )
-        for line in table
-    ]
-    return "\n".join([lines[0], "-" * len(lines[0]), *lines[1:]])
+def grid(rows: Sequence[Row]) -> Grid:
+    """All figures as a table of text."""
+    return Grid("All figures", HEADERS, [cells(row) for row in rows], NOTES)
 
 
-def as_markdown(rows: Sequence[Row]) -> str:
-    """A Markdown table with its notes."""
-    lines = [HEADERS, ["---", *["---:"] * (len(HEADERS) - 1)], *(cells(row) for row in rows)]
-    table = "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
-    return f"{table}\n\n{NOTES}\n"
-
-
-def overview(rows: Sequence[Row]) -> str:
-    """int8 accuracy in percent as a Markdown table: a line per strategy, a column per weight bit width."""
+def overview(rows: Sequence[Row]) -> Grid:
+    """int8 accuracy in percent: a line per strategy, a column per weight bit width."""
     bits = sorted({row.weight_bits for row in rows if row.weight_bits is not None}, reverse=True)
     cell = {(row.strategy, row.weight_bits): row for row in rows}
     names = dict.fromkeys(row.strategy for row in rows if row.weight_bits is not None)
-    lines = [["strategy", "float", *(f"{width} bits" for width in bits)], ["---", *["---:"] * (len(bits) + 1)]]
+    lines = []
     for name in names:
         found = [cell.get((name, width)) for width in bits]
         first = next(row for row in found if row is not None)
         lines.append([name, _percent(first, "float_accuracy"), *("-" if row is None else _percent(row, "int8_accuracy") for row in found)])
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+    return Grid("int8 test accuracy in percent, by weight bits", ["strategy", "float", *(f"{width} bits" for width in bits)], lines)
 
 
 def as_csv(rows: Sequence[Row]) -> str:

@@ -9,20 +9,22 @@ from typing import TYPE_CHECKING
 
 from qstrategies.files import atomic_write
 from qstrategies.records import RunRecord
-from qstrategies.report import evidence, plots, table
+from qstrategies.report import evidence, html, plots, runs, table
+from qstrategies.report.grid import Grid
 
 if TYPE_CHECKING:
     from qstrategies.evidence import Evidence, Recommendation
 
 
 def write_report(records: Sequence[RunRecord], folder: Path, found: Evidence | None, advice: Recommendation | None) -> list[Path]:
-    """Write summary.md, .csv, .json and the figures into ``folder``; returns the paths.
+    """Write report.html, summary.md, .csv, .json and the figures into ``folder``; returns the paths.
 
     ``found`` and ``advice`` are what ``evidence.conclude`` makes of the records.
     """
-    drawn = draw(records, found, advice)
+    tables, drawn = grids(records, folder, found), draw(records, found, advice)
     contents: dict[str, bytes | str] = {
-        "summary.md": _markdown(records, found, advice, list(drawn)),
+        "report.html": html.page(records, tables, found, advice),
+        "summary.md": _markdown(records, tables, advice, list(drawn)),
         "summary.csv": table.as_csv(table.summarise(records)),
         "summary.json": as_json(records, found, advice),
         **drawn,
@@ -30,6 +32,13 @@ def write_report(records: Sequence[RunRecord], folder: Path, found: Evidence | N
     for name, content in contents.items():
         atomic_write(folder / name, content)
     return [folder / name for name in contents]
+
+
+def grids(records: Sequence[RunRecord], folder: Path, found: Evidence | None) -> list[Grid]:
+    """The tables of every form of the report, in order."""
+    rows = table.summarise(records)
+    tables = [table.overview(rows), *([evidence.grid(found)] if found else []), table.grid(rows)]
+    return [*tables, runs.runtimes(records), runs.diagnoses(records, folder), runs.commands(records), runs.versions(records)]
 
 
 def draw(records: Sequence[RunRecord], found: Evidence | None, advice: Recommendation | None) -> dict[str, bytes]:
@@ -42,12 +51,11 @@ def draw(records: Sequence[RunRecord], found: Evidence | None, advice: Recommend
     return figures
 
 
-def as_text(records: Sequence[RunRecord], found: Evidence | None, advice: Recommendation | None) -> str:
-    """The tables, their notes and the recommendation for a terminal."""
-    parts = [table.as_text(table.summarise(records)), table.NOTES]
-    parts += [evidence.as_text(found), evidence.notes(found)] if found else []
-    parts += [advice.reason] if advice else []
-    return "\n\n".join(parts) + "\n"
+def as_text(records: Sequence[RunRecord], folder: Path, found: Evidence | None, advice: Recommendation | None) -> str:
+    """The tables, their notes and the recommendation for a terminal; how to repeat each run is in the files."""
+    shown = [item for item in grids(records, folder, found)[1:] if item.title not in ("How to make each run again", "Machine and versions")]
+    parts = [part for item in shown for part in (item.title, item.as_text() if item.rows else "", item.notes) if part]
+    return "\n\n".join([*parts, *([advice.reason] if advice else [])]) + "\n"
 
 
 def as_json(records: Sequence[RunRecord], found: Evidence | None, advice: Recommendation | None) -> str:
@@ -56,16 +64,16 @@ def as_json(records: Sequence[RunRecord], found: Evidence | None, advice: Recomm
     return json.dumps(content, indent=1, allow_nan=False) + "\n"
 
 
-def _markdown(records: Sequence[RunRecord], found: Evidence | None, advice: Recommendation | None, figures: Sequence[str]) -> str:
-    rows = table.summarise(records)
-    failed = "".join(f"- {record.config.run_id}: {record.reason}\n" for record in records if record.status == "failed")
+def _markdown(records: Sequence[RunRecord], tables: Sequence[Grid], advice: Recommendation | None, figures: Sequence[str]) -> str:
     sections = {
         "Recommendation": advice.reason + "\n" if advice else "",
-        "int8 test accuracy in percent, by weight bits": table.overview(rows) + "\n",
-        "Is the difference real?": evidence.as_markdown(found) if found else "",
-        "All figures": table.as_markdown(rows),
-        "Failed runs": failed,
+        **{item.title: item.as_markdown() if item.rows else item.notes + "\n" for item in tables},
+        "Failed runs": "".join(f"- {name}: {reason}\n" for name, reason in failures(records).items()),
         "Pictures": "\n".join(f"![{name.removesuffix('.png').replace('_', ' ')}]({name})\n" for name in figures),
     }
-    body = "\n".join(f"## {title}\n\n{text}" for title, text in sections.items() if text)
-    return f"# Comparison of quantization strategies\n\n{body}"
+    return "# Comparison of quantization strategies\n\n" + "\n".join(f"## {title}\n\n{text}" for title, text in sections.items() if text)
+
+
+def failures(records: Sequence[RunRecord]) -> dict[str, str]:
+    """Why runs failed, by run."""
+    return {record.config.run_id: record.reason or "no reason recorded" for record in records if record.status == "failed"}

@@ -1,0 +1,116 @@
+"""One HTML file with everything in it: tables that sort, figures as SVG, no network."""
+
+from __future__ import annotations
+
+import io
+import json
+import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING
+
+import jinja2
+import matplotlib
+from matplotlib import pyplot as plt
+from matplotlib.figure import Figure
+
+from qstrategies.records import RunRecord
+from qstrategies.report import evidence, plots
+from qstrategies.report.grid import Grid
+
+if TYPE_CHECKING:
+    from qstrategies.evidence import Evidence, Recommendation
+
+LINEAR = 0.1
+"""Points below which the bars of intervals are linear; logarithmic above."""
+
+
+@dataclass(frozen=True)
+class Picture:
+    """An SVG with what a screen reader says of it."""
+
+    title: str
+    says: str
+    svg: str
+
+
+@dataclass(frozen=True)
+class Bar:
+    """An interval along a line, all in percent of its length; ``zero`` is where no difference lies."""
+
+    low: float
+    middle: float
+    high: float
+    zero: float
+
+
+def page(records: Sequence[RunRecord], tables: Sequence[Grid], found: Evidence | None, advice: Recommendation | None) -> str:
+    """The whole report. Names and reasons come from files and are escaped."""
+    environment = jinja2.Environment(loader=jinja2.PackageLoader("qstrategies.report"), autoescape=True, undefined=jinja2.StrictUndefined)
+    return environment.get_template("report.html.j2").render(
+        advice=advice,
+        tables=tables,
+        bars=_bars(found) if found else [],
+        bar_column=evidence.HEADERS.index("drop, points"),
+        pictures=_pictures(records, found, advice) if found else [],
+        histograms=_histograms(records) if found else {},
+        configurations={record.config.run_id: json.dumps(asdict(record.config), indent=1) for record in records},
+        failures={record.config.run_id: record.reason for record in records if record.status == "failed"},
+    )
+
+
+def _pictures(records: Sequence[RunRecord], found: Evidence, advice: Recommendation | None) -> list[Picture]:
+    drawn = [
+        (
+            "Accuracy against weight bits",
+            "One line per strategy; its values are in the first table.",
+            plots.accuracy_against_bits(records),
+        ),
+        ("Learning curves", "Training loss and validation accuracy of every strategy by epoch.", plots.learning_curves(records)),
+    ]
+    if advice is not None:
+        drawn.append(("What accuracy costs in training", advice.reason, plots.pareto(found.candidates, advice)))
+    return [Picture(title, says, svg(figure, f"picture{index}")) for index, (title, says, figure) in enumerate(drawn)]
+
+
+def _histograms(records: Sequence[RunRecord]) -> Mapping[str, dict[str, Picture]]:
+    """By strategy and by moment: as trained after an epoch, or folded."""
+    found: dict[str, dict[str, Picture]] = {}
+    for record in plots.one_per_strategy(records):
+        for item in record.histograms:
+            moment = f"{'folded, ' if item.when == 'folded' else ''}epoch {item.epoch}"
+            figure, axis = plt.subplots(figsize=(7, 3.4), layout="constrained")
+            plots.draw_histogram(axis, item, record.config.strategy)
+            axis.set_xlabel("weight")
+            axis.set_ylabel("density (log)")
+            ratio = item.max_abs / item.sigma if item.sigma else math.inf
+            says = f"Largest weight {item.max_abs:.3g}, sigma {item.sigma:.3g}, max/sigma {ratio:.1f}."
+            key = f"histogram{len(found)}x{len(found.get(record.config.strategy, {}))}"
+            found.setdefault(record.config.strategy, {})[moment] = Picture(f"{record.config.strategy}, {moment}", says, svg(figure, key))
+    return found
+
+
+def _bars(found: Evidence) -> list[Bar]:
+    """The interval of every drop, on one scale for all."""
+    intervals = [[_place(-value * 100) for value in (row.change.high, row.change.difference, row.change.low)] for row in found.rows]
+    low, high = (pick([0.0, *(value for interval in intervals for value in interval)]) for pick in (min, max))
+    length = (high - low) or 1.0
+    return [Bar(*((value - low) / length * 100 for value in (*interval, 0.0))) for interval in intervals]
+
+
+def _place(points: float) -> float:
+    return math.asinh(points / LINEAR)
+
+
+def svg(figure: Figure, prefix: str) -> str:
+    """``figure`` as an SVG element, closed: text as text, in the colours of the page, ids that begin with ``prefix``."""
+    buffer = io.StringIO()
+    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": prefix}):
+        figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
+    plt.close(figure)
+    text = buffer.getvalue()
+    text = text[text.index("<svg") :].replace("#000000", "currentColor").replace("#ffffff", "var(--paper)")
+    text = re.sub(r'\bid="', f'id="{prefix}-', text)
+    text = re.sub(r'(href="|url\()#', rf"\1#{prefix}-", text)
+    return text

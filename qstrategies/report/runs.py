@@ -1,0 +1,139 @@
+"""What the runs were made of: the matrix of runtimes, the commands that repeat them, versions, diagnoses."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from qstrategies.files import atomic_write
+from qstrategies.records import PRESETS, ExperimentConfig, QuantizationConfig, RunRecord, TrainingConfig
+from qstrategies.report.grid import Grid
+
+FINDING = ("rule", "where", "evidence", "advice")
+DIAGNOSIS = "diagnosis.json"
+"""Beside the record of a run that was diagnosed."""
+
+
+def runtimes(records: Sequence[RunRecord]) -> Grid:
+    """Every executor with every form of the file: in how many runs all its logits were equal, and how far off the worst was."""
+    groups: dict[tuple[str, str], list[Any]] = {}
+    for record in records:
+        for check in record.checks:
+            groups.setdefault((check.runtime, check.file), []).append(check)
+    rows = [
+        [
+            runtime,
+            file,
+            f"{sum(check.rows_equal == 1 for check in checks)} of {len(checks)}",
+            f"{max(check.max_steps for check in checks):g}",
+            str(max(check.images for check in checks)),
+            next((check.first_difference for check in checks if check.first_difference), "-"),
+        ]
+        for (runtime, file), checks in groups.items()
+    ]
+    skipped = {item.runtime: item.reason for record in records for item in record.skipped}
+    rows += [[runtime, "-", "not run", "-", "-", reason] for runtime, reason in skipped.items()]
+    notes = "Against PyTorch's int8 model. Distance in steps of the output scale; images: the most that one run was checked on."
+    return Grid("Runtimes", ["executor", "file", "runs with the same bits", "largest distance", "images", "first difference"], rows, notes)
+
+
+def commands(records: Sequence[RunRecord]) -> Grid:
+    """The command that makes each run again, with its seed."""
+    rows = [[record.config.run_id, command(record.config), _commit(record)] for record in records]
+    notes = "The same machine, seed and versions give the same int8 model, bit for bit."
+    return Grid("How to make each run again", ["run", "command", "commit"], rows, notes)
+
+
+def _commit(record: RunRecord) -> str:
+    return str(record.environment.get("commit") or "-")[:12]
+
+
+def command(config: ExperimentConfig) -> str:
+    """The command line of ``config``, without what the preset says; for what has none, the call from Python."""
+    schedules = _training(config)
+    if schedules is None:
+        return "run_experiment in Python, with the configuration in its record.json"
+    default = ExperimentConfig(strategy=config.strategy)
+    words = ["qstrategies", "run", config.strategy]
+    words += [word for name, value in config.options.items() for word in ("--option", f"{name}={value!r}")]
+    for flag, ours, usual in (("model", config.model, default.model), ("dataset", config.dataset, default.dataset)):
+        words += [f"--{flag}", ours] if ours != usual else []
+    words += ["--seed", str(config.seed), "--weight-bits", str(config.quantization.weight_bits)]
+    words += schedules + _quantization(config.quantization)
+    words += ["--pixels", config.pixels] if config.pixels != default.pixels else []
+    return shlex.join(words)
+
+
+def _training(config: ExperimentConfig) -> list[str] | None:
+    """The preset that both schedules are variants of, and what differs (optimizer, schedule and batch size go to both); None if none is."""
+    shared = ("optimizer", "schedule", "batch_size")
+    for name, preset in PRESETS.items():
+        common = {key: value for key in shared if (value := getattr(config.training, key)) != getattr(preset["training"], key)}
+        if TrainingConfig(**{**vars(preset["tuning"]), **common, **_own(config.tuning)}) == config.tuning:
+            words = ["--preset", name] if name != "default" else []
+            words += [word for key, value in common.items() for word in (f"--{key.replace('_', '-')}", str(value))]
+            pairs = (("", config.training, preset["training"]), ("tune-", config.tuning, preset["tuning"]))
+            for prefix, ours, usual in pairs:
+                for key in ("epochs", "learning_rate"):
+                    value = getattr(ours, key)
+                    words += [f"--{prefix}{key.replace('_', '-')}", repr(value)] if value != getattr(usual, key) else []
+            return words
+    return None
+
+
+def _own(training: TrainingConfig) -> dict[str, Any]:
+    return {"epochs": training.epochs, "learning_rate": training.learning_rate}
+
+
+def _quantization(config: QuantizationConfig) -> list[str]:
+    default = QuantizationConfig()
+    words = [] if config.per_channel else ["--per-tensor"]
+    words += [] if config.observer is None else ["--observer", config.observer]
+    words += ["--reduce-range"] if config.reduce_range else []
+    words += [] if config.exact else ["--free-scales"]
+    words += [] if config.engine == default.engine else ["--engine", config.engine]
+    usual = config.calibration_images == default.calibration_images
+    return words if usual else [*words, "--calibration-images", str(config.calibration_images)]
+
+
+def versions(records: Sequence[RunRecord]) -> Grid:
+    """Machine and versions, a column per environment that runs were made in."""
+    environments: dict[str, dict[str, Any]] = {}
+    for record in records:
+        flat = {key: value for key, value in record.environment.items() if key != "packages"} | record.environment.get("packages", {})
+        environments.setdefault(json.dumps(flat, sort_keys=True), flat)
+    found = list(environments.values())
+    names = dict.fromkeys(name for flat in found for name in flat)
+    rows = [[name, *(_plain(flat.get(name)) for flat in found)] for name in names]
+    return Grid("Machine and versions", ["", *(f"environment {number}" for number in range(1, len(found) + 1))], rows)
+
+
+def _plain(value: Any) -> str:
+    return ", ".join(map(str, value)) if isinstance(value, list) else "-" if value is None else str(value)
+
+
+def keep_diagnosis(folder: Path, content: str) -> None:
+    """Write the JSON of a diagnosis beside the record of its run, where a report finds it."""
+    atomic_write(folder / DIAGNOSIS, content)
+
+
+def diagnoses(records: Sequence[RunRecord], folder: Path) -> Grid:
+    """The findings of the runs that were diagnosed."""
+    rows = [
+        [record.config.run_id, *(str(finding[key]) for key in FINDING)]
+        for record in records
+        for finding in _findings(folder / record.config.run_id / DIAGNOSIS)
+    ]
+    notes = "" if rows else "No run was diagnosed with a finding. `qstrategies diagnose RUN` says where a loss comes from."
+    return Grid("Diagnosis", ["run", "finding", "where", "evidence", "try"], rows, notes)
+
+
+def _findings(path: Path) -> list[dict[str, Any]]:
+    try:
+        found = json.loads(path.read_text())["findings"]
+        return [item for item in found if set(FINDING) <= item.keys()]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return []
