@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import dataclasses
 import inspect
@@ -9,7 +10,7 @@ import io
 import resource
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -31,13 +32,14 @@ from qstrategies.predictions import Predictions, SplitPredictions
 from qstrategies.progress import Progress
 from qstrategies.quantization.convert import QuantizedModel, calibrate, finalize
 from qstrategies.quantization.prepare import prepare
-from qstrategies.records import ENGINES, ExperimentConfig, QuantizationConfig, RunRecord, RuntimeCheck, Skipped, TrainingConfig
+from qstrategies.records import ENGINES, Epoch, ExperimentConfig, QuantizationConfig, RunRecord, RuntimeCheck, Skipped, TrainingConfig
 from qstrategies.runtimes import RUNTIMES
 from qstrategies.stages import Stage, stage
 from qstrategies.strategies import STRATEGIES
 from qstrategies.strategies.base import Strategy
 from qstrategies.timing import measure
-from qstrategies.training import PIXEL_SCALE, TrainingDivergedError, to_input, train, weight_histogram
+from qstrategies.trackers.base import Tracker
+from qstrategies.training import PIXEL_SCALE, History, TrainingDivergedError, to_input, train, weight_histogram
 
 STAGE_FORMAT = 2  # part of every cache key: raise it when a change here or in training alters what a stage computes
 DEFAULT_RUNTIME = "onnxruntime-all"
@@ -54,6 +56,7 @@ class Workspace:
     folder: Path
     location: Location = field(default_factory=Location)
     progress: Progress = field(default_factory=lambda: Progress(0, quiet=True))
+    trackers: Sequence[Tracker] = ()
     datasets: dict[str, Dataset] = field(default_factory=dict)
     float_results: dict[str, tuple[dict[str, Evaluation], ExportedModel]] = field(default_factory=dict)
 
@@ -87,7 +90,19 @@ def run_experiment(config: ExperimentConfig, workspace: Workspace) -> RunRecord:
     except TrainingDivergedError as error:
         record = RunRecord(config=config, status="failed", reason=str(error), environment=environment.describe())
     atomic_write(workspace.folder / config.run_id / "record.json", record.to_json())
+    if record.status == "done":
+        for tracker in workspace.trackers:
+            tracker.run(config.run_id, *_told(record))
     return record
+
+
+def _told(record: RunRecord) -> tuple[dict[str, str], dict[str, float]]:
+    """What trackers hear of a finished run: its settings, and the figures that one ranks runs by."""
+    config = dataclasses.asdict(record.config)
+    nested = {f"{group}.{name}": value for group in config if isinstance(config[group], dict) for name, value in config[group].items()}
+    flat = {name: value for name, value in config.items() if not isinstance(value, dict)} | nested
+    results = {name: getattr(record, name) for name in ("float_accuracy", "int8_accuracy", "validation_accuracy", "agreement")}
+    return {name: str(value) for name, value in flat.items()}, {**results, **{f"bytes_{name}": size for name, size in record.sizes.items()}}
 
 
 def _run(config: ExperimentConfig, workspace: Workspace) -> RunRecord:
@@ -221,15 +236,20 @@ def _common(config: ExperimentConfig, workspace: Workspace, strategy: str) -> di
 
 def _trainer(
     config: ExperimentConfig, workspace: Workspace, strategy: Strategy, schedule: TrainingConfig, label: str
-) -> Callable[[nn.Module], Any]:
-    def run(model: nn.Module) -> Any:
-        def report(number: int, epoch: Any) -> None:
+) -> Callable[[nn.Module, str], History]:
+    def run(model: nn.Module, key: str) -> History:
+        def report(number: int, epoch: Epoch) -> None:
             text = (
                 f"{label} seed {config.seed}: epoch {number} of {schedule.epochs}, loss {epoch.loss:.4f}, validation {epoch.accuracy:.2%}"
             )
             workspace.progress.advance(SECONDS_PER_EPOCH[strategy.quantize_aware], text)
+            for listener in listeners:
+                listener(number, epoch)
 
-        return train(model, strategy, workspace.dataset(config.dataset).splits, schedule, config.seed, report)
+        name = f"{label.replace(' ', '-')}-s{config.seed}-{key[:8]}"
+        with contextlib.ExitStack() as stack:
+            listeners = [stack.enter_context(tracker.training(name)) for tracker in workspace.trackers]
+            return train(model, strategy, workspace.dataset(config.dataset).splits, schedule, config.seed, report)
 
     return run
 

@@ -27,8 +27,8 @@ class Stage:
     key: str
 
 
-def stage(folder: Path, depends_on: dict[str, Any], build: Callable[[], nn.Module], train: Callable[[nn.Module], History]) -> Stage:
-    """The model that ``train`` makes of ``build()``, from ``folder`` if it was made before from equal ``depends_on``.
+def stage(folder: Path, depends_on: dict[str, Any], build: Callable[[], nn.Module], train: Callable[[nn.Module, str], History]) -> Stage:
+    """The model that ``train``, told the key, makes of ``build()``; from ``folder`` if it was made before from equal ``depends_on``.
 
     A model just trained gets the memory layout of one that is read, so that both compute the very same bits.
     """
@@ -38,7 +38,7 @@ def stage(folder: Path, depends_on: dict[str, Any], build: Callable[[], nn.Modul
     if found is not None:
         return Stage(*found, key=key)
     model = build()
-    history = train(model)
+    history = train(model, key)
     for tensor in model.state_dict(keep_vars=True).values():
         tensor.data = tensor.data.clone(memory_format=torch.contiguous_format)
     meta = {"key": key, "history": json.dumps(dataclasses.asdict(history))}

@@ -12,7 +12,7 @@ LAYERS = [
     {"errors"},
     {"registry", "records", "files", "sandbox"},
     {"predictions"},
-    {"datasets", "models", "strategies", "quantization", "runtimes", "progress", "report"},
+    {"datasets", "models", "strategies", "quantization", "runtimes", "trackers", "progress", "report"},
     {"evaluation", "onnx_file"},
     {"certificate"},
     {"training", "export", "timing", "divergence"},

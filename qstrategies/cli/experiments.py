@@ -68,6 +68,9 @@ def _add_experiment(sub: argparse.ArgumentParser) -> None:
     data.add_argument("--dataset", default="mnist", help="a dataset from `qstrategies list` (default: mnist)")
     add_location(data)
     data.add_argument("--out", type=Path, default=Path("runs"), help="folder of records, models and figures (default: runs)")
+    data.add_argument(
+        "--track", action="append", default=[], metavar="TOOL", help="send metrics while training: a tracker from `qstrategies list`"
+    )
     data.add_argument("--json", action="store_true", help="print the result as JSON on standard output")
     data.add_argument("--quiet", action="store_true", help="no progress")
 
@@ -162,10 +165,12 @@ def _run_all(
     from qstrategies.comparison import DEFAULT_STRATEGIES, plan, run_all
     from qstrategies.pipeline import Workspace
     from qstrategies.progress import Progress
+    from qstrategies.trackers import open_tracker
 
     configs = plan(base, list(strategies) or DEFAULT_STRATEGIES, bits, range(base.seed, base.seed + seeds))
     progress = Progress(0, quiet=options.quiet)
-    workspace = Workspace(options.out, location(options), progress)
+    trackers = [open_tracker(name, options.out) for name in dict.fromkeys(options.track)]
+    workspace = Workspace(options.out, location(options), progress, trackers)
     try:
         return run_all(configs, workspace)
     finally:

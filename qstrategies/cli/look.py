@@ -20,12 +20,14 @@ def list_all(options: argparse.Namespace) -> int:
     from qstrategies.models import MODELS
     from qstrategies.runtimes import RUNTIMES
     from qstrategies.strategies import STRATEGIES
+    from qstrategies.trackers import TRACKERS
 
     listing: dict[str, list[dict[str, str]]] = {
         "strategies": [_describe(name, STRATEGIES.get(name)) for name in STRATEGIES.names()],
         "models": [_describe(name, MODELS.get(name)) for name in MODELS.names()],
         "datasets": [_describe(name, DATASETS.get(name)) for name in DATASETS.names()],
         "runtimes": [_describe(name, RUNTIMES.get(name)) for name in RUNTIMES.names()],
+        "trackers": [_describe(name, TRACKERS.get(name)) for name in TRACKERS.names()],
     }
     if options.json:
         print(json.dumps(listing, indent=1))
