@@ -1,0 +1,277 @@
+"""The claims of the post, each tested on the runs of post_runs.py; numbers and verdicts are computed, none is typed in."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from post_runs import CLAMPED, NORMED, PLAIN, SCALE, SHORT, TWIN, Results
+from scipy import stats
+
+from qstrategies.evidence import paired_difference
+from qstrategies.records import MARGIN, QuantizationConfig, WeightHistogram
+
+LEVEL = 0.05
+REMARKABLE = 0.01
+"""A drop, as a fraction, that would deserve the post's word "remarkable"; the post gives no figure."""
+GOALS = (0.98, 0.985, 0.988)
+"""Validation accuracies that the epochs are counted to."""
+LAST = 3
+"""Epochs at the end of training over which validation accuracy is averaged, since single epochs jump."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """One test of a claim. ``holds``: True, False, or None where the interval [low, high] leaves it open."""
+
+    condition: str
+    estimate: float
+    low: float
+    high: float
+    holds: bool | None
+
+
+@dataclass(frozen=True)
+class Claim:
+    """What the post says, how it is tested, and what came out; ``own`` names the conditions of the post itself."""
+
+    text: str
+    test: str
+    unit: str
+    outcomes: tuple[Outcome, ...]
+    own: tuple[str, ...]
+
+    @property
+    def verdict(self) -> str:
+        """confirmed or refuted by the post's own conditions; where those refute it but others do not, it says which."""
+        own = [outcome.holds for outcome in self.outcomes if outcome.condition in self.own]
+        elsewhere = [outcome.condition for outcome in self.outcomes if outcome.holds and outcome.condition not in self.own]
+        if all(own):
+            return "confirmed"
+        if any(holds is not False for holds in own):
+            return "undecided" if not any(own) else "confirmed in part"
+        return f"only under: {', '.join(elsewhere)}" if elsewhere else "refuted"
+
+
+Interval = tuple[float, float, float]
+"""Estimate, low, high."""
+Measure = Callable[[float], Interval]
+"""From the level of confidence to an interval."""
+
+
+def claim(text: str, test: str, unit: str, measures: dict[str, Measure], above: float, own: Sequence[str], slack: float = 0.0) -> Claim:
+    """A claim that a quantity is larger than ``above``: so it holds where the interval lies above that, and fails where it lies below
+    ``above + slack``. The intervals hold together at 95 %: Bonferroni over the conditions."""
+    outcomes = []
+    for condition, measure in measures.items():
+        estimate, low, high = measure(1 - LEVEL / len(measures))
+        outcomes.append(Outcome(condition, estimate, low, high, True if low > above else False if high <= above + slack else None))
+    return Claim(text, test, unit, tuple(outcomes), tuple(own))
+
+
+def describe(recipe: QuantizationConfig) -> str:
+    """A quantization in a few words."""
+    parts = [f"W{recipe.weight_bits}", "per channel" if recipe.per_channel else "per tensor"]
+    parts += ["histogram"] if recipe.observer == "histogram" else []
+    parts += ["reduced range"] if recipe.reduce_range else []
+    return " ".join([*parts, *([] if recipe.exact else ["free scales"]), *(["AVX2"] if recipe.engine == "fbgemm" else [])])
+
+
+def lost(results: Results, name: str, recipe: QuantizationConfig) -> list[NDArray[np.int8]]:
+    """Per seed and test image 1 where only the float model is right, -1 where only the int8 one is."""
+    tests = [run.test for run in results.predictions[name, recipe]]
+    return [test.float_hits.astype(np.int8) - test.int8_hits.astype(np.int8) for test in tests]
+
+
+def drop_measure(first: Sequence[NDArray[np.int8]], second: Sequence[NDArray[np.int8]] | None = None) -> Measure:
+    """The mean of ``first``, minus that of ``second`` where there is one, over images and seeds together."""
+    found = paired_difference(first, second if second is not None else [np.zeros_like(item) for item in first])
+    return lambda level: (found.mean, *found.interval(level))
+
+
+def constant(value: float) -> Measure:
+    """What is the same in every repetition."""
+    return lambda _: (value, value, value)
+
+
+def by_seed(values: Sequence[float]) -> Measure:
+    """The mean over seeds with Student's t."""
+    array = np.asarray(values, np.float64)
+    error = array.std(ddof=1) / math.sqrt(len(array)) if len(array) > 1 else math.inf
+
+    def measure(level: float) -> Interval:
+        half = stats.t.isf((1 - level) / 2, max(1, len(array) - 1)) * error
+        return float(array.mean()), float(array.mean() - half), float(array.mean() + half)
+
+    return measure
+
+
+def ratio(numerator: Sequence[float], denominator: Sequence[float]) -> Measure:
+    """The geometric mean of paired ratios with Student's t on their logarithms."""
+    logs = by_seed(np.log(np.asarray(numerator) / np.asarray(denominator)).tolist())
+    return lambda level: tuple(math.exp(value) for value in logs(level))  # type: ignore[return-value]
+
+
+def rank_correlation(x: Sequence[float], y: Sequence[float]) -> Measure:
+    """Spearman's rho with a bootstrap over the models."""
+    pairs, random = np.column_stack([x, y]), np.random.default_rng(0)
+    samples = [pairs[random.integers(0, len(pairs), len(pairs))] for _ in range(2000)]
+    draws = np.array([stats.spearmanr(sample).statistic for sample in samples])
+
+    def measure(level: float) -> Interval:
+        low, high = np.nanquantile(draws, [(1 - level) / 2, (1 + level) / 2])
+        return float(stats.spearmanr(pairs).statistic), float(low), float(high)
+
+    return measure
+
+
+def recipes(results: Results, *names: str) -> list[QuantizationConfig]:
+    """The quantizations that all of ``names`` went through."""
+    every = [{recipe for name, recipe in results.records if name == wanted} for wanted in names]
+    shared = set.intersection(*every)
+    return sorted(
+        shared, key=lambda recipe: (-recipe.weight_bits, not recipe.per_channel, recipe.observer or "", recipe.reduce_range, recipe.exact)
+    )
+
+
+def eight_bits(results: Results, *names: str) -> list[str]:
+    """The post's own conditions: its bit width, by any recipe, on kernels that do not saturate."""
+    return [describe(recipe) for recipe in recipes(results, *names) if recipe.weight_bits == 8 and recipe.engine != "fbgemm"]
+
+
+def last_histogram(results: Results, name: str) -> list[WeightHistogram]:
+    """The weights after the last epoch, as they were trained, per seed."""
+    records = results.records[name, recipes(results, name)[0]]
+    return [[item for item in record.histograms if item.when == "training"][-1] for record in records]
+
+
+def curves(results: Results, name: str) -> list[list[float]]:
+    """Validation accuracy after each epoch, per seed."""
+    return [[epoch.accuracy for epoch in record.curve] for record in results.records[name, recipes(results, name)[0]]]
+
+
+def drops_remarkably(results: Results) -> Claim:
+    """Plain training for 15 epochs, then int8."""
+    measures = {describe(recipe): drop_measure(lost(results, PLAIN, recipe)) for recipe in recipes(results, PLAIN)}
+    text, test = "After 15 epochs without normalization int8 loses remarkably", f"drop above {REMARKABLE * 100:g} point"
+    return claim(text, test, "points", measures, REMARKABLE, eight_bits(results, PLAIN))
+
+
+def less_after_one(results: Results) -> Claim:
+    """The same after one epoch."""
+    measures = {
+        describe(recipe): drop_measure(lost(results, PLAIN, recipe), lost(results, SHORT, recipe))
+        for recipe in recipes(results, PLAIN, SHORT)
+    }
+    text, test = "After 1 epoch it loses less", "drop after 15 epochs minus drop after 1, above 0"
+    return claim(text, test, "points", measures, 0, eight_bits(results, PLAIN, SHORT), MARGIN)
+
+
+def weights_compared(results: Results, first: str, second: str) -> dict[str, Measure]:
+    """Weights of training ``first`` over those of ``second``."""
+    pairs = list(zip(last_histogram(results, first), last_histogram(results, second), strict=True))
+    return {
+        "largest weight": ratio([one.max_abs for one, _ in pairs], [other.max_abs for _, other in pairs]),
+        "standard deviation": ratio([one.sigma for one, _ in pairs], [other.sigma for _, other in pairs]),
+    }
+
+
+def weights_grow(results: Results) -> Claim:
+    """Weights after 15 epochs against those after one."""
+    measures = weights_compared(results, PLAIN, SHORT)
+    return claim("The weights grow with training", "after 15 epochs over after 1, above 1", "times", measures, 1, list(measures))
+
+
+def larger_weights_cause_it(results: Results) -> Claim:
+    """An intervention, and what goes with the drop over all trainings."""
+    moved = max(look["logits_moved"] for looks in results.weights.values() for look in looks)
+    measures: dict[str, Measure] = {f"all weights times {SCALE}: change of the int8 logits": constant(moved)}
+    names = [name for name in results.weights if name != TWIN]
+    for recipe in [recipe for recipe in recipes(results, *names) if recipe.weight_bits == 3]:
+        drops = [float(run.mean()) for name in names for run in lost(results, name, recipe)]
+        for feature, shown in (("max_abs", "max|w|"), ("max_over_sigma", "max/sigma of the folded layers"), ("spread", "channel spread")):
+            values = [look[feature] for name in names for look in results.weights[name]]
+            measures[f"{describe(recipe)}: rank correlation of the drop with {shown}"] = rank_correlation(values, drops)
+    text, test = "Larger weights are the cause", "scale every layer and its batch norm; rank the drops of all trainings"
+    return claim(text, test, "", measures, 0, list(measures)[:1])
+
+
+def clamping_stalls(results: Results) -> Claim:
+    """What clamped training still gains after its first epoch."""
+    measures: dict[str, Measure] = {}
+    for threshold, name in CLAMPED.items():
+        gains = [float(np.mean(curve[-LAST:])) - curve[0] for curve in curves(results, name)]
+        measures[f"threshold {threshold:g}"] = by_seed([MARGIN - gain for gain in gains])
+    text = "Clamped weights learn in the first iterations only"
+    test = f"{MARGIN * 100:g} points minus what validation accuracy gains from epoch 1 to the last {LAST}, above 0"
+    return claim(text, test, "points", measures, 0, list(measures))
+
+
+def norm_shrinks_weights(results: Results) -> Claim:
+    """weight_norm against plain training, both 15 epochs."""
+    measures = weights_compared(results, PLAIN, NORMED)
+    return claim("weight_norm keeps the weights smaller", "without over with it, above 1", "times", measures, 1, list(measures))
+
+
+def norm_shrinks_drop(results: Results) -> Claim:
+    """The post's cure."""
+    measures = {
+        describe(recipe): drop_measure(lost(results, PLAIN, recipe), lost(results, NORMED, recipe))
+        for recipe in recipes(results, PLAIN, NORMED)
+    }
+    text, test = "weight_norm makes the drop smaller", "drop without minus drop with it, above 0"
+    return claim(text, test, "points", measures, 0, eight_bits(results, PLAIN, NORMED), MARGIN)
+
+
+def size_falls(results: Results) -> Claim:
+    """Files on disk."""
+    sizes = [record.sizes for record in results.records[PLAIN, recipes(results, PLAIN)[0]]]
+    measures = {
+        "ONNX files": ratio([size["float"] for size in sizes], [size["portable"] for size in sizes]),
+        "PyTorch state": ratio([size["float_pytorch"] for size in sizes], [size["int8_pytorch"] for size in sizes]),
+    }
+    return claim("The size falls about four times", "float over int8, above 3", "times", measures, 3, list(measures))
+
+
+def slower_epochs(seconds: dict[str, list[float]]) -> Claim:
+    """``seconds``: of equal pieces of training, PLAIN and NORMED in turn."""
+    measures = {"a fifth of an epoch, in turn": ratio(seconds[NORMED], seconds[PLAIN])}
+    text = "weight_norm takes longer per epoch"
+    return claim(text, "seconds with it over without, above 1", "times", measures, 1, list(measures))
+
+
+def epochs_to(curve: Sequence[float], goal: float) -> int:
+    """The first epoch whose validation accuracy is at least ``goal``; one more than there are if none is."""
+    return next((number for number, accuracy in enumerate(curve, 1) if accuracy >= goal), len(curve) + 1)
+
+
+def fewer_epochs(results: Results) -> Claim:
+    """Epochs until the same accuracy."""
+    pairs = list(zip(curves(results, PLAIN), curves(results, NORMED), strict=True))
+    measures = {f"to {goal:.1%}": by_seed([epochs_to(one, goal) - epochs_to(other, goal) for one, other in pairs]) for goal in GOALS}
+    text, test = "weight_norm converges in fewer epochs", "epochs to a validation accuracy, without minus with it, above 0"
+    return claim(text, test, "epochs", measures, 0, list(measures))
+
+
+def keras_weights(keras: dict[str, list[dict[str, Any]]], results: Results) -> Claim:
+    """The largest weights of the Keras model, as trained, and of its PyTorch twin."""
+    ours = last_histogram(results, TWIN)
+    theirs = keras["nothing"]
+    measures = {
+        "largest weight": ratio([item.max_abs for item in ours], [item["max_abs"] for item in theirs]),
+        "standard deviation": ratio([item.sigma for item in ours], [item["sigma"] for item in theirs]),
+    }
+    return claim("The Keras model has smaller weights", "PyTorch's over Keras's, above 1", "times", measures, 1, list(measures))
+
+
+def keras_quantizes_better(keras: dict[str, list[dict[str, Any]]], results: Results) -> Claim:
+    """The drop of the PyTorch twin minus that of the Keras model, on the same images."""
+    measures = {}
+    for recipe in recipes(results, TWIN):
+        measures[describe(recipe)] = drop_measure(lost(results, TWIN, recipe), [run["lost"][describe(recipe)] for run in keras["nothing"]])
+    text, test = "The Keras model quantizes well where PyTorch's does not", "drop of PyTorch's minus drop of Keras's, above 0"
+    return claim(text, test, "points", measures, 0, eight_bits(results, TWIN), MARGIN)
