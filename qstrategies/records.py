@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -236,6 +237,27 @@ class RunRecord:
 
 
 _NESTED = {"checks": RuntimeCheck, "skipped": Skipped, "speeds": Speed, "curve": Epoch, "histograms": WeightHistogram}
+
+
+def labels(records: Sequence[RunRecord]) -> list[str]:
+    """What to call each record among these: its own label and the other settings in which the records differ."""
+    others = [_unlabelled(record.config) for record in records]
+    varying = [name for name in (others[0] if others else ()) if len({str(settings[name]) for settings in others}) > 1]
+    return [
+        " ".join([record.label, *(f"{name}={settings[name]}" for name in varying)])
+        for record, settings in zip(records, others, strict=True)
+    ]
+
+
+def _unlabelled(config: ExperimentConfig) -> dict[str, Any]:
+    """The settings that ``RunRecord.label`` leaves out, but bits, seed and checks, as the command line calls them."""
+    settings = vars(config.training) | {f"tune_{name}": value for name, value in vars(config.tuning).items()}
+    settings |= {
+        "engine": config.quantization.engine,
+        "calibration_images": config.quantization.calibration_images,
+        "pixels": config.pixels,
+    }
+    return {name.replace("_", "-"): value for name, value in settings.items()}
 
 
 def config_from_dict(raw: dict[str, Any]) -> ExperimentConfig:

@@ -5,7 +5,7 @@ import io
 import pytest
 
 from qstrategies.evidence import conclude
-from qstrategies.records import ExperimentConfig, QuantizationConfig, RunRecord, RuntimeCheck
+from qstrategies.records import ExperimentConfig, QuantizationConfig, RunRecord, RuntimeCheck, TrainingConfig, labels
 from qstrategies.report import plots, table
 from qstrategies.report.write import write_report
 
@@ -86,6 +86,12 @@ def test_other_settings_get_rows_of_their_own():
     assert [row.strategy for row in rows[1:]] == ["no_norm", "no_norm per-tensor free-scales"]
 
 
+def test_runs_that_were_trained_otherwise_are_not_taken_for_seeds():
+    other = dataclasses.replace(RECORDS[0].config, training=TrainingConfig(epochs=7))
+    rows = table.summarise([RECORDS[0], dataclasses.replace(RECORDS[0], config=other)])
+    assert [(row.strategy, row.seeds) for row in rows[1:]] == [("no_norm epochs=3", 1), ("no_norm epochs=7", 1)]
+
+
 def test_the_report_of_real_runs_has_every_figure(records, workspace, tmp_path):
     runs = list(records.values())
     written = write_report(runs, tmp_path, *conclude(runs, workspace.folder))
@@ -105,8 +111,9 @@ def test_the_report_of_real_runs_has_every_figure(records, workspace, tmp_path):
 def test_lines_and_histograms_are_drawn_for_every_strategy(records):
     runs = list(records.values())
     lines = plots.accuracy_against_bits(runs).axes[0].get_legend_handles_labels()[1]
-    assert set(lines) == set(records) | {"float baseline"}
+    names = labels(runs)
+    assert set(lines) == {*names, "float baseline"} and [name.split()[0] for name in names] == list(records)
     titles = [axis.get_title() for axis in plots.weight_histograms(runs).axes]
-    for name in records:
+    for name in names:
         assert f"{name}, epoch 1" in titles and f"{name}, folded, epoch 1" in titles
     plots.plt.close("all")

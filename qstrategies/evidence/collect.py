@@ -12,7 +12,7 @@ from qstrategies.evidence.paired import holm, mcnemar, paired_difference
 from qstrategies.evidence.recommend import Candidate, Constraints, Recommendation, recommend
 from qstrategies.evidence.verdicts import LEVEL, Comparison, compare_all
 from qstrategies.predictions import Predictions
-from qstrategies.records import MARGIN, RunRecord
+from qstrategies.records import MARGIN, RunRecord, labels
 
 REFERENCE = "no_norm"
 
@@ -75,14 +75,14 @@ def gather(records: Sequence[RunRecord], folder: Path, margin: float) -> Evidenc
         InputError: predictions are missing or damaged.
     """
     groups: dict[tuple[str, int], Group] = {}
-    for record in records:
+    for name, record in zip(labels(records), records, strict=True):
         if record.status == "done":
-            key = record.label, record.config.quantization.weight_bits
+            key = name, record.config.quantization.weight_bits
             groups.setdefault(key, {})[record.config.seed] = record, Predictions.load(folder / record.config.run_id)
     if not groups:
         return None
     names = list(dict.fromkeys(name for name, _ in groups))
-    reference = REFERENCE if REFERENCE in names else names[0]
+    reference = next((name for name in names if name.split()[0] == REFERENCE), names[0])
     rows = []
     for bits in dict.fromkeys(bits for _, bits in groups):
         family = {name: group for (name, width), group in groups.items() if width == bits}

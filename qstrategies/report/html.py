@@ -77,17 +77,17 @@ def _pictures(records: Sequence[RunRecord], found: Evidence, advice: Recommendat
 def _histograms(records: Sequence[RunRecord]) -> Mapping[str, dict[str, Picture]]:
     """By strategy and by moment: as trained after an epoch, or folded."""
     found: dict[str, dict[str, Picture]] = {}
-    for record in plots.one_per_strategy(records):
+    for name, record in plots.one_per_strategy(records).items():
         for item in record.histograms:
             moment = f"{'folded, ' if item.when == 'folded' else ''}epoch {item.epoch}"
             figure, axis = plt.subplots(figsize=(7, 3.4), layout="constrained")
-            plots.draw_histogram(axis, item, record.config.strategy)
+            plots.draw_histogram(axis, item, name)
             axis.set_xlabel("weight")
             axis.set_ylabel("density (log)")
             ratio = item.max_abs / item.sigma if item.sigma else math.inf
             says = f"Largest weight {item.max_abs:.3g}, sigma {item.sigma:.3g}, max/sigma {ratio:.1f}."
-            key = f"histogram{len(found)}x{len(found.get(record.config.strategy, {}))}"
-            found.setdefault(record.config.strategy, {})[moment] = Picture(f"{record.config.strategy}, {moment}", says, svg(figure, key))
+            key = f"histogram{len(found)}x{len(found.get(name, {}))}"
+            found.setdefault(name, {})[moment] = Picture(f"{name}, {moment}", says, svg(figure, key))
     return found
 
 

@@ -14,7 +14,7 @@ from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from qstrategies.records import RunRecord, WeightHistogram
+from qstrategies.records import RunRecord, WeightHistogram, labels
 
 if TYPE_CHECKING:
     from qstrategies.evidence import Recommendation
@@ -41,13 +41,14 @@ def png(figure: Figure) -> bytes:
 def accuracy_against_bits(records: Sequence[RunRecord]) -> Figure:
     """int8 test accuracy over weight bits, one line per strategy; all of it left, the upper end right."""
     figure, axes = plt.subplots(1, 2, figsize=(12, 4.8), layout="constrained")
-    done = [record for record in records if record.status == "done"]
+    named = [(name, record) for name, record in zip(labels(records), records, strict=True) if record.status == "done"]
+    done = [record for _, record in named]
     bits = sorted({record.config.quantization.weight_bits for record in done}, reverse=True)
     baseline = [
         record.float_accuracy for record in done if record.float_accuracy and (record.starts_from or record.config.strategy) == "no_norm"
     ]
-    for index, name in enumerate(dict.fromkeys(record.config.strategy for record in done)):
-        points = {width: _accuracies(done, name, width) for width in bits}
+    for index, name in enumerate(dict.fromkeys(name for name, _ in named)):
+        points = {width: _accuracies([record for other, record in named if other == name], width) for width in bits}
         present = [width for width in bits if points[width]]
         means = [statistics.fmean(points[width]) for width in present]
         errors = [statistics.stdev(points[width]) if len(points[width]) > 1 else 0.0 for width in present]
@@ -69,24 +70,22 @@ def accuracy_against_bits(records: Sequence[RunRecord]) -> Figure:
     return figure
 
 
-def _accuracies(records: Sequence[RunRecord], strategy: str, bits: int) -> list[float]:
+def _accuracies(records: Sequence[RunRecord], bits: int) -> list[float]:
     return [
-        record.int8_accuracy
-        for record in records
-        if record.config.strategy == strategy and record.config.quantization.weight_bits == bits and record.int8_accuracy is not None
+        record.int8_accuracy for record in records if record.config.quantization.weight_bits == bits and record.int8_accuracy is not None
     ]
 
 
 def weight_histograms(records: Sequence[RunRecord]) -> Figure:
     """One row per strategy: after the first epoch, after the last one, and folded (BN and pixel scale in the weights)."""
     shown = one_per_strategy(records)
-    columns = max(len(record.histograms) for record in shown)
+    columns = max(len(record.histograms) for record in shown.values())
     figure, axes = plt.subplots(len(shown), columns, figsize=(4 * columns, 2.1 * len(shown)), squeeze=False, layout="constrained")
-    for line, record in zip(axes, shown, strict=True):
+    for line, (name, record) in zip(axes, shown.items(), strict=True):
         for axis in line[len(record.histograms) :]:
             axis.axis("off")
         for axis, histogram in zip(line, record.histograms, strict=False):
-            draw_histogram(axis, histogram, record.config.strategy)
+            draw_histogram(axis, histogram, name)
     figure.supxlabel("weight")
     figure.supylabel("density (log)")
     return figure
@@ -116,9 +115,9 @@ def draw_histogram(axis: Axes, histogram: WeightHistogram, strategy: str) -> Non
 def learning_curves(records: Sequence[RunRecord]) -> Figure:
     """Training loss and validation accuracy over the epochs; what continues a float model starts after that one's epochs."""
     figure, axes = plt.subplots(1, 2, figsize=(12, 4.2), layout="constrained")
-    for index, record in enumerate(one_per_strategy(records)):
+    for index, (name, record) in enumerate(one_per_strategy(records).items()):
         epochs = range(record.epochs_before + 1, record.epochs_before + len(record.curve) + 1)
-        style = {"marker": MARKERS[index % len(MARKERS)], "markersize": 5, "label": plain(record.config.strategy)}
+        style = {"marker": MARKERS[index % len(MARKERS)], "markersize": 5, "label": plain(name)}
         axes[0].plot(epochs, [epoch.loss for epoch in record.curve], **style)
         axes[1].plot(epochs, [epoch.accuracy for epoch in record.curve], **style)
     axes[0].set_yscale("log")
@@ -133,9 +132,13 @@ def learning_curves(records: Sequence[RunRecord]) -> Figure:
     return figure
 
 
-def one_per_strategy(records: Sequence[RunRecord]) -> list[RunRecord]:
-    """The first finished run of each strategy: the largest bit width and lowest seed in the order of ``read_records``."""
-    return list({record.config.strategy: record for record in reversed(records) if record.status == "done"}.values())[::-1]
+def one_per_strategy(records: Sequence[RunRecord]) -> dict[str, RunRecord]:
+    """The first finished run of each strategy by its name: the largest bit width and lowest seed in the order of ``read_records``."""
+    first: dict[str, RunRecord] = {}
+    for name, record in zip(labels(records), records, strict=True):
+        if record.status == "done":
+            first.setdefault(name, record)
+    return first
 
 
 def pareto(candidates: Sequence[Candidate], advice: Recommendation) -> Figure:

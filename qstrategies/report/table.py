@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from qstrategies.records import RunRecord
+from qstrategies.records import RunRecord, labels
 from qstrategies.report.grid import Grid
 
 
@@ -42,8 +42,8 @@ class Row:
 def summarise(records: Sequence[RunRecord]) -> list[Row]:
     """The float baseline first, then one row per strategy and bit width, in the order of the records."""
     groups: dict[tuple[str, int], list[RunRecord]] = {}
-    for record in records:
-        groups.setdefault((record.label, record.config.quantization.weight_bits), []).append(record)
+    for name, record in zip(labels(records), records, strict=True):
+        groups.setdefault((name, record.config.quantization.weight_bits), []).append(record)
     return [_baseline(records), *(_row(name, bits, group) for (name, bits), group in groups.items())]
 
 
