@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -9,7 +10,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from post_runs import CLAMPED, NORMED, PLAIN, SCALE, SHORT, TWIN, Results
+from post_runs import CLAMPED, NORMED, OTHERWISE, PLAIN, RECIPE, SCALE, SHORT, TWIN, Results
 from scipy import stats
 
 from qstrategies.evidence import paired_difference
@@ -20,6 +21,11 @@ REMARKABLE = 0.01
 """A drop, as a fraction, that would deserve the post's word "remarkable"; the post gives no figure."""
 GOALS = (0.98, 0.985, 0.988)
 """Validation accuracies that the epochs are counted to."""
+FEATURES = {
+    "max_abs": "the largest weight, as trained",
+    "max_over_sigma": "max/sigma, worst folded layer",
+    "spread": "channel spread, worst folded layer",
+}
 LAST = 3
 """Epochs at the end of training over which validation accuracy is averaged, since single epochs jump."""
 
@@ -37,13 +43,17 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Claim:
-    """What the post says, how it is tested, and what came out; ``own`` names the conditions of the post itself."""
+    """What the post says, how it is tested, and what came out.
+
+    ``own`` names the conditions of the post itself; ``beside`` are figures that explain and decide nothing.
+    """
 
     text: str
     test: str
     unit: str
     outcomes: tuple[Outcome, ...]
     own: tuple[str, ...]
+    beside: tuple[Outcome, ...] = ()
 
     @property
     def verdict(self) -> str:
@@ -61,15 +71,30 @@ Interval = tuple[float, float, float]
 """Estimate, low, high."""
 Measure = Callable[[float], Interval]
 """From the level of confidence to an interval."""
+Rule = Callable[[float, float], bool | None]
+"""From an interval to whether a claim holds there."""
 
 
-def claim(text: str, test: str, unit: str, measures: dict[str, Measure], above: float, own: Sequence[str], slack: float = 0.0) -> Claim:
-    """A claim that a quantity is larger than ``above``: so it holds where the interval lies above that, and fails where it lies below
-    ``above + slack``. The intervals hold together at 95 %: Bonferroni over the conditions."""
+def above(limit: float, slack: float = 0.0) -> Rule:
+    """It holds where the interval lies above ``limit``, and does not where it lies below ``limit + slack``."""
+    return lambda low, high: True if low > limit else False if high <= limit + slack else None
+
+
+def below(limit: float) -> Rule:
+    """It holds where the interval lies below ``limit``, and does not where it lies above."""
+    return lambda low, high: True if high < limit else False if low >= limit else None
+
+
+def claim(text: str, test: str, unit: str, measures: dict[str, Measure], rule: Rule, own: Sequence[str]) -> Claim:
+    """Test a claim by ``rule`` under every condition of ``measures``.
+
+    The intervals of the post's own conditions hold together at 95 %, and so do those of all others: Bonferroni over each.
+    """
+    sizes = {True: len(own), False: len(measures) - len(own)}
     outcomes = []
     for condition, measure in measures.items():
-        estimate, low, high = measure(1 - LEVEL / len(measures))
-        outcomes.append(Outcome(condition, estimate, low, high, True if low > above else False if high <= above + slack else None))
+        estimate, low, high = measure(1 - LEVEL / sizes[condition in own])
+        outcomes.append(Outcome(condition, estimate, low, high, rule(low, high)))
     return Claim(text, test, unit, tuple(outcomes), tuple(own))
 
 
@@ -81,6 +106,9 @@ def describe(recipe: QuantizationConfig) -> str:
     return " ".join([*parts, *([] if recipe.exact else ["free scales"]), *(["AVX2"] if recipe.engine == "fbgemm" else [])])
 
 
+OWN = describe(RECIPE)
+
+
 def lost(results: Results, name: str, recipe: QuantizationConfig) -> list[NDArray[np.int8]]:
     """Per seed and test image 1 where only the float model is right, -1 where only the int8 one is."""
     tests = [run.test for run in results.predictions[name, recipe]]
@@ -88,9 +116,14 @@ def lost(results: Results, name: str, recipe: QuantizationConfig) -> list[NDArra
 
 
 def drop_measure(first: Sequence[NDArray[np.int8]], second: Sequence[NDArray[np.int8]] | None = None) -> Measure:
-    """The mean of ``first``, minus that of ``second`` where there is one, over images and seeds together."""
+    """The mean of ``first``, minus that of ``second`` where there is one, over images and seeds together; at most 1 either way."""
     found = paired_difference(first, second if second is not None else [np.zeros_like(item) for item in first])
-    return lambda level: (found.mean, *found.interval(level))
+
+    def measure(level: float) -> Interval:
+        low, high = np.clip(found.interval(level), -1, 1).tolist()
+        return found.mean, low, high
+
+    return measure
 
 
 def constant(value: float) -> Measure:
@@ -138,11 +171,6 @@ def recipes(results: Results, *names: str) -> list[QuantizationConfig]:
     )
 
 
-def eight_bits(results: Results, *names: str) -> list[str]:
-    """The post's own conditions: its bit width, by any recipe, on kernels that do not saturate."""
-    return [describe(recipe) for recipe in recipes(results, *names) if recipe.weight_bits == 8 and recipe.engine != "fbgemm"]
-
-
 def last_histogram(results: Results, name: str) -> list[WeightHistogram]:
     """The weights after the last epoch, as they were trained, per seed."""
     records = results.records[name, recipes(results, name)[0]]
@@ -157,8 +185,12 @@ def curves(results: Results, name: str) -> list[list[float]]:
 def drops_remarkably(results: Results) -> Claim:
     """Plain training for 15 epochs, then int8."""
     measures = {describe(recipe): drop_measure(lost(results, PLAIN, recipe)) for recipe in recipes(results, PLAIN)}
+    for name in OTHERWISE:
+        measures |= {f"{name}, {describe(recipe)}": drop_measure(lost(results, name, recipe)) for recipe in recipes(results, name)}
     text, test = "After 15 epochs without normalization int8 loses remarkably", f"drop above {REMARKABLE * 100:g} point"
-    return claim(text, test, "points", measures, REMARKABLE, eight_bits(results, PLAIN))
+    tested = claim(text, test, "points", measures, above(REMARKABLE), [OWN])
+    free = [(record.float_accuracy or 0.0) - (record.free_scales_accuracy or 0.0) for record in results.records[PLAIN, RECIPE]]
+    return dataclasses.replace(tested, beside=(Outcome(f"{OWN}, free scales, over seeds", *by_seed(free)(1 - LEVEL), None),))
 
 
 def less_after_one(results: Results) -> Claim:
@@ -168,7 +200,7 @@ def less_after_one(results: Results) -> Claim:
         for recipe in recipes(results, PLAIN, SHORT)
     }
     text, test = "After 1 epoch it loses less", "drop after 15 epochs minus drop after 1, above 0"
-    return claim(text, test, "points", measures, 0, eight_bits(results, PLAIN, SHORT), MARGIN)
+    return claim(text, test, "points", measures, above(0, MARGIN), [OWN])
 
 
 def weights_compared(results: Results, first: str, second: str) -> dict[str, Measure]:
@@ -183,38 +215,39 @@ def weights_compared(results: Results, first: str, second: str) -> dict[str, Mea
 def weights_grow(results: Results) -> Claim:
     """Weights after 15 epochs against those after one."""
     measures = weights_compared(results, PLAIN, SHORT)
-    return claim("The weights grow with training", "after 15 epochs over after 1, above 1", "times", measures, 1, list(measures))
+    return claim("The weights grow with training", "after 15 epochs over after 1, above 1", "times", measures, above(1), list(measures))
 
 
 def larger_weights_cause_it(results: Results) -> Claim:
-    """An intervention, and what goes with the drop over all trainings."""
+    """An intervention, and beside it what goes with the drop over all trainings."""
     moved = max(look["logits_moved"] for looks in results.weights.values() for look in looks)
-    measures: dict[str, Measure] = {f"all weights times {SCALE}: change of the int8 logits": constant(moved)}
-    names = [name for name in results.weights if name != TWIN]
+    measures = {f"all weights times {SCALE}: largest change of an int8 logit": constant(moved)}
+    test = "scale every layer and its batch norm, in every training; a change above 0"
+    tested = claim("Larger weights are the cause", test, "", measures, above(0), list(measures))
+    names, beside = [name for name in results.weights if name != TWIN], []
     for recipe in [recipe for recipe in recipes(results, *names) if recipe.weight_bits == 3]:
         drops = [float(run.mean()) for name in names for run in lost(results, name, recipe)]
-        for feature, shown in (("max_abs", "max|w|"), ("max_over_sigma", "max/sigma of the folded layers"), ("spread", "channel spread")):
+        for feature, shown in FEATURES.items():
             values = [look[feature] for name in names for look in results.weights[name]]
-            measures[f"{describe(recipe)}: rank correlation of the drop with {shown}"] = rank_correlation(values, drops)
-    text, test = "Larger weights are the cause", "scale every layer and its batch norm; rank the drops of all trainings"
-    return claim(text, test, "", measures, 0, list(measures)[:1])
+            estimate, low, high = rank_correlation(values, drops)(1 - LEVEL)
+            beside.append(Outcome(f"{describe(recipe)}: rank correlation of the drop with {shown}", estimate, low, high, None))
+    return dataclasses.replace(tested, beside=tuple(beside))
 
 
 def clamping_stalls(results: Results) -> Claim:
     """What clamped training still gains after its first epoch."""
     measures: dict[str, Measure] = {}
     for threshold, name in CLAMPED.items():
-        gains = [float(np.mean(curve[-LAST:])) - curve[0] for curve in curves(results, name)]
-        measures[f"threshold {threshold:g}"] = by_seed([MARGIN - gain for gain in gains])
+        measures[f"threshold {threshold:g}"] = by_seed([float(np.mean(curve[-LAST:])) - curve[0] for curve in curves(results, name)])
     text = "Clamped weights learn in the first iterations only"
-    test = f"{MARGIN * 100:g} points minus what validation accuracy gains from epoch 1 to the last {LAST}, above 0"
-    return claim(text, test, "points", measures, 0, list(measures))
+    test = f"what validation accuracy gains from epoch 1 to the last {LAST}, below {MARGIN * 100:g} points"
+    return claim(text, test, "points", measures, below(MARGIN), list(measures))
 
 
 def norm_shrinks_weights(results: Results) -> Claim:
     """weight_norm against plain training, both 15 epochs."""
     measures = weights_compared(results, PLAIN, NORMED)
-    return claim("weight_norm keeps the weights smaller", "without over with it, above 1", "times", measures, 1, list(measures))
+    return claim("weight_norm keeps the weights smaller", "without over with it, above 1", "times", measures, above(1), list(measures))
 
 
 def norm_shrinks_drop(results: Results) -> Claim:
@@ -224,7 +257,7 @@ def norm_shrinks_drop(results: Results) -> Claim:
         for recipe in recipes(results, PLAIN, NORMED)
     }
     text, test = "weight_norm makes the drop smaller", "drop without minus drop with it, above 0"
-    return claim(text, test, "points", measures, 0, eight_bits(results, PLAIN, NORMED), MARGIN)
+    return claim(text, test, "points", measures, above(0, MARGIN), [OWN])
 
 
 def size_falls(results: Results) -> Claim:
@@ -234,14 +267,14 @@ def size_falls(results: Results) -> Claim:
         "ONNX files": ratio([size["float"] for size in sizes], [size["portable"] for size in sizes]),
         "PyTorch state": ratio([size["float_pytorch"] for size in sizes], [size["int8_pytorch"] for size in sizes]),
     }
-    return claim("The size falls about four times", "float over int8, above 3", "times", measures, 3, list(measures))
+    return claim("The size falls about four times", "float over int8, above 3", "times", measures, above(3), list(measures))
 
 
 def slower_epochs(seconds: dict[str, list[float]]) -> Claim:
     """``seconds``: of equal pieces of training, PLAIN and NORMED in turn."""
     measures = {"a fifth of an epoch, in turn": ratio(seconds[NORMED], seconds[PLAIN])}
     text = "weight_norm takes longer per epoch"
-    return claim(text, "seconds with it over without, above 1", "times", measures, 1, list(measures))
+    return claim(text, "seconds with it over without, above 1", "times", measures, above(1), list(measures))
 
 
 def epochs_to(curve: Sequence[float], goal: float) -> int:
@@ -254,7 +287,7 @@ def fewer_epochs(results: Results) -> Claim:
     pairs = list(zip(curves(results, PLAIN), curves(results, NORMED), strict=True))
     measures = {f"to {goal:.1%}": by_seed([epochs_to(one, goal) - epochs_to(other, goal) for one, other in pairs]) for goal in GOALS}
     text, test = "weight_norm converges in fewer epochs", "epochs to a validation accuracy, without minus with it, above 0"
-    return claim(text, test, "epochs", measures, 0, list(measures))
+    return claim(text, test, "epochs", measures, above(0), list(measures))
 
 
 def keras_weights(keras: dict[str, list[dict[str, Any]]], results: Results) -> Claim:
@@ -265,7 +298,7 @@ def keras_weights(keras: dict[str, list[dict[str, Any]]], results: Results) -> C
         "largest weight": ratio([item.max_abs for item in ours], [item["max_abs"] for item in theirs]),
         "standard deviation": ratio([item.sigma for item in ours], [item["sigma"] for item in theirs]),
     }
-    return claim("The Keras model has smaller weights", "PyTorch's over Keras's, above 1", "times", measures, 1, list(measures))
+    return claim("The Keras model has smaller weights", "PyTorch's over Keras's, above 1", "times", measures, above(1), list(measures))
 
 
 def keras_quantizes_better(keras: dict[str, list[dict[str, Any]]], results: Results) -> Claim:
@@ -274,4 +307,4 @@ def keras_quantizes_better(keras: dict[str, list[dict[str, Any]]], results: Resu
     for recipe in recipes(results, TWIN):
         measures[describe(recipe)] = drop_measure(lost(results, TWIN, recipe), [run["lost"][describe(recipe)] for run in keras["nothing"]])
     text, test = "The Keras model quantizes well where PyTorch's does not", "drop of PyTorch's minus drop of Keras's, above 0"
-    return claim(text, test, "points", measures, 0, eight_bits(results, TWIN), MARGIN)
+    return claim(text, test, "points", measures, above(0, MARGIN), [name for name in measures if name.startswith("W8")])

@@ -44,15 +44,19 @@ def _post(**changes: Any) -> TrainingConfig:
     return dataclasses.replace(POST, **changes)
 
 
+OTHERWISE = {
+    "no_norm, Adam 1e-2": Training("no_norm", _post(learning_rate=1e-2)),
+    "no_norm, SGD 1e-2": Training("no_norm", _post(optimizer="sgd", learning_rate=1e-2)),
+    "no_norm, SGD 1e-3": Training("no_norm", _post(optimizer="sgd")),
+}
+"""Plain training in which one thing is not the post's."""
 TRAININGS = {
     PLAIN: Training("no_norm"),
     SHORT: Training("no_norm", _post(epochs=1)),
     NORMED: Training("weight_norm"),
     SHORT_NORMED: Training("weight_norm", _post(epochs=1)),
     **{name: Training("clamp", POST, (("threshold", threshold),)) for threshold, name in CLAMPED.items()},
-    "no_norm, Adam 1e-2": Training("no_norm", _post(learning_rate=1e-2)),
-    "no_norm, SGD 1e-2": Training("no_norm", _post(optimizer="sgd", learning_rate=1e-2)),
-    "no_norm, SGD 1e-3": Training("no_norm", _post(optimizer="sgd")),
+    **OTHERWISE,
     TWIN: Training("no_norm", _post(epochs=TWIN_EPOCHS)),
 }
 
@@ -62,7 +66,9 @@ RECIPES = [
     for observer in ("min_max", "histogram")
     for reduce_range in (False, True)
 ]
-"""Of 8 bits; the post's own, torch's default of its time, is per channel, histogram, reduced range."""
+"""Of 8 bits."""
+RECIPE = QuantizationConfig(observer="histogram", reduce_range=True)
+"""The post's own: torch's default of its time, for fbgemm."""
 WIDTHS = [
     QuantizationConfig(per_channel=per_channel, observer="min_max", weight_bits=bits)
     for bits in (8, 4, 3, 2)

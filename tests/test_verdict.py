@@ -37,7 +37,7 @@ def fixed(low, high):
 )
 def test_a_verdict_follows_from_the_conditions_of_the_post(intervals, verdict):
     measures = {name: fixed(*interval) for name, interval in intervals.items()}
-    assert claims.claim("text", "test", "", measures, 0, ["a", "b"]).verdict == verdict
+    assert claims.claim("text", "test", "", measures, claims.above(0), ["a", "b"]).verdict == verdict
 
 
 def test_a_difference_below_the_slack_refutes_and_the_level_is_shared():
@@ -47,9 +47,11 @@ def test_a_difference_below_the_slack_refutes_and_the_level_is_shared():
         levels.append(level)
         return 0.0, -0.0005, 0.0005
 
-    assert claims.claim("text", "test", "", {"a": measure, "b": measure}, 0, ["a"]).outcomes[0].holds is None
-    assert claims.claim("text", "test", "", {"a": measure}, 0, ["a"], slack=0.001).outcomes[0].holds is False
-    assert levels == [0.975, 0.975, 0.95]
+    measures = dict.fromkeys("abc", measure)
+    assert claims.claim("text", "test", "", measures, claims.above(0), ["a"]).outcomes[0].holds is None
+    assert levels == [0.95, 0.975, 0.975]
+    assert claims.claim("text", "test", "", {"a": measure}, claims.above(0, slack=0.001), ["a"]).outcomes[0].holds is False
+    assert [claims.below(limit)(0.1, 0.2) for limit in (0.3, 0.15, 0.1)] == [True, None, False]
 
 
 def test_intervals_over_seeds_are_students():
