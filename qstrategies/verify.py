@@ -31,7 +31,7 @@ def verify(path: Path, location: Location = Location(), runtimes: Sequence[str] 
 
     The reference is ONNX Runtime without optimisations; its logits' SHA-256 is held against that of PyTorch's int8
     module, which the export stored in the file. Raises ``InputError`` for a broken file, one that holds a float model, an
-    input that is no single batch of a known shape, or an unknown runtime.
+    input that is no batch of a known shape, or an unknown runtime.
     """
     model = load_checked(path)
     metadata = metadata_of(model, path)
@@ -42,20 +42,20 @@ def verify(path: Path, location: Location = Location(), runtimes: Sequence[str] 
         RUNTIMES.get(name)  # an unknown name is an error before anything runs
     if "dataset" in metadata:
         split = DATASETS.get(metadata["dataset"])(location).splits["test"]
-        images, labels = split.images.numpy(), split.labels.numpy()
+        inputs, labels = [split.images.numpy()], split.labels.numpy()
     else:
-        images, labels = _random_pixels(model, path), None
-    expected = run_in_batches(RUNTIMES.get(REFERENCE)(path), images)
+        inputs, labels = _random_pixels(model, path), None
+    expected = run_in_batches(RUNTIMES.get(REFERENCE)(path), *inputs)
     reference = Evaluation(expected, expected.argmax(1) if labels is None else labels)
     checks, skipped = [], {}
     for name in names:
-        logits = outputs_of(name, path, [images])
+        logits = outputs_of(name, path, inputs)
         if isinstance(logits, Skipped):
             skipped[name] = logits.reason
             continue
         check = vars(compare(name, path.name, logits, reference, metadata.get("output_scale", 1.0)))
-        known = "logits_sha256" in metadata and len(logits) == len(images)
-        check["first_divergence"] = None if check["rows_equal"] == 1 else _divergence(name, path, images, logits, expected)
+        known = "logits_sha256" in metadata and len(logits) == len(expected)
+        check["first_divergence"] = None if check["rows_equal"] == 1 else _divergence(name, path, inputs, logits, expected)
         checks.append({**check, "pytorch_bits": logits_hash(logits) == metadata["logits_sha256"] if known else None})
     apart = [check["runtime"] for check in checks if check["rows_equal"] < 1 or check["pytorch_bits"] is False]
     return {
@@ -69,24 +69,27 @@ def verify(path: Path, location: Location = Location(), runtimes: Sequence[str] 
     }
 
 
-def _divergence(name: str, path: Path, images: NDArray[np.uint8], logits: Outputs, expected: Outputs) -> str:
-    """Where runtime ``name`` first leaves the reference, in the batch of the first image whose ``logits`` are not as ``expected``."""
+def _divergence(name: str, path: Path, inputs: Sequence[NDArray[np.uint8]], logits: Outputs, expected: Outputs) -> str:
+    """Where runtime ``name`` first leaves the reference, in the batch of the first example whose ``logits`` are not as ``expected``."""
     different = (logits != expected[: len(logits)]).reshape(len(logits), -1).any(1)
     start = int(different.argmax()) // BATCH * BATCH
+    batch = [array[start : start + BATCH] for array in inputs]
     try:
-        found = first_divergence(path, RUNTIMES.get(name), RUNTIMES.get(REFERENCE), [images[start : start + BATCH]])
+        found = first_divergence(path, RUNTIMES.get(name), RUNTIMES.get(REFERENCE), batch)
     except InputError as error:
         return f"not found: {error}"
     return str(found) if found else "in no node alone: the file gives the same bits wherever it is cut"
 
 
-def _random_pixels(model: onnx.ModelProto, path: Path) -> NDArray[np.uint8]:
-    """Pixels 0...255 of the shape that ``model`` takes, from a fixed seed."""
-    entries = [entry for entry in model.graph.input if entry.name not in {tensor.name for tensor in model.graph.initializer}]
-    batch, *shape = [dim.dim_value for dim in entries[0].type.tensor_type.shape.dim] if len(entries) == 1 else [0, 0]
-    if min(shape, default=0) < 1:
-        raise InputError(f"{str(path)!r} has no known test data, and not one input [N, ...] of a known shape to make some for")
-    return np.random.default_rng(0).integers(0, 256, (batch or RANDOM_IMAGES, *shape), np.uint8)
+def _random_pixels(model: onnx.ModelProto, path: Path) -> list[NDArray[np.uint8]]:
+    """Pixels 0...255 of the shapes that ``model`` takes, one array per input, from a fixed seed."""
+    constants, random = {tensor.name for tensor in model.graph.initializer}, np.random.default_rng(0)
+    entries = [entry for entry in model.graph.input if entry.name not in constants]
+    shapes = [[dim.dim_value for dim in entry.type.tensor_type.shape.dim] for entry in entries]
+    if not shapes or any(len(shape) < 2 or min(shape[1:]) < 1 for shape in shapes):
+        raise InputError(f"{str(path)!r} has no known test data, and no inputs [N, ...] of known shapes to make some for")
+    batch = max(shape[0] for shape in shapes) or RANDOM_IMAGES
+    return [random.integers(0, 256, (batch, *shape[1:]), np.uint8) for shape in shapes]
 
 
 def report_text(report: dict[str, Any]) -> str:

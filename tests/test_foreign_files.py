@@ -123,7 +123,7 @@ def test_files_of_other_tools_are_verified_on_random_pixels_and_predict(tmp_path
     with pytest.raises(InputError, match="grey pictures"):
         predict(saved(colour, path), [tmp_path / "p.png"])
     unknown = model_of([cast()], shape=("n", "c", "h", "w"))
-    with pytest.raises(InputError, match="of a known shape"):
+    with pytest.raises(InputError, match="of known shapes"):
         verify(saved(unknown, path), location)
 
 

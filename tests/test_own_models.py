@@ -14,6 +14,7 @@ from qstrategies.errors import InputError
 from qstrategies.quantization.convert import QuantizedModel
 from qstrategies.records import QuantizationConfig
 from qstrategies.strategies.base import weighted_layers
+from qstrategies.verify import verify
 
 PIXELS = 1 / 255
 
@@ -131,6 +132,8 @@ def test_several_real_valued_inputs_are_quantized_over_their_range(tmp_path):
     assert [(entry.name, entry.type.tensor_type.elem_type) for entry in graph.input] == [("left_image", 2), ("right_image", 2)]
     report = qs.cross_check(exported, batches[0])
     assert report.same, str(report)
+    verified = verify(exported[0].path)
+    assert verified["verdict"] == "same" and len(verified["checks"]) > 4
     for spec, values in zip(quantized.inputs, batches[0], strict=True):
         assert (spec.reals(spec.integers(values)) - values).abs().max() <= 1.5 * spec.scale, "an even zero point may cost a step at an end"
     with pytest.raises(InputError, match="got 1 inputs: expected 2"):
