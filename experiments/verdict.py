@@ -2,8 +2,8 @@
 
 python experiments/verdict.py [--seeds 5] [--quick] [--out runs/verdict]
 
-About 70 float trainings and 400 quantizations; nearly three hours on 2 cores, resumable. The Keras part needs the extra
-``keras`` and, for LiteRT, ``litert``; without them it is left out, with the reason in the page.
+50 float trainings, 400 quantizations and 20 trainings in Keras: some four hours of one core, about two on 2 cores; resumable. The
+Keras part needs the extra ``keras`` and, for LiteRT, ``litert``; without them it is left out, with the reason in the page.
 """
 
 from __future__ import annotations

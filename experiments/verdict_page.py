@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 from claims import FEATURES, Claim, Outcome, by_seed, curves, describe, drop_measure, last_histogram, lost
+from keras_twin import INSTEAD
 from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 from post_runs import CLAMPED, NORMED, PLAIN, SHORT, SHORT_NORMED, TRAININGS, TWIN, WIDTHS, Results
@@ -28,6 +29,7 @@ HEAD = """\
 The post "Improving quantization by normalizing weights" trains a small CNN on MNIST, sees its int8 model lose accuracy, blames large
 weights, and cures it with `weight_norm`. This page tests each of its claims. Written by `python experiments/verdict.py` on {date},
 {cpu}: {seeds} seeds; the post's setting is {epochs} epochs of Adam, 1e-3, batch 64, int8; each variation changes one thing.
+Its {runs} runs took {hours:.1f} hours by their own clocks, on {threads} thread(s); training Keras is not counted.
 
 - An interval covers further test images and further seeds together where it is one of accuracies ([evidence.md](evidence.md)),
   further seeds elsewhere. Those of the post's own conditions (marked *) hold together at 95 %, and so do those of the others
@@ -35,7 +37,7 @@ weights, and cures it with `weight_norm`. This page tests each of its claims. Wr
 - A claim *holds* under a condition if its interval lies wholly on the claimed side, *no* if wholly on the other, else it is *open*. A
   difference of drops that is shown to be below {margin:g} points counts as none.
 - **confirmed**: it holds under every condition of the post; **confirmed in part**: under some; **refuted**: under none; **only
-  under**: not under the post's, but under others; **undecided**: five seeds do not tell.
+  under**: not under the post's, but under others; **undecided**: {seeds} seeds do not tell.
 - The post's own recipe is what torch did by default then: 8 bits, weights per channel, histogram observer, activations of reduced range.
 
 """
@@ -67,7 +69,17 @@ def write(
     }
     here, seeds = environment.describe(), len(last_histogram(results, PLAIN))
     cpu = ", ".join([here["cpu"], *here["cpu_flags"]])
-    text = HEAD.format(date=datetime.date.today(), cpu=cpu, seeds=seeds, epochs=epochs, margin=MARGIN * 100)
+    records = [record for group in results.records.values() for record in group]
+    text = HEAD.format(
+        date=datetime.date.today(),
+        cpu=cpu,
+        seeds=seeds,
+        epochs=epochs,
+        margin=MARGIN * 100,
+        runs=len(records),
+        hours=sum(sum(record.seconds.values()) for record in records) / 3600,
+        threads=records[0].environment["threads"],
+    )
     text += overview(found) + "".join(section(number, claim) for number, claim in enumerate(found, 1))
     text += "\n## Keras\n\n" + (missing or keras_table(keras, results)) + "\n"
     text += "\n## Float accuracy and weights of every training\n\n" + trainings_table(results)
@@ -142,14 +154,19 @@ def keras_table(keras: dict[str, list[dict[str, Any]]], results: Results) -> str
     ]
     shown = {describe(recipe): with_interval(lost(results, TWIN, recipe)) for recipe in WIDTHS if (TWIN, recipe) in results.predictions}
     lines.append(f"| PyTorch | {' | '.join([f'{value:.3f}' for value in figures] + [shown.get(recipe, '-') for recipe in recipes])} |")
+    largest = {instead: float(np.mean([run["max_abs"] for run in runs])) for instead, runs in keras.items()}
+    changed = max(
+        (instead for instead in INSTEAD if instead != "nothing"), key=lambda name: abs(np.log(largest[name] / largest["nothing"]))
+    )
     runs = [run for group in keras.values() for run in group]
     same, equal = min(run["same_as_keras"] for run in runs), min(run["equal"] for run in runs)
-    return (
-        "\n".join(lines)
-        + f"\n\nDrops in points with 95 % intervals. The weights of every Keras model, copied into the shared CNN, give the classes that "
-        f"Keras gives for {same:.2%} of the test images; the exported int8 file gives the bits of PyTorch in every runtime for "
-        f"{equal:.2%} of 500. LiteRT quantizes by its own recipe.\n"
-    )
+    notes = [
+        f"Of the defaults, PyTorch's {changed} changes the largest weight most: from {largest['nothing']:.3f} to {largest[changed]:.3f};",
+        f"PyTorch itself has {figures[1]:.3f}. Drops in points with 95 % intervals. The weights of every Keras model, copied into the",
+        f"shared CNN, give the classes that Keras gives for {same:.2%} of the test images; the exported int8 file gives the bits of",
+        f"PyTorch in every runtime for {equal:.2%} of 500. LiteRT quantizes by its own recipe.",
+    ]
+    return "\n".join([*lines, "", *notes, ""])
 
 
 def with_interval(drops: Sequence[Any]) -> str:
@@ -246,6 +263,7 @@ def causes(results: Results) -> Figure:
         axes.grid(alpha=0.3)
     panels[0].set_xscale("log")
     panels[0].set_yscale("symlog", linthresh=1)
+    panels[0].set_ylim(bottom=-0.2)
     panels[0].set_ylabel("drop at 3 bits per tensor, points\n(linear below 1)")
     figure.legend(*panels[0].get_legend_handles_labels(), loc="outside right upper", fontsize=8)
     return figure
