@@ -1,5 +1,6 @@
-"""Every experiment of the list exists and is thin; one of them runs."""
+"""Every experiment of the list exists and is thin; one of them runs; the notebook was run as it stands."""
 
+import json
 import os
 import subprocess
 import sys
@@ -35,3 +36,10 @@ def test_an_experiment_prints_its_table_and_leaves_model_and_pictures(tmp_path, 
 def test_an_experiments_bad_input_ends_with_code_2(tmp_path):
     done = subprocess.run([sys.executable, FOLDER / "qat.py", "--epochs", "0", "--out", tmp_path], capture_output=True, text=True)
     assert done.returncode == 2 and done.stderr.count("\n") == 1 and "epochs 0 is out of range" in done.stderr
+
+
+def test_the_notebook_shows_what_its_cells_gave_in_order():
+    cells = [cell for cell in json.loads((FOLDER / "walkthrough.ipynb").read_text())["cells"] if cell["cell_type"] == "code"]
+    assert [cell["execution_count"] for cell in cells] == list(range(1, len(cells) + 1))
+    outputs = [output for cell in cells for output in cell["outputs"]]
+    assert len(outputs) >= 10 and not any(output["output_type"] == "error" or output.get("name") == "stderr" for output in outputs)
