@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from qstrategies.evidence import Comparison, Evidence, Recommendation
     from qstrategies.evidence.collect import Row
 
-HEADERS = ("strategy", "bits", "seeds", "drop, points", "lost / gained", "McNemar", "against float", "against {}, points", "p", "verdict")
+HEADERS = ("strategy", "bits", "seeds", "drop, points", "against float", "against {}, points", "p", "verdict", "lost / gained", "McNemar")
 
 
 def headers(evidence: Evidence) -> list[str]:
@@ -29,10 +29,10 @@ def cells(row: Row) -> list[str]:
         str(row.weight_bits),
         str(row.seeds),
         _interval(row.change, -1),
-        f"{row.lost:.0f} / {row.gained:.0f}",
-        f"{row.significant_seeds} of {row.seeds}",
         _verdict(row.change),
         *against,
+        f"{row.lost:.0f} / {row.gained:.0f}",
+        f"{row.significant_seeds} of {row.seeds}",
     ]
 
 
@@ -56,11 +56,11 @@ def notes(evidence: Evidence) -> str:
         else f"Intervals and verdicts speak of further seeds and further images, from {evidence.seeds} seeds."
     )
     return (
-        f"{reach} On {evidence.images} test images, paired. drop: float minus int8 accuracy, [95 % interval]; lost / gained: images per"
-        f" seed whose label turned wrong or right; McNemar: seeds at which the exact test tells these apart; against"
-        f" {evidence.reference}: int8 accuracy minus its, at the same width, p after Holm over the strategies of that width."
-        f" equivalent: shown to differ by less than {margin}; better, worse: shown to differ; undecided: neither is shown,"
-        f" in brackets the number of seeds that would decide it if the difference is what it seems."
+        f"{reach} On {evidence.images} test images, paired. drop: float minus int8 accuracy, [95 % interval]; against {evidence.reference}:"
+        f" int8 accuracy minus its, at the same width, p after Holm over the strategies of that width. equivalent: shown to differ by"
+        f" less than {margin}; better, worse: shown to differ; undecided: neither is shown, in brackets the number of seeds that would"
+        f" decide it if the difference is what it seems. lost / gained: images per seed whose label turned wrong or right; McNemar:"
+        f" seeds at which the exact test tells these apart."
     )
 
 
