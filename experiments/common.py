@@ -23,7 +23,7 @@ def options(description: str | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--seed", type=int, default=0, help="of weights, batches and calibration (default: 0)")
     parser.add_argument("--epochs", type=int, help="epochs of the float training, and of QAT from scratch (default: the preset's)")
-    parser.add_argument("--quick", action="store_true", help="one epoch: a look in seconds, not a result")
+    parser.add_argument("--quick", action="store_true", help="one epoch: a look, not a result")
     parser.add_argument("--data-dir", type=Path, help="folder with the IDX files of a dataset that is not in the package")
     parser.add_argument("--download", action="store_true", help="let torchvision download such a dataset")
     parser.add_argument("--out", type=Path, default=Path("runs") / Path(sys.argv[0]).stem, help="folder of what is written")
