@@ -11,6 +11,7 @@ from qstrategies.export.onnx_export import export_onnx
 from qstrategies.models import MODELS
 from qstrategies.quantization.convert import calibrate, finalize
 from qstrategies.quantization.fast_graph import fast_view
+from qstrategies.quantization.input_norm import InputNorm
 from qstrategies.quantization.pooled_norm import NormAndPool
 from qstrategies.quantization.prepare import prepare
 from qstrategies.quantization.scales import FLOAT_EXACT, mantissa, reciprocal_safe
@@ -151,15 +152,16 @@ def test_folded_forward_is_torchs_fused_forward(training):
 
 def test_the_fast_view_of_a_float_model_is_the_same_function_with_the_same_parameters(mnist):
     torch.manual_seed(0)
-    model = MODELS.get("cnn")()
+    model = MODELS.get("cnn")().double()
     view = fast_view(model)
-    images = to_input(mnist["train"].images[:64])
+    images = to_input(mnist["train"].images[:64], torch.float64)
     assert torch.equal(copy.deepcopy(model).eval()(images), view.eval()(images))
-    torch.testing.assert_close(copy.deepcopy(model).train()(images), view.train()(images), rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(copy.deepcopy(model).train()(images), view.train()(images), rtol=1e-10, atol=1e-10)
     assert {id(parameter) for parameter in view.parameters()} == {id(parameter) for parameter in model.parameters()}
     order = [node.name for node in view.graph.nodes]
     assert order.index("pool") < order.index("relu") and order.index("pool_1") < order.index("relu_1")
-    assert not any(name.startswith("bn") for name in order), "normalization happens after the pool"
+    assert [name for name in order if name.startswith("bn")] == ["bn1"], "that of the second convolution happens after the pool"
+    assert "conv1" not in order, "that of the first one is in its weights"
 
 
 @pytest.mark.parametrize("training", [True, False])
@@ -186,6 +188,42 @@ def test_normalizing_after_the_pool_has_the_same_values_gradients_and_statistics
         torch.testing.assert_close(first, second, rtol=1e-10, atol=1e-10)
 
 
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("settings", [{"kernel_size": 3}, {"kernel_size": (2, 3), "stride": (3, 2), "padding": (1, 2)}])
+def test_normalizing_a_convolution_of_the_input_has_the_same_values_gradients_and_statistics(settings, bias, training):
+    torch.manual_seed(0)
+    conv = torch.nn.Conv2d(2, 18, bias=bias, **settings).double()
+    norm = torch.nn.BatchNorm2d(18, momentum=0.2).double().train(training)
+    torch.nn.init.uniform_(norm.weight, -1, 1.5)
+    torch.nn.init.normal_(norm.bias)
+    torch.nn.init.uniform_(norm.running_var)
+    assert InputNorm.suits(conv, norm)
+    plain = torch.nn.Sequential(conv, norm)
+    first, second = copy.deepcopy(plain)
+    merged = InputNorm(first, first, second)
+    x = torch.randn(5, 2, 9, 10, dtype=torch.float64)
+    outcomes = []
+    for module in (plain, merged):
+        entry = x.clone().requires_grad_()
+        y = module(entry)
+        y.pow(3).sum().backward()
+        slopes = [torch.zeros_like(p) if p.grad is None else p.grad for p in module.parameters()]
+        outcomes.append([y, entry.grad, *slopes, *module.buffers()])
+    for one, other in zip(*outcomes, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-9, atol=1e-9)
+
+
+def test_statistics_of_the_input_serve_only_where_they_say_all():
+    norm, conv = torch.nn.BatchNorm2d(32), torch.nn.Conv2d(1, 32, 3)
+    assert InputNorm.suits(conv, norm)
+    assert not InputNorm.suits(conv, torch.nn.BatchNorm2d(32, momentum=None))
+    others = [torch.nn.Conv2d(4, 32, 3), torch.nn.Conv2d(1, 32, 3, padding="same"), torch.nn.Conv2d(1, 32, 3, dilation=2)]
+    others += [torch.nn.Conv2d(2, 32, 3, groups=2), torch.nn.Conv2d(1, 32, 3, padding_mode="circular", padding=1)]
+    others.append(torch.nn.utils.spectral_norm(torch.nn.Conv2d(1, 32, 3)))  # its weight is made by a hook of the layer
+    assert not any(InputNorm.suits(other, norm) for other in others)
+
+
 def test_the_fast_view_of_a_fake_quantized_model_rounds_once_and_after_pooling(mnist):
     torch.manual_seed(0)
     prepared = trained_fake_quantized(MODELS.get("cnn")(), mnist)
@@ -195,6 +233,6 @@ def test_the_fast_view_of_a_fake_quantized_model_rounds_once_and_after_pooling(m
     calls = [node.target for node in view.graph.nodes if "activation_post_process" in str(node.target)]
     assert len(calls) == len({id(view.get_submodule(name)) for name in calls}) == 4
     torch.manual_seed(0)
-    twin = copy.deepcopy(prepared)
+    twin, images = copy.deepcopy(prepared.double()), images.double()
     first, second = prepared.train()(images), fast_view(twin).train()(images)
     torch.testing.assert_close(first, second, rtol=1e-5, atol=1e-5)  # ranges observed after pooling are the same

@@ -1,4 +1,4 @@
-"""The same function with less work per training step: pooling first, each rounding once.
+"""The same function with less work per training step: pooling first, each rounding once, statistics where they are cheapest.
 
 ReLU, fake quantization and (with no negative weight) batch normalization are monotone, so that they commute with max
 pooling, which leaves a quarter of the elements for them; a fake quantizer applied twice is one. Flattening and
@@ -14,6 +14,7 @@ from torch import Tensor, fx, nn
 from torch.ao.nn.intrinsic import qat as nniqat
 
 from qstrategies.quantization.graph import called, is_quantizer
+from qstrategies.quantization.input_norm import InputNorm
 from qstrategies.quantization.pooled_norm import NormAndPool
 
 _FUSED_RELU = (nniqat.ConvBnReLU1d, nniqat.ConvBnReLU2d)
@@ -29,8 +30,21 @@ class _BeforeNorm(nn.Module):
         super().__init__()
         self.fused: Any = fused
 
+    @property
+    def weight(self) -> Tensor:
+        """Fake-quantized as the folded layer is, then unfolded."""
+        return self.fused.weight_before_norm()
+
+    @property
+    def bias(self) -> Tensor | None:
+        """Of the convolution."""
+        return self.fused.bias
+
+    def _conv_forward(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        return self.fused._conv_forward(x, weight, bias)
+
     def forward(self, x: Tensor) -> Tensor:
-        return self.fused.before_norm(x)
+        return self._conv_forward(x, self.weight, self.bias)
 
 
 def fast_view(model: nn.Module) -> fx.GraphModule:
@@ -51,7 +65,9 @@ def _improve(view: fx.GraphModule) -> bool:
 
 
 def _improve_at(view: fx.GraphModule, node: fx.Node) -> bool:
-    """Move, split or drop the ReLU or quantizer before ``node``; True if the graph changed."""
+    """Merge ``node`` into, or move, split or drop, the module before it; True if the graph changed."""
+    if _calls(view, node, (nn.BatchNorm2d,)) and _merge_into_convolution(view, node):
+        return True
     if not _calls(view, node, _MOVES_VALUES) and not (node.op == "call_function" and node.target in _MOVES_VALUES_FUNCTIONS):
         return False
     before = node.args[0]
@@ -62,12 +78,14 @@ def _improve_at(view: fx.GraphModule, node: fx.Node) -> bool:
         before.replace_all_uses_with(source)
         view.graph.erase_node(before)
         return True
-    if not _calls(view, node, _POOLS) or called(view, node).return_indices:
+    if _calls(view, node, _POOLS) and called(view, node).return_indices:
         return False
     if isinstance(module, nn.ReLU):
         node.replace_input_with(before, source)
         _insert_after(node, before)
         return True
+    if not _calls(view, node, _POOLS):
+        return False
     if isinstance(module, _FUSED_RELU):
         _split(view, before, module)
         return True
@@ -109,6 +127,26 @@ def _merge(view: fx.GraphModule, norm: fx.Node, pool: fx.Node) -> None:
     view.add_submodule(f"{norm.name}_and_pool", merged)
     pool.target, pool.args = f"{norm.name}_and_pool", norm.args
     view.graph.erase_node(norm)
+
+
+def _merge_into_convolution(view: fx.GraphModule, norm: fx.Node) -> bool:
+    """Replace ``norm`` and the convolution of the input before it, if that is what it is and if it is worth it."""
+    convolution = norm.args[0]
+    if not isinstance(convolution, fx.Node) or not _calls(view, convolution, (nn.Conv2d, _BeforeNorm)) or len(convolution.users) > 1:
+        return False
+    conv = called(view, convolution)
+    geometry = conv.fused if isinstance(conv, _BeforeNorm) else conv
+    if not _is_input(view, convolution.args[0]) or not InputNorm.suits(geometry, called(view, norm)):
+        return False
+    target = f"{norm.name}_of_input"
+    view.add_submodule(target, InputNorm(conv, geometry, called(view, norm)))
+    norm.target, norm.args = target, convolution.args
+    view.graph.erase_node(convolution)
+    return True
+
+
+def _is_input(view: fx.GraphModule, node: Any) -> bool:
+    return node.op == "placeholder" or (is_quantizer(view, node) and _is_input(view, node.args[0]))
 
 
 def _only_user(view: fx.GraphModule, node: fx.Node) -> nn.Module | None:

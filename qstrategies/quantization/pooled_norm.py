@@ -51,7 +51,16 @@ class _NormAndPool(torch.autograd.Function):
         x, pooled, taken, weight, mean, var = ctx.saved_tensors
         aten = torch.ops.aten
         at_fixed, d_weight, d_bias = aten.native_batch_norm_backward(
-            gradients[0], pooled, weight, mean, var, None, None, False, ctx.eps, [True, True, True]
+            gradients[0].contiguous(memory_format=torch.channels_last),
+            pooled,
+            weight,
+            mean,
+            var,
+            None,
+            None,
+            False,
+            ctx.eps,
+            [True, True, True],
         )
         kernel, stride, padding, dilation, ceil_mode = (_pair(setting) for setting in ctx.window)
         dx = aten.max_pool2d_with_indices_backward(at_fixed, x, kernel, stride, padding, dilation, ceil_mode[0], taken)

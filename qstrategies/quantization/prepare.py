@@ -41,15 +41,14 @@ class _FoldedForward:
     """
 
     def _forward_approximate(self, x: Tensor) -> Tensor:
-        return self.bn(self.before_norm(x))  # type: ignore[attr-defined]
+        return self.bn(self._conv_forward(x, self.weight_before_norm(), self.bias))  # type: ignore[attr-defined]
 
-    def before_norm(self, x: Tensor) -> Tensor:
-        """``conv(x, FQ(f w) / f, b)``."""
+    def weight_before_norm(self) -> Tensor:
+        """``FQ(f w) / f``."""
         bn, weight = self.bn, self.weight  # type: ignore[attr-defined]
         factor = (bn.weight / torch.sqrt(bn.running_var + bn.eps)).detach()
         factor = factor.reshape(-1, *[1] * (weight.dim() - 1))
-        folded = self.weight_fake_quant(weight * factor)  # type: ignore[attr-defined]
-        return self._conv_forward(x, folded / factor, self.bias)  # type: ignore[attr-defined]
+        return self.weight_fake_quant(weight * factor) / factor  # type: ignore[attr-defined]
 
 
 class ConvBn1d(_FoldedForward, nniqat.ConvBn1d):
