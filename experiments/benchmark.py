@@ -114,20 +114,20 @@ def bare_kernels(batch_size: int) -> Callable[[], None]:
     """Forward and backward of the two convolutions and the linear layer alone, in the training's dtype and layout."""
     dtype = compute_dtype()
     model = MODELS.get("cnn")().to(dtype).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    shapes = [(1, 28, 28), (32, 13, 13)]
-    layers = [model.conv1, model.conv2]
-    inputs = [
-        torch.rand(batch_size, *shape).to(dtype).contiguous(memory_format=torch.channels_last).requires_grad_(index > 0)
-        for index, shape in enumerate(shapes)
-    ]
-    features = torch.rand(batch_size, 1600).to(dtype).requires_grad_()
-    gradients = [torch.rand_like(layer(x)) for layer, x in zip(layers, inputs, strict=True)]
+    shapes = {model.conv1: (1, 28, 28), model.conv2: (32, 13, 13), model.fc: (1600,)}
+    work = []
+    for layer, shape in shapes.items():
+        x = torch.rand(batch_size, *shape).to(dtype)
+        if x.dim() == 4:
+            x = x.contiguous(memory_format=torch.channels_last)
+        x.requires_grad_(layer is not model.conv1)  # nothing trains the images
+        leaves = [leaf for leaf in (x, *layer.parameters()) if leaf.requires_grad]
+        work.append((layer, x, leaves, torch.rand_like(layer(x))))
 
     def run() -> None:
         for _ in range(IMAGES // batch_size):
-            for layer, x, gradient in zip(layers, inputs, gradients, strict=True):
-                layer(x).backward(gradient)
-            model.fc(features).sum().backward()
+            for layer, x, leaves, gradient in work:
+                torch.autograd.grad(layer(x), leaves, gradient)
 
     return run
 
