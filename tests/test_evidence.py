@@ -242,6 +242,11 @@ def test_one_seed_says_how_little_it_shows_and_several_do_not(runs, tmp_path):
     assert "from 3 seeds" in report.notes(several)
 
 
+def test_no_drop_is_written_without_a_sign(tmp_path):
+    (row,) = conclude([finished(tmp_path, "no_norm", 0, wrong=0, wrong_in_validation=0)], tmp_path)[0].rows
+    assert row.change.difference == 0 and report.cells(row)[3].startswith("0.00 [")
+
+
 def test_text_markdown_and_data_say_the_same(runs, tmp_path):
     found, advice = conclude(runs, tmp_path)
     text, markdown, data = report.grid(found).as_text(), report.grid(found).as_markdown(), report.as_data(found, advice)

@@ -38,7 +38,7 @@ def cells(row: Row) -> list[str]:
 
 def _interval(comparison: Comparison, sign: int) -> str:
     low, high = sorted((sign * comparison.low, sign * comparison.high))
-    return f"{sign * comparison.difference * 100:.2f} [{low * 100:.2f}, {high * 100:.2f}]"
+    return f"{sign * comparison.difference * 100:z.2f} [{low * 100:z.2f}, {high * 100:z.2f}]"
 
 
 def _verdict(comparison: Comparison) -> str:

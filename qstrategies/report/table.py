@@ -148,7 +148,7 @@ def _percent(row: Row, name: str) -> str:
     if value is None:
         return "-"
     deviation = (row.spread or {}).get(name)
-    return f"{value * 100:.2f}" + ("" if deviation is None else f" ± {deviation * 100:.2f}")
+    return f"{value * 100:z.2f}" + ("" if deviation is None else f" ± {deviation * 100:.2f}")
 
 
 def _speed(value: float | None, speedup: float | None) -> str:
