@@ -1,7 +1,7 @@
 """A second form of the same file for one runtime: at each place the form that its kernels compute fastest.
 
 With exact scales float and integer kernels give the same bits, so that the choice is free. The rules come from measurements
-of single nodes (docs/benchmark.md has the outcome, ``experiments/benchmark.py`` measures it again).
+of single nodes (docs/benchmark_*.md have the outcome, ``experiments/benchmark.py`` measures it again).
 
 ONNX Runtime:
 
