@@ -123,7 +123,7 @@ def learning_curves(records: Sequence[RunRecord]) -> Figure:
     axes[0].set_yscale("log")
     axes[0].set_ylabel("training loss, nats")
     axes[1].set_ylabel("validation accuracy")
-    axes[1].yaxis.set_major_formatter(matplotlib.ticker.PercentFormatter(1, decimals=1))
+    axes[1].yaxis.set_major_formatter(matplotlib.ticker.PercentFormatter(1, decimals=None))
     for axis in axes:
         axis.set_xlabel("epoch")
         axis.xaxis.set_major_locator(matplotlib.ticker.MaxNLocator(integer=True))
@@ -155,8 +155,16 @@ def pareto(candidates: Sequence[Candidate], advice: Recommendation) -> Figure:
     )
     for item in {*line, *([advice.chosen] if advice.chosen else [])}:
         mark = "shipped: " if item is advice.chosen else ""
-        place = (8, -14) if item is advice.chosen else (8, 6)
-        axis.annotate(plain(f"{mark}{item.name}"), (item.epochs, item.accuracy), xytext=place, textcoords="offset points", fontsize=8)
+        side = 1 if item.epochs < max(candidate.epochs for candidate in near) else -1  # the last label goes inwards
+        place = (side * 10, 8 if side > 0 else -14)
+        axis.annotate(
+            plain(f"{mark}{item.name}"),
+            (item.epochs, item.accuracy),
+            xytext=place,
+            textcoords="offset points",
+            fontsize=8,
+            horizontalalignment="left" if side > 0 else "right",
+        )
     if advice.chosen:
         axis.scatter([advice.chosen.epochs], [advice.chosen.accuracy], s=160, facecolors="none", edgecolors="black")
     hidden = len(candidates) - len(near)
@@ -164,10 +172,10 @@ def pareto(candidates: Sequence[Candidate], advice: Recommendation) -> Figure:
     axis.set_xlabel("epochs of training in all")
     axis.set_ylabel("int8 accuracy on validation images")
     axis.xaxis.set_major_locator(matplotlib.ticker.MaxNLocator(integer=True))
-    axis.yaxis.set_major_formatter(matplotlib.ticker.PercentFormatter(1, decimals=1))
+    axis.yaxis.set_major_formatter(matplotlib.ticker.PercentFormatter(1, decimals=None))
     axis.margins(x=0.25)
     axis.grid(alpha=0.3)
-    axis.legend(fontsize=8, loc="lower right")
+    figure.legend(fontsize=8, loc="outside right upper")
     return figure
 
 
