@@ -19,6 +19,7 @@ from qstrategies.quantization.convert import QuantizedModel
 from qstrategies.records import ENGINES, RuntimeCheck, Skipped
 from qstrategies.runtimes import RUNTIMES
 from qstrategies.runtimes.base import Runtime
+from qstrategies.text import line
 
 Outputs = NDArray[np.float32]
 
@@ -45,9 +46,9 @@ class CrossCheck:
         for check in self.checks:
             lines.append(f"{check.runtime:<22} {check.file:<22} {check.images:>8} {check.rows_equal:>11.2%} {check.max_steps:>10g}")
             if check.first_difference:
-                lines.append(f"{'':<22} first difference: {check.first_difference}")
+                lines.append(line(f"{'':<22} first difference: {check.first_difference}"))
                 lines += known_rewriting(check.runtime)
-        lines += [f"{item.runtime:<22} skipped: {item.reason}" for item in self.skipped]
+        lines += [line(f"{item.runtime:<22} skipped: {item.reason}") for item in self.skipped]
         return "\n".join([*lines, verdict(self.apart)])
 
 

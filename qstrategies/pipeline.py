@@ -37,6 +37,7 @@ from qstrategies.runtimes import RUNTIMES
 from qstrategies.stages import Stage, stage
 from qstrategies.strategies import STRATEGIES
 from qstrategies.strategies.base import Strategy
+from qstrategies.text import file_name
 from qstrategies.timing import measure
 from qstrategies.trackers.base import Tracker
 from qstrategies.training import PIXEL_SCALE, History, TrainingDivergedError, to_input, train, weight_histogram
@@ -246,7 +247,7 @@ def _trainer(
             for listener in listeners:
                 listener(number, epoch)
 
-        name = f"{label.replace(' ', '-')}-s{config.seed}-{key[:8]}"
+        name = f"{file_name(label.replace(' ', '-'))}-s{config.seed}-{key[:8]}"
         with contextlib.ExitStack() as stack:
             listeners = [stack.enter_context(tracker.training(name)) for tracker in workspace.trackers]
             return train(model, strategy, workspace.dataset(config.dataset).splits, schedule, config.seed, report)

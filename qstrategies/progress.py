@@ -5,6 +5,8 @@ from __future__ import annotations
 import sys
 import time
 
+from qstrategies.text import line
+
 PRIOR = 60.0
 """Seconds by which the first guess counts: start-up must not pass for the pace of everything."""
 
@@ -30,8 +32,11 @@ class Progress:
         elapsed = time.monotonic() - self.started
         pace = (elapsed + PRIOR) / (self.done + PRIOR)
         left = max(0.0, self.expected - self.done) * pace
-        line = f"[{clock(elapsed)}, {clock(left)} left] {message}"
-        print(f"\r\033[K{line[:150]}" if self._interactive else line, end="" if self._interactive else "\n", file=sys.stderr, flush=True)
+        shown = line(f"[{clock(elapsed)}, {clock(left)} left] {message}")
+        if self._interactive:
+            print(f"\r\033[K{shown[:150]}", end="", file=sys.stderr, flush=True)
+        else:
+            print(shown, file=sys.stderr, flush=True)
 
     def close(self) -> None:
         """End the rewritten line."""

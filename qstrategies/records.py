@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from qstrategies.errors import InputError, check_choice, check_range
+from qstrategies.text import file_name
 
 OPTIMIZERS = ("adam", "adamw", "sgd")
 SCHEDULES = ("constant", "cosine", "one_cycle")
@@ -91,8 +92,8 @@ class ExperimentConfig:
 
     @property
     def run_id(self) -> str:
-        """A readable name that is unique to this configuration."""
-        return f"{self.strategy}-w{self.quantization.weight_bits}-s{self.seed}-{content_key(self)[:8]}"
+        """A readable name that is unique to this configuration, and that of a folder."""
+        return f"{file_name(self.strategy)}-w{self.quantization.weight_bits}-s{self.seed}-{content_key(self)[:8]}"
 
 
 PRESETS: dict[str, dict[str, TrainingConfig]] = {

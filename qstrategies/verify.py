@@ -20,6 +20,7 @@ from qstrategies.onnx_file import INTEGRITY, load_checked, metadata_of, unchange
 from qstrategies.pipeline import logits_hash
 from qstrategies.records import Skipped
 from qstrategies.runtimes import RUNTIMES
+from qstrategies.text import line
 
 REFERENCE = "onnxruntime-disabled"
 RECORDED = {"strategy": "strategy", "weight_bits": "weight_bits", "recorded_accuracy": "accuracy"}
@@ -97,15 +98,15 @@ def report_text(report: dict[str, Any]) -> str:
     source = "random pixels, since it names no dataset"
     if report["recorded_accuracy"] is not None:
         source = f"{report['strategy']}, {report['weight_bits']} weight bits, recorded accuracy {report['recorded_accuracy']:.2%}"
-    lines = [f"{report['file']}: {source}; {INTEGRITY[report['unchanged']]}"]
+    lines = [line(f"{report['file']}: {source}; {INTEGRITY[report['unchanged']]}")]
     lines.append(f"{'runtime':<22} {'images':>7} {'accuracy':>9} {'rows equal':>11} {'max steps':>10}  PyTorch's bits")
     for check in report["checks"]:
         pytorch = {None: "-", True: "yes", False: "NO"}[check["pytorch_bits"]]
         figures = f"{check['accuracy']:>9.2%} {check['rows_equal']:>11.2%} {check['max_steps']:>10g}"
         lines.append(f"{check['runtime']:<22} {check['images']:>7} {figures}  {pytorch}")
         if check["first_difference"]:
-            lines.append(f"{'':<22} first difference: {check['first_difference']}")
-            lines.append(f"{'':<22} first divergence: {check['first_divergence']}")
+            lines.append(line(f"{'':<22} first difference: {check['first_difference']}"))
+            lines.append(line(f"{'':<22} first divergence: {check['first_divergence']}"))
             lines += known_rewriting(check["runtime"])
-    lines += [f"{name:<22} skipped: {reason}" for name, reason in report["skipped"].items()]
+    lines += [line(f"{name:<22} skipped: {reason}") for name, reason in report["skipped"].items()]
     return "\n".join([*lines, f"Verdict: {verdict(report['apart'])}"])

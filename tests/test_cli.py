@@ -1,6 +1,7 @@
 """Bad input: one clear line, exit code 2, nothing half-written. Each case through the real command line."""
 
 import json
+import os
 import resource
 import signal
 import subprocess
@@ -10,9 +11,15 @@ from pathlib import Path
 
 import pytest
 
-from qstrategies.cli import COMMANDS, main, parser
+from qstrategies.cli import COMMANDS, guarded, main, parser
+from qstrategies.cli.output import OUTPUT_CLOSED
 
 SHORT = ["--quiet", "--epochs", "1"]
+
+
+@pytest.fixture
+def exported_file():
+    return Path(__file__).parent.parent / "exported" / "no_norm.onnx"
 
 
 @pytest.mark.parametrize(
@@ -46,12 +53,8 @@ SHORT = ["--quiet", "--epochs", "1"]
         (["predict", "{model}", "{tmp}/none.png"], "No such file or directory"),
         (["predict", "{model}", "{tmp}/text.onnx"], "is not an image that Pillow reads"),
         (["report", "{tmp}"], "no run records in"),
-        (["report", "{tmp}", "--margin", "-1"], "margin -1.0 is out of range"),
-        (["compare", "--max-drop", "-101"], "largest drop -1.01 is out of range"),
-        (["compare", "--max-epochs", "0"], "largest epochs 0 is out of range"),
         (["diagnose", "{tmp}", "--cache-dir", "{cache}"], "is not the folder of a run: it has no record.json"),
         (["data", "shwo"], "unknown action of data 'shwo'. Did you mean 'show'?"),
-        (["data", "show", "--out", "{tmp}/text.onnx", "--cache-dir", "{cache}"], "exists"),
     ],
 )
 def test_bad_input_is_one_line_and_exit_code_2(arguments, message, tmp_path, capfd, exported, location):
@@ -63,6 +66,161 @@ def test_bad_input_is_one_line_and_exit_code_2(arguments, message, tmp_path, cap
     assert shown.out == ""
     assert shown.err.startswith("qstrategies: error: ") and shown.err.count("\n") == 1
     assert message in shown.err
+
+
+PATHS = {  # every option and argument that is a path: what it must be
+    "run no_norm --out": "folder",
+    "run no_norm --data-dir": "folder",
+    "run no_norm --cache-dir": "folder",
+    "compare --out": "folder",
+    "data show --out": "folder",
+    "data show --cache-dir": "folder",
+    "report": "folder",
+    "diagnose": "folder",
+    "diagnose . --data-dir": "folder",
+    "verify": "file",
+    "verify x --cache-dir": "folder",
+    "certify": "file",
+    "predict": "file",
+    "predict x": "file",
+}
+NUMBERS = {  # every option that is a number: values out of range
+    "run qat --weight-bits": ["1", "9", "-8"],
+    "run qat --epochs": ["0", "-1", "1001"],
+    "run qat --learning-rate": ["0", "-0.1", "11", "nan", "inf"],
+    "run qat --batch-size": ["1", "-64", "8193"],
+    "run qat --tune-epochs": ["0", "-3"],
+    "run qat --tune-learning-rate": ["0", "nan", "inf"],
+    "run qat --seed": ["-1", "2147483648", "9" * 30],
+    "run qat --calibration-images": ["0", "-1", "10001"],
+    "run clamp --option": ["threshold=nan", "threshold=inf", "threshold=-1"],
+    "compare --seeds": ["0", "-5", "1001"],
+    "compare --bits": ["8,-3", "1", "9", "8,4,16"],
+    "compare --margin": ["0", "-1", "101", "nan", "inf"],
+    "report . --max-drop": ["-5", "-0.01", "101", "nan", "inf"],
+    "report . --max-latency": ["0", "-1", "nan", "inf"],
+    "report . --max-epochs": ["0", "-1", "9" * 30],
+    "report . --size": ["0", "-1", "nan", "inf"],
+    "diagnose . --images": ["0", "1", "-7", "9" * 30],
+}
+FAULTY = {  # what is no number at all, or no whole one
+    "run qat --epochs": ["", "3.5", "1e2", "many"],
+    "run qat --learning-rate": ["", "fast", "1,5", "-inf"],
+    "compare --seeds": ["", "five", "5.0"],
+    "compare --bits": ["", ",", "8;4", "8,4.5"],
+    "compare --margin": ["", "small"],
+    "report . --max-epochs": ["2.5", "", "nan", "9" * 5000],
+    "report . --size": ["", "1KB"],
+    "run clamp --option": ["", "=", "threshold", "threshold=", "=1", "threshold=x"],
+}
+
+
+def wrong_paths(tmp_path):
+    (tmp_path / "file").touch()
+    other = {"folder": str(tmp_path / "file"), "file": str(tmp_path)}
+    for line, kind in PATHS.items():
+        yield [*line.split(), ""], "is empty: expected a path"
+        yield [*line.split(), " "], "is empty: expected a path"
+        yield [*line.split(), "a\0b"], "NUL"
+        yield [*line.split(), "x" * 5000], "File name too long"
+        yield [*line.split(), other[kind]], f"expected a {kind}"
+
+
+def wrong_values():
+    for line, values in NUMBERS.items():
+        yield from (([*line.split(), value], "out of range") for value in values)
+    for line, values in FAULTY.items():
+        yield from (([*line.split(), value], "") for value in values)
+
+
+WRONG_WORDS = [
+    ["--verison"],
+    ["Compare"],
+    [" "],
+    ["run", ""],
+    ["run", "qat", "clamp"],
+    ["run", "../qat"],
+    ["run", "qat\x1b[31m"],
+    ["run", "qat", "--preset", ""],
+    ["run", "qat", "--pixels", "int8"],
+    ["run", "qat", "--observer", "none"],
+    ["run", "qat", "--optimizer", "Adam"],
+    ["run", "qat", "--schedule", "linear"],
+    ["run", "qat", "--model", "\n"],
+    ["run", "qat", "--track", ""],
+    ["run", "qat", "--track", "wandb"],
+    ["run", "qat", "--out"],
+    ["run", "qat", "--per-tensor=yes"],
+    ["compare", "--seeds", "2", "--seed", "2147483647"],
+    ["compare", "qat", "", "--bits", "8"],
+    ["compare", "--max", "3"],
+    ["report"],
+    ["report", ".", "."],
+    ["diagnose"],
+    ["list", "strategies"],
+    ["list", "--jsno"],
+    ["data"],
+    ["data", ""],
+    ["verify"],
+    ["certify", "--json"],
+    ["predict", "x.onnx"],
+]
+
+
+def test_bad_command_lines_are_one_visible_line_and_exit_code_2(tmp_path, monkeypatch, capfd):
+    monkeypatch.chdir(tmp_path)
+    cases = [*wrong_paths(tmp_path), *wrong_values(), *((words, "") for words in WRONG_WORDS)]
+    before = sorted(tmp_path.iterdir())
+    assert len(cases) > 150
+    for arguments, message in cases:
+        code = main(arguments)
+        shown = capfd.readouterr()
+        assert code == 2, arguments
+        assert shown.out == "", arguments
+        assert shown.err.startswith("qstrategies: error: ") and shown.err.count("\n") == 1, arguments
+        assert shown.err.removesuffix("\n").isprintable(), arguments
+        assert message in shown.err, (arguments, shown.err)
+    assert sorted(tmp_path.iterdir()) == before
+
+
+def run_with(arguments, stdout, stderr, unbuffered=""):
+    command = [sys.executable, "-m", "qstrategies", *arguments]
+    environment = {**os.environ, "PYTHONUNBUFFERED": unbuffered}
+    return subprocess.run(command, stdout=stdout, stderr=stderr, env=environment, text=True, timeout=120)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "unbuffered"),
+    [(["certify", "{model}", "--json"], ""), (["certify", "{model}"], "1"), (["compare", "--help"], "")],
+)
+def test_it_ends_without_a_word_where_nobody_reads_the_output(arguments, unbuffered, exported_file):
+    read_end, write_end = os.pipe()
+    os.close(read_end)
+    done = run_with([item.format(model=exported_file) for item in arguments], write_end, subprocess.PIPE, unbuffered)
+    os.close(write_end)
+    assert (done.returncode, done.stderr) == (OUTPUT_CLOSED, "")
+
+
+def test_it_ends_where_nobody_reads_the_errors():
+    read_end, write_end = os.pipe()
+    os.close(read_end)
+    done = run_with(["compair"], subprocess.PIPE, write_end)
+    os.close(write_end)
+    assert (done.returncode, done.stdout) == (OUTPUT_CLOSED, "")
+
+
+def test_output_that_does_not_fit_on_the_disk_is_an_error(exported_file):
+    with Path("/dev/full").open("w") as full:
+        done = run_with(["certify", str(exported_file)], full, subprocess.PIPE)
+    assert (done.returncode, done.stderr) == (2, "qstrategies: error: No space left on device\n")
+
+
+def test_a_broken_pipe_of_something_else_is_an_error(capsys):
+    def breaks():
+        raise BrokenPipeError(32, "Broken pipe")
+
+    assert guarded(breaks) == 2
+    assert capsys.readouterr().err == "qstrategies: error: Broken pipe\n"
 
 
 def test_a_damaged_record_is_named_by_report(tmp_path, capsys):

@@ -7,11 +7,14 @@ import re
 import shlex
 import shutil
 import subprocess
+from html.parser import HTMLParser
 from pathlib import Path
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
 
+from qstrategies import text
 from qstrategies.cli import experiments, parser
 from qstrategies.evidence import conclude
 from qstrategies.predictions import Predictions, SplitPredictions
@@ -27,7 +30,7 @@ from qstrategies.records import (
 )
 from qstrategies.report import runs, write
 
-HOSTILE = '<script>window.broken = 1</script> $x_1$ "&'
+HOSTILE = '<script>window.broken = 1</script> $x_1$ "&\'|\x1b\u202e](http://a)\n# id="#000000'
 AXE = Path(__file__).parent / "web/node_modules/axe-core/axe.min.js"
 CHROMIUM = shutil.which("chromium")
 
@@ -77,20 +80,25 @@ def written(tmp_path_factory):
     return records, folder
 
 
+def in_html(name):
+    return html.escape(text.block(name)).replace("&quot;", "&#34;").replace("&#x27;", "&#39;")
+
+
 def test_the_page_the_markdown_and_the_terminal_say_the_same(written):
     records, folder = written
     found, advice = conclude(records, folder)
     page, markdown = (folder / "report.html").read_text(), (folder / "summary.md").read_text()
-    text = write.as_text(records, folder, found, advice)
+    shown = write.as_text(records, folder, found, advice)
     grids = write.grids(records, folder, found)
     for grid in grids:
         for cell in {cell for row in grid.rows for cell in row}:
-            assert html.escape(cell).replace("&quot;", "&#34;").replace("&#x27;", "&#39;") in page, cell
-            assert cell.replace("|", "\\|") in markdown, cell
+            assert in_html(cell) in page, cell
+            assert text.markdown(cell) in markdown, cell
     for grid in grids[1:5]:
-        assert all(cell in text for row in grid.rows for cell in row)
-    for said in (page, markdown, text):
-        assert html.escape(advice.reason, quote=False) in said or advice.reason in said
+        assert all(text.line(cell) in shown for row in grid.rows for cell in row)
+    assert in_html(advice.reason) in page
+    assert text.markdown(advice.reason) in markdown
+    assert text.block(advice.reason) in shown
 
 
 def test_names_from_files_are_escaped_and_nothing_is_loaded_from_elsewhere(written):
@@ -100,6 +108,48 @@ def test_names_from_files_are_escaped_and_nothing_is_loaded_from_elsewhere(writt
     assert links and all(link.startswith("#") for link in links)
     assert "default-src 'none'" in page
     assert "url(http" not in page and "@import" not in page
+
+
+class Reader(HTMLParser):
+    """Every tag with its attributes, and the texts between them."""
+
+    def __init__(self, page):
+        super().__init__()
+        self.tags, self.texts = [], []
+        self.feed(page)
+
+    def handle_starttag(self, tag, attributes):
+        self.tags.append((tag, dict(attributes)))
+
+    def handle_data(self, data):
+        self.texts.append(data)
+
+
+def test_a_name_adds_no_tag_and_no_attribute_to_the_page(written):
+    page = (written[1] / "report.html").read_text()
+    read = Reader(page)
+    assert [tag for tag, _ in read.tags].count("script") == 1
+    names = {name for _, attributes in read.tags for name in attributes}
+    assert not {name for name in names if name.startswith("on")} and '"' not in "".join(names)
+    selected = {attributes["value"] for tag, attributes in read.tags if tag == "option"}
+    switched = {attributes["data-strategy"] for _, attributes in read.tags if "data-strategy" in attributes}
+    assert selected == switched == {"no_norm", text.block(HOSTILE)}
+    assert any(text.line(HOSTILE) in item for item in read.texts), "whole in a figure, colours and ids in it untouched"
+
+
+def test_the_figures_are_well_formed(written):
+    page = (written[1] / "report.html").read_text()
+    pictures = re.findall(r"<svg [^>]*xmlns=.*?</svg>", page, re.DOTALL)
+    assert len(pictures) == 9
+    for picture in pictures:
+        ElementTree.fromstring(picture)
+
+
+def test_no_file_of_the_report_has_a_character_that_hides_or_turns_something(written):
+    records, folder = written
+    shown = write.as_text(records, folder, *conclude(records, folder))
+    for said in (shown, *((folder / f"{name}").read_text() for name in ("report.html", "summary.md", "summary.csv", "summary.json"))):
+        assert {character for character in said if not character.isprintable()} == {"\n"}
 
 
 def test_ids_of_the_figures_are_unique(written):
@@ -204,7 +254,7 @@ def test_weights_switch_between_strategies_and_moments_and_names_do_no_harm(writ
     assert seen == [
         [{"strategy": "no_norm", "moment": "epoch 1"}],
         [{"strategy": "no_norm", "moment": "folded, epoch 2"}],
-        [{"strategy": HOSTILE, "moment": "folded, epoch 2"}],
+        [{"strategy": text.block(HOSTILE), "moment": "folded, epoch 2"}],
     ]
 
 

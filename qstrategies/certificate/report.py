@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from qstrategies.certificate.grid import FLOAT_EXACT
+from qstrategies.text import line
 
 GUARANTEES = {
     "integer_kernels": "exact on integer kernels",
@@ -77,7 +78,7 @@ class Certificate:
 
     def as_text(self) -> str:
         """A table of the layers and the three verdicts, for a terminal."""
-        names = [(layer.node, layer.weights) for layer in self.layers] or [("", "")]
+        names = [(line(layer.node), line(layer.weights)) for layer in self.layers] or [("", "")]
         first, second = (max(map(len, column)) for column in zip(*names, ("layer", "weights"), strict=True))
         columns = f"{'channels':>8} {'accumulator':>12} {'of 2^24':>8} {'adjacent':>9} {'any pair':>9}"
         lines = [f"{'layer':<{first}} {'weights':<{second}} {columns}"]
@@ -85,9 +86,9 @@ class Certificate:
             pairs = [f"{max(figures):>9}" if figures else f"{'float':>9}" for figures in (layer.adjacent, layer.pairs)]
             share = f"{max(layer.float_units) / FLOAT_EXACT:>8.2f}"
             figures = f"{len(layer.accumulators):>8} {max(layer.accumulators):>12} {share} {' '.join(pairs)}"
-            lines.append(f"{layer.node:<{first}} {layer.weights:<{second}} {figures}")
+            lines.append(f"{line(layer.node):<{first}} {line(layer.weights):<{second}} {figures}")
         lines.append(f"and {self.others} other operators that are exact")
         for name, text in GUARANTEES.items():
             lines.append(f"{text:<30} {'yes' if self.holds(name) else 'NO'}")
-            lines += [f"  {breach.node}: {breach.reason}" for breach in self.breaches[name]]
+            lines += [line(f"  {breach.node}: {breach.reason}") for breach in self.breaches[name]]
         return "\n".join(lines)

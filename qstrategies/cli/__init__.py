@@ -9,6 +9,7 @@ from typing import NoReturn
 
 from qstrategies import __version__
 from qstrategies.cli import experiments, files, look
+from qstrategies.cli.output import OUTPUT_CLOSED, flush, settle, warn
 from qstrategies.errors import InputError, check_choice
 from qstrategies.sandbox import run_limited
 
@@ -38,7 +39,8 @@ CPU_SECONDS = {"verify": 3600, "certify": 120, "predict": 120}
 
 
 def main(arguments: Sequence[str] | None = None, *, limited: bool = False) -> int:
-    """Run one command; returns the exit code: 0, 1 (verify or certify says no), 2 (bad input), 130 (interrupted).
+    """Run one command; returns the exit code: 0, 1 (verify or certify says no), 2 (bad input), 130 (interrupted), 141 (nobody
+    reads the output any more).
 
     ``limited``: this is the process of its own.
     """
@@ -62,21 +64,43 @@ def _dispatch(given: list[str], limited: bool) -> int:
 
 
 def guarded(action: Callable[[], int]) -> int:
-    """The exit code of ``action``, with a user's mistake, a full disk or Ctrl-C as one line instead of a traceback."""
+    """The exit code of ``action``, with a user's mistake, a full disk or Ctrl-C as one line instead of a traceback.
+
+    Where the reader of the output has gone, as after ``| head``, it ends without a word.
+    """
     try:
-        return action()
+        return _reported(action)
+    except BrokenPipeError:
+        return OUTPUT_CLOSED
+    finally:
+        settle()
+
+
+def _reported(action: Callable[[], int]) -> int:
+    try:
+        return _flushed(action)
     except InputError as error:
         return _fail(str(error))
     except OSError as error:
+        if isinstance(error, BrokenPipeError) and not settle():
+            return OUTPUT_CLOSED
         where = f": {str(error.filename)!r}" if error.filename else ""
         return _fail(f"{error.strerror or error}{where}")
     except KeyboardInterrupt:
-        print("\nqstrategies: interrupted; finished runs are kept, the same command goes on from there", file=sys.stderr)
+        print(file=sys.stderr)
+        warn("interrupted; finished runs are kept, the same command goes on from there")
         return 130
 
 
+def _flushed(action: Callable[[], int]) -> int:
+    try:
+        return action()
+    finally:
+        flush()
+
+
 def _fail(message: str) -> int:
-    print(f"qstrategies: error: {message}", file=sys.stderr)
+    warn(f"error: {message}")
     return 2
 
 

@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from qstrategies.cli.location import add_location, location
+from qstrategies.cli.output import show, show_json
+from qstrategies.cli.values import folder, number, whole
 from qstrategies.errors import InputError, check_choice, check_range
 from qstrategies.records import (
     ENGINES,
@@ -67,7 +69,7 @@ def _add_experiment(sub: argparse.ArgumentParser) -> None:
     data.add_argument("--model", default="cnn", help="a model from `qstrategies list` (default: cnn)")
     data.add_argument("--dataset", default="mnist", help="a dataset from `qstrategies list` (default: mnist)")
     add_location(data)
-    data.add_argument("--out", type=Path, default=Path("runs"), help="folder of records, models and figures (default: runs)")
+    data.add_argument("--out", type=folder, default=Path("runs"), help="folder of records, models and figures (default: runs)")
     data.add_argument(
         "--track", action="append", default=[], metavar="TOOL", help="send metrics while training: a tracker from `qstrategies list`"
     )
@@ -77,18 +79,19 @@ def _add_experiment(sub: argparse.ArgumentParser) -> None:
 
 def _add_advice(sub: argparse.ArgumentParser) -> None:
     advice = sub.add_argument_group("evidence and recommendation (chosen on validation images)")
-    advice.add_argument("--margin", type=float, default=MARGIN * 100, help="points of accuracy that do not matter to you (default: 0.1)")
-    advice.add_argument("--max-drop", type=float, metavar="POINTS", help="largest drop against the float model of no_norm")
-    advice.add_argument("--max-latency", type=float, metavar="US", help="most microseconds an image, batch 1 on one thread")
-    advice.add_argument("--max-epochs", type=int, metavar="N", help="most epochs of training in all")
-    advice.add_argument("--size", type=float, metavar="KB", help="largest ONNX file")
+    advice.add_argument(
+        "--margin", type=number(1e-3, 100), default=MARGIN * 100, help="points of accuracy that do not matter to you (default: 0.1)"
+    )
+    advice.add_argument("--max-drop", type=number(0, 100), metavar="POINTS", help="largest drop against the float model of no_norm")
+    advice.add_argument("--max-latency", type=number(1e-3, 1e9), metavar="US", help="most microseconds an image, batch 1 on one thread")
+    advice.add_argument("--max-epochs", type=whole(1, 10**6), metavar="N", help="most epochs of training in all")
+    advice.add_argument("--size", type=number(1e-3, 1e9), metavar="KB", help="largest ONNX file")
 
 
 def _advice(options: argparse.Namespace) -> tuple[float, Constraints]:
-    """The margin as a fraction, and the constraints; raises ``InputError`` for one out of range."""
+    """The margin as a fraction, and the constraints."""
     from qstrategies.evidence import Constraints
 
-    check_range("margin", options.margin, 1e-3, 100)
     return options.margin / 100, Constraints(
         drop=None if options.max_drop is None else options.max_drop / 100,
         microseconds=options.max_latency,
@@ -186,16 +189,16 @@ def _conclude(
     conclusion = conclude(records, options.out, margin, constraints)
     written = write.write_report(records, options.out, *conclusion)
     if options.json:
-        print(write.as_json(records, *conclusion), end="")
+        show_json(write.as_data(records, *conclusion))
         return 0
-    print(write.as_text(records, options.out, *conclusion))
-    print(f"Written: {', '.join(map(str, written))}")
-    print(f"Models: {options.out}/*/model.onnx (portable) and model.fast.onnx (for ONNX Runtime)")
+    show(write.as_text(records, options.out, *conclusion))
+    show(f"Written: {', '.join(map(str, written))}")
+    show(f"Models: {options.out}/*/model.onnx (portable) and model.fast.onnx (for ONNX Runtime)")
     return 0
 
 
 def add_report(sub: argparse.ArgumentParser) -> None:
-    sub.add_argument("out", metavar="RUNS", type=Path, help="the folder that run or compare wrote")
+    sub.add_argument("out", metavar="RUNS", type=folder, help="the folder that run or compare wrote")
     _add_advice(sub)
     sub.add_argument("--json", action="store_true", help="print JSON instead of the table")
 
@@ -208,8 +211,8 @@ def report(options: argparse.Namespace) -> int:
 
 
 def add_diagnose(sub: argparse.ArgumentParser) -> None:
-    sub.add_argument("run", metavar="RUN", type=Path, help="the folder of one run, as runs/no_norm-w4-...")
-    sub.add_argument("--images", type=int, default=1000, help="validation images to measure on (default: 1000)")
+    sub.add_argument("run", metavar="RUN", type=folder, help="the folder of one run, as runs/no_norm-w4-...")
+    sub.add_argument("--images", type=whole(2, 10**9), default=1000, help="validation images to measure on (default: 1000)")
     add_location(sub)
     sub.add_argument("--json", action="store_true", help="print JSON")
 
@@ -220,5 +223,5 @@ def diagnose(options: argparse.Namespace) -> int:
 
     found = diagnose_run(options.run, location(options), options.images)
     keep_diagnosis(options.run, found.to_json())
-    print(found.to_json() if options.json else found)
+    show(found.to_json() if options.json else found)
     return 0

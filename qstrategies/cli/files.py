@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import argparse
-import json
-import sys
-from pathlib import Path
 
 from qstrategies.cli.location import add_location, location
+from qstrategies.cli.output import show, show_json, warn
+from qstrategies.cli.values import file as file_path
+from qstrategies.text import line
 
 
 def add_verify(sub: argparse.ArgumentParser) -> None:
-    sub.add_argument("file", metavar="FILE.onnx", type=Path, help="a file that this package exported")
+    sub.add_argument("file", metavar="FILE.onnx", type=file_path, help="a file that this package exported")
     sub.add_argument("--runtime", action="append", help="only this runtime (may be repeated; default: all)")
     add_location(sub)
     sub.add_argument("--json", action="store_true", help="print JSON")
@@ -21,12 +21,15 @@ def verify(options: argparse.Namespace) -> int:
     from qstrategies import verify as verification
 
     report = verification.verify(options.file, location(options), options.runtime)
-    print(json.dumps(report, indent=1) if options.json else verification.report_text(report))
+    if options.json:
+        show_json(report)
+    else:
+        show(verification.report_text(report))
     return 0 if report["verdict"] == "same" and report["unchanged"] is not False else 1
 
 
 def add_certify(sub: argparse.ArgumentParser) -> None:
-    sub.add_argument("file", metavar="FILE.onnx", type=Path, help="an int8 ONNX file (QDQ) of this package or another tool")
+    sub.add_argument("file", metavar="FILE.onnx", type=file_path, help="an int8 ONNX file (QDQ) of this package or another tool")
     sub.add_argument("--json", action="store_true", help="print JSON: every figure of every output channel")
     sub.epilog = "Exit code: 0 if all three guarantees hold, 1 if not (the text names the nodes and why), 2 for a file that cannot be read."
 
@@ -38,15 +41,15 @@ def certify(options: argparse.Namespace) -> int:
     model = load_checked(options.file)
     certificate, as_exported = certify_model(model), unchanged(model)
     if options.json:
-        print(json.dumps({"file": str(options.file), "unchanged": as_exported, **certificate.as_dict}, indent=1))
+        show_json({"file": str(options.file), "unchanged": as_exported, **certificate.as_dict})
     else:
-        print(f"{options.file}: {INTEGRITY[as_exported]}\n{certificate.as_text()}")
+        show(f"{line(options.file)}: {INTEGRITY[as_exported]}\n{certificate.as_text()}")
     return 0 if certificate.complete else 1
 
 
 def add_predict(sub: argparse.ArgumentParser) -> None:
-    sub.add_argument("file", metavar="FILE.onnx", type=Path, help="a file that this package exported")
-    sub.add_argument("images", metavar="IMAGE", type=Path, nargs="+", help="any image that Pillow reads")
+    sub.add_argument("file", metavar="FILE.onnx", type=file_path, help="a file that this package exported")
+    sub.add_argument("images", metavar="IMAGE", type=file_path, nargs="+", help="any image that Pillow reads")
     sub.add_argument("--json", action="store_true", help="print JSON")
 
 
@@ -56,12 +59,15 @@ def predict(options: argparse.Namespace) -> int:
 
     results = prediction.predict(options.file, options.images)
     if unchanged(load_checked(options.file)) is False:
-        print(f"qstrategies: warning: {options.file}: {INTEGRITY[False]}", file=sys.stderr)
+        warn(f"warning: {options.file}: {INTEGRITY[False]}")
     if options.json:
-        print(json.dumps(results, indent=1))
+        show_json(results)
     else:
         for result in results:
-            print(
-                f"{result['image']}: {result['label']}  (logit {result['logit']:g}, next {result['runner_up']} {result['margin']:g} below)"
+            show(
+                line(
+                    f"{result['image']}: {result['label']}  (logit {result['logit']:g}, next {result['runner_up']}"
+                    f" {result['margin']:g} below)"
+                )
             )
     return 0

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import json
 from pathlib import Path
 from typing import Any
 
 from qstrategies.cli.location import add_location, location
+from qstrategies.cli.output import show, show_json
+from qstrategies.cli.values import folder
 from qstrategies.errors import unknown
 
 
@@ -30,14 +31,14 @@ def list_all(options: argparse.Namespace) -> int:
         "trackers": [_describe(name, TRACKERS.get(name)) for name in TRACKERS.names()],
     }
     if options.json:
-        print(json.dumps(listing, indent=1))
+        show_json(listing)
         return 0
     for kind, items in listing.items():
-        print(f"{kind}:")
+        show(f"{kind}:")
         for item in items:
-            print(f"  {item['name']:<22} {item['summary']}" + (f"  {item['paper']}" if item.get("paper") else ""))
+            show(f"  {item['name']:<22} {item['summary']}" + (f"  {item['paper']}" if item.get("paper") else ""))
             if item.get("options"):
-                print(f"  {'':<22} options: {item['options']}")
+                show(f"  {'':<22} options: {item['options']}")
     return 0
 
 
@@ -50,17 +51,20 @@ def _describe(name: str, item: Any) -> dict[str, str]:
 def add_data(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("action", metavar="show", help="show: class counts as text and a sample grid as a picture")
     sub.add_argument("--dataset", default="mnist", help="a dataset from `qstrategies list` (default: mnist)")
-    sub.add_argument("--out", type=Path, default=Path("runs"), help="folder of the picture (default: runs)")
+    sub.add_argument("--out", type=folder, default=Path("runs"), help="folder of the picture (default: runs)")
     add_location(sub)
     sub.add_argument("--json", action="store_true", help="print JSON")
 
 
 def data(options: argparse.Namespace) -> int:
     from qstrategies.datasets import DATASETS
-    from qstrategies.datasets.show import show
+    from qstrategies.datasets.show import show as look_at
 
     if options.action != "show":
         raise unknown("action of data", options.action, ["show"])
-    text, counts = show(DATASETS.get(options.dataset)(location(options)), options.out)
-    print(json.dumps(counts, indent=1) if options.json else text)
+    text, counts = look_at(DATASETS.get(options.dataset)(location(options)), options.out)
+    if options.json:
+        show_json(counts)
+    else:
+        show(text)
     return 0

@@ -9,6 +9,7 @@ from matplotlib import pyplot as plt
 from qstrategies.datasets.base import Dataset
 from qstrategies.files import atomic_write
 from qstrategies.report.plots import png
+from qstrategies.text import file_name
 
 SAMPLES = 12
 
@@ -16,7 +17,7 @@ SAMPLES = 12
 def show(dataset: Dataset, folder: Path) -> tuple[str, dict[str, list[int]]]:
     """Write ``folder/<name>.png`` and return the text and the counts per split and class."""
     counts = {name: split.labels.bincount(minlength=len(dataset.labels)).tolist() for name, split in dataset.splits.items()}
-    path = folder / f"{dataset.name}.png"
+    path = folder / f"{file_name(dataset.name)}.png"
     atomic_write(path, _picture(dataset, counts))
     lines = [f"{dataset.name}: {dataset.summary}", f"{'class':<14}" + "".join(f"{name:>12}" for name in counts)]
     lines += [f"{label:<14}" + "".join(f"{column[index]:>12}" for column in counts.values()) for index, label in enumerate(dataset.labels)]

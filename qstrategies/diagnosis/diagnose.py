@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-import json
-import math
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -21,6 +19,7 @@ from qstrategies.quantization.convert import calibrate
 from qstrategies.quantization.exact_forms import left_in_float, trace
 from qstrategies.quantization.prepare import prepare
 from qstrategies.records import MARGIN, QuantizationConfig
+from qstrategies.text import json_text, line
 
 Inputs = Tensor | tuple[Tensor, ...]
 LARGEST_SUM = 128  # of two 8-bit weights times 255 each, which a 16-bit sum still holds
@@ -69,13 +68,13 @@ class Diagnosis:
     def to_json(self) -> str:
         """All figures and findings; infinite ones as null."""
         content = {**dataclasses.asdict(self), "findings": [dataclasses.asdict(finding) for finding in self.findings]}
-        return json.dumps(_finite(content), indent=1, allow_nan=False)
+        return json_text(content)
 
     def __str__(self) -> str:
         head = f"{'rounded':<34} {'SQNR dB':>8} {'expected':>8} {'max/rms':>8} {'kurtosis':>8} {'spread':>7} {'clipped':>8} {'unused':>7}"
         lines = ["Every tensor that is rounded, measured on the examples", head]
         lines += [
-            f"{item.kind + ' of ' + item.name:<34} {item.sqnr:>8.1f} {item.predicted:>8.1f} {item.peak:>8.1f} {item.kurtosis:>8.1f}"
+            f"{item.kind + ' of ' + line(item.name):<34} {item.sqnr:>8.1f} {item.predicted:>8.1f} {item.peak:>8.1f} {item.kurtosis:>8.1f}"
             f" {item.spread:>7.1f} {item.clipped:>8.2%} {item.unused:>7.0%}"
             for item in self.sites
         ]
@@ -85,10 +84,12 @@ class Diagnosis:
             "Parts quantized, the rest in float",
             f"{'':<34} {'SQNR of outputs, dB':>20}" + (f" {'accuracy':>9}" if known else ""),
         ]
-        lines += [f"{name:<34} {trial.sqnr:>20.1f}" + (f" {trial.accuracy:>9.2%}" if known else "") for name, trial in self.trials.items()]
+        lines += [
+            f"{line(name):<34} {trial.sqnr:>20.1f}" + (f" {trial.accuracy:>9.2%}" if known else "") for name, trial in self.trials.items()
+        ]
         lines += ["", "What to try next" if self.findings else "Nothing stands out: no rule fires."]
         for number, finding in enumerate(self.findings, 1):
-            lines.append(f"{number}. {finding.rule} ({finding.where}): {finding.evidence}. Try: {finding.advice}.")
+            lines.append(line(f"{number}. {finding.rule} ({finding.where}): {finding.evidence}. Try: {finding.advice}."))
         return "\n".join(lines)
 
 
@@ -175,14 +176,6 @@ def diagnose_calibrated(
         per_channel=config.per_channel,
         float_accuracy=_accuracy(expected, labels),
     )
-
-
-def _finite(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _finite(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _tuple(inputs: Inputs) -> tuple[Tensor, ...]:

@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from qstrategies import text
+
 
 @dataclass(frozen=True)
 class Grid:
-    """A table: its title, the heads of its columns, its rows, and how to read it."""
+    """A table: its title, the heads of its columns, its rows, and how to read it. Cells and notes may come from anywhere."""
 
     title: str
     headers: Sequence[str]
@@ -17,16 +19,16 @@ class Grid:
 
     def as_text(self) -> str:
         """Aligned columns for a terminal: the first to the left, the others to the right."""
-        table = [self.headers, *self.rows]
-        widths = [max(len(line[index]) for line in table) for index in range(len(self.headers))]
-        lines = ["  ".join(_justified(line, widths)) for line in table]
+        table = [[text.line(cell) for cell in row] for row in (self.headers, *self.rows)]
+        widths = [max(len(row[index]) for row in table) for index in range(len(self.headers))]
+        lines = ["  ".join(_justified(row, widths)) for row in table]
         return "\n".join([lines[0], "-" * len(lines[0]), *lines[1:]])
 
     def as_markdown(self) -> str:
         """A Markdown table with its notes."""
         lines = [self.headers, ["---", *["---:"] * (len(self.headers) - 1)], *self.rows]
-        table = "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
-        return table + (f"\n\n{self.notes}\n" if self.notes else "\n")
+        table = "\n".join("| " + " | ".join(map(text.markdown, row)) + " |" for row in lines)
+        return table + (f"\n\n{text.markdown(self.notes)}\n" if self.notes else "\n")
 
 
 def _justified(cells: Sequence[str], widths: Sequence[int]) -> list[str]:

@@ -18,6 +18,7 @@ from matplotlib.figure import Figure
 from qstrategies.records import RunRecord
 from qstrategies.report import evidence, plots
 from qstrategies.report.grid import Grid
+from qstrategies.text import block
 
 if TYPE_CHECKING:
     from qstrategies.evidence import Evidence, Recommendation
@@ -47,7 +48,12 @@ class Bar:
 
 def page(records: Sequence[RunRecord], tables: Sequence[Grid], found: Evidence | None, advice: Recommendation | None) -> str:
     """The whole report. Names and reasons come from files and are escaped."""
-    environment = jinja2.Environment(loader=jinja2.PackageLoader("qstrategies.report"), autoescape=True, undefined=jinja2.StrictUndefined)
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("qstrategies.report"),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        finalize=_visible,
+    )
     return environment.get_template("report.html.j2").render(
         advice=advice,
         tables=tables,
@@ -56,8 +62,12 @@ def page(records: Sequence[RunRecord], tables: Sequence[Grid], found: Evidence |
         pictures=_pictures(records, found, advice) if found else [],
         histograms=_histograms(records) if found else {},
         configurations={record.config.run_id: json.dumps(asdict(record.config), indent=1) for record in records},
-        failures={record.config.run_id: record.reason for record in records if record.status == "failed"},
     )
+
+
+def _visible(value: object) -> object:
+    """Texts without characters that hide something or turn the order of reading; markup and numbers as they are."""
+    return block(value) if type(value) is str else value
 
 
 def _pictures(records: Sequence[RunRecord], found: Evidence, advice: Recommendation | None) -> list[Picture]:
@@ -110,7 +120,11 @@ def svg(figure: Figure, prefix: str) -> str:
         figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
     plt.close(figure)
     text = buffer.getvalue()
-    text = text[text.index("<svg") :].replace("#000000", "currentColor").replace("#ffffff", "var(--paper)")
-    text = re.sub(r'\bid="', f'id="{prefix}-', text)
-    text = re.sub(r'(href="|url\()#', rf"\1#{prefix}-", text)
-    return text
+    return re.sub("<[^>]*>", lambda tag: _adapted(tag[0], prefix), text[text.index("<svg") :])
+
+
+def _adapted(tag: str, prefix: str) -> str:
+    """A tag in the colours of the page, with ids of its own. Only tags: between them stand names."""
+    tag = tag.replace("#000000", "currentColor").replace("#ffffff", "var(--paper)")
+    tag = re.sub(r'\bid="', f'id="{prefix}-', tag)
+    return re.sub(r'(href="|url\()#', rf"\1#{prefix}-", tag)

@@ -14,6 +14,7 @@ from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from qstrategies import text
 from qstrategies.records import RunRecord, WeightHistogram, labels
 
 if TYPE_CHECKING:
@@ -21,13 +22,16 @@ if TYPE_CHECKING:
     from qstrategies.evidence.recommend import Candidate
 
 MARKERS = "osD^vP*X<>"
+LONGEST_LABEL = 80
 PARETO_RANGE = 0.02
 """How far below the best a candidate is still drawn: two points."""
 
 
 def plain(name: str) -> str:
-    """``name`` as a label that is not taken for a formula, nor for one to be hidden."""
-    return name.replace("$", r"\$").lstrip("_") or "-"
+    """``name`` as a label that is not taken for a formula, nor for one to be hidden, and leaves room for the figure."""
+    short = name if len(name) <= LONGEST_LABEL else f"{name[:LONGEST_LABEL]}..."
+    shown = text.line(short)
+    return shown.replace("$", r"\$").lstrip("_") or "-"
 
 
 def png(figure: Figure) -> bytes:
@@ -100,11 +104,11 @@ def draw_histogram(axis: Axes, histogram: WeightHistogram, strategy: str) -> Non
     stage = "folded, " if histogram.when == "folded" else ""
     axis.set_title(f"{plain(strategy)}, {stage}epoch {histogram.epoch}", fontsize=9)
     ratio = histogram.max_abs / histogram.sigma
-    text = f"max {histogram.max_abs:.3g}\nsigma {histogram.sigma:.3g}\nmax/sigma {ratio:.1f}"
+    figures = f"max {histogram.max_abs:.3g}\nsigma {histogram.sigma:.3g}\nmax/sigma {ratio:.1f}"
     axis.text(
         0.02,
         0.95,
-        text,
+        figures,
         transform=axis.transAxes,
         va="top",
         fontsize=7,

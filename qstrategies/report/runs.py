@@ -40,6 +40,12 @@ def runtimes(records: Sequence[RunRecord]) -> Grid:
     return Grid("Runtimes", ["executor", "file", "runs with the same bits", "largest distance", "images", "first difference"], rows, notes)
 
 
+def failures(records: Sequence[RunRecord]) -> Grid:
+    """The runs that failed, and why."""
+    rows = [[record.config.run_id, record.reason or "no reason recorded"] for record in records if record.status == "failed"]
+    return Grid("Failed runs", ["run", "reason"], rows)
+
+
 def commands(records: Sequence[RunRecord]) -> Grid:
     """The command that makes each run again, with its seed."""
     rows = [[record.config.run_id, command(record.config), _commit(record)] for record in records]
@@ -127,7 +133,7 @@ def diagnoses(records: Sequence[RunRecord], folder: Path) -> Grid:
         for record in records
         for finding in _findings(folder / record.config.run_id / DIAGNOSIS)
     ]
-    notes = "" if rows else "No run was diagnosed with a finding. `qstrategies diagnose RUN` says where a loss comes from."
+    notes = "" if rows else "No run was diagnosed with a finding. qstrategies diagnose RUN says where a loss comes from."
     return Grid("Diagnosis", ["run", "finding", "where", "evidence", "try"], rows, notes)
 
 

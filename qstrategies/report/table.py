@@ -11,6 +11,7 @@ from typing import Any
 
 from qstrategies.records import RunRecord, labels
 from qstrategies.report.grid import Grid
+from qstrategies.text import csv_cell
 
 
 @dataclass(frozen=True)
@@ -183,13 +184,13 @@ def overview(rows: Sequence[Row]) -> Grid:
 
 
 def as_csv(rows: Sequence[Row]) -> str:
-    """One line per row, plain numbers; standard deviations in columns of their own."""
+    """One line per row, plain numbers and quoted texts; standard deviations in columns of their own."""
     plain = [_flat(row) for row in rows]
     names = list(dict.fromkeys(name for item in plain for name in item))
     buffer = io.StringIO()
-    writer = csv.DictWriter(buffer, names, restval="", lineterminator="\n")
+    writer = csv.DictWriter(buffer, names, restval="", lineterminator="\n", quoting=csv.QUOTE_NONNUMERIC)
     writer.writeheader()
-    writer.writerows(plain)
+    writer.writerows({name: csv_cell(value) for name, value in item.items()} for item in plain)
     return buffer.getvalue()
 
 

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from qstrategies.files import atomic_write
 from qstrategies.records import RunRecord
 from qstrategies.report import evidence, html, plots, runs, table
 from qstrategies.report.grid import Grid
+from qstrategies.text import block, json_text, markdown
 
 if TYPE_CHECKING:
     from qstrategies.evidence import Evidence, Recommendation
@@ -24,9 +24,9 @@ def write_report(records: Sequence[RunRecord], folder: Path, found: Evidence | N
     tables, drawn = grids(records, folder, found), draw(records, found, advice)
     contents: dict[str, bytes | str] = {
         "report.html": html.page(records, tables, found, advice),
-        "summary.md": _markdown(records, tables, advice, list(drawn)),
+        "summary.md": _markdown(tables, advice, list(drawn)),
         "summary.csv": table.as_csv(table.summarise(records)),
-        "summary.json": as_json(records, found, advice),
+        "summary.json": json_text(as_data(records, found, advice)) + "\n",
         **drawn,
     }
     for name, content in contents.items():
@@ -37,7 +37,9 @@ def write_report(records: Sequence[RunRecord], folder: Path, found: Evidence | N
 def grids(records: Sequence[RunRecord], folder: Path, found: Evidence | None) -> list[Grid]:
     """The tables of every form of the report, in order."""
     rows = table.summarise(records)
-    tables = [table.overview(rows), *([evidence.grid(found)] if found else []), table.grid(rows)]
+    failed = runs.failures(records)
+    tables = [table.overview(rows), *([failed] if failed.rows else [])]
+    tables += [*([evidence.grid(found)] if found else []), table.grid(rows)]
     return [*tables, runs.runtimes(records), runs.diagnoses(records, folder), runs.commands(records), runs.versions(records)]
 
 
@@ -55,25 +57,18 @@ def as_text(records: Sequence[RunRecord], folder: Path, found: Evidence | None, 
     """The tables, their notes and the recommendation for a terminal; how to repeat each run is in the files."""
     shown = [item for item in grids(records, folder, found)[1:] if item.title not in ("How to make each run again", "Machine and versions")]
     parts = [part for item in shown for part in (item.title, item.as_text() if item.rows else "", item.notes) if part]
-    return "\n\n".join([*parts, *([advice.reason] if advice else [])]) + "\n"
+    return block("\n\n".join([*parts, *([advice.reason] if advice else [])])) + "\n"
 
 
-def as_json(records: Sequence[RunRecord], found: Evidence | None, advice: Recommendation | None) -> str:
-    """Rows of the table, evidence and recommendation as one JSON object."""
-    content = {"rows": table.as_data(table.summarise(records)), **evidence.as_data(found, advice)}
-    return json.dumps(content, indent=1, allow_nan=False) + "\n"
+def as_data(records: Sequence[RunRecord], found: Evidence | None, advice: Recommendation | None) -> dict[str, Any]:
+    """Rows of the table, evidence and recommendation as plain data for JSON."""
+    return {"rows": table.as_data(table.summarise(records)), **evidence.as_data(found, advice)}
 
 
-def _markdown(records: Sequence[RunRecord], tables: Sequence[Grid], advice: Recommendation | None, figures: Sequence[str]) -> str:
+def _markdown(tables: Sequence[Grid], advice: Recommendation | None, figures: Sequence[str]) -> str:
     sections = {
-        "Recommendation": advice.reason + "\n" if advice else "",
-        **{item.title: item.as_markdown() if item.rows else item.notes + "\n" for item in tables},
-        "Failed runs": "".join(f"- {name}: {reason}\n" for name, reason in failures(records).items()),
+        "Recommendation": markdown(advice.reason) + "\n" if advice else "",
+        **{item.title: item.as_markdown() if item.rows else markdown(item.notes) + "\n" for item in tables},
         "Pictures": "\n".join(f"![{name.removesuffix('.png').replace('_', ' ')}]({name})\n" for name in figures),
     }
     return "# Comparison of quantization strategies\n\n" + "\n".join(f"## {title}\n\n{text}" for title, text in sections.items() if text)
-
-
-def failures(records: Sequence[RunRecord]) -> dict[str, str]:
-    """Why runs failed, by run."""
-    return {record.config.run_id: record.reason or "no reason recorded" for record in records if record.status == "failed"}

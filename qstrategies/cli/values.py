@@ -1,0 +1,70 @@
+"""What the values of options must be: each returns a function for argparse that refuses anything else."""
+
+from __future__ import annotations
+
+from argparse import ArgumentTypeError
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypeVar
+
+Number = TypeVar("Number", int, float)
+
+
+def number(low: float, high: float) -> Callable[[str], float]:
+    """A finite number from ``low`` to ``high``."""
+
+    def parse(text: str) -> float:
+        try:
+            value = float(text)
+        except ValueError:
+            raise ArgumentTypeError(f"{text!r} is not a number") from None
+        return _within(value, text, low, high)
+
+    return parse
+
+
+def whole(low: int, high: int) -> Callable[[str], int]:
+    """A whole number from ``low`` to ``high``."""
+
+    def parse(text: str) -> int:
+        try:
+            value = int(text)
+        except ValueError:
+            raise ArgumentTypeError(f"{_shortened(text)!r} is not a whole number") from None
+        return _within(value, text, low, high)
+
+    return parse
+
+
+def _within(value: Number, text: str, low: float, high: float) -> Number:
+    if not low <= value <= high:  # so written, it refuses NaN
+        raise ArgumentTypeError(f"{_shortened(text)} is out of range: it must lie in {low:g}...{high:g}")
+    return value
+
+
+def _shortened(text: str, most: int = 40) -> str:
+    return text if len(text) <= most else f"{text[:most]}..."
+
+
+def file(text: str) -> Path:
+    """The path of a file; whether it is there is for the command to say."""
+    path = _path(text)
+    if path.is_dir():
+        raise ArgumentTypeError(f"{text!r} is a folder: expected a file")
+    return path
+
+
+def folder(text: str) -> Path:
+    """The path of a folder, which need not be there yet."""
+    path = _path(text)
+    if path.exists() and not path.is_dir():
+        raise ArgumentTypeError(f"{text!r} is a file: expected a folder")
+    return path
+
+
+def _path(text: str) -> Path:
+    if not text.strip():
+        raise ArgumentTypeError(f"{text!r} is empty: expected a path")
+    if "\0" in text:
+        raise ArgumentTypeError(f"{text!r} has a NUL character, which no path has")
+    return Path(text)
