@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
+from qstrategies.evidence.candidates import Candidate, Constraints
 from qstrategies.evidence.paired import holm, mcnemar, paired_difference
-from qstrategies.evidence.recommend import Candidate, Constraints, Recommendation, recommend
+from qstrategies.evidence.recommend import Recommendation, recommend
+from qstrategies.evidence.standing import Validation
 from qstrategies.evidence.verdicts import LEVEL, Comparison, compare_all
 from qstrategies.predictions import Predictions
 from qstrategies.records import MARGIN, RunRecord, labels
@@ -38,10 +40,10 @@ class Row:
 
 @dataclass(frozen=True, kw_only=True)
 class Evidence:
-    """All rows, ``margin`` as a fraction, and what ``recommend`` may choose from."""
+    """All rows, ``margin`` as a fraction, and what ``recommend`` may choose from with its hits on the validation images."""
 
     rows: tuple[Row, ...]
-    candidates: tuple[Candidate, ...]
+    candidates: Mapping[Candidate, Validation]
     reference: str
     margin: float
     images: int
@@ -88,7 +90,11 @@ def gather(records: Sequence[RunRecord], folder: Path, margin: float) -> Evidenc
         family = {name: group for (name, width), group in groups.items() if width == bits}
         rows += _rows(family, bits, reference, margin)
     baseline = groups[reference, max(bits for name, bits in groups if name == reference)]
-    candidates = tuple(_candidate(name, bits, group, baseline) for (name, bits), group in groups.items())
+    candidates = {
+        _candidate(name, bits, group, baseline, plain=name == reference): _validation(group)
+        for (name, bits), group in groups.items()
+        if _same_images(group, baseline)
+    }
     order = {key: index for index, key in enumerate(groups)}
     rows.sort(key=lambda row: order[row.strategy, row.weight_bits])
     images = len(next(iter(baseline.values()))[1].test.labels)
@@ -126,7 +132,17 @@ def _row(name: str, bits: int, group: Group, change: Comparison, against: Compar
     )
 
 
-def _candidate(name: str, bits: int, group: Group, baseline: Group) -> Candidate:
+def _validation(group: Group) -> Validation:
+    return {seed: run.validation.int8_hits for seed, (_, run) in group.items()}
+
+
+def _same_images(group: Group, baseline: Group) -> bool:
+    """Whether both were validated on the same images: accuracies on others, as of another dataset, cannot be compared."""
+    splits = [run.validation.labels for runs in (group, baseline) for _, run in runs.values()]
+    return all(np.array_equal(labels, splits[0]) for labels in splits)
+
+
+def _candidate(name: str, bits: int, group: Group, baseline: Group, *, plain: bool) -> Candidate:
     records = [record for record, _ in group.values()]
     accuracy = float(np.mean([run.validation.int8_hits.mean() for _, run in group.values()]))
     float_accuracy = float(np.mean([run.validation.float_hits.mean() for _, run in baseline.values()]))
@@ -136,6 +152,8 @@ def _candidate(name: str, bits: int, group: Group, baseline: Group) -> Candidate
         accuracy=accuracy,
         drop=float_accuracy - accuracy,
         epochs=max(record.epochs_before + len(record.curve) for record in records),
+        extra_epochs=max(len(record.curve) if record.starts_from else 0 for record in records),
         microseconds=float(np.mean([record.speeds[-1].microseconds_batch_1 for record in records])),
         size=max(record.sizes["portable"] for record in records),
+        plain=plain,
     )

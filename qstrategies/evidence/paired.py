@@ -48,6 +48,14 @@ class Difference:
         """Two-sided p-value of "no difference": twice the share of draws on the other side of zero."""
         return min(1.0, 2 * self._share(min((self.draws <= 0).sum(), (self.draws >= 0).sum())))
 
+    def p_above(self, margin: float) -> float:
+        """One-sided p-value of "a difference of at most ``margin``"."""
+        return self._share((self.draws <= margin).sum())
+
+    def p_below(self, margin: float) -> float:
+        """One-sided p-value of "a difference of at least ``margin``"."""
+        return self._share((self.draws >= margin).sum())
+
     def p_beyond(self, margin: float) -> float:
         """p-value of "a difference of at least ``margin``", by two one-sided tests (Schuirmann, 1987)."""
         return self._share(max((self.draws <= -margin).sum(), (self.draws >= margin).sum()))

@@ -1,110 +1,108 @@
-"""Which strategy to ship: chosen on validation data, under the user's constraints, the cheapest that is good enough."""
+"""Which strategy to ship: the plain one, unless it is shown to be worse or something cheaper is shown to be as good."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from qstrategies.errors import check_range
-
-
-@dataclass(frozen=True, kw_only=True)
-class Candidate:
-    """One strategy at one bit width. ``accuracy`` and ``drop`` (against the reference's float model) are fractions of the
-    validation split, means over the seeds; ``epochs`` all that it trains; ``microseconds`` one image in the fast file on
-    one thread; ``size`` bytes of the portable file."""
-
-    strategy: str
-    weight_bits: int
-    accuracy: float
-    drop: float
-    epochs: int
-    microseconds: float
-    size: int
-
-    @property
-    def name(self) -> str:
-        """As the recommendation calls it."""
-        return f"{self.strategy} at {self.weight_bits} bits"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Constraints:
-    """Upper limits of a ``Candidate``, None for none. Raises ``InputError`` for one out of range."""
-
-    drop: float | None = None
-    microseconds: float | None = None
-    epochs: int | None = None
-    size: int | None = None
-
-    def __post_init__(self) -> None:
-        for name, low, high in (("drop", -1.0, 1.0), ("microseconds", 0.0, 1e9), ("epochs", 1, 10**6), ("size", 1, 2**40)):
-            value = getattr(self, name)
-            if value is not None:
-                check_range(f"largest {name}", value, low, high)
-
-    def broken_by(self, candidate: Candidate) -> list[str]:
-        """The names of the limits that ``candidate`` exceeds."""
-        return [name for name, limit in vars(self).items() if limit is not None and getattr(candidate, name) > limit]
-
-    def __str__(self) -> str:
-        shown = {
-            "drop": lambda value: f"a drop of at most {value * 100:g} points",
-            "microseconds": lambda value: f"at most {value:g} us an image",
-            "epochs": lambda value: f"at most {value} epochs",
-            "size": lambda value: f"at most {value / 1000:g} KB",
-        }
-        return ", ".join(shown[name](limit) for name, limit in vars(self).items() if limit is not None)
+from qstrategies.evidence.candidates import Candidate, Constraints, cheapest, pareto, plainest
+from qstrategies.evidence.standing import Standing, Validation, standings
 
 
 @dataclass(frozen=True, kw_only=True)
 class Recommendation:
-    """``chosen`` is None if no candidate keeps to the constraints; ``reason`` is two sentences. ``pareto``: the candidates
-    that keep to them and that no other beats in accuracy or epochs without losing in the other."""
+    """``chosen`` is None if no candidate keeps to the constraints; ``reason`` says in words what is shown and what is not.
+
+    ``best``: the most accurate candidate on validation images. ``standing``: that of ``chosen``, None if it is the best.
+    ``worse``: the candidates that are shown to be worse. ``pareto``: those that no other beats in accuracy or epochs
+    without losing in the other. All of them keep to the constraints.
+    """
 
     chosen: Candidate | None
     reason: str
-    pareto: tuple[Candidate, ...]
+    best: Candidate | None = None
+    standing: Standing | None = None
+    worse: tuple[Candidate, ...] = ()
+    pareto: tuple[Candidate, ...] = ()
 
 
-def recommend(candidates: Sequence[Candidate], constraints: Constraints, margin: float) -> Recommendation:
-    """The cheapest candidate (epochs, then size in KB, then accuracy) among those that keep to ``constraints`` and lie
-    within ``margin`` (a fraction) of the most accurate of them: less than the margin is not worth an epoch."""
-    feasible = [candidate for candidate in candidates if not constraints.broken_by(candidate)]
+def recommend(candidates: Mapping[Candidate, Validation], constraints: Constraints, margin: float) -> Recommendation:
+    """What to ship of those that keep to ``constraints``, by their hits on the validation images.
+
+    Out is what is shown to be more than ``margin`` (a fraction) less accurate than the most accurate. Of the rest it is
+    the plainest, or what costs less (``cheapest``) and is shown to lie within the margin.
+    """
+    feasible = {one: hits for one, hits in candidates.items() if not constraints.broken_by(one)}
     if not feasible:
-        return Recommendation(chosen=None, reason=_none_fits(candidates, constraints), pareto=())
-    best = max(feasible, key=lambda candidate: candidate.accuracy)
-    good = [candidate for candidate in feasible if best.accuracy - candidate.accuracy <= margin]
-    chosen = min(good, key=lambda candidate: (candidate.epochs, round(candidate.size / 1000), -candidate.accuracy))
-    return Recommendation(chosen=chosen, reason=_reason(chosen, best, good, feasible, constraints, margin), pareto=pareto(feasible))
-
-
-def pareto(candidates: Sequence[Candidate]) -> tuple[Candidate, ...]:
-    """Those that no other equals in epochs and accuracy and beats in one of them, by epochs."""
-    kept = [one for one in candidates if not any(_beats(other, one) for other in candidates)]
-    return tuple(sorted(kept, key=lambda candidate: candidate.epochs))
-
-
-def _beats(other: Candidate, one: Candidate) -> bool:
-    no_worse = other.epochs <= one.epochs and other.accuracy >= one.accuracy
-    return no_worse and (other.epochs, other.accuracy) != (one.epochs, one.accuracy)
-
-
-def _reason(
-    chosen: Candidate, best: Candidate, good: Sequence[Candidate], feasible: Sequence[Candidate], constraints: Constraints, margin: float
-) -> str:
-    limits = str(constraints)
-    field = f"the {len(feasible)} candidates" + (f" that keep to {limits}" if limits else "")
-    if chosen is best:
-        place = f"the most accurate of {field}"
-    else:
-        place = f"within {margin * 100:g} points of the most accurate of {field}, {best.name} with {best.accuracy:.2%}"
-    cheaper = "no candidate that good trains for fewer epochs" if len(good) > 1 else "no other comes within the margin"
-    return (
-        f"Ship {chosen.name}: it reaches {chosen.accuracy:.2%} on validation images, {place}. "
-        f"It trains for {chosen.epochs} epochs and {cheaper}; its file has {chosen.size / 1000:.0f} KB and takes "
-        f"{chosen.microseconds:.0f} us an image on one thread."
+        return Recommendation(chosen=None, reason=_none_fits(list(candidates), constraints))
+    top = max(candidate.accuracy for candidate in feasible)
+    best = cheapest(candidate for candidate in feasible if candidate.accuracy == top)
+    found = standings(best, feasible, margin)
+    left = [best, *(one for one, standing in found.items() if standing.verdict != "worse")]
+    shown = [best, *(one for one, standing in found.items() if standing.verdict == "within")]
+    chosen = cheapest([plainest(left), *shown])
+    seeds = found[chosen].seeds if chosen in found else len(feasible[best])
+    worse = tuple(one for one, standing in found.items() if standing.verdict == "worse")
+    field = f"the {len(feasible)} candidates" + (f" that keep to {constraints}" if str(constraints) else "")
+    return Recommendation(
+        chosen=chosen,
+        reason=_reason(chosen, best, found.get(chosen), field, len(worse), margin) + _reach(seeds),
+        best=best,
+        standing=found.get(chosen),
+        worse=worse,
+        pareto=pareto(feasible),
     )
+
+
+def _reason(chosen: Candidate, best: Candidate, standing: Standing | None, field: str, worse: int, margin: float) -> str:
+    """What is shown and what is not, what would show it, and what the choice costs."""
+    top = f"{best.name}, the most accurate of {field} ({best.accuracy:.2%} on validation images)"
+    if standing is None:
+        said = [f"Ship {chosen.name}: it is the most accurate of {field}, with {chosen.accuracy:.2%} on validation images."]
+    elif standing.verdict == "within":
+        said = [f"Ship {chosen.name}: it is shown to be less than {margin * 100:g} points worse than {top}."]
+    else:
+        plain = ", the plain choice" if chosen.plain else ""
+        said = [f"Ship {chosen.name}{plain}: it is not shown to be more than {margin * 100:g} points worse than {top}."]
+        said += [_what_is_open(standing), _what_would_decide(standing)]
+    if worse:
+        said.append(f"Shown to be worse: {_count(worse, 'candidate')}.")
+    return " ".join([*said, _cost(chosen)])
+
+
+def _what_is_open(standing: Standing) -> str:
+    """What keeps "not shown to be worse" from "as good"."""
+    return (
+        f"That does not show it to be as good: it lies {standing.loss * 100:z.2f} points behind, 95 % interval"
+        f" {standing.low * 100:z.2f} to {standing.high * 100:z.2f}, and from {_count(standing.seeds, 'seed')} and {standing.images} images"
+        f" a loss of less than {standing.unnoticed * 100:.2f} points goes unnoticed."
+    )
+
+
+def _what_would_decide(standing: Standing) -> str:
+    if standing.seeds_needed is not None:
+        enough = f"{standing.seeds_needed} seeds in all"
+    elif standing.images_needed is not None:
+        enough = f"about {standing.images_needed} validation images"
+    else:
+        enough = "only many more validation images"
+    return f"If the difference is what it seems, {enough} would decide it."
+
+
+def _cost(chosen: Candidate) -> str:
+    extra = _count(chosen.extra_epochs, "epoch") if chosen.extra_epochs else "no epochs"
+    return (
+        f"It trains for {extra} beyond the float model; its file has {chosen.size / 1000:.0f} KB and takes"
+        f" {chosen.microseconds:.0f} us an image on one thread."
+    )
+
+
+def _reach(seeds: int) -> str:
+    return " One seed speaks of these trained models only, compare --seeds 5 of the strategies." if seeds == 1 else ""
+
+
+def _count(number: int, thing: str) -> str:
+    return f"{number} {thing}" if number == 1 else f"{number} {thing}s"
 
 
 def _none_fits(candidates: Sequence[Candidate], constraints: Constraints) -> str:

@@ -72,9 +72,24 @@ def seeds_needed(item: Difference, margin: float, level: float) -> int | None:
     """The smallest number of seeds, above the present one, at which the same mean and variances would be decided."""
     if item.seeds == 1:
         return None
-    seeds = np.arange(item.seeds + 1, MOST_SEEDS + 1)
+    seeds = _more_seeds(item)
     two_sided, one_sided = (_half_width(item, seeds, tail) for tail in (level / 2, level))
-    decided = (abs(item.mean) > two_sided) | (abs(item.mean) + one_sided < margin)
+    return _first(seeds, (abs(item.mean) > two_sided) | (abs(item.mean) + one_sided < margin))
+
+
+def seeds_to_place(item: Difference, margin: float, level: float) -> int | None:
+    """The smallest number of seeds, above the present one, that would show on which side of ``margin`` the same mean lies."""
+    if item.seeds == 1:
+        return None
+    seeds = _more_seeds(item)
+    return _first(seeds, abs(item.mean - margin) > _half_width(item, seeds, level))
+
+
+def _more_seeds(item: Difference) -> NDArray[np.int64]:
+    return np.arange(item.seeds + 1, MOST_SEEDS + 1)
+
+
+def _first(seeds: NDArray[np.int64], decided: NDArray[np.bool_]) -> int | None:
     return int(seeds[decided.argmax()]) if decided.any() else None
 
 

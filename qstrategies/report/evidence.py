@@ -71,7 +71,13 @@ def grid(evidence: Evidence) -> Grid:
 
 def as_data(evidence: Evidence | None, recommendation: Recommendation | None) -> dict[str, Any]:
     """Both as plain data for JSON."""
-    return {
-        "evidence": None if evidence is None else dataclasses.asdict(evidence),
-        "recommendation": None if recommendation is None else dataclasses.asdict(recommendation),
-    }
+    found = None
+    if evidence is not None:
+        found = {
+            "rows": [dataclasses.asdict(row) for row in evidence.rows],
+            "candidates": [dataclasses.asdict(candidate) for candidate in evidence.candidates],
+            "reference": evidence.reference,
+            "margin": evidence.margin,
+            "images": evidence.images,
+        }
+    return {"evidence": found, "recommendation": None if recommendation is None else dataclasses.asdict(recommendation)}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import statistics
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING
 
 import matplotlib
@@ -19,7 +19,7 @@ from qstrategies.records import RunRecord, WeightHistogram, labels
 
 if TYPE_CHECKING:
     from qstrategies.evidence import Recommendation
-    from qstrategies.evidence.recommend import Candidate
+    from qstrategies.evidence.candidates import Candidate
 
 MARKERS = "osD^vP*X<>"
 LONGEST_LABEL = 80
@@ -145,7 +145,7 @@ def one_per_strategy(records: Sequence[RunRecord]) -> dict[str, RunRecord]:
     return first
 
 
-def pareto(candidates: Sequence[Candidate], advice: Recommendation) -> Figure:
+def pareto(candidates: Collection[Candidate], advice: Recommendation) -> Figure:
     """Validation accuracy over training epochs: all candidates near the top, the Pareto set joined, the choice named."""
     figure, axis = plt.subplots(figsize=(8, 4.8), layout="constrained")
     best = max(candidate.accuracy for candidate in candidates)
