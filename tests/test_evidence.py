@@ -1,19 +1,19 @@
-"""Statistics against known cases, independent formulas and simulation; the recommendation against its constraints."""
+"""Statistics against known cases, independent formulas and simulation."""
 
 import dataclasses
+import json
 import math
 
 import numpy as np
 import pytest
 
 from qstrategies.errors import InputError
-from qstrategies.evidence import Constraints, compare_all, conclude, holm, mcnemar, paired_difference, recommend
-from qstrategies.evidence.recommend import Candidate
+from qstrategies.evidence import compare_all, conclude, holm, mcnemar, paired_difference
 from qstrategies.evidence.verdicts import seeds_needed
 from qstrategies.predictions import FILE, Predictions, SplitPredictions
 from qstrategies.records import Epoch, ExperimentConfig, QuantizationConfig, RunRecord, Speed, WeightHistogram
 from qstrategies.report import evidence as report
-from qstrategies.report.write import write_report
+from qstrategies.report.write import as_text, write_report
 
 REPETITIONS, DRAWS = 400, 2000
 SURE = 3 * math.sqrt(0.05 * 0.95 / REPETITIONS)  # three standard deviations of a rate of 5 %
@@ -142,51 +142,6 @@ def test_so_many_seeds_as_are_said_to_be_needed_decide_and_one_less_does_not():
     assert seeds_needed(dataclasses.replace(item, image_variance=1.0), 0.001, 0.05) is None, "no number of seeds replaces images"
 
 
-def candidate(name, accuracy, epochs=3, size=100_000, microseconds=50.0, bits=8):
-    return Candidate(
-        strategy=name, weight_bits=bits, accuracy=accuracy, drop=0.99 - accuracy, epochs=epochs, microseconds=microseconds, size=size
-    )
-
-
-CANDIDATES = [
-    candidate("plain", 0.9895),
-    candidate("long", 0.9900, epochs=9),
-    candidate("small", 0.98, size=50_000),
-    candidate("quick", 0.97, epochs=1, microseconds=20.0),
-]
-
-
-@pytest.mark.parametrize(
-    ("constraints", "margin", "chosen"),
-    [
-        ({}, 0.001, "plain"),
-        ({}, 0.0001, "long"),
-        ({}, 0.05, "quick"),
-        ({"size": 60_000}, 0.001, "small"),
-        ({"microseconds": 30}, 0.001, "quick"),
-        ({"epochs": 2}, 0.001, "quick"),
-        ({"drop": 0.0002}, 0.05, "long"),
-        ({"drop": -0.5}, 0.001, None),
-    ],
-)
-def test_the_cheapest_that_is_good_enough_and_keeps_to_the_constraints_is_chosen(constraints, margin, chosen):
-    advice = recommend(CANDIDATES, Constraints(**constraints), margin)
-    assert (advice.chosen and advice.chosen.strategy) == chosen
-    assert all(not Constraints(**constraints).broken_by(item) for item in advice.pareto)
-    assert advice.reason.count(". ") == 1, "two sentences"
-
-
-def test_the_pareto_set_is_what_nothing_beats():
-    advice = recommend(CANDIDATES, Constraints(), 0.001)
-    assert [item.strategy for item in advice.pareto] == ["quick", "plain", "long"]
-
-
-@pytest.mark.parametrize("limit", [{"drop": 2.0}, {"epochs": 0}, {"size": 0}, {"microseconds": math.nan}])
-def test_a_constraint_out_of_range_is_refused(limit):
-    with pytest.raises(InputError, match=f"largest {next(iter(limit))} .* is out of range"):
-        Constraints(**limit)
-
-
 def finished(folder, strategy, seed, bits=8, *, wrong=0, wrong_in_validation=0):
     """A record and its predictions: float all right, int8 wrong on the first images."""
     config = ExperimentConfig(strategy=strategy, seed=seed, quantization=QuantizationConfig(weight_bits=bits))
@@ -256,6 +211,20 @@ def test_text_markdown_and_data_say_the_same(runs, tmp_path):
             assert cell in text and cell in markdown
     written = write_report(runs, tmp_path, found, advice)
     assert advice.reason in (tmp_path / "summary.md").read_text() and tmp_path / "pareto.png" in written
+    assert data["recommendation"]["reason"] == advice.reason and advice.reason in as_text(runs, tmp_path, found, advice)
+    assert data["recommendation"]["chosen"] == dataclasses.asdict(advice.chosen)
+    assert json.loads((tmp_path / "summary.json").read_text())["recommendation"]["reason"] == advice.reason
+
+
+def test_a_candidate_that_was_validated_on_other_images_is_none(runs, tmp_path):
+    for record in runs[3:6]:
+        folder = tmp_path / record.config.run_id
+        kept = Predictions.load(folder)
+        others = dataclasses.replace(kept.validation, labels=kept.validation.labels[::-1].copy())
+        dataclasses.replace(kept, validation=others).save(folder)
+    found, _ = conclude(runs, tmp_path)
+    assert {runs[3].config.strategy, *(candidate.strategy for candidate in found.candidates)} == {"no_norm", "qat", "clamp"}
+    assert len(found.candidates) == 2
 
 
 def test_damaged_predictions_are_a_clear_error(runs, tmp_path):
