@@ -1,4 +1,4 @@
-"""How often the recommendation is right, by simulation: python experiments/advice.py --repetitions 300 (about ten minutes).
+"""How often the recommendation is right, by simulation: python experiments/advice.py --repetitions 200 (minutes).
 
 Some images are hard for every model: image i is wrong with probability p_i, of Beta(0.01, 0.99), so that two equally good models
 differ on about 1 % of the images, as strategies do. A candidate with a loss, or trained from an unlucky seed, is wrong on some more.
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+import time
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,7 +19,6 @@ from qstrategies.cli.output import show
 from qstrategies.errors import check_range
 from qstrategies.evidence import Candidate, Constraints, Recommendation, recommend
 from qstrategies.records import MARGIN
-from qstrategies.report.grid import Grid
 
 ERROR = 0.01
 HOPELESS = (0.01, 0.7)
@@ -56,13 +56,12 @@ SETTINGS = [
     Setting(seeds=1, spread=0.0),
     Setting(seeds=1),
     Setting(seeds=2),
-    Setting(seeds=3),
     Setting(seeds=5),
     Setting(seeds=5, spread=0.003),
-    Setting(seeds=5, candidates=24),
-    Setting(seeds=5, candidates=24, hopeless=12),
+    Setting(seeds=5, candidates=16),
+    Setting(seeds=5, candidates=16, hopeless=8),
     Setting(seeds=5, loss=MARGIN),
-    *(Setting(seeds=5, loss=count * MARGIN) for count in (2, 3, 4, 5, 6)),
+    *(Setting(seeds=5, loss=count * MARGIN) for count in (2, 3, 4, 6)),
     Setting(seeds=1, loss=6 * MARGIN),
     Setting(seeds=2, loss=500 * MARGIN),
 ]
@@ -125,14 +124,18 @@ def row(setting: Setting, repetitions: int) -> list[str]:
 
 
 def main() -> int:
-    """Print the table."""
+    """Print the table, its rows as they come."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--repetitions", type=int, default=300, help="of each setting (default: 300)")
+    parser.add_argument("--repetitions", type=int, default=200, help="of each setting (default: 200)")
     repetitions = parser.parse_args().repetitions
     check_range("number of repetitions", repetitions, 1, 10**6)
-    heads = ["loss of the cheapest", "seeds", "spread over seeds", "candidates", "hopeless", "named, %", "shown within, %"]
-    notes = f"{repetitions} repetitions, {SETTINGS[0].images} validation images, margin {MARGIN * 100:g} points; losses and spreads in points"
-    show(Grid("", heads, [row(setting, repetitions) for setting in SETTINGS], notes).as_markdown())
+    started = time.process_time()
+    show("| loss of the cheapest | seeds | spread | candidates | hopeless | named, % | shown within, % |")
+    show("| ---: | ---: | ---: | ---: | ---: | ---: | ---: |")
+    for setting in SETTINGS:
+        show(f"| {' | '.join(row(setting, repetitions))} |")
+    each = (time.process_time() - started) / repetitions / len(SETTINGS)
+    show(f"\n{repetitions} repetitions of each line, {each:.2f} s a repetition on one core")
     return 0
 
 

@@ -11,6 +11,7 @@ from qstrategies.comparison import read_records
 from qstrategies.files import atomic_write, sha256
 from qstrategies.onnx_file import read_metadata
 from qstrategies.records import RunRecord
+from qstrategies.text import file_name, markdown
 
 TARGET = Path(__file__).parent.parent / "exported"
 HEADER = """\
@@ -39,9 +40,11 @@ def collect(runs: Path) -> int:
     for record in records:
         for name in record.files:
             data = (runs / record.config.run_id / name).read_bytes()
-            target = record.config.strategy + name.removeprefix("model")
+            target = file_name(record.config.strategy) + name.removeprefix("model")
             atomic_write(TARGET / target, data)
-            lines.append(f"| {target} | {record.int8_accuracy:.2%} | {record.float_accuracy:.2%} | {len(data)} | {how(record)} |")
+            lines.append(
+                f"| {markdown(target)} | {record.int8_accuracy:.2%} | {record.float_accuracy:.2%} | {len(data)} | {markdown(how(record))} |"
+            )
             sums.append(f"{sha256(data)}  {target}")
     metadata = read_metadata(TARGET / f"{records[0].config.strategy}.onnx")
     versions = ", ".join(f"{name} {version}" for name, version in metadata["packages"].items())

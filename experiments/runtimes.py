@@ -22,6 +22,7 @@ from qstrategies.files import atomic_write
 from qstrategies.onnx_file import read_metadata
 from qstrategies.runtimes import RUNTIMES
 from qstrategies.runtimes.onnxruntime_web import FOLDER as WEB
+from qstrategies.text import markdown
 from qstrategies.verify import verify
 
 PACKAGES = {
@@ -53,7 +54,8 @@ def table(reports: list[dict[str, Any]]) -> str:
     for name in RUNTIMES.names():
         both = [found[name, fast] for fast in (False, True)]
         if not any(both):
-            lines.append(f"| {name} | skipped: {next(report['skipped'][name] for report in reports)} | - | - | - |")
+            reason = markdown(next(report["skipped"][name] for report in reports))
+            lines.append(f"| {name} | skipped: {reason} | - | - | - |")
             continue
         images = max(check["images"] for checks in both for check in checks)
         same = [f"{sum(check['rows_equal'] == 1 for check in checks)} of {len(checks)}" for checks in both]

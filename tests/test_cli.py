@@ -9,7 +9,9 @@ import sys
 import time
 from pathlib import Path
 
+import onnx
 import pytest
+from PIL import Image
 
 from qstrategies.cli import COMMANDS, guarded, main, parser
 from qstrategies.cli.output import OUTPUT_CLOSED
@@ -221,6 +223,26 @@ def test_a_broken_pipe_of_something_else_is_an_error(capsys):
 
     assert guarded(breaks) == 2
     assert capsys.readouterr().err == "qstrategies: error: Broken pipe\n"
+
+
+def test_what_an_onnx_file_says_is_shown_as_one_line(exported_file, tmp_path, capsys):
+    model = onnx.load(str(exported_file))
+    hostile = "\x1b[2J7\nexact\u202e"
+    for item in model.metadata_props:
+        if item.key == "labels":
+            item.value = json.dumps([hostile] * 10)
+        if item.key == "strategy":
+            item.value = json.dumps(hostile)
+    file = tmp_path / "a\x1b[31m\nb.onnx"
+    onnx.save(model, str(file))
+    Image.new("L", (28, 28)).save(tmp_path / "\x9b.png")
+    assert main(["predict", str(file), str(tmp_path / "\x9b.png")], limited=True) == 0
+    shown = capsys.readouterr()
+    assert shown.out.count("\n") == shown.err.count("\n") == 1 and "ALTERED" in shown.err
+    assert r"\x1b[2J7\nexact\u202e" in shown.out
+    assert (shown.out + shown.err).replace("\n", "").isprintable()
+    assert main(["certify", str(file)], limited=True) == 0
+    assert capsys.readouterr().out.split("\n")[0].endswith(r"a\x1b[31m\nb.onnx: ALTERED after its export")
 
 
 def test_a_damaged_record_is_named_by_report(tmp_path, capsys):

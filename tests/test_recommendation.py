@@ -101,13 +101,20 @@ def test_a_lead_of_a_handful_of_images_is_no_reason_to_train_longer():
     assert advice.standing.verdict == "undecided" and advice.standing.loss == pytest.approx(0.001)
     for said in ("the plain choice", "not shown to be more than 0.1 points worse", "does not show it to be as good", "One seed speaks"):
         assert said in advice.reason
+    assert "only many more validation images would decide it" in advice.reason, "what it seems to lose is the margin"
+
+
+def test_it_says_how_many_images_would_decide():
+    runs = dict([candidate("no_norm", [hits(60, images=5000)], plain=True), candidate("qat", [hits(50, 20, images=5000)], extra=1)])
+    advice = recommend(runs, Constraints(), MARGIN)
+    assert advice.standing.images_needed == 17_000 and "about 17000 validation images would decide it" in advice.reason
 
 
 def test_the_plain_choice_is_left_where_it_is_shown_to_be_worse():
     runs = dict([candidate("no_norm", [hits(4000)], plain=True), candidate("qat", [hits(200)], extra=1)])
     advice = recommend(runs, Constraints(), MARGIN)
     assert advice.chosen.strategy == "qat" and [item.strategy for item in advice.worse] == ["no_norm"]
-    assert "Shown to be worse: 1 candidate." in advice.reason
+    assert "Shown to be more than 0.1 points worse: 1 candidate." in advice.reason
 
 
 def test_two_seeds_suffice_to_leave_out_what_lost_half_of_its_accuracy_at_both():

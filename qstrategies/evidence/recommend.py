@@ -66,7 +66,7 @@ def _reason(chosen: Candidate, best: Candidate, standing: Standing | None, field
         said = [f"Ship {chosen.name}{plain}: it is not shown to be more than {margin * 100:g} points worse than {top}."]
         said += [_what_is_open(standing), _what_would_decide(standing)]
     if worse:
-        said.append(f"Shown to be worse: {_count(worse, 'candidate')}.")
+        said.append(f"Shown to be more than {margin * 100:g} points worse: {_count(worse, 'candidate')}.")
     return " ".join([*said, _cost(chosen)])
 
 

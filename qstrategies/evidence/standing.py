@@ -103,7 +103,6 @@ def images_to_place(item: Difference, images: int, margin: float, level: float) 
     gap = item.mean - margin
     if item.seeds > 1 or gap == 0:
         return None
-    needed = images * stats.norm.isf(level) ** 2 * item.image_variance / gap**2
-    if needed > MOST_IMAGES:
-        return None
-    return round(max(needed, images + 1), 1 - math.floor(math.log10(images)))
+    needed = math.ceil(images * stats.norm.isf(level) ** 2 * item.image_variance / gap**2)
+    two_digits = round(needed, 2 - len(str(needed)))
+    return two_digits if images < two_digits <= MOST_IMAGES else None
