@@ -1,4 +1,4 @@
-"""Names that come from files and records are data: each function makes one harmless for one kind of output."""
+"""Names from files and records are data: each function suits one kind of output."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import re
 from typing import Any
 
 LONGEST_NAME = 100
-"""Bytes of a file name that ``file_name`` makes; file systems take 255, and prefixes and endings are added."""
+"""Bytes of what ``file_name`` makes; file systems take 255, and callers add to it."""
 ACTIVE = re.compile(
     r"""
     [\\`*|~$]           # escapes, code, emphasis, cells, strikethrough, formulas
@@ -27,9 +27,9 @@ FORMULA = re.compile(r"\s*[=+\-@\uff1d\uff0b\uff0d\uff20]")
 def line(text: object) -> str:
     """``text`` as one line of visible characters.
 
-    What a terminal obeys (control characters, also as parts of ANSI and OSC sequences, line breaks), what changes the
-    order of reading (bidirectional overrides), what is invisible and what is no character at all appears as ``repr``
-    writes it.
+    What a terminal obeys (control characters, which begin ANSI and OSC sequences, and line breaks),
+    what changes the order of reading (bidirectional overrides), what is invisible and what is no
+    character at all appears as ``repr`` writes it.
     """
     found = str(text)
     return found if found.isprintable() else "".join(map(_visible, found))
@@ -45,16 +45,20 @@ def block(text: object) -> str:
 
 
 def markdown(text: object) -> str:
-    """``text`` as one line of Markdown, for a cell or the inside of a paragraph, that shows it as it is.
+    """``text`` as one line of Markdown that shows it as it is, in a cell or inside a paragraph.
 
     Whatever would be a link, HTML, emphasis, code, a formula or the end of a cell is escaped.
+    (GitHub still makes mail addresses clickable, which nothing in Markdown prevents.)
     """
     found = line(text).replace("&", "&amp;").replace("<", "&lt;")
     return ACTIVE.sub(r"\\\g<0>", found)
 
 
 def csv_cell(value: Any) -> Any:
-    """``value`` for a cell of a CSV file: numbers stay numbers, a text that a spreadsheet would compute gets an apostrophe."""
+    """``value`` for a cell of a CSV file.
+
+    Numbers stay numbers; a text that a spreadsheet would compute gets an apostrophe.
+    """
     if not isinstance(value, str):
         return value
     shown = line(value)
@@ -62,9 +66,9 @@ def csv_cell(value: Any) -> Any:
 
 
 def file_name(name: str) -> str:
-    """``name`` as the beginning of a file name: no separators, no hidden file, at most ``LONGEST_NAME`` bytes, never empty.
+    """``name`` as the beginning of a file name: no separators, not hidden, not too long, not empty.
 
-    Different names may become the same: what must not collide needs something of its own behind it, as a hash.
+    Different names may become the same: what must not collide needs a hash behind it.
     """
     safe = re.sub(r"[^\w.+=@ -]", "_", name).lstrip(". ")
     return safe.encode()[:LONGEST_NAME].decode(errors="ignore") or "_"

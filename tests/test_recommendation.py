@@ -81,7 +81,10 @@ def test_the_pareto_set_is_what_nothing_beats():
     assert [item.strategy for item in advice.pareto] == ["plain", "long"]
 
 
-@pytest.mark.parametrize("limit", [{"drop": 2.0}, {"drop": -0.05}, {"epochs": 0}, {"size": 0}, {"microseconds": math.nan}])
+@pytest.mark.parametrize(
+    "limit",
+    [{"drop": 2.0}, {"drop": -0.05}, {"epochs": 0}, {"size": 0}, {"microseconds": math.nan}],
+)
 def test_a_constraint_out_of_range_is_refused(limit):
     with pytest.raises(InputError, match=f"largest {next(iter(limit))} .* is out of range"):
         Constraints(**limit)
@@ -99,13 +102,23 @@ def test_a_lead_of_a_handful_of_images_is_no_reason_to_train_longer():
     advice = recommend(runs, Constraints(), MARGIN)
     assert (advice.chosen.name, advice.best.name) == ("no_norm at 8 bits", "qat at 4 bits")
     assert advice.standing.verdict == "undecided" and advice.standing.loss == pytest.approx(0.001)
-    for said in ("the plain choice", "not shown to be more than 0.1 points worse", "does not show it to be as good", "One seed speaks"):
+    for said in (
+        "the plain choice",
+        "not shown to be more than 0.1 points worse",
+        "does not show it to be as good",
+        "One seed speaks",
+    ):
         assert said in advice.reason
     assert "only many more validation images would decide it" in advice.reason, "what it seems to lose is the margin"
 
 
 def test_it_says_how_many_images_would_decide():
-    runs = dict([candidate("no_norm", [hits(60, images=5000)], plain=True), candidate("qat", [hits(50, 20, images=5000)], extra=1)])
+    runs = dict(
+        [
+            candidate("no_norm", [hits(60, images=5000)], plain=True),
+            candidate("qat", [hits(50, 20, images=5000)], extra=1),
+        ]
+    )
     advice = recommend(runs, Constraints(), MARGIN)
     assert advice.standing.images_needed == 17_000 and "about 17000 validation images would decide it" in advice.reason
 
@@ -130,7 +143,10 @@ def test_two_seeds_suffice_to_leave_out_what_lost_half_of_its_accuracy_at_both()
 
 
 def test_a_smaller_file_is_chosen_once_it_is_shown_to_be_as_good():
-    plain, best = candidate("no_norm", [hits(200)], plain=True), candidate("qat", [hits(199)], extra=1)
+    plain, best = (
+        candidate("no_norm", [hits(200)], plain=True),
+        candidate("qat", [hits(199)], extra=1),
+    )
     sure, unsure = (candidate("no_norm", [found], bits=4, size=50_000, plain=True) for found in (hits(203), hits(203, 150)))
     for small, bits, verdict in ((sure, 4, "within"), (unsure, 8, "within")):
         advice = recommend(dict([plain, best, small]), Constraints(), MARGIN)
@@ -214,7 +230,9 @@ SURE = 3 * math.sqrt(0.05 * 0.95 / REPETITIONS)  # three standard deviations of 
 
 
 @pytest.mark.parametrize(
-    "setting", [simulation.Setting(seeds=1, candidates=5), simulation.Setting(seeds=5, candidates=4)], ids=["1 seed", "5 seeds"]
+    "setting",
+    [simulation.Setting(seeds=1, candidates=5), simulation.Setting(seeds=5, candidates=4)],
+    ids=["1 seed", "5 seeds"],
 )
 def test_where_nothing_differs_the_cheapest_is_named(setting):
     assert simulation.rates(setting, REPETITIONS).named >= 0.95 - SURE

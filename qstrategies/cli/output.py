@@ -43,9 +43,10 @@ def flush() -> None:
 
 
 def settle() -> bool:
-    """Whether all that was printed has arrived; a stream that cannot be written leads nowhere from now on.
+    """Whether all that was printed has arrived.
 
-    So the interpreter, when it ends, does not complain about what is left.
+    A stream that cannot be written leads nowhere from now on, so that the interpreter,
+    when it ends, does not complain about what is left.
     """
     broken = [stream for stream in _standard() if not _arrives(stream)]
     for stream in broken:
@@ -72,7 +73,7 @@ def _arrives(stream: TextIO) -> bool:
 
 
 def _reader_gone(descriptor: int) -> bool:
-    """Whether ``descriptor`` is the end of a pipe that has no other; a stream without a buffer has nothing left to flush."""
+    """Whether ``descriptor`` is a pipe that nobody reads: a flush of nothing does not tell."""
     poll = select.poll()
     poll.register(descriptor, 0)
     return any(event & select.POLLERR for _, event in poll.poll(0))

@@ -1,4 +1,4 @@
-"""What the values of options must be: each returns a function for argparse that refuses anything else."""
+"""What the values of options must be: functions for argparse that refuse anything else."""
 
 from __future__ import annotations
 
@@ -38,7 +38,8 @@ def whole(low: int, high: int) -> Callable[[str], int]:
 
 def _within(value: Number, text: str, low: float, high: float) -> Number:
     if not low <= value <= high:  # so written, it refuses NaN
-        raise ArgumentTypeError(f"{_shortened(text)} is out of range: it must lie in {low:g}...{high:g}")
+        limits = f"{low:g}...{high:g}"
+        raise ArgumentTypeError(f"{_shortened(text)} is out of range: it must lie in {limits}")
     return value
 
 

@@ -8,19 +8,19 @@ from dataclasses import dataclass
 from qstrategies.errors import check_range
 
 SIZES_ALIKE = 1.05
-"""Files whose sizes have a smaller ratio count as equally large: names and hashes in them differ by some bytes."""
+"""Files whose sizes have a smaller ratio count as equally large: metadata differ by some bytes."""
 TIMES_ALIKE = 1.5
-"""The same for times: one and the same graph was timed at 32 and at 47 us within one comparison."""
+"""The same for times: one and the same graph took 32 and 47 us within one comparison."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Candidate:
     """One strategy at one bit width.
 
-    ``accuracy`` and ``drop`` (against the reference's float model) are fractions of the validation split, means over the
-    seeds; ``epochs`` is all that it trains, ``extra_epochs`` what of it comes on top of a plainly trained float model;
-    ``microseconds`` one image in the fast file on one thread; ``size`` bytes of the portable file. ``plain``: it is the
-    reference, which the others are compared with.
+    ``accuracy`` and ``drop`` (against the reference's float model) are fractions of the validation
+    split, means over the seeds; ``epochs`` is all that it trains, ``extra_epochs`` what of it comes
+    on top of a float model; ``microseconds`` one image in the fast file on one thread; ``size``
+    bytes of the portable file. ``plain``: it is the reference, which the others are compared with.
     """
 
     strategy: str
@@ -41,7 +41,7 @@ class Candidate:
 
 @dataclass(frozen=True, kw_only=True)
 class Constraints:
-    """Upper limits of a ``Candidate``, None for none. Raises ``InputError`` for one out of range."""
+    """Upper limits of a ``Candidate``, None for none; raises ``InputError`` if out of range."""
 
     drop: float | None = None
     microseconds: float | None = None
@@ -49,15 +49,15 @@ class Constraints:
     size: float | None = None
 
     def __post_init__(self) -> None:
-        for name, low, high in (("drop", 0.0, 1.0), ("microseconds", 1e-3, 1e9), ("epochs", 1, 10**6), ("size", 1, 2**40)):
-            value = getattr(self, name)
-            if value is not None:
-                check_range(f"largest {name}", value, low, high)
+        for name, limit in self._given().items():
+            check_range(f"largest {name}", limit, *LIMITS[name])
+
+    def _given(self) -> dict[str, float]:
+        return {name: limit for name, limit in vars(self).items() if limit is not None}
 
     def broken_by(self, candidate: Candidate) -> list[str]:
         """The names of the limits that ``candidate`` exceeds."""
-        limits = [(name, limit) for name, limit in vars(self).items() if limit is not None]
-        return [name for name, limit in limits if getattr(candidate, name) > limit]
+        return [name for name, limit in self._given().items() if getattr(candidate, name) > limit]
 
     def __str__(self) -> str:
         shown = {
@@ -66,22 +66,46 @@ class Constraints:
             "epochs": lambda value: f"at most {value} epochs",
             "size": lambda value: f"at most {value / 1000:g} KB",
         }
-        return ", ".join(shown[name](limit) for name, limit in vars(self).items() if limit is not None)
+        return ", ".join(shown[name](limit) for name, limit in self._given().items())
+
+
+LIMITS = {
+    "drop": (0.0, 1.0),
+    "microseconds": (1e-3, 1e9),
+    "epochs": (1, 10**6),
+    "size": (1, 2**40),
+}
+"""The range of each field of ``Constraints``."""
 
 
 def cheapest(candidates: Iterable[Candidate]) -> Candidate:
-    """The one with the fewest epochs beyond the float model; of several the smallest, then the fastest, then the plainest."""
+    """The one with the fewest epochs beyond the float model.
+
+    Of several the one with the smallest file, then the fastest, then the plainest.
+    """
     left = _least(list(candidates), lambda candidate: candidate.extra_epochs, 1.0)
     left = _least(left, lambda candidate: candidate.size, SIZES_ALIKE)
     return plainest(_least(left, lambda candidate: candidate.microseconds, TIMES_ALIKE))
 
 
 def plainest(candidates: Iterable[Candidate]) -> Candidate:
-    """The one with the fewest epochs beyond the float model; of several the reference, then the one with the most bits."""
-    return min(candidates, key=lambda item: (item.extra_epochs, not item.plain, -item.weight_bits, -item.accuracy))
+    """The one with the fewest epochs beyond the float model.
+
+    Of several the reference, then the one with the most bits, then the most accurate.
+    """
+    return min(candidates, key=_departure)
 
 
-def _least(candidates: Sequence[Candidate], figure: Callable[[Candidate], float], alike: float) -> list[Candidate]:
+def _departure(candidate: Candidate) -> tuple[float, ...]:
+    other = not candidate.plain
+    return candidate.extra_epochs, other, -candidate.weight_bits, -candidate.accuracy
+
+
+def _least(
+    candidates: Sequence[Candidate],
+    figure: Callable[[Candidate], float],
+    alike: float,
+) -> list[Candidate]:
     """Those that have the least of ``figure``, or at most ``alike`` times it."""
     most = min(map(figure, candidates)) * alike
     return [candidate for candidate in candidates if figure(candidate) <= most]

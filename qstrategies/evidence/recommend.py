@@ -1,4 +1,4 @@
-"""Which strategy to ship: the plain one, unless it is shown to be worse or something cheaper is shown to be as good."""
+"""Which strategy to ship: the plain one, unless evidence speaks for another."""
 
 from __future__ import annotations
 
@@ -11,11 +11,12 @@ from qstrategies.evidence.standing import Standing, Validation, standings
 
 @dataclass(frozen=True, kw_only=True)
 class Recommendation:
-    """``chosen`` is None if no candidate keeps to the constraints; ``reason`` says in words what is shown and what is not.
+    """What to ship; ``reason`` says in words why, what is shown and what is not.
 
-    ``best``: the most accurate candidate on validation images. ``standing``: that of ``chosen``, None if it is the best.
-    ``worse``: the candidates that are shown to be worse. ``pareto``: those that no other beats in accuracy or epochs
-    without losing in the other. All of them keep to the constraints.
+    ``chosen``: None if no candidate keeps to the constraints. ``best``: the most accurate on
+    validation images. ``standing``: how far ``chosen`` lies behind it, None if it is the best.
+    ``worse``: what is shown to be worse than the best. ``pareto``: what no other beats in accuracy
+    or epochs without losing in the other. All of them keep to the constraints.
     """
 
     chosen: Candidate | None
@@ -26,56 +27,83 @@ class Recommendation:
     pareto: tuple[Candidate, ...] = ()
 
 
-def recommend(candidates: Mapping[Candidate, Validation], constraints: Constraints, margin: float) -> Recommendation:
+def recommend(
+    candidates: Mapping[Candidate, Validation],
+    constraints: Constraints,
+    margin: float,
+) -> Recommendation:
     """What to ship of those that keep to ``constraints``, by their hits on the validation images.
 
-    Out is what is shown to be more than ``margin`` (a fraction) less accurate than the most accurate. Of the rest it is
-    the plainest, or what costs less (``cheapest``) and is shown to lie within the margin.
+    Out is what is shown to be more than ``margin`` (a fraction) less accurate than the best. Of the
+    rest it is the plainest, or what costs less and is shown to lie within the margin.
     """
     feasible = {one: hits for one, hits in candidates.items() if not constraints.broken_by(one)}
     if not feasible:
         return Recommendation(chosen=None, reason=_none_fits(list(candidates), constraints))
-    top = max(candidate.accuracy for candidate in feasible)
-    best = cheapest(candidate for candidate in feasible if candidate.accuracy == top)
+    best = _best(feasible)
     found = standings(best, feasible, margin)
-    left = [best, *(one for one, standing in found.items() if standing.verdict != "worse")]
-    shown = [best, *(one for one, standing in found.items() if standing.verdict == "within")]
-    chosen = cheapest([plainest(left), *shown])
-    seeds = found[chosen].seeds if chosen in found else len(feasible[best])
-    worse = tuple(one for one, standing in found.items() if standing.verdict == "worse")
-    field = f"the {len(feasible)} candidates" + (f" that keep to {constraints}" if str(constraints) else "")
+    by_verdict: dict[str, list[Candidate]] = {"worse": [], "within": [], "undecided": []}
+    for one, standing in found.items():
+        by_verdict[standing.verdict].append(one)
+    plain = plainest([best, *by_verdict["within"], *by_verdict["undecided"]])
+    chosen = cheapest([plain, best, *by_verdict["within"]])
+    limits = f" that keep to {constraints}" if str(constraints) else ""
+    said = [
+        *_place(chosen, best, found.get(chosen), f"the {len(feasible)} candidates{limits}", margin),
+        _left_out(len(by_verdict["worse"]), margin),
+        _cost(chosen),
+        _reach(found[chosen].seeds if chosen in found else len(feasible[best])),
+    ]
     return Recommendation(
         chosen=chosen,
-        reason=_reason(chosen, best, found.get(chosen), field, len(worse), margin) + _reach(seeds),
+        reason=" ".join(filter(None, said)),
         best=best,
         standing=found.get(chosen),
-        worse=worse,
+        worse=tuple(by_verdict["worse"]),
         pareto=pareto(feasible),
     )
 
 
-def _reason(chosen: Candidate, best: Candidate, standing: Standing | None, field: str, worse: int, margin: float) -> str:
-    """What is shown and what is not, what would show it, and what the choice costs."""
-    top = f"{best.name}, the most accurate of {field} ({best.accuracy:.2%} on validation images)"
+def _best(candidates: Mapping[Candidate, Validation]) -> Candidate:
+    """The most accurate; of several the cheapest."""
+    top = max(candidate.accuracy for candidate in candidates)
+    return cheapest(candidate for candidate in candidates if candidate.accuracy == top)
+
+
+def _place(
+    chosen: Candidate,
+    best: Candidate,
+    standing: Standing | None,
+    field: str,
+    margin: float,
+) -> list[str]:
+    """What is shown of the choice, what is not, and what would show it."""
     if standing is None:
-        said = [f"Ship {chosen.name}: it is the most accurate of {field}, with {chosen.accuracy:.2%} on validation images."]
-    elif standing.verdict == "within":
-        said = [f"Ship {chosen.name}: it is shown to be less than {margin * 100:g} points worse than {top}."]
-    else:
-        plain = ", the plain choice" if chosen.plain else ""
-        said = [f"Ship {chosen.name}{plain}: it is not shown to be more than {margin * 100:g} points worse than {top}."]
-        said += [_what_is_open(standing), _what_would_decide(standing)]
-    if worse:
-        said.append(f"Shown to be more than {margin * 100:g} points worse: {_count(worse, 'candidate')}.")
-    return " ".join([*said, _cost(chosen)])
+        accuracy = f"{chosen.accuracy:.2%} on validation images"
+        return [f"Ship {chosen.name}: it is the most accurate of {field}, with {accuracy}."]
+    points = f"{margin * 100:g} points worse"
+    top = f"{best.name}, the most accurate of {field} ({best.accuracy:.2%} on validation images)"
+    if standing.verdict == "within":
+        return [f"Ship {chosen.name}: it is shown to be less than {points} than {top}."]
+    plain = ", the plain choice" if chosen.plain else ""
+    return [
+        f"Ship {chosen.name}{plain}: it is not shown to be more than {points} than {top}.",
+        _what_is_open(standing),
+        _what_would_decide(standing),
+    ]
 
 
 def _what_is_open(standing: Standing) -> str:
     """What keeps "not shown to be worse" from "as good"."""
+    loss, low, high, unnoticed = (
+        f"{value * 100:z.2f}"
+        for value in (standing.loss, standing.low, standing.high, standing.unnoticed)
+    )  # fmt: skip
+    evidence = f"{_count(standing.seeds, 'seed')} and {standing.images} images"
     return (
-        f"That does not show it to be as good: it lies {standing.loss * 100:z.2f} points behind, 95 % interval"
-        f" {standing.low * 100:z.2f} to {standing.high * 100:z.2f}, and from {_count(standing.seeds, 'seed')} and {standing.images} images"
-        f" a loss of less than {standing.unnoticed * 100:.2f} points goes unnoticed."
+        f"That does not show it to be as good: it lies {loss} points behind,"
+        f" 95 % interval {low} to {high},"
+        f" and from {evidence} a loss of less than {unnoticed} points goes unnoticed."
     )
 
 
@@ -89,16 +117,25 @@ def _what_would_decide(standing: Standing) -> str:
     return f"If the difference is what it seems, {enough} would decide it."
 
 
+def _left_out(worse: int, margin: float) -> str:
+    if not worse:
+        return ""
+    return f"Shown to be more than {margin * 100:g} points worse: {_count(worse, 'candidate')}."
+
+
 def _cost(chosen: Candidate) -> str:
     extra = _count(chosen.extra_epochs, "epoch") if chosen.extra_epochs else "no epochs"
+    size, time = f"{chosen.size / 1000:.0f} KB", f"{chosen.microseconds:.0f} us an image"
     return (
-        f"It trains for {extra} beyond the float model; its file has {chosen.size / 1000:.0f} KB and takes"
-        f" {chosen.microseconds:.0f} us an image on one thread."
-    )
+        f"It trains for {extra} beyond the float model;"
+        f" its file has {size} and takes {time} on one thread."
+    )  # fmt: skip
 
 
 def _reach(seeds: int) -> str:
-    return " One seed speaks of these trained models only, compare --seeds 5 of the strategies." if seeds == 1 else ""
+    if seeds > 1:
+        return ""
+    return "One seed speaks of these trained models only, compare --seeds 5 of the strategies."
 
 
 def _count(number: int, thing: str) -> str:
@@ -106,9 +143,12 @@ def _count(number: int, thing: str) -> str:
 
 
 def _none_fits(candidates: Sequence[Candidate], constraints: Constraints) -> str:
-    nearest = min(candidates, key=lambda candidate: (len(constraints.broken_by(candidate)), -candidate.accuracy))
+    def distance(candidate: Candidate) -> tuple[int, float]:
+        return len(constraints.broken_by(candidate)), -candidate.accuracy
+
+    nearest = min(candidates, key=distance)
     return (
-        f"No candidate keeps to {constraints}. The nearest is {nearest.name}, which exceeds the largest "
-        f"{' and '.join(constraints.broken_by(nearest))}: drop {nearest.drop * 100:.2f} points, {nearest.microseconds:.0f} us, "
-        f"{nearest.epochs} epochs, {nearest.size / 1000:.0f} KB."
+        f"No candidate keeps to {constraints}. The nearest is {nearest.name}, which exceeds the"
+        f" largest {' and '.join(constraints.broken_by(nearest))}: drop"
+        f" {nearest.drop * 100:.2f} points, {nearest.microseconds:.0f} us, {nearest.epochs} epochs, {nearest.size / 1000:.0f} KB."
     )
