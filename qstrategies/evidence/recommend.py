@@ -150,5 +150,6 @@ def _none_fits(candidates: Sequence[Candidate], constraints: Constraints) -> str
     return (
         f"No candidate keeps to {constraints}. The nearest is {nearest.name}, which exceeds the"
         f" largest {' and '.join(constraints.broken_by(nearest))}: drop"
-        f" {nearest.drop * 100:.2f} points, {nearest.microseconds:.0f} us, {nearest.epochs} epochs, {nearest.size / 1000:.0f} KB."
+        f" {nearest.drop * 100:.2f} points, {nearest.microseconds:.0f} us,"
+        f" {nearest.epochs} epochs, {nearest.size / 1000:.0f} KB."
     )
