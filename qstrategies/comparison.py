@@ -7,11 +7,12 @@ import time
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from qstrategies.dependencies import Inputs, changed
 from qstrategies.errors import InputError
-from qstrategies.files import exclusive
+from qstrategies.files import doing, exclusive, exists, read_bytes, sha256
 from qstrategies.pipeline import SECONDS_PER_EPOCH, SECONDS_PER_RUN, Workspace, check_config, run_experiment
 from qstrategies.predictions import Predictions
-from qstrategies.records import ExperimentConfig, RunRecord
+from qstrategies.records import RECORD, ExperimentConfig, RunRecord, read_record
 from qstrategies.strategies import STRATEGIES
 
 DEFAULT_STRATEGIES = ("no_norm", "clamp", "weight_norm", "finetune", "qat", "qat_scratch", "qat_weight_norm", "qat_clamp")
@@ -49,12 +50,31 @@ def plan(base: ExperimentConfig, strategies: Sequence[str], bits: Sequence[int],
 def run_all(configs: Sequence[ExperimentConfig], workspace: Workspace) -> list[RunRecord]:
     """The records of ``configs``, in order; those that lie in the workspace's folder already are read, not run again.
 
-    Raises ``InputError`` at once if another process writes to the same folder.
+    A run that is damaged there, or whose data, code, initial weights or packages changed since, is run again, and the
+    progress display says why. Raises ``InputError`` at once if another process writes to the same folder.
     """
     with exclusive(workspace.folder):
-        finished = {config.run_id: finished_record(workspace.folder, config) for config in configs}
-        workspace.progress.expected = expected_seconds([config for config in configs if finished[config.run_id] is None])
-        return [finished[config.run_id] or _run(config, workspace) for config in configs]
+        finished = _finished(configs, workspace)
+        workspace.progress.expected = expected_seconds([config for config in configs if config.run_id not in finished])
+        return [finished.get(config.run_id) or _run(config, workspace) for config in configs]
+
+
+def _finished(configs: Sequence[ExperimentConfig], workspace: Workspace) -> dict[str, RunRecord]:
+    """The records of the finished ``configs``, by run; why others are not is said once for all that have the reason."""
+    inputs = Inputs(workspace.dataset)
+    found: dict[str, RunRecord] = {}
+    reasons: dict[str, list[str]] = {}
+    for config in configs:
+        if not exists(workspace.folder / config.run_id / RECORD):
+            continue
+        try:
+            found[config.run_id] = finished_record(workspace.folder, config, inputs)
+        except InputError as error:
+            reasons.setdefault(str(error), []).append(config.run_id)
+    for reason, runs in reasons.items():
+        others = f" and {len(runs) - 1} more" if runs[1:] else ""
+        workspace.progress.note(f"run again: {runs[0]}{others} ({reason})")
+    return found
 
 
 def _run(config: ExperimentConfig, workspace: Workspace) -> RunRecord:
@@ -66,23 +86,43 @@ def _run(config: ExperimentConfig, workspace: Workspace) -> RunRecord:
     return record
 
 
-def finished_record(folder: Path, config: ExperimentConfig) -> RunRecord | None:
-    """The record of ``config`` in ``folder``; None if it or its predictions are not there or do not read as such."""
-    path = folder / config.run_id / "record.json"
-    if not path.is_file():
-        return None
-    try:
-        record = RunRecord.from_json(path.read_text())
-        if record.status == "done":
-            Predictions.load(path.parent)
-    except (InputError, UnicodeDecodeError):
-        return None
-    return record if record.config == config else None
+def finished_record(folder: Path, config: ExperimentConfig, inputs: Inputs) -> RunRecord:
+    """The record of ``config`` in ``folder``, whose predictions and files are whole and whose inputs are what they were.
+
+    Raises ``InputError`` that says what is not so.
+    """
+    run = folder / config.run_id
+    record = read_record(run / RECORD)
+    if record.config != config:
+        raise InputError("it is the record of another configuration")
+    reason = changed(record.inputs, inputs.of_run(config))
+    if reason is not None:
+        raise InputError(reason)
+    if record.status == "done":
+        Predictions.of(record, run)
+    for name, digest in record.files.items():
+        if sha256(read_bytes(run / name)) != digest:
+            raise InputError(f"{str(run / name)!r} is not as it was written")
+    return record
 
 
 def read_records(folder: Path) -> list[RunRecord]:
-    """All records in ``folder``, by strategy, bits and seed; raises ``InputError`` if there are none or one is damaged."""
-    records = [RunRecord.from_json(path.read_text()) for path in sorted(folder.glob("*/record.json"))]
+    """All records in ``folder``, by strategy, bits and seed.
+
+    Raises ``InputError`` if there are none, one or its predictions are damaged, or two are of the same run.
+    """
+    with doing("look through", folder):
+        paths = sorted(folder.glob(f"*/{RECORD}"))
+    records = []
+    places: dict[str, Path] = {}
+    for path in paths:
+        record = read_record(path)
+        other = places.setdefault(record.config.run_id, path)
+        if other != path:
+            raise InputError(f"{str(other)!r} and {str(path)!r} are records of the same run: remove one")
+        if record.status == "done":
+            Predictions.of(record, folder / record.config.run_id)
+        records.append(record)
     if not records:
         raise InputError(f"no run records in {str(folder)!r}: expected the folder that run or compare wrote")
     order = {name: index for index, name in enumerate(DEFAULT_STRATEGIES)}

@@ -7,13 +7,14 @@ import platform
 import subprocess
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+
+from qstrategies.records import Environment
 
 PACKAGES = ("qstrategies", "torch", "torchvision", "onnx", "onnxruntime", "numpy")
 
 
 @functools.cache
-def describe() -> dict[str, Any]:
+def describe() -> Environment:
     """Versions, CPU, threads, device and commit, as plain JSON values."""
     import torch
 
@@ -23,7 +24,7 @@ def describe() -> dict[str, Any]:
     flags = ("avx2", "avx512_f", "avx512_vnni", "avx_vnni", "avx512_bf16", "amx_bf16")
     return {
         "python": platform.python_version(),
-        "packages": {name: _version(name) for name in PACKAGES},
+        "packages": {name: package_version(name) for name in PACKAGES},
         "machine": platform.machine(),
         "cpu": str(capabilities.get("cpu_name", platform.processor())),
         "cpu_flags": [flag for flag in flags if capabilities.get(flag)],
@@ -34,7 +35,8 @@ def describe() -> dict[str, Any]:
     }
 
 
-def _version(package: str) -> str | None:
+def package_version(package: str) -> str | None:
+    """The installed version of a distribution; None if there is none of that name."""
     try:
         return version(package)
     except PackageNotFoundError:

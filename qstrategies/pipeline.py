@@ -5,10 +5,8 @@ from __future__ import annotations
 import contextlib
 import copy
 import dataclasses
-import inspect
 import io
 import resource
-import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -23,6 +21,7 @@ from qstrategies import environment
 from qstrategies.crosscheck import check_runtimes, compare
 from qstrategies.datasets import DATASETS
 from qstrategies.datasets.base import CalibrationSet, Dataset, Location, Split
+from qstrategies.dependencies import Inputs, fresh_model
 from qstrategies.evaluation import Evaluation, evaluate
 from qstrategies.export.onnx_export import ExportedModel, export_float_onnx, export_onnx
 from qstrategies.files import atomic_write, sha256
@@ -32,7 +31,17 @@ from qstrategies.predictions import Predictions, SplitPredictions
 from qstrategies.progress import Progress
 from qstrategies.quantization.convert import QuantizedModel, calibrate, finalize
 from qstrategies.quantization.prepare import prepare
-from qstrategies.records import ENGINES, Epoch, ExperimentConfig, QuantizationConfig, RunRecord, RuntimeCheck, Skipped, TrainingConfig
+from qstrategies.records import (
+    ENGINES,
+    RECORD,
+    Epoch,
+    ExperimentConfig,
+    QuantizationConfig,
+    RunRecord,
+    RuntimeCheck,
+    Skipped,
+    TrainingConfig,
+)
 from qstrategies.runtimes import RUNTIMES
 from qstrategies.stages import Stage, stage
 from qstrategies.strategies import STRATEGIES
@@ -42,7 +51,6 @@ from qstrategies.timing import measure
 from qstrategies.trackers.base import Tracker
 from qstrategies.training import PIXEL_SCALE, History, TrainingDivergedError, to_input, train, weight_histogram
 
-STAGE_FORMAT = 2  # part of every cache key: raise it when a change here or in training alters what a stage computes
 DEFAULT_RUNTIME = "onnxruntime-all"
 QUICK_IMAGES = 500  # what the engines and runtimes get that do not run over all images
 QUICK_LEFT_OUT = ("numpy-integer", "onnx-reference", "onnxruntime-web", "opencv-dnn", "openvino", "tract")  # slow to start or to run
@@ -58,14 +66,15 @@ class Workspace:
     location: Location = field(default_factory=Location)
     progress: Progress = field(default_factory=lambda: Progress(0, quiet=True))
     trackers: Sequence[Tracker] = ()
-    datasets: dict[str, Dataset] = field(default_factory=dict)
-    float_results: dict[str, tuple[dict[str, Evaluation], ExportedModel]] = field(default_factory=dict)
+    datasets: dict[tuple[type[Dataset], Location], Dataset] = field(default_factory=dict)
+    float_results: dict[Path, tuple[dict[str, Evaluation], ExportedModel]] = field(default_factory=dict)
 
     def dataset(self, name: str) -> Dataset:
         """The dataset ``name``, loaded once."""
-        if name not in self.datasets:
-            self.datasets[name] = DATASETS.get(name)(self.location)
-        return self.datasets[name]
+        kind = DATASETS.get(name)
+        if (kind, self.location) not in self.datasets:
+            self.datasets[kind, self.location] = kind(self.location)
+        return self.datasets[kind, self.location]
 
     @property
     def stages(self) -> Path:
@@ -86,11 +95,13 @@ def run_experiment(config: ExperimentConfig, workspace: Workspace) -> RunRecord:
     A diverged training gives a record with status "failed".
     """
     check_config(config)
+    inputs = Inputs(workspace.dataset).of_run(config)
     try:
         record = _run(config, workspace)
     except TrainingDivergedError as error:
         record = RunRecord(config=config, status="failed", reason=str(error), environment=environment.describe())
-    atomic_write(workspace.folder / config.run_id / "record.json", record.to_json())
+    record = dataclasses.replace(record, inputs=inputs)
+    atomic_write(workspace.folder / config.run_id / RECORD, record.to_json())
     if record.status == "done":
         for tracker in workspace.trackers:
             tracker.run(config.run_id, *_told(record))
@@ -149,6 +160,7 @@ def _run(config: ExperimentConfig, workspace: Workspace) -> RunRecord:
         agreement=float((test.float == test.int8).mean()),
         free_scales_accuracy=free,
         output_scale=quantized.output_scale,
+        classes=reference.logits.shape[1],
         exactness=read_metadata(exported[0].path)["certificate"],
         checks=(*engines, *checks),
         skipped=tuple(skipped),
@@ -182,10 +194,10 @@ def float_stage(config: ExperimentConfig, workspace: Workspace) -> Stage:
     depends_on["training"] = dataclasses.asdict(config.training)
 
     def build() -> nn.Module:
-        torch.manual_seed(config.seed)
-        return MODELS.get(config.model)()
+        return fresh_model(config.model, config.seed)
 
-    return stage(workspace.stages, depends_on, build, _trainer(config, workspace, kind(**options), config.training, recipe))
+    trainer = _trainer(config, workspace, kind(**options), config.training, recipe)
+    return stage(workspace.stages, depends_on, build, trainer, workspace.progress.note)
 
 
 def tuned_stage(config: ExperimentConfig, workspace: Workspace, baseline: Stage) -> Stage | None:
@@ -201,37 +213,26 @@ def tuned_stage(config: ExperimentConfig, workspace: Workspace, baseline: Stage)
         depends_on["quantization"] = {**dataclasses.asdict(_resolved(config, strategy)), "engine": "", "calibration_images": 0}
 
     def build() -> nn.Module:
-        torch.manual_seed(config.seed)
-        model = MODELS.get(config.model)() if kind.from_scratch else copy.deepcopy(baseline.model)
+        model = fresh_model(config.model, config.seed) if kind.from_scratch else copy.deepcopy(baseline.model)
         return prepared_for(config, strategy, model) if kind.quantize_aware else model
 
     label = f"{config.strategy} w{config.quantization.weight_bits}" if kind.quantize_aware else config.strategy
-    return stage(workspace.stages, depends_on, build, _trainer(config, workspace, strategy, schedule, label))
-
-
-def source(kind: Any) -> str:
-    """SHA-256 of the files of a model or strategy and of the classes of the same authors that it inherits from.
-
-    An edited strategy must not meet the models that its old code trained. Code without a file counts by its name.
-    """
-    own = [cls for cls in getattr(kind, "__mro__", (kind,)) if cls.__module__.split(".")[0] not in ("builtins", "torch")]
-    try:
-        return sha256("".join(inspect.getsource(sys.modules[cls.__module__]) for cls in own).encode())
-    except (OSError, TypeError, KeyError):
-        return f"{kind.__module__}.{kind.__qualname__}"
+    trainer = _trainer(config, workspace, strategy, schedule, label)
+    return stage(workspace.stages, depends_on, build, trainer, workspace.progress.note)
 
 
 def _common(config: ExperimentConfig, workspace: Workspace, strategy: str) -> dict[str, Any]:
     here = environment.describe()
-    machine = {name: here[name] for name in ("threads", "device", "training_dtype", "machine", "cpu_flags")}
     return {
-        "format": STAGE_FORMAT,
         "model": config.model,
-        "code": [source(MODELS.get(config.model)), source(STRATEGIES.get(strategy))],
-        "dataset": workspace.dataset(config.dataset).fingerprint,
+        "dataset": config.dataset,
         "seed": config.seed,
-        "torch": here["packages"]["torch"],
-        **machine,
+        "inputs": Inputs(workspace.dataset).of_training(config, strategy),
+        "threads": here["threads"],
+        "device": here["device"],
+        "training_dtype": here["training_dtype"],
+        "machine": here["machine"],
+        "cpu_flags": here["cpu_flags"],
     }
 
 
@@ -292,14 +293,14 @@ def _free_scales_accuracy(config: ExperimentConfig, strategy: Strategy, splits: 
 
 def _float_results(config: ExperimentConfig, workspace: Workspace, trained: Stage) -> tuple[dict[str, Evaluation], ExportedModel]:
     """The float model on validation and test images, and its ONNX file; once per model."""
-    if trained.key not in workspace.float_results:
+    path = workspace.stages / f"{trained.key[:24]}.float.onnx"
+    if path not in workspace.float_results or not path.is_file():
         model, splits = trained.model, workspace.dataset(config.dataset).splits
         evaluations = {name: evaluate(lambda images: model(to_input(images)), splits[name]) for name in ("validation", "test")}
-        path = workspace.stages / f"{trained.key[:24]}.float.onnx"
         shape = tuple(splits["test"].images.shape[1:])
         exported = export_float_onnx(model, shape, path, {"accuracy": evaluations["test"].accuracy})
-        workspace.float_results[trained.key] = evaluations, exported
-    return workspace.float_results[trained.key]
+        workspace.float_results[path] = evaluations, exported
+    return workspace.float_results[path]
 
 
 def _predictions(floating: Evaluation, int8: Evaluation) -> SplitPredictions:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import zipfile
 from dataclasses import dataclass, field
@@ -12,9 +13,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qstrategies.errors import InputError
-from qstrategies.files import atomic_write
+from qstrategies.files import FileError, atomic_write, read_bytes
+from qstrategies.records import RunRecord
 
 FILE = "predictions.npz"
+SPLITS, KEYS = ("validation", "test"), ("labels", "float", "int8")
+LARGEST = 1 << 30
+"""More bytes of predictions are not read."""
+ROUNDING = 1e-9
+"""By how much two ways to write the same fraction may differ."""
 Classes = NDArray[np.integer[Any]]
 Hits = NDArray[np.bool_]
 
@@ -48,7 +55,7 @@ class Predictions:
 
     def save(self, folder: Path) -> None:
         """Write them, compressed, beside the record."""
-        arrays = {f"{name}/{key}": value for name in ("validation", "test") for key, value in vars(getattr(self, name)).items()}
+        arrays = {f"{name}/{key}": value for name in SPLITS for key, value in vars(getattr(self, name)).items()}
         arrays |= {f"executors/{name}": value for name, value in self.executors.items()}
         buffer = io.BytesIO()
         np.savez_compressed(buffer, allow_pickle=False, **{name: _small(value) for name, value in arrays.items()})
@@ -59,18 +66,93 @@ class Predictions:
         """The inverse of ``save``; raises ``InputError`` if they are missing or damaged."""
         path = folder / FILE
         try:
-            with np.load(path, allow_pickle=False) as stored:
-                arrays = dict(stored)
-            splits = [
-                SplitPredictions(*(arrays[f"{name}/{key}"] for key in ("labels", "float", "int8"))) for name in ("validation", "test")
-            ]
-        except FileNotFoundError:
+            data = read_bytes(path)
+        except FileError as error:
+            if error.errno != errno.ENOENT:
+                raise
             raise InputError(f"{str(path)!r} is missing: run the same compare again, it makes what is not there") from None
-        except (OSError, KeyError, ValueError, EOFError, zipfile.BadZipFile) as error:
-            raise InputError(f"{str(path)!r} does not hold the predictions of a run: {error}") from None
-        prefix = "executors/"
-        executors = {name.removeprefix(prefix): value for name, value in arrays.items() if name.startswith(prefix)}
-        return cls(splits[0], splits[1], executors)
+        try:
+            arrays = _arrays(data)
+            validation, test = (_split(arrays, name) for name in SPLITS)
+            return cls(validation, test, _executors(arrays, len(test.labels)))
+        except Exception as error:  # a damaged archive can fail in any of the parsers
+            reason = (str(error).splitlines() or [type(error).__name__])[0]
+            raise InputError(f"{str(path)!r} does not hold the predictions of a run: {reason}") from None
+
+    @classmethod
+    def of(cls, record: RunRecord, folder: Path) -> Predictions:
+        """Those of the run of ``record`` in ``folder``; raises ``InputError`` also if the two do not belong together."""
+        found = cls.load(folder)
+        for name, value in found.figures.items():
+            noted = getattr(record, name)
+            if noted is None or abs(noted - value) > ROUNDING:
+                said = f"{name} is {noted} in the record beside it and {value} by the predictions"
+                raise InputError(f"{str(folder / FILE)!r} does not belong to its record: {said}")
+        if record.classes is not None and found.largest_class >= record.classes:
+            said = f"it has the class {found.largest_class}, the model has {record.classes}"
+            raise InputError(f"{str(folder / FILE)!r} does not belong to its record: {said}")
+        return found
+
+    @property
+    def figures(self) -> dict[str, float]:
+        """The fields of a record that follow from the predictions."""
+        return {
+            "float_accuracy": float(self.test.float_hits.mean()),
+            "int8_accuracy": float(self.test.int8_hits.mean()),
+            "validation_accuracy": float(self.validation.int8_hits.mean()),
+            "agreement": float((self.test.float == self.test.int8).mean()),
+        }
+
+    @property
+    def largest_class(self) -> int:
+        """The largest number of a class that was predicted or is right."""
+        arrays = [array for split in (self.validation, self.test) for array in vars(split).values()]
+        return max(int(array.max()) for array in [*arrays, *self.executors.values()])
+
+
+def _split(arrays: dict[str, Classes], name: str) -> SplitPredictions:
+    missing = [key for key in KEYS if f"{name}/{key}" not in arrays]
+    if missing:
+        raise ValueError(f"{name} has no {', '.join(missing)}")
+    found = SplitPredictions(**{key: arrays[f"{name}/{key}"] for key in KEYS})
+    lengths = {key: len(value) for key, value in vars(found).items()}
+    if len(set(lengths.values())) != 1 or not len(found.labels):
+        raise ValueError(f"{name} has {lengths} images: expected equally many, at least one")
+    return found
+
+
+def _executors(arrays: dict[str, Classes], images: int) -> dict[str, Classes]:
+    prefix = "executors/"
+    found = {name.removeprefix(prefix): value for name, value in arrays.items() if name.startswith(prefix)}
+    for name, value in found.items():
+        if not 1 <= len(value) <= images:
+            raise ValueError(f"{name} has {len(value)} images: expected 1...{images}")
+    return found
+
+
+def _arrays(data: bytes) -> dict[str, Classes]:
+    """The arrays in an .npz file, by name; raises many types for what is none."""
+    with zipfile.ZipFile(io.BytesIO(data)) as archive:
+        entries = archive.infolist()
+        size = sum(entry.file_size for entry in entries)
+        if size > LARGEST:
+            raise ValueError(f"{size} bytes, at most {LARGEST} are read")
+        return {entry.filename.removesuffix(".npy"): _classes(archive.read(entry)) for entry in entries}
+
+
+def _classes(data: bytes) -> Classes:
+    """The vector of class numbers in an .npy file. Nothing is unpickled or allocated by what its header claims."""
+    stream = io.BytesIO(data)
+    if np.lib.format.read_magic(stream) != (1, 0):
+        raise ValueError("an array that is not of version 1.0 of the format")
+    shape, _, dtype = np.lib.format.read_array_header_1_0(stream)
+    content = data[stream.tell() :]
+    if dtype.kind not in "iu" or shape != (len(content) // dtype.itemsize,) or len(content) % dtype.itemsize:
+        raise ValueError(f"an array of {dtype} {shape} in {len(content)} bytes, expected a vector of class numbers")
+    classes = np.frombuffer(content, dtype)
+    if classes.min(initial=0) < 0:
+        raise ValueError(f"the class {classes.min()}")
+    return classes
 
 
 def _small(classes: NDArray[Any]) -> Classes:

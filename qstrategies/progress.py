@@ -38,6 +38,11 @@ class Progress:
         else:
             print(shown, file=sys.stderr, flush=True)
 
+    def note(self, message: str) -> None:
+        """Say something that stays to be read, in a line of its own."""
+        if not self.quiet:
+            print("\r\033[K" * self._interactive + message, file=sys.stderr, flush=True)
+
     def close(self) -> None:
         """End the rewritten line."""
         if self._interactive and not self.quiet:

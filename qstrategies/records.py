@@ -7,10 +7,13 @@ import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from pathlib import Path
+from typing import Any, Literal, TypedDict
 
 from qstrategies.errors import InputError, check_choice, check_range
+from qstrategies.files import FileError, read_bytes
 from qstrategies.text import file_name
+from qstrategies.typed_json import Count, Fraction, Name, NonNegative, Sha256, Shallow, build, load
 
 OPTIMIZERS = ("adam", "adamw", "sgd")
 SCHEDULES = ("constant", "cosine", "one_cycle")
@@ -74,10 +77,10 @@ class ExperimentConfig:
     in the others over a part. ``pixels`` is the dtype of the exported input.
     """
 
-    strategy: str
+    strategy: Name
     options: dict[str, float] = field(default_factory=dict)
-    model: str = "cnn"
-    dataset: str = "mnist"
+    model: Name = "cnn"
+    dataset: Name = "mnist"
     training: TrainingConfig = TrainingConfig()
     tuning: TrainingConfig = TrainingConfig(epochs=1, learning_rate=2e-3, schedule="cosine", batch_size=512)
     quantization: QuantizationConfig = QuantizationConfig()
@@ -113,8 +116,8 @@ class Epoch:
     """One epoch of a learning curve: mean training loss (nats), validation accuracy (fraction), seconds."""
 
     loss: float
-    accuracy: float
-    seconds: float
+    accuracy: Fraction
+    seconds: NonNegative
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -122,12 +125,12 @@ class WeightHistogram:
     """Weights of all convolutional and linear layers at one moment; ``counts`` over equal bins of [low, high]."""
 
     when: str
-    epoch: int
+    epoch: Count
     low: float
     high: float
-    max_abs: float
-    sigma: float
-    counts: tuple[int, ...]
+    max_abs: NonNegative
+    sigma: NonNegative
+    counts: tuple[Count, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -136,11 +139,11 @@ class RuntimeCheck:
 
     runtime: str
     file: str
-    images: int
-    accuracy: float | None
-    agreement: float
-    rows_equal: float
-    max_steps: float
+    images: Count
+    accuracy: Fraction | None
+    agreement: Fraction
+    rows_equal: Fraction
+    max_steps: NonNegative
     first_difference: str | None = None
 
 
@@ -157,46 +160,82 @@ class Speed:
     """One ONNX file in ONNX Runtime on one thread, and its ratio to the float file measured in turn with it."""
 
     file: str
-    microseconds_batch_1: float
-    images_per_second_batch_256: float
-    speedup_batch_1: float
-    speedup_batch_256: float
+    microseconds_batch_1: NonNegative
+    images_per_second_batch_256: NonNegative
+    speedup_batch_1: NonNegative
+    speedup_batch_256: NonNegative
+
+
+class Environment(TypedDict, total=False):
+    """Where a run took place, see ``environment.describe``."""
+
+    python: str
+    packages: dict[str, str | None]
+    machine: str
+    cpu: str
+    cpu_flags: list[str]
+    threads: Count
+    device: str
+    training_dtype: str
+    commit: str | None
+
+
+RECORD = "record.json"
+"""In the folder of a run."""
+MEASURED = (
+    "float_accuracy",
+    "int8_accuracy",
+    "validation_accuracy",
+    "onnxruntime_accuracy",
+    "agreement",
+    "checks",
+    "sizes",
+    "speeds",
+    "curve",
+    "histograms",
+)
+"""What every finished run has measured."""
+SEAL = "content_sha256"
+"""The key of a record's JSON that holds the hash of all the rest."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class RunRecord:
     """All that one run left behind. Accuracies are fractions of the test split, sizes bytes, times seconds.
 
-    ``curve`` is the run's own training, after ``epochs_before`` of the float model it continues; ``peak_bytes`` is the
-    largest resident memory of the process so far.
+    ``inputs`` is what the run depends on besides its configuration, by name (see ``dependencies``); empty in records from
+    before it was noted down. ``classes`` is how many the model tells apart. ``curve`` is the run's own training, after
+    ``epochs_before`` of the float model it continues; ``peak_bytes`` is the largest resident memory of the process so far.
     """
 
     config: ExperimentConfig
     status: Literal["done", "failed"]
     reason: str | None = None
-    environment: dict[str, Any] = field(default_factory=dict)
-    starts_from: str | None = None
-    float_accuracy: float | None = None
-    float_key: str | None = None
-    int8_accuracy: float | None = None
-    validation_accuracy: float | None = None
-    engines: dict[str, float] = field(default_factory=dict)
+    inputs: dict[str, str] = field(default_factory=dict)
+    environment: Environment = field(default_factory=Environment)
+    starts_from: Name | None = None
+    float_accuracy: Fraction | None = None
+    float_key: Sha256 | None = None
+    int8_accuracy: Fraction | None = None
+    validation_accuracy: Fraction | None = None
+    engines: dict[str, Fraction] = field(default_factory=dict)
     engines_equal: bool | None = None
-    onnxruntime_accuracy: float | None = None
-    agreement: float | None = None
-    free_scales_accuracy: float | None = None
-    output_scale: float | None = None
-    exactness: dict[str, Any] = field(default_factory=dict)
+    onnxruntime_accuracy: Fraction | None = None
+    agreement: Fraction | None = None
+    free_scales_accuracy: Fraction | None = None
+    output_scale: NonNegative | None = None
+    classes: Count | None = None
+    exactness: dict[str, Shallow] = field(default_factory=dict)
     checks: tuple[RuntimeCheck, ...] = ()
     skipped: tuple[Skipped, ...] = ()
-    sizes: dict[str, int] = field(default_factory=dict)
+    sizes: dict[str, Count] = field(default_factory=dict)
     speeds: tuple[Speed, ...] = ()
-    peak_bytes: int | None = None
-    epochs_before: int = 0
+    peak_bytes: Count | None = None
+    epochs_before: Count = 0
     curve: tuple[Epoch, ...] = ()
     histograms: tuple[WeightHistogram, ...] = ()
-    seconds: dict[str, float] = field(default_factory=dict)
-    files: dict[str, str] = field(default_factory=dict)
+    seconds: dict[str, NonNegative] = field(default_factory=dict)
+    files: dict[Name, Sha256] = field(default_factory=dict)
 
     @property
     def label(self) -> str:
@@ -219,25 +258,50 @@ class RunRecord:
         return self.float_accuracy - self.int8_accuracy
 
     def to_json(self) -> str:
-        """The record as indented JSON with one final newline."""
-        return json.dumps(dataclasses.asdict(self), indent=1, allow_nan=False) + "\n"
+        """The record as indented JSON with one final newline, sealed by a hash of its content."""
+        content = dataclasses.asdict(self)
+        return json.dumps({**content, SEAL: content_key(content)}, indent=1, allow_nan=False) + "\n"
 
     @classmethod
-    def from_json(cls, text: str) -> RunRecord:
-        """The inverse of ``to_json``; raises ``InputError`` for anything else."""
+    def from_json(cls, text: str | bytes) -> RunRecord:
+        """The inverse of ``to_json``; raises ``InputError`` for anything else, as a value of another type or out of its range.
+
+        Records from before there were seals and some of the fields are read too.
+        """
         try:
-            raw = json.loads(text)
-            raw["config"] = config_from_dict(raw["config"])
-            for name, kind in _NESTED.items():
-                raw[name] = tuple(kind(**item) for item in raw[name])
-            for histogram in raw["histograms"]:
-                object.__setattr__(histogram, "counts", tuple(histogram.counts))
-            return cls(**raw)
-        except (ValueError, TypeError, KeyError, AttributeError) as error:
+            content = load(text)
+            seal = content.pop(SEAL, None) if isinstance(content, dict) else None
+            record: RunRecord = build(cls, content)
+            _check_measured(record)
+        except InputError as error:
             raise InputError(f"not a run record: {error}") from None
+        if seal not in (None, content_key(content)):
+            raise InputError("not a run record: it was altered after it was written")
+        return record
 
 
-_NESTED = {"checks": RuntimeCheck, "skipped": Skipped, "speeds": Speed, "curve": Epoch, "histograms": WeightHistogram}
+def _check_measured(record: RunRecord) -> None:
+    """Raise ``InputError`` for a finished run that lacks what the tables and the evidence are made of."""
+    if record.status != "done":
+        return
+    for name in MEASURED:
+        if getattr(record, name) in (None, (), {}):
+            raise InputError(f"the run is finished, but has no {name}")
+    for kind in ("float", "portable"):
+        if kind not in record.sizes:
+            raise InputError(f"sizes has no {kind!r}")
+    if record.exactness and "saturation_safe" not in record.exactness:
+        raise InputError("exactness has no 'saturation_safe'")
+
+
+def read_record(path: Path) -> RunRecord:
+    """The record in the file ``path``; raises ``InputError`` that names it."""
+    try:
+        return RunRecord.from_json(read_bytes(path))
+    except FileError:
+        raise
+    except InputError as error:
+        raise InputError(f"{str(path)!r} is {error}") from None
 
 
 def labels(records: Sequence[RunRecord]) -> list[str]:
@@ -259,16 +323,6 @@ def _unlabelled(config: ExperimentConfig) -> dict[str, Any]:
         "pixels": config.pixels,
     }
     return {name.replace("_", "-"): value for name, value in settings.items()}
-
-
-def config_from_dict(raw: dict[str, Any]) -> ExperimentConfig:
-    """The inverse of ``dataclasses.asdict`` for ``ExperimentConfig``."""
-    parts = {
-        "training": TrainingConfig(**raw["training"]),
-        "tuning": TrainingConfig(**raw["tuning"]),
-        "quantization": QuantizationConfig(**raw["quantization"]),
-    }
-    return ExperimentConfig(**{**raw, **parts})
 
 
 def content_key(value: Any) -> str:

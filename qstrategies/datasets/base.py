@@ -97,7 +97,7 @@ class Dataset:
 
     @property
     def fingerprint(self) -> str:
-        """One checksum for the whole dataset."""
+        """One checksum for the files of the dataset; ``content`` is what results depend on."""
         return hashlib.sha256("".join(self.md5).encode()).hexdigest()[:16]
 
     @cached_property
@@ -119,6 +119,17 @@ class Dataset:
             "validation": Split("validation", images[held_out], train.targets[held_out]),
             "test": Split("test", test.data.unsqueeze(1), test.targets),
         }
+
+    @cached_property
+    def content(self) -> str:
+        """SHA-256 of all images and labels, as they are after reading and splitting."""
+        digest = hashlib.sha256()
+        for name, split in self.splits.items():
+            for tensor in (split.images, split.labels):
+                values = tensor.contiguous().numpy()
+                digest.update(f"{name} {values.dtype} {values.shape} ".encode())
+                digest.update(values.data)
+        return digest.hexdigest()
 
     def _reader(self) -> Any:
         from qstrategies.datasets import torchvision_import

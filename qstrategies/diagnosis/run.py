@@ -7,12 +7,14 @@ from pathlib import Path
 
 from torch import fx
 
+from qstrategies import dependencies
 from qstrategies.datasets.base import CalibrationSet, Location, Split
 from qstrategies.diagnosis.diagnose import Diagnosis, Inputs, diagnose_calibrated
 from qstrategies.errors import InputError, check_range
-from qstrategies.pipeline import Workspace, float_stage, prepared_for, tuned_stage
+from qstrategies.files import exists
+from qstrategies.pipeline import Workspace, check_config, float_stage, prepared_for, tuned_stage
 from qstrategies.quantization.convert import calibrate
-from qstrategies.records import RunRecord
+from qstrategies.records import RECORD, read_record
 from qstrategies.strategies import STRATEGIES
 from qstrategies.training import to_input
 
@@ -23,17 +25,22 @@ def diagnose_run(folder: Path, location: Location, images: int = 1000) -> Diagno
     Its float model is read from the stages beside the folder, or trained again.
 
     Raises:
-        InputError: no record there, a failed run, or a strategy that trains with its quantizers.
+        InputError: no record there, a damaged one, a failed run, a strategy that trains with its quantizers, or one whose
+            data, code or packages changed since.
     """
-    path = folder / "record.json"
-    if not path.is_file():
-        raise InputError(f"{str(folder)!r} is not the folder of a run: it has no record.json")
-    record = RunRecord.from_json(path.read_text())
+    if not exists(folder / RECORD):
+        raise InputError(f"{str(folder)!r} is not the folder of a run: it has no {RECORD}")
+    record = read_record(folder / RECORD)
     config, kind = record.config, STRATEGIES.get(record.config.strategy)
     if kind.quantize_aware or record.status != "done":
         why = f"{config.strategy} trains with its quantizers" if kind.quantize_aware else f"it failed: {record.reason}"
         raise InputError(f"{str(folder)!r}: only post-training quantization is diagnosed, and {why}")
+    check_config(config)
     workspace, strategy = Workspace(folder.parent, location), kind(**config.options)
+    now = dependencies.Inputs(workspace.dataset).of_run(config)
+    reason = dependencies.changed(record.inputs, now)
+    if reason is not None:
+        raise InputError(f"{str(folder)!r} cannot be diagnosed as it was: {reason}; run it again first")
     splits = workspace.dataset(config.dataset).splits
     check_range("number of images", images, 2, len(splits["validation"]))
     baseline = float_stage(config, workspace)

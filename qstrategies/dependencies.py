@@ -1,0 +1,115 @@
+"""What a run and a trained model depend on, in named parts: equal parts, equal results; other parts, and one can say which.
+
+A new kind of input, as a checkpoint of the user, is one more part here.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import platform
+import random
+import re
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from qstrategies import source_code
+from qstrategies.datasets.base import Dataset
+from qstrategies.environment import package_version
+from qstrategies.files import sha256
+from qstrategies.models import MODELS
+from qstrategies.records import ExperimentConfig
+from qstrategies.runtimes import RUNTIMES
+from qstrategies.stages import tensors_sha256
+from qstrategies.strategies import STRATEGIES
+
+TRAINING = ("qstrategies.training", "qstrategies.stages")
+FAKE_QUANTIZERS = "qstrategies.quantization.prepare"
+RUN = "qstrategies.pipeline"
+PACKAGES = ("torch", "numpy", "onnx", "onnxruntime")
+"""torch trains, quantizes and has the int8 kernels, numpy computes with integers, onnx makes, checks and judges the files,
+ONNX Runtime executes them. torchvision only reads data, whose content is a part of its own."""
+
+Parts = dict[str, str]
+
+
+class Inputs:
+    """Looks the parts up, building every model once."""
+
+    def __init__(self, datasets: Callable[[str], Dataset]) -> None:
+        self._datasets = datasets
+        self._models: dict[str, str] = {}
+
+    def of_run(self, config: ExperimentConfig) -> Parts:
+        """What the run of ``config`` depends on besides ``config``."""
+        kind = STRATEGIES.get(config.strategy)
+        names = [name for name in (config.strategy, kind.starts_from) if name is not None]
+        parts = {key: value for name in names for key, value in self.of_training(config, name).items()}
+        roots = [RUN, *(RUNTIMES.get(name).__module__ for name in RUNTIMES.names())]
+        parts["code of quantization, export and checks"] = source_code.of_modules(roots).digest
+        return parts | {name: str(package_version(name)) for name in PACKAGES}
+
+    def of_training(self, config: ExperimentConfig, strategy: str) -> Parts:
+        """What training the model of ``config`` with ``strategy`` depends on besides settings, seed and machine."""
+        parts = {
+            "Python": ".".join(platform.python_version_tuple()[:2]),
+            "torch": str(package_version("torch")),
+            f"data of {config.dataset!r}": self._datasets(config.dataset).content,
+            f"layers or initial weights of model {config.model!r}": self._fresh(config.model),
+            **_code(f"code of model {config.model!r}", MODELS.get(config.model)),
+            **_code(f"code of strategy {strategy!r}", STRATEGIES.get(strategy)),
+            "code of training": source_code.of_modules(TRAINING).digest,
+        }
+        if STRATEGIES.get(strategy).quantize_aware:
+            parts["code of fake quantizers"] = source_code.of_modules([FAKE_QUANTIZERS]).digest
+        return parts
+
+    def _fresh(self, model: str) -> str:
+        if model not in self._models:
+            self._models[model] = _fresh(model)
+        return self._models[model]
+
+
+def changed(before: Mapping[str, str], now: Mapping[str, str]) -> str | None:
+    """Which parts are not as they were, in words; None if all are."""
+    if not before:
+        return "it was made when runs did not note down what they depend on"
+    names = [name for name in {**before, **now} if before.get(name) != now.get(name)]
+    return f"{', '.join(names)} changed since" if names else None
+
+
+def fresh_model(name: str, seed: int) -> nn.Module:
+    """The model ``name`` as its factory builds it with all random states seeded; the user's stay as they were."""
+    with _seeded(seed):
+        return MODELS.get(name)()
+
+
+def _fresh(name: str) -> str:
+    model = fresh_model(name, 0)
+    tensors = {key: value for key, value in model.state_dict().items() if isinstance(value, Tensor)}
+    layers = re.sub(r" at 0x[0-9a-f]+", "", repr(model))
+    return sha256(f"{layers} {tensors_sha256(tensors)}".encode())
+
+
+def _code(part: str, thing: Any) -> Parts:
+    """The hash of its own code, and the versions of the packages of others that this imports."""
+    source = source_code.of_object(thing)
+    versions = {name: package_version(name) for name in sorted(source.packages)}
+    return {part: source.digest, **{name: version for name, version in versions.items() if version is not None}}
+
+
+@contextlib.contextmanager
+def _seeded(seed: int) -> Iterator[None]:
+    kept, kept_numpy = random.getstate(), np.random.get_state()
+    try:
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            random.seed(seed)
+            np.random.seed(seed)
+            yield
+    finally:
+        random.setstate(kept)
+        np.random.set_state(kept_numpy)
