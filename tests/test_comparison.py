@@ -1,20 +1,28 @@
 """Interrupting, resuming and reusing must not change any result."""
 
 import dataclasses
+import json
 import shutil
 
 import numpy as np
 import pytest
 from conftest import small
 
-from qstrategies import pipeline
-from qstrategies.comparison import expected_seconds, plan, read_records, run_all
+from qstrategies import dependencies, pipeline, source_code
+from qstrategies.comparison import expected_seconds, finished_record, plan, read_records, run_all
+from qstrategies.datasets import DATASETS
+from qstrategies.dependencies import TRAINING
+from qstrategies.environment import package_version
 from qstrategies.errors import InputError
-from qstrategies.files import exclusive
+from qstrategies.files import TEMPORARY, exclusive
+from qstrategies.models import MODELS
 from qstrategies.pipeline import Workspace, run_experiment
 from qstrategies.predictions import Predictions
+from qstrategies.progress import Progress
+from qstrategies.records import RECORD, SEAL
+from qstrategies.stages import tensors_sha256
 from qstrategies.strategies import STRATEGIES
-from qstrategies.strategies.base import Strategy
+from qstrategies.training import History
 
 CONFIGS = [small("no_norm", checks="quick"), small("qat", checks="quick")]
 
@@ -83,14 +91,151 @@ def test_one_float_model_serves_every_bit_width_and_every_strategy_that_starts_f
     assert sorted(trained) == ["Finetune", "NoNorm", "Qat", "Qat"], "QAT trains per bit width, nothing else does"
 
 
-def test_edited_code_of_a_strategy_is_trained_again(uninterrupted, location, monkeypatch):
+class Told(Progress):
+    """Keeps the notes that it is given."""
+
+    def __init__(self):
+        super().__init__(0, quiet=True)
+        self.notes = []
+
+    def note(self, message):
+        self.notes.append(message)
+
+
+def edit_code(kind):
+    def edit(monkeypatch):
+        real = source_code.of_object
+        other = dataclasses.replace(real(kind), digest="other")
+        monkeypatch.setattr(source_code, "of_object", lambda thing: other if thing is kind else real(thing))
+
+    return edit
+
+
+def edit_training(monkeypatch):
+    real = source_code.of_modules
+    other = dataclasses.replace(real([]), digest="other")
+    monkeypatch.setattr(source_code, "of_modules", lambda roots, *own: other if roots == TRAINING else real(roots, *own))
+
+
+def edit_weights(monkeypatch):
+    monkeypatch.setattr(MODELS.get("cnn"), "__init__", lambda self, real=MODELS.get("cnn").__init__: (real(self), self.fc.weight.data.mul_(2))[0])
+
+
+def edit_data(monkeypatch):
+    monkeypatch.setattr(DATASETS.get("small_mnist"), "content", "other")
+
+
+def upgrade(monkeypatch):
+    monkeypatch.setattr(dependencies, "package_version", lambda name: "99" if name == "onnx" else package_version(name))
+
+
+@pytest.mark.parametrize(
+    ("edit", "reason", "trains_again"),
+    [
+        (edit_code(MODELS.get("cnn")), "code of model 'cnn' changed since", True),
+        (edit_code(STRATEGIES.get("no_norm")), "code of strategy 'no_norm' changed since", True),
+        (edit_training, "code of training changed since", True),
+        (edit_weights, "layers or initial weights of model 'cnn' changed since", True),
+        (edit_data, "data of 'small_mnist' changed since", True),
+        (upgrade, "onnx changed since", False),
+    ],
+)
+def test_a_run_whose_inputs_changed_runs_again_and_says_why(edit, reason, trains_again, uninterrupted, location, monkeypatch):
+    workspace, finished = uninterrupted
+    told = Told()
+    key = pipeline.float_stage(CONFIGS[0], workspace).key
+    edit(monkeypatch)
+    monkeypatch.setattr("qstrategies.comparison.run_experiment", lambda config, workspace: finished[0])
+    run_all(CONFIGS, Workspace(workspace.folder, location, told))
+    assert told.notes == [f"run again: {CONFIGS[0].run_id} and 1 more ({reason})"]
+    monkeypatch.setattr(pipeline, "train", lambda *arguments: History((), ()))
+    assert (pipeline.float_stage(CONFIGS[0], Workspace(location.cache / "other", location)).key != key) is trains_again
+
+
+def test_a_record_from_before_inputs_were_noted_down_is_read_but_run_again(uninterrupted, location, tmp_path, monkeypatch):
+    workspace, finished = uninterrupted
+    shutil.copytree(workspace.folder, tmp_path / "old")
+    content = json.loads(finished[0].to_json())
+    for name in ("inputs", "classes", SEAL):
+        del content[name]
+    (tmp_path / "old" / CONFIGS[0].run_id / RECORD).write_text(json.dumps(content))
+    assert read_records(tmp_path / "old")[0] == dataclasses.replace(finished[0], inputs={}, classes=None)
+    told = Told()
+    monkeypatch.setattr("qstrategies.comparison.run_experiment", lambda config, workspace: finished[0])
+    run_all(CONFIGS, Workspace(tmp_path / "old", location, told))
+    assert len(told.notes) == 1 and "when runs did not note down what they depend on" in told.notes[0]
+
+
+def damage(path):
+    data = bytearray(path.read_bytes())
+    data[-50] ^= 1  # one bit of one weight
+    path.write_bytes(data)
+
+
+def test_a_stage_with_one_wrong_bit_is_trained_again_with_a_line_that_says_so(uninterrupted, location, tmp_path):
     workspace, _ = uninterrupted
-    again = Workspace(workspace.folder, location)
-    key = pipeline.float_stage(CONFIGS[0], again).key
-    edited = type("Edited", (Strategy,), {"__module__": "nowhere"})
-    assert len({pipeline.source(kind) for kind in (STRATEGIES.get("clamp"), STRATEGIES.get("qat_clamp"), edited)}) == 3
-    monkeypatch.setattr(pipeline, "source", lambda kind: "edited")
-    assert pipeline.float_stage(CONFIGS[0], again).key != key
+    shutil.copytree(workspace.stages, tmp_path / "stages")
+    good = pipeline.float_stage(CONFIGS[0], Workspace(tmp_path, location))
+    path = tmp_path / "stages" / f"{good.key[:24]}.safetensors"
+    damage(path)
+    told = Told()
+    again = pipeline.float_stage(CONFIGS[0], Workspace(tmp_path, location, told))
+    assert told.notes == [f"trained again: {str(path)!r} is damaged"]
+    assert tensors_sha256(again.model.state_dict()) == tensors_sha256(good.model.state_dict())
+    for altered in (b'"history":"{', b"loss"):  # what stands beside the tensors counts too
+        path.write_bytes(path.read_bytes().replace(altered, altered[:-1] + b"x", 1))
+        pipeline.float_stage(CONFIGS[0], Workspace(tmp_path, location, told))
+    assert len(told.notes) == 3
+
+
+def test_a_finished_run_without_its_whole_files_runs_again(uninterrupted, location, tmp_path):
+    workspace, finished = uninterrupted
+    shutil.copytree(workspace.folder, tmp_path / "copy")
+    inputs = dependencies.Inputs(Workspace(workspace.folder, location).dataset)
+    assert finished_record(tmp_path / "copy", CONFIGS[0], inputs) == finished[0]
+    run = tmp_path / "copy" / CONFIGS[0].run_id
+    damage(run / "model.onnx")
+    with pytest.raises(InputError, match=r"model.onnx' is not as it was written"):
+        finished_record(tmp_path / "copy", CONFIGS[0], inputs)
+    (run / "model.onnx").unlink()
+    with pytest.raises(InputError, match=r"cannot read .*model.onnx"):
+        finished_record(tmp_path / "copy", CONFIGS[0], inputs)
+
+
+def test_predictions_of_another_run_are_told_apart(uninterrupted, tmp_path):
+    workspace, finished = uninterrupted
+    shutil.copytree(workspace.folder, tmp_path / "copy")
+    one, two = (tmp_path / "copy" / config.run_id / "predictions.npz" for config in CONFIGS)
+    shutil.copy(one, two)
+    with pytest.raises(InputError, match=r"does not belong to its record: \w+ is 0\.\d+ in the record beside it"):
+        read_records(tmp_path / "copy")
+    with pytest.raises(InputError, match="it has the class 9, the model has 9"):
+        Predictions.of(dataclasses.replace(finished[0], classes=9), workspace.folder / CONFIGS[0].run_id)
+
+
+def test_two_records_of_one_run_do_not_count_as_two_seeds(uninterrupted, tmp_path):
+    workspace, _ = uninterrupted
+    shutil.copytree(workspace.folder, tmp_path / "copy")
+    shutil.copytree(tmp_path / "copy" / CONFIGS[0].run_id, tmp_path / "copy" / "backup")
+    with pytest.raises(InputError, match="are records of the same run: remove one"):
+        read_records(tmp_path / "copy")
+
+
+def test_a_float_file_that_vanished_is_written_again(tmp_path, location):
+    workspace = Workspace(tmp_path, location)
+    first = run_experiment(CONFIGS[0], workspace)
+    for path in workspace.stages.glob("*.float.onnx"):
+        path.unlink()
+    assert content(run_experiment(CONFIGS[0], workspace)) == content(first)
+
+
+def test_the_next_run_sweeps_what_a_killed_one_left(uninterrupted, location):
+    workspace, _ = uninterrupted
+    left = [workspace.folder / place / "x".join(TEMPORARY) for place in ("", "stages", CONFIGS[0].run_id)]
+    for path in left:
+        path.write_bytes(b"half")
+    run_all(CONFIGS, Workspace(workspace.folder, location))
+    assert not any(path.exists() for path in left)
 
 
 def test_a_second_writer_is_refused(tmp_path, location):
