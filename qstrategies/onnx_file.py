@@ -5,15 +5,29 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from sys import float_info
+from typing import Annotated, Any
 
 import onnx
 
 from qstrategies.errors import InputError
 from qstrategies.files import sha256
+from qstrategies.typed_json import Fraction, Range, Sha256, build, load
 
 LARGEST_FILE = 512 << 20
 HASH_KEY = "content_sha256"
+METADATA: dict[str, Any] = {
+    "accuracy": Fraction,
+    "dataset": str,
+    "form": str,
+    "labels": list[str] | None,
+    "logits_sha256": Sha256,
+    "model": str,
+    "output_scale": Annotated[float, Range(float_info.min)] | None,
+    "strategy": str,
+    "weight_bits": int,
+}
+"""What the entries are that are read again, where there are any."""
 INTEGRITY = {True: "unchanged since its export", False: "ALTERED after its export", None: "no hash in this file"}
 
 
@@ -74,14 +88,15 @@ def read_metadata(path: Path) -> dict[str, Any]:
 def metadata_of(model: onnx.ModelProto, path: Path) -> dict[str, Any]:
     """The metadata of a file that qstrategies exported; empty for one of another tool.
 
-    Raises ``InputError`` for metadata that is not JSON. ``path`` is named in the message.
+    Raises ``InputError`` for metadata that is not JSON or of other types than ``METADATA``. ``path`` is named in the message.
     """
     if model.producer_name != "qstrategies":
         return {}
     try:
-        return {item.key: json.loads(item.value) for item in model.metadata_props}
-    except (ValueError, RecursionError):
-        raise InputError(f"{str(path)!r} has damaged metadata") from None
+        found = {item.key: load(item.value) for item in model.metadata_props}
+        return found | {name: build(kind, found[name], name) for name, kind in METADATA.items() if name in found}
+    except InputError as error:
+        raise InputError(f"{str(path)!r} has damaged metadata: {error}") from None
 
 
 def content_hash(model: onnx.ModelProto) -> str:

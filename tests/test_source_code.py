@@ -64,7 +64,8 @@ def test_what_is_imported_from_the_user_counts_at_any_depth_and_packages_by_name
 
 
 def test_comments_docstrings_layout_and_hints_do_not_count(digest):
-    written = NET.replace("A net.", "The net.").replace("import collections", "import abc").replace("self.head =", "self.head  =   ").replace("torch.nn.Module):", "torch.nn.Module):  # here")
+    written = NET.replace("A net.", "The net.").replace("import collections", "import abc")
+    written = written.replace("self.head =", "self.head  =   ").replace("torch.nn.Module):", "torch.nn.Module):  # here")
     assert written != NET and digest(net=written) == digest()
 
 
