@@ -106,6 +106,12 @@ def exists(path: Path) -> bool:
         return path.exists()
 
 
+def remove(path: Path) -> None:
+    """Remove the file ``path`` if it is there; raises ``FileError``."""
+    with doing("remove", path):
+        path.unlink(missing_ok=True)
+
+
 def read_bytes(path: Path) -> bytes:
     """All of the file ``path``; raises ``FileError``."""
     with doing("read", path):

@@ -24,7 +24,7 @@ from qstrategies.datasets.base import CalibrationSet, Dataset, Location, Split
 from qstrategies.dependencies import Inputs, fresh_model
 from qstrategies.evaluation import Evaluation, evaluate
 from qstrategies.export.onnx_export import ExportedModel, export_float_onnx, export_onnx
-from qstrategies.files import atomic_write, sha256
+from qstrategies.files import atomic_write, remove, sha256
 from qstrategies.models import MODELS
 from qstrategies.onnx_file import read_metadata
 from qstrategies.predictions import Predictions, SplitPredictions
@@ -96,6 +96,7 @@ def run_experiment(config: ExperimentConfig, workspace: Workspace) -> RunRecord:
     """
     check_config(config)
     inputs = Inputs(workspace.dataset).of_run(config)
+    remove(workspace.folder / config.run_id / RECORD)  # an older record must not lie beside the files of this run
     try:
         record = _run(config, workspace)
     except TrainingDivergedError as error:

@@ -273,10 +273,10 @@ class RunRecord:
             seal = content.pop(SEAL, None) if isinstance(content, dict) else None
             record: RunRecord = build(cls, content)
             _check_measured(record)
-        except InputError as error:
+            if seal not in (None, content_key(content)):
+                raise InputError("it was altered after it was written")
+        except (InputError, RecursionError) as error:
             raise InputError(f"not a run record: {error}") from None
-        if seal not in (None, content_key(content)):
-            raise InputError("not a run record: it was altered after it was written")
         return record
 
 

@@ -61,10 +61,12 @@ def of_modules(roots: Iterable[str], own: str = OWN) -> Source:
 
 
 def of_object(thing: Any) -> Source:
-    """The code of a class or function with what it inherits from.
+    """The code of a class, function or other factory with what it inherits from.
 
     That is whole modules with what they import; but only what it uses of a script or notebook, which also says what to run.
     """
+    if not isinstance(thing, (type, FunctionType, functools.partial)):
+        thing = type(thing)
     family = [kind for kind in getattr(thing, "__mro__", (thing,)) if kind.__module__ != "builtins"]
     loose = [kind for kind in family if _is_loose(kind)]
     lines, used = _loose(loose)
@@ -76,7 +78,7 @@ def of_object(thing: Any) -> Source:
 
 
 def _is_loose(thing: Any) -> bool:
-    return thing.__module__ == "__main__" or _path(thing.__module__) is None
+    return isinstance(thing, functools.partial) or thing.__module__ == "__main__" or _path(thing.__module__) is None
 
 
 def _same_authors(name: str, own: str) -> bool:
@@ -160,6 +162,9 @@ def _loose(kinds: Sequence[Any]) -> tuple[list[str], set[str]]:
         seen.add(id(thing))
         if isinstance(thing, ModuleType):
             modules.add(thing.__name__)
+        elif isinstance(thing, functools.partial):
+            lines.append(f"{_plain(thing.args)} {_plain(thing.keywords)}")
+            waiting += [thing.func, *thing.args, *thing.keywords.values()]
         elif isinstance(thing, (type, FunctionType)) and not _is_loose(thing):
             modules.add(thing.__module__)
         elif isinstance(thing, type):

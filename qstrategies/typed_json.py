@@ -85,15 +85,13 @@ def build(kind: Any, value: Any, where: str = "it") -> Any:
 
     Raises:
         InputError: it names the first place that does not fit, what is there and what is expected. A dataclass takes no
-            unknown keys; a TypedDict does, as long as they are not deep.
+            unknown keys; a TypedDict does, and leaves them out.
     """
     origin, arguments = get_origin(kind), get_args(kind)
     if dataclasses.is_dataclass(kind):
         return _dataclass(kind, value, where)
     if is_typeddict(kind):
-        hints = _hints(kind)
-        items = _expect(dict, value, where).items()
-        return {key: build(hints.get(key, Shallow), item, f"{where}.{key}") for key, item in items}
+        return _typed_dict(kind, value, where)
     if origin is Annotated:
         return _annotated(arguments[0], arguments[1:], value, where)
     if origin in (Union, UnionType):
@@ -119,6 +117,14 @@ def _dataclass(kind: Any, value: Any, where: str) -> Any:
         if needed and field.name not in given:
             raise InputError(f"{where} has no {field.name!r}")
     return kind(**{name: build(hints[name], item, f"{where}.{name}") for name, item in given.items()})
+
+
+def _typed_dict(kind: Any, value: Any, where: str) -> Any:
+    given = _expect(dict, value, where)
+    for name in sorted(kind.__required_keys__):
+        if name not in given:
+            raise InputError(f"{where} has no {name!r}")
+    return {name: build(hint, given[name], f"{where}.{name}") for name, hint in _hints(kind).items() if name in given}
 
 
 def _annotated(kind: Any, checks: tuple[Any, ...], value: Any, where: str) -> Any:

@@ -17,7 +17,7 @@ from qstrategies.errors import InputError
 from qstrategies.files import TEMPORARY, exclusive
 from qstrategies.models import MODELS
 from qstrategies.pipeline import Workspace, run_experiment
-from qstrategies.predictions import Predictions
+from qstrategies.predictions import FILE, Predictions
 from qstrategies.progress import Progress
 from qstrategies.records import RECORD, SEAL
 from qstrategies.stages import tensors_sha256
@@ -55,6 +55,19 @@ def test_an_interrupted_comparison_goes_on_and_ends_the_same(uninterrupted, tmp_
     resumed = run_all(CONFIGS, Workspace(tmp_path, location))
     assert resumed[0] == first
     assert [content(record) for record in resumed] == [content(record) for record in expected]
+
+
+def test_no_older_record_lies_beside_the_files_of_a_run_that_was_begun_again(uninterrupted, tmp_path, location, monkeypatch):
+    workspace, _ = uninterrupted
+    run = shutil.copytree(workspace.folder / CONFIGS[0].run_id, tmp_path / CONFIGS[0].run_id)
+
+    def interrupt(*arguments):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(pipeline, "_run", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        run_experiment(CONFIGS[0], Workspace(tmp_path, location))
+    assert {path.name for path in run.iterdir()} == {"model.onnx", "model.fast.onnx", FILE}
 
 
 def test_a_finished_comparison_is_read_not_run(uninterrupted, location, monkeypatch):

@@ -24,6 +24,7 @@ from qstrategies.pipeline import Workspace, run_experiment
 from qstrategies.predictions import FILE
 from qstrategies.records import RECORD, SEAL, RunRecord, content_key
 from qstrategies.report import write
+from qstrategies.report.runs import DIAGNOSIS, keep_diagnosis
 from qstrategies.training import History
 
 CONFIG = small("no_norm", checks="quick")
@@ -37,6 +38,7 @@ def finished(tmp_path_factory, location):
     folder = tmp_path_factory.mktemp("finished")
     workspace = Workspace(folder, location)
     record = run_experiment(CONFIG, workspace)
+    keep_diagnosis(folder / RUN, json.dumps({"findings": [{"rule": "r", "where": "w", "evidence": "e", "advice": "a"}], "trials": [[]]}))
     real = Workspace.dataset
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Workspace, "dataset", lambda self, name: real(workspace, name))  # read once
@@ -128,11 +130,13 @@ def test_a_record_with_another_value_somewhere(finished, location, data):
 
 
 @some
-@given(data=st.data(), name=st.sampled_from([RECORD, FILE, "model.onnx", "stage"]), cut=st.booleans(), to=st.binary(max_size=9))
+@given(data=st.data(), name=st.sampled_from([RECORD, FILE, "model.onnx", "stage", DIAGNOSIS]), cut=st.booleans(), to=st.binary(max_size=9))
 @example(data=None, name=RECORD, cut=True, to=b"")
 @example(data=None, name=FILE, cut=True, to=b"")
 @example(data=None, name="stage", cut=True, to=b"")
 @example(data=None, name=RECORD, cut=True, to="{}".encode("utf-16"))
+@example(data=None, name=DIAGNOSIS, cut=True, to=b"[" * 100_000)
+@example(data=None, name=DIAGNOSIS, cut=True, to=b'{"findings": [[]]}')
 def test_other_bytes_somewhere(finished, location, data, name, cut, to):
     """Overwritten or, with ``cut``, the rest of the file gone; no data: the whole file is ``to``."""
     folder, _ = finished

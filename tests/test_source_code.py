@@ -1,5 +1,6 @@
 """Code counts by what it does: its own source and all that it uses from the same authors, and nothing else."""
 
+import functools
 import importlib
 import subprocess
 import sys
@@ -108,6 +109,13 @@ def test_of_a_script_only_what_the_class_uses_counts(tmp_path):
     assert run_script(tmp_path, seeds=5) == usual
     changed = [run_script(tmp_path, **change) for change in ({"scale": 3}, {"sign": "+"}, {"rate": 0.6})]
     assert len({usual, *changed}) == 4
+
+
+def test_a_partial_is_its_function_and_its_arguments(digest):
+    digest()
+    net, blocks = sys.modules["net"].Net, sys.modules["blocks"].head
+    partials = [functools.partial(net), functools.partial(net, 1), functools.partial(net, n=1), functools.partial(net, n=2)]
+    assert len({source_code.of_object(thing) for thing in [*partials, functools.partial(blocks)]}) == 5
 
 
 def test_own_models_and_strategies_differ_and_know_their_bases():

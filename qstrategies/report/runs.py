@@ -6,13 +6,14 @@ import json
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
-from qstrategies.files import atomic_write
+from qstrategies.errors import InputError
+from qstrategies.files import FileError, atomic_write, exists, read_bytes
 from qstrategies.records import PRESETS, ExperimentConfig, QuantizationConfig, RunRecord, TrainingConfig
 from qstrategies.report.grid import Grid
+from qstrategies.typed_json import build, load
 
-FINDING = ("rule", "where", "evidence", "advice")
 DIAGNOSIS = "diagnosis.json"
 """Beside the record of a run that was diagnosed."""
 
@@ -129,7 +130,7 @@ def keep_diagnosis(folder: Path, content: str) -> None:
 def diagnoses(records: Sequence[RunRecord], folder: Path) -> Grid:
     """The findings of the runs that were diagnosed."""
     rows = [
-        [record.config.run_id, *(str(finding[key]) for key in FINDING)]
+        [record.config.run_id, finding["rule"], finding["where"], finding["evidence"], finding["advice"]]
         for record in records
         for finding in _findings(folder / record.config.run_id / DIAGNOSIS)
     ]
@@ -137,9 +138,29 @@ def diagnoses(records: Sequence[RunRecord], folder: Path) -> Grid:
     return Grid("Diagnosis", ["run", "finding", "where", "evidence", "try"], rows, notes)
 
 
-def _findings(path: Path) -> list[dict[str, Any]]:
-    try:
-        found = json.loads(path.read_text())["findings"]
-        return [item for item in found if set(FINDING) <= item.keys()]
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+class Finding(TypedDict):
+    """One finding of a diagnosis."""
+
+    rule: str
+    where: str
+    evidence: str
+    advice: str
+
+
+class Findings(TypedDict):
+    """What of a diagnosis is reported."""
+
+    findings: list[Finding]
+
+
+def _findings(path: Path) -> list[Finding]:
+    """Those in the file ``path``, none if it is not there; raises ``InputError`` if it is damaged."""
+    if not exists(path):
         return []
+    try:
+        found: Findings = build(Findings, load(read_bytes(path)))
+    except FileError:
+        raise
+    except InputError as error:
+        raise InputError(f"{str(path)!r} is not a diagnosis: {error}") from None
+    return found["findings"]
