@@ -15,6 +15,7 @@ from torch import Tensor
 from qstrategies.errors import InputError
 from qstrategies.evaluation import BATCH, Evaluation
 from qstrategies.export.onnx_export import ExportedModel
+from qstrategies.guest import guest
 from qstrategies.quantization.convert import QuantizedModel
 from qstrategies.records import ENGINES, RuntimeCheck, Skipped
 from qstrategies.runtimes import RUNTIMES
@@ -65,6 +66,7 @@ def verdict(apart: Sequence[str]) -> str:
     return "the same bits everywhere" + (f" but in {', '.join(apart)}" if apart else "")
 
 
+@guest
 def cross_check(
     exported: ExportedModel | Sequence[ExportedModel], inputs: Tensor | tuple[Tensor, ...], runtimes: Iterable[str] | None = None
 ) -> CrossCheck:
@@ -113,11 +115,8 @@ def check_engines(quantized: QuantizedModel, integers: Sequence[Tensor], referen
 def run_engine(quantized: QuantizedModel, engine: str, integers: Sequence[Tensor]) -> Outputs:
     """The output of PyTorch's int8 kernels for the integers of every input."""
     reals = [spec.reals(tensor) for spec, tensor in zip(quantized.inputs, integers, strict=True)]
-    try:
-        int8 = quantized.int8(engine)
-        return torch.cat([int8(*batch) for batch in zip(*(tensor.split(BATCH) for tensor in reals), strict=True)]).numpy()
-    finally:
-        torch.backends.quantized.engine = quantized.config.engine
+    int8 = quantized.int8(engine)
+    return torch.cat([int8(*batch) for batch in zip(*(tensor.split(BATCH) for tensor in reals), strict=True)]).numpy()
 
 
 def check_runtimes(

@@ -25,6 +25,7 @@ from qstrategies.dependencies import Inputs, fresh_model
 from qstrategies.evaluation import Evaluation, evaluate
 from qstrategies.export.onnx_export import ExportedModel, export_float_onnx, export_onnx
 from qstrategies.files import atomic_write, remove, sha256
+from qstrategies.guest import guest, own_randomness
 from qstrategies.models import MODELS
 from qstrategies.onnx_file import read_metadata
 from qstrategies.predictions import Predictions, SplitPredictions
@@ -89,6 +90,8 @@ def check_config(config: ExperimentConfig) -> None:
     DATASETS.get(config.dataset)
 
 
+@guest
+@own_randomness()
 def run_experiment(config: ExperimentConfig, workspace: Workspace) -> RunRecord:
     """Run ``config`` from training to cross-check; its record and its models lie in ``workspace.folder / config.run_id``.
 
@@ -322,7 +325,6 @@ def _evaluate_engines(
         model = int8 if name == first else quantized.int8(name)
         evaluations[name] = evaluate(on_pixels(model), split if name == first else part)
         checks.append(compare(f"pytorch-{name}", "int8 module", evaluations[name].logits, evaluations[first], quantized.output_scale))
-    torch.backends.quantized.engine = first
     return checks, evaluations, int8
 
 

@@ -17,6 +17,7 @@ from torch.nn import functional
 
 from qstrategies.datasets.base import Split
 from qstrategies.evaluation import evaluate
+from qstrategies.guest import guest, own_randomness
 from qstrategies.quantization.fast_graph import fast_view
 from qstrategies.records import Epoch, TrainingConfig, WeightHistogram
 from qstrategies.strategies.base import Strategy, weighted_layers
@@ -52,6 +53,8 @@ def compute_dtype() -> torch.dtype:
     return torch.bfloat16 if native else torch.float32
 
 
+@guest
+@own_randomness()
 def train(
     model: nn.Module,
     strategy: Strategy,
@@ -71,8 +74,6 @@ def train(
         TrainingDivergedError: the loss became infinite or NaN.
     """
     torch.manual_seed(seed)
-    torch.backends.cudnn.deterministic = True
-    keep_freed_memory()
     target = device()
     model.to(target).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     strategy.parametrize(model)

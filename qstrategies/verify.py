@@ -16,6 +16,7 @@ from qstrategies.datasets.base import Location
 from qstrategies.divergence import first_divergence
 from qstrategies.errors import InputError
 from qstrategies.evaluation import BATCH, Evaluation
+from qstrategies.guest import guest
 from qstrategies.onnx_file import INTEGRITY, load_checked, metadata_of, unchanged
 from qstrategies.pipeline import logits_hash
 from qstrategies.records import Skipped
@@ -27,6 +28,7 @@ RECORDED = {"strategy": "strategy", "weight_bits": "weight_bits", "recorded_accu
 RANDOM_IMAGES = 64
 
 
+@guest
 def verify(path: Path, location: Location = Location(), runtimes: Sequence[str] | None = None) -> dict[str, Any]:
     """Run ``path`` over the test split of its dataset in every runtime (or those named); over random pixels if it names none.
 

@@ -11,7 +11,7 @@ PACKAGE = Path(__file__).parent.parent / "qstrategies"
 LAYERS = [
     {"errors", "text"},
     {"files", "typed_json"},
-    {"registry", "records", "sandbox", "source_code"},
+    {"registry", "records", "guest", "sandbox", "source_code"},
     {"predictions"},
     {"datasets", "models", "strategies", "quantization", "runtimes", "trackers", "progress", "report"},
     {"evaluation", "onnx_file"},

@@ -15,6 +15,7 @@ from qstrategies.diagnosis.findings import Finding, findings
 from qstrategies.diagnosis.measure import Site, site, sqnr
 from qstrategies.diagnosis.simulate import Simulation
 from qstrategies.errors import InputError
+from qstrategies.guest import guest
 from qstrategies.quantization.convert import calibrate
 from qstrategies.quantization.exact_forms import left_in_float, trace
 from qstrategies.quantization.prepare import prepare
@@ -93,6 +94,7 @@ class Diagnosis:
         return "\n".join(lines)
 
 
+@guest
 def diagnose(
     model: nn.Module,
     calibration: Iterable[Inputs],

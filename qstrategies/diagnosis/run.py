@@ -12,6 +12,7 @@ from qstrategies.datasets.base import CalibrationSet, Location, Split
 from qstrategies.diagnosis.diagnose import Diagnosis, Inputs, diagnose_calibrated
 from qstrategies.errors import InputError, check_range
 from qstrategies.files import exists
+from qstrategies.guest import guest, own_randomness
 from qstrategies.pipeline import Workspace, check_config, float_stage, prepared_for, tuned_stage
 from qstrategies.quantization.convert import calibrate
 from qstrategies.records import RECORD, read_record
@@ -19,6 +20,8 @@ from qstrategies.strategies import STRATEGIES
 from qstrategies.training import to_input
 
 
+@guest
+@own_randomness()
 def diagnose_run(folder: Path, location: Location, images: int = 1000) -> Diagnosis:
     """Diagnose the post-training quantization of the run in ``folder`` on its first ``images`` validation images.
 

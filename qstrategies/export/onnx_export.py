@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import functools
 import io
 import json
@@ -25,6 +26,7 @@ from qstrategies.errors import check_choice
 from qstrategies.export.lowering import LOWERINGS, lower
 from qstrategies.export.passes import clean
 from qstrategies.files import atomic_write, sha256
+from qstrategies.guest import guest
 from qstrategies.onnx_file import HASH_KEY, content_hash
 from qstrategies.quantization.convert import QuantizedModel
 from qstrategies.records import PIXELS
@@ -51,6 +53,7 @@ class ExportedModel:
     quantized: QuantizedModel | None = field(default=None, repr=False, compare=False)
 
 
+@guest
 def export_onnx(
     quantized: QuantizedModel,
     path: Path | str,
@@ -85,6 +88,7 @@ def export_onnx(
     return exported
 
 
+@guest
 def export_float_onnx(
     model: nn.Module, input_shape: tuple[int, ...], path: Path, metadata: Mapping[str, Any] | None = None
 ) -> ExportedModel:
@@ -96,7 +100,7 @@ def export_float_onnx(
 class _FromPixels(nn.Module):
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
-        self.model = model.eval()
+        self.model = copy.deepcopy(model).eval()
 
     def forward(self, image: torch.Tensor) -> torch.Tensor:
         return self.model(image.float() / 255)
@@ -117,8 +121,17 @@ def _export(module: nn.Module, examples: Mapping[str, torch.Tensor], *, optimize
             dynamic_shapes=tuple({0: batch} for _ in examples),
             verbose=False,
         )
-    assert program is not None
+    assert program is not None and program.exported_program is not None
+    _release_shapes(program.exported_program)
     return program.model
+
+
+def _release_shapes(program: torch.export.ExportedProgram) -> None:
+    """Break a cycle of sizes and tensors that leads through C++, where Python's collector does not look."""
+    for node in program.graph.nodes:
+        mode = getattr(node.meta.get("val"), "fake_mode", None)
+        if mode is not None and mode.shape_env is not None:
+            mode.shape_env.tracked_fakes = None
 
 
 @functools.cache

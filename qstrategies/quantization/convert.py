@@ -15,6 +15,7 @@ from torch.ao.quantization import QConfig
 from torch.ao.quantization.quantize_fx import _convert_to_reference_decomposed_fx, convert_fx
 
 from qstrategies.errors import InputError
+from qstrategies.guest import guest, selected_engine
 from qstrategies.quantization.exact_forms import TRANSPOSED, tabulate
 from qstrategies.quantization.graph import called, input_quantizers, is_quantizer, moved_from
 from qstrategies.quantization.observers import FixedTensorWeightObserver, FixedWeightObserver, PixelQuantizer, WeightFakeQuantize
@@ -52,6 +53,21 @@ class InputSpec:
         return (integers.float() - self.zero_point) * self.scale
 
 
+class Int8Module(fx.GraphModule):
+    """A graph of int8 kernels that runs with the engine it was packed for, ``meta["engine"]``, whatever is selected.
+
+    Some kernels (additions, activations, pools) ask for the engine each time they run. It belongs to the whole process, so
+    that calls of several threads take turns, and wait for every other call into this package. What no lock can prevent:
+    a thread that sets ``torch.backends.quantized.engine`` itself during a call changes the kernels of that call, and an int8
+    module from elsewhere that runs meanwhile meets the engine of this one. ``forward`` alone, which TorchScript compiles,
+    selects nothing.
+    """
+
+    def __call__(self, *arguments: Any, **named: Any) -> Any:
+        with selected_engine(self.meta["engine"]):
+            return super().__call__(*arguments, **named)
+
+
 @dataclass(frozen=True)
 class QuantizedModel:
     """A calibrated model whose weights and biases lie on their integer grids.
@@ -63,16 +79,20 @@ class QuantizedModel:
     config: QuantizationConfig
     inputs: tuple[InputSpec, ...]
 
-    def int8(self, engine: str | None = None) -> nn.Module:
-        """The model with the int8 kernels of ``engine`` (default: the configured one)."""
-        torch.backends.quantized.engine = engine = engine or self.config.engine
-        with warnings.catch_warnings():
+    @guest
+    def int8(self, engine: str | None = None) -> Int8Module:
+        """The model with the int8 kernels of ``engine`` (default: the configured one), which it selects whenever it is called."""
+        engine = engine or self.config.engine
+        with selected_engine(engine), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             int8 = convert_fx(copy.deepcopy(self.prepared), backend_config=backend_config())
         if self.config.exact:
             replace_inexact_kernels(int8, engine, self.prepared)
-        return int8
+        module = Int8Module(int8, int8.graph)
+        module.meta["engine"] = engine
+        return module
 
+    @guest
     def reference(self) -> fx.GraphModule:
         """The same function in float arithmetic between quantize / dequantize pairs."""
         prepared = copy.deepcopy(self.prepared)

@@ -7,6 +7,7 @@ from collections.abc import Collection, Iterable
 from torch import Tensor, nn
 
 from qstrategies.errors import InputError
+from qstrategies.guest import guest
 from qstrategies.quantization.convert import QuantizedModel, calibrate, finalize
 from qstrategies.quantization.prepare import prepare
 from qstrategies.records import QuantizationConfig
@@ -14,6 +15,7 @@ from qstrategies.records import QuantizationConfig
 Inputs = Tensor | tuple[Tensor, ...]
 
 
+@guest
 def quantize(
     model: nn.Module,
     calibration: Iterable[Inputs],
