@@ -16,10 +16,12 @@ from qstrategies.pipeline import Workspace
 from qstrategies.progress import Progress
 from qstrategies.records import ExperimentConfig, TrainingConfig
 from qstrategies.report import write
+from qstrategies.training import keep_freed_memory
 
 
 def options(description: str | None) -> argparse.Namespace:
-    """--seed, --epochs, --quick, where data is found, and --out."""
+    """--seed, --epochs, --quick, where data is found, and --out; and the process made ready for training."""
+    keep_freed_memory()
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--seed", type=int, default=0, help="of weights, batches and calibration (default: 0)")
     parser.add_argument("--epochs", type=int, help="epochs of the float training, and of QAT from scratch (default: the preset's)")

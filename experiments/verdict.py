@@ -36,7 +36,7 @@ from qstrategies.pipeline import Workspace, on_pixels, quantize_stage
 from qstrategies.progress import Progress
 from qstrategies.strategies import STRATEGIES
 from qstrategies.strategies.base import weighted_layers
-from qstrategies.training import to_input, train
+from qstrategies.training import keep_freed_memory, to_input, train
 
 ROUNDS = 6
 
@@ -126,6 +126,7 @@ def main() -> int:
     parser.add_argument("--out", type=Path, default=Path("runs/verdict"), help="folder of the runs and of verdict.md")
     chosen = parser.parse_args()
     check_range("number of seeds", chosen.seeds, 1, 1000)
+    keep_freed_memory()
     epochs = 1 if chosen.quick else None
     workspace = Workspace(chosen.out, progress=Progress(0))
     if chosen.avx2:

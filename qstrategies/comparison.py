@@ -9,7 +9,7 @@ from pathlib import Path
 
 from qstrategies.dependencies import Inputs, changed
 from qstrategies.errors import InputError
-from qstrategies.files import doing, exclusive, exists, read_bytes, sha256
+from qstrategies.files import RUNS_FOLDER, check_folder, doing, exclusive, exists, read_bytes, sha256
 from qstrategies.pipeline import SECONDS_PER_EPOCH, SECONDS_PER_RUN, Workspace, check_config, run_experiment
 from qstrategies.predictions import Predictions
 from qstrategies.records import RECORD, ExperimentConfig, RunRecord, read_record
@@ -111,8 +111,9 @@ def read_records(folder: Path) -> list[RunRecord]:
 
     Raises ``InputError`` if there are none, one or its predictions are damaged, or two are of the same run.
     """
+    check_folder(folder, *RUNS_FOLDER)
     with doing("look through", folder):
-        paths = sorted(folder.glob(f"*/{RECORD}"))
+        paths = sorted(folder.glob(RUNS_FOLDER[0]))
     records = []
     places: dict[str, Path] = {}
     for path in paths:
@@ -123,8 +124,6 @@ def read_records(folder: Path) -> list[RunRecord]:
         if record.status == "done":
             Predictions.of(record, folder / record.config.run_id)
         records.append(record)
-    if not records:
-        raise InputError(f"no run records in {str(folder)!r}: expected the folder that run or compare wrote")
     order = {name: index for index, name in enumerate(DEFAULT_STRATEGIES)}
     return sorted(
         records,

@@ -35,6 +35,13 @@ def doing(action: str, path: Path) -> Iterator[None]:
         found = FileError(f"cannot {action} {str(path)!r}: {reason}")
         found.errno = getattr(error, "errno", None)
         raise found from error
+LARGEST_FILE = 512 << 20
+"""Of a file that may come from anywhere, in bytes."""
+
+
+RUNS_FOLDER = "*/record.json", "the folder that run or compare wrote"
+RUN_FOLDER = "record.json", "the folder of one run"
+"""What makes a folder one that report and diagnose take, and how to call it."""
 
 
 def atomic_write(path: Path, data: bytes | str) -> None:
@@ -118,6 +125,27 @@ def read_bytes(path: Path) -> bytes:
         if path.exists() and not path.is_file():
             raise OSError(errno.EISDIR, "it is no file")
         return path.read_bytes()
+
+
+def check_file(path: Path) -> None:
+    """Raise ``InputError`` unless ``path`` is a regular file that is neither empty nor too large; it is not opened."""
+    if not path.exists():
+        raise InputError(f"no such file: {str(path)!r}")
+    if not path.is_file():
+        raise InputError(f"{str(path)!r} is a {'folder' if path.is_dir() else 'device or pipe'}: expected a file")
+    size = path.stat().st_size
+    if size == 0:
+        raise InputError(f"{str(path)!r} is empty")
+    if size > LARGEST_FILE:
+        raise InputError(f"{str(path)!r} has {size >> 20} MB: at most {LARGEST_FILE >> 20} MB are read")
+
+
+def check_folder(path: Path, pattern: str, expected: str) -> None:
+    """Raise ``InputError`` unless ``path`` holds a file of ``pattern``; ``expected`` says which folder was asked for."""
+    with doing("look through", path):
+        found = any(path.glob(pattern))
+    if not found:
+        raise InputError(f"no run records in {str(path)!r} ({pattern}): expected {expected}")
 
 
 def sha256(data: bytes) -> str:

@@ -11,10 +11,9 @@ from typing import Annotated, Any
 import onnx
 
 from qstrategies.errors import InputError
-from qstrategies.files import sha256
+from qstrategies.files import check_file, sha256
 from qstrategies.typed_json import Fraction, Range, Sha256, build, load
 
-LARGEST_FILE = 512 << 20
 HASH_KEY = "content_sha256"
 METADATA: dict[str, Any] = {
     "accuracy": Fraction,
@@ -33,10 +32,7 @@ INTEGRITY = {True: "unchanged since its export", False: "ALTERED after its expor
 
 def load_checked(path: Path) -> onnx.ModelProto:
     """The model in ``path``: valid, self-contained, and made of standard operators only; else raises ``InputError``."""
-    if not path.is_file():
-        raise InputError(f"no such file: {str(path)!r}")
-    if path.stat().st_size > LARGEST_FILE:
-        raise InputError(f"{str(path)!r} has {path.stat().st_size >> 20} MB: at most {LARGEST_FILE >> 20} MB are read")
+    check_file(path)
     try:
         model = onnx.load(str(path), load_external_data=False)
         _refuse_foreign_parts(model, path)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
+import threading
 from collections.abc import Callable
 from importlib.metadata import entry_points
 from typing import Generic, TypeVar
@@ -25,6 +26,7 @@ class Registry(Generic[T]):
         self._package = package
         self._items: dict[str, T] = {}
         self._discovered = False
+        self._lock = threading.RLock()
 
     def register(self, name: str) -> Callable[[T], T]:
         """Decorator that files its target under ``name``; raises ``ValueError`` if the name is taken."""
@@ -50,11 +52,12 @@ class Registry(Generic[T]):
         return sorted(self._items)
 
     def _discover(self) -> None:
-        if self._discovered:
-            return
-        self._discovered = True
-        package = importlib.import_module(self._package)
-        for module in pkgutil.iter_modules(package.__path__):
-            importlib.import_module(f"{self._package}.{module.name}")
-        for plugin in entry_points(group=f"qstrategies.{self.kind}"):
-            plugin.load()
+        with self._lock:
+            if self._discovered:
+                return
+            self._discovered = True  # what is imported may ask as well
+            package = importlib.import_module(self._package)
+            for module in pkgutil.iter_modules(package.__path__):
+                importlib.import_module(f"{self._package}.{module.name}")
+            for plugin in entry_points(group=f"qstrategies.{self.kind}"):
+                plugin.load()

@@ -126,7 +126,10 @@ def weight_histogram(model: nn.Module, when: str, epoch: int) -> WeightHistogram
 
 @functools.cache
 def keep_freed_memory() -> None:
-    """Have glibc reuse the memory of freed activations: returning it to the kernel costs a page fault per 4 KB."""
+    """Have glibc reuse the memory of freed activations: returning it to the kernel costs a page fault per 4 KB.
+
+    For the whole process and for good, so that only who owns the process decides on it: a command or a script.
+    """
     if sys.platform != "linux":
         return
     with contextlib.suppress(OSError, AttributeError):

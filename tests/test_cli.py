@@ -55,7 +55,10 @@ def exported_file():
         (["predict", "{model}", "{tmp}/none.png"], "No such file or directory"),
         (["predict", "{model}", "{tmp}/text.onnx"], "is not an image that Pillow reads"),
         (["report", "{tmp}"], "no run records in"),
-        (["diagnose", "{tmp}", "--cache-dir", "{cache}"], "is not the folder of a run: it has no record.json"),
+        (["report", "{tmp}", "--margin", "-1"], "margin -1.0 is out of range"),
+        (["compare", "--max-drop", "-101"], "largest drop -1.01 is out of range"),
+        (["compare", "--max-epochs", "0"], "largest epochs 0 is out of range"),
+        (["diagnose", "{tmp}", "--cache-dir", "{cache}"], "(record.json): expected the folder of one run"),
         (["data", "shwo"], "unknown action of data 'shwo'. Did you mean 'show'?"),
     ],
 )

@@ -153,7 +153,7 @@ def test_a_run_is_diagnosed_and_a_qat_run_refused(records, workspace, location):
     assert json.loads(found.to_json())["trials"]["nothing"]["accuracy"] == found.float_accuracy
     with pytest.raises(InputError, match="qat trains with its quantizers"):
         diagnose_run(workspace.folder / records["qat"].config.run_id, location)
-    with pytest.raises(InputError, match="is not the folder of a run"):
+    with pytest.raises(InputError, match="expected the folder of one run"):
         diagnose_run(workspace.folder, location)
 
 

@@ -11,6 +11,7 @@ from qstrategies import __version__
 from qstrategies.cli import experiments, files, look
 from qstrategies.cli.output import OUTPUT_CLOSED, flush, settle, warn
 from qstrategies.errors import InputError, check_choice
+from qstrategies.files import check_file
 from qstrategies.sandbox import run_limited
 
 DESCRIPTION = """\
@@ -53,7 +54,10 @@ def _dispatch(given: list[str], limited: bool) -> int:
     options = parser().parse_args(given)
     if not limited:
         seconds = CPU_SECONDS.get(given[0])
-        return options.command(options) if seconds is None else run_limited(given, options.file, seconds)
+        if seconds is None:
+            return options.command(options)
+        check_file(options.file)
+        return run_limited(given, options.file, seconds)
     try:
         return options.command(options)
     except (InputError, OSError):

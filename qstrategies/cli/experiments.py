@@ -11,6 +11,7 @@ from qstrategies.cli.location import add_location, location
 from qstrategies.cli.output import show, show_json
 from qstrategies.cli.values import folder, number, whole
 from qstrategies.errors import InputError, check_choice, check_range
+from qstrategies.files import RUN_FOLDER, RUNS_FOLDER, check_folder
 from qstrategies.records import (
     ENGINES,
     MARGIN,
@@ -150,8 +151,8 @@ def run(options: argparse.Namespace) -> int:
 def compare(options: argparse.Namespace) -> int:
     check_range("number of seeds", options.seeds, 1, 1000)
     bits = sorted({_whole_number(text) for text in options.bits.split(",")}, reverse=True)
-    advice = _advice(options)
     base = configuration(options, "no_norm", bits[0])
+    advice = _advice(options)
     return _conclude(_run_all(options, base, options.strategies, bits, options.seeds), options, *advice)
 
 
@@ -169,7 +170,9 @@ def _run_all(
     from qstrategies.pipeline import Workspace
     from qstrategies.progress import Progress
     from qstrategies.trackers import open_tracker
+    from qstrategies.training import keep_freed_memory
 
+    keep_freed_memory()
     configs = plan(base, list(strategies) or DEFAULT_STRATEGIES, bits, range(base.seed, base.seed + seeds))
     progress = Progress(0, quiet=options.quiet)
     trackers = [open_tracker(name, options.out) for name in dict.fromkeys(options.track)]
@@ -204,9 +207,10 @@ def add_report(sub: argparse.ArgumentParser) -> None:
 
 
 def report(options: argparse.Namespace) -> int:
+    advice = _advice(options)
+    check_folder(options.out, *RUNS_FOLDER)
     from qstrategies.comparison import read_records
 
-    advice = _advice(options)
     return _conclude(read_records(options.out), options, *advice)
 
 
@@ -218,6 +222,7 @@ def add_diagnose(sub: argparse.ArgumentParser) -> None:
 
 
 def diagnose(options: argparse.Namespace) -> int:
+    check_folder(options.run, *RUN_FOLDER)
     from qstrategies.diagnosis.run import diagnose_run
     from qstrategies.report.runs import keep_diagnosis
 

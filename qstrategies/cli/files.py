@@ -18,6 +18,9 @@ def add_verify(sub: argparse.ArgumentParser) -> None:
 
 
 def verify(options: argparse.Namespace) -> int:
+    from qstrategies.onnx_file import load_checked
+
+    load_checked(options.file)  # before torch is imported, which takes seconds
     from qstrategies import verify as verification
 
     report = verification.verify(options.file, location(options), options.runtime)

@@ -11,11 +11,11 @@ from qstrategies import dependencies
 from qstrategies.datasets.base import CalibrationSet, Location, Split
 from qstrategies.diagnosis.diagnose import Diagnosis, Inputs, diagnose_calibrated
 from qstrategies.errors import InputError, check_range
-from qstrategies.files import exists
+from qstrategies.files import RUN_FOLDER, check_folder
 from qstrategies.guest import guest, own_randomness
 from qstrategies.pipeline import Workspace, check_config, float_stage, prepared_for, tuned_stage
 from qstrategies.quantization.convert import calibrate
-from qstrategies.records import RECORD, read_record
+from qstrategies.records import read_record
 from qstrategies.strategies import STRATEGIES
 from qstrategies.training import to_input
 
@@ -31,9 +31,8 @@ def diagnose_run(folder: Path, location: Location, images: int = 1000) -> Diagno
         InputError: no record there, a damaged one, a failed run, a strategy that trains with its quantizers, or one whose
             data, code or packages changed since.
     """
-    if not exists(folder / RECORD):
-        raise InputError(f"{str(folder)!r} is not the folder of a run: it has no {RECORD}")
-    record = read_record(folder / RECORD)
+    check_folder(folder, *RUN_FOLDER)
+    record = read_record(folder / RUN_FOLDER[0])
     config, kind = record.config, STRATEGIES.get(record.config.strategy)
     if kind.quantize_aware or record.status != "done":
         why = f"{config.strategy} trains with its quantizers" if kind.quantize_aware else f"it failed: {record.reason}"

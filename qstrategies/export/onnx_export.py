@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import copy
 import functools
-import io
 import json
 import logging
 import warnings
@@ -108,7 +107,7 @@ class _FromPixels(nn.Module):
 
 def _export(module: nn.Module, examples: Mapping[str, torch.Tensor], *, optimize: bool = False) -> ir.Model:
     batch = torch.export.Dim("batch")
-    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()), _quiet("torch.onnx"), _operators_read_once():
+    with warnings.catch_warnings(), _quiet("torch.onnx"), _operators_read_once():
         warnings.simplefilter("ignore")
         program = torch.onnx.export(
             module.eval(),

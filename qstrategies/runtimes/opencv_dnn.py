@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -30,8 +32,7 @@ class OpenCV(Runtime):
     def __init__(self, path: Path) -> None:
         import cv2
 
-        cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
-        self.path, self.error = path, cv2.error
+        self.path, self.error, self.logging = path, cv2.error, cv2.utils.logging
         model = read_model("OpenCV", path)
         self.inputs = [entry.name for entry in model.graph.input]
         if any(node.op_type == "Cast" and node.input[0] not in self.inputs for node in model.graph.node):
@@ -42,7 +43,8 @@ class OpenCV(Runtime):
             file.write(model.SerializeToString())
             file.flush()
             try:
-                self.net = cv2.dnn.readNetFromONNX(file.name, cv2.dnn.ENGINE_CLASSIC)
+                with self._silence():
+                    self.net = cv2.dnn.readNetFromONNX(file.name, cv2.dnn.ENGINE_CLASSIC)
             except cv2.error as error:
                 raise refused("OpenCV", path, error) from None
         self.net.enableWinograd(False)
@@ -51,9 +53,19 @@ class OpenCV(Runtime):
         try:
             for name, array in zip(self.inputs, inputs, strict=True):
                 self.net.setInput(array.astype(np.float32), name)
-            return self.net.forward().copy()
+            with self._silence():
+                return self.net.forward().copy()
         except self.error as error:
             raise refused("OpenCV", self.path, error) from None
+
+    @contextlib.contextmanager
+    def _silence(self) -> Iterator[None]:
+        """No word of OpenCV's own on standard error, which its exceptions repeat."""
+        before = self.logging.setLogLevel(self.logging.LOG_LEVEL_SILENT)
+        try:
+            yield
+        finally:
+            self.logging.setLogLevel(before)
 
 
 def _take_floats(graph: onnx.GraphProto) -> None:

@@ -1,0 +1,286 @@
+"""A guest in the user's process: nothing global is left changed, threads take turns, errors and rounds leave nothing behind."""
+
+import copy
+import dataclasses
+import gc
+import inspect
+import logging
+import os
+import random
+import signal
+import sys
+import threading
+import warnings
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import small
+from PIL import Image
+from torch import fx, nn
+from torch.fx.experimental.symbolic_shapes import ShapeEnv
+from torch.fx.graph_module import _loader
+
+import qstrategies as qs
+from qstrategies import guest
+from qstrategies.diagnosis.run import diagnose_run
+from qstrategies.errors import InputError
+from qstrategies.export.onnx_export import export_float_onnx
+from qstrategies.predict import predict
+from qstrategies.records import QuantizationConfig
+from qstrategies.training import train
+from qstrategies.verify import verify
+
+SHAPE = (4, 8, 8)
+DATA = torch.rand(16, *SHAPE, generator=torch.Generator().manual_seed(0))
+PIXELS = (DATA * 255).to(torch.uint8)
+QUICK = ["onnxruntime-all", "opencv-dnn"]
+
+
+class Residual(nn.Module):
+    """Its addition is one of the kernels that ask for the engine whenever they run."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.norm, self.b = nn.Conv2d(4, 6, 3, padding=1), nn.BatchNorm2d(6), nn.Conv2d(6, 6, 1)
+
+    def forward(self, x):
+        y = torch.relu(self.norm(self.a(x)))
+        return y + self.b(y)
+
+
+class Failing(nn.Module):
+    """Raises ``error`` when it is called for the ``count``-th time."""
+
+    def __init__(self, error, count):
+        super().__init__()
+        self.error, self.count, self.calls = error, count, 0
+
+    def forward(self, x):
+        self.calls += 1
+        if self.calls >= self.count:
+            raise self.error
+        return x
+
+
+class Opaque(nn.Module):
+    def forward(self, x):
+        return x if x.sum() > 0 else -x
+
+
+with torch.random.fork_rng():
+    torch.manual_seed(0)
+    MODEL = Residual().train()  # its mode is the user's, too
+
+
+def quantized(**settings):
+    return qs.quantize(MODEL, [DATA], DATA[:2], input_scale=1 / 255, config=QuantizationConfig(**settings))
+
+
+def random_states():
+    algorithm, keys, *rest = np.random.get_state()
+    return torch.get_rng_state().tolist(), (algorithm, keys.tolist(), *rest), random.getstate()
+
+
+def state():
+    """All that is global and that a call could change without a word."""
+    loggers = {name: found for name, found in logging.root.manager.loggerDict.items() if isinstance(found, logging.Logger)}
+    return {
+        "engine": torch.backends.quantized.engine,
+        "randomness": random_states(),
+        "environment": dict(os.environ),
+        "warnings": (list(warnings.filters), warnings.showwarning),
+        "log levels": {name: (found.level, list(found.handlers), found.disabled) for name, found in loggers.items()},
+        "root logger": (logging.root.level, list(logging.root.handlers), logging.root.manager.disable),
+        "threads": (torch.get_num_threads(), torch.get_num_interop_threads(), threading.active_count()),
+        "torch": (torch.get_default_dtype(), torch.get_default_device(), torch.is_grad_enabled(), torch.is_inference_mode_enabled()),
+        "determinism": (
+            torch.are_deterministic_algorithms_enabled(),
+            torch.backends.cudnn.deterministic,
+            torch.backends.cudnn.benchmark,
+        ),
+        "modules": (nn.Module.__call__, nn.Module.__getattr__, torch.Tensor.__add__, torch.nn.functional.relu),
+        "streams": (sys.stdin, sys.stdout, sys.stderr),
+        "signals": [signal.getsignal(number) for number in sorted(signal.valid_signals())],
+        "interpreter": (Path.cwd(), list(sys.path), sys.excepthook, gc.isenabled(), np.geterr(), sys.getrecursionlimit()),
+    }
+
+
+@pytest.fixture
+def uncommon(monkeypatch):
+    """Settings that no code of the package would leave by chance."""
+    engine, threads = torch.backends.quantized.engine, torch.get_num_threads()
+    torch.backends.quantized.engine = "onednn"
+    monkeypatch.setenv("UNCOMMON", "1")
+    levels = {name: logging.getLogger(name).level for name in ("torch.onnx", "onnxscript")}
+    for name in levels:
+        logging.getLogger(name).setLevel(logging.DEBUG + 1)
+    with warnings.catch_warnings(), torch.random.fork_rng():
+        warnings.filterwarnings("always", message="uncommon")
+        torch.manual_seed(7)
+        np.random.seed(7)
+        random.seed(7)
+        yield
+    for name, level in levels.items():
+        logging.getLogger(name).setLevel(level)
+    torch.backends.quantized.engine = engine
+    assert torch.get_num_threads() == threads
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory, location):
+    """What the calls work on: a quantized model, its files, and the folder of a short run."""
+    folder = tmp_path_factory.mktemp("made")
+    model, workspace = quantized(), qs.Workspace(folder / "runs", location)
+    Image.new("L", (28, 28)).save(folder / "black.png")
+    config = small("no_norm", checks="quick")
+    qs.run_all([config], workspace)
+    return {
+        "folder": folder,
+        "model": model,
+        "exported": qs.export_onnx(model, folder / "model.onnx"),
+        "workspace": workspace,
+        "config": config,
+        "run": folder / "runs" / config.run_id,
+        "location": location,
+        "cnn": qs.MODELS.get("cnn")(),
+        "data": first_batches(workspace),
+    }
+
+
+def first_batches(workspace):
+    splits = workspace.dataset("small_mnist").splits
+    return {name: dataclasses.replace(split, images=split.images[:64], labels=split.labels[:64]) for name, split in splits.items()}
+
+
+CALLS = {
+    "quantize": lambda m: quantized(),
+    "export_onnx": lambda m: qs.export_onnx(m["model"], m["folder"] / "again.onnx"),
+    "cross_check": lambda m: qs.cross_check(m["exported"], PIXELS, QUICK),
+    "certify": lambda m: qs.certify(m["exported"][0].path),
+    "diagnose": lambda m: qs.diagnose(MODEL, [DATA, DATA], DATA),
+    "run_experiment": lambda m: qs.run_experiment(m["config"], m["workspace"]),
+    "plan": lambda m: qs.plan(m["config"], ["no_norm", "clamp"], [8, 4], [0]),
+    "run_all": lambda m: qs.run_all([m["config"]], m["workspace"]),
+    "summarise": lambda m: qs.summarise(qs.run_all([m["config"]], m["workspace"])),
+}
+MORE = {
+    "int8": lambda m: m["model"].int8("qnnpack"),
+    "an int8 module": lambda m: m["model"].int8("fbgemm")(DATA),
+    "reference": lambda m: m["model"].reference(),
+    "export_float_onnx": lambda m: export_float_onnx(MODEL, SHAPE, m["folder"] / "float.onnx"),
+    "train": lambda m: train(m["cnn"], qs.STRATEGIES.get("clamp")(), m["data"], m["config"].training, seed=3),
+    "diagnose_run": lambda m: diagnose_run(m["run"], m["location"], images=32),
+    "verify": lambda m: verify(m["run"] / "model.onnx", m["location"], QUICK),
+    "predict": lambda m: predict(m["run"] / "model.onnx", [m["folder"] / "black.png"]),
+}
+
+
+def test_every_public_function_is_called_here():
+    assert {name for name in qs.__all__ if inspect.isfunction(getattr(qs, name))} == set(CALLS)
+
+
+@pytest.mark.parametrize("call", [*CALLS.values(), *MORE.values()], ids=[*CALLS, *MORE])
+def test_the_global_state_is_as_it_was(call, made, uncommon):
+    before, model = state(), copy.deepcopy(MODEL.state_dict())
+    call(made)
+    after = state()
+    assert [key for key in before if before[key] != after[key]] == []
+    assert all(module.training and not module._forward_hooks for module in MODEL.modules())
+    assert all(torch.equal(value, model[name]) for name, value in MODEL.state_dict().items())
+
+
+def interrupted_batches():
+    yield DATA
+    raise KeyboardInterrupt
+
+
+ERRORS = {
+    "cannot be traced": (InputError, lambda m: qs.quantize(Opaque(), [DATA], DATA[:2])),
+    "an error in tracing": (InputError, lambda m: qs.quantize(Failing(OSError("no"), 1), [DATA], DATA[:2])),
+    "Ctrl-C in tracing": (KeyboardInterrupt, lambda m: qs.quantize(Failing(KeyboardInterrupt(), 1), [DATA], DATA[:2])),
+    "Ctrl-C in calibration": (KeyboardInterrupt, lambda m: qs.quantize(MODEL, interrupted_batches(), DATA[:2])),
+    "a bad input": (RuntimeError, lambda m: m["model"].int8("qnnpack")(DATA[:, :3])),
+    "an export that fails": (OSError, lambda m: qs.export_onnx(m["model"], m["folder"] / "black.png" / "model.onnx")),
+    "a float model that cannot be exported": (Exception, lambda m: export_float_onnx(Opaque(), SHAPE, m["folder"] / "no.onnx")),
+    "Ctrl-C in training": (KeyboardInterrupt, lambda m: train(m["cnn"], Interrupting(), m["data"], m["config"].training, seed=3)),
+}
+
+
+class Interrupting(qs.Strategy):
+    summary = "raises at the first step"
+
+    def after_step(self, model):
+        raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize(("kind", "call"), ERRORS.values(), ids=ERRORS)
+def test_after_an_error_all_is_as_it_was_and_works(kind, call, made, uncommon):
+    before = state()
+    with pytest.raises(kind):
+        call(made)
+    after = state()
+    assert [key for key in before if before[key] != after[key]] == []
+    assert torch.equal(quantized().int8()(DATA), made["model"].int8()(DATA))
+    with ThreadPoolExecutor(1) as other:  # the lock is free
+        assert other.submit(guest.guest(lambda: 1)).result(timeout=60) == 1
+
+
+def whole_way(folder, engine):
+    """The bytes of the files, the logits of an int8 module, and the rows that are equal, of a model of one's own."""
+    folder.mkdir()
+    model = quantized(engine=engine)
+    exported = qs.export_onnx(model, folder / "model.onnx")
+    checks = qs.cross_check(exported, PIXELS, ["onnxruntime-all"]).checks
+    return [file.sha256 for file in exported], model.int8()(DATA).tolist(), [(check.runtime, check.rows_equal) for check in checks]
+
+
+def test_two_threads_at_once_get_the_results_of_one(tmp_path):
+    alone = [whole_way(tmp_path / f"alone {engine}", engine) for engine in ("x86", "qnnpack")]
+    with ThreadPoolExecutor(2) as threads:
+        jobs = [threads.submit(whole_way, tmp_path / f"{number}", ("x86", "qnnpack")[number % 2]) for number in range(4)]
+    assert [job.result() for job in jobs] == alone * 2
+
+
+def test_an_int8_module_runs_with_its_own_engine_whatever_is_selected():
+    module = quantized(exact=False).int8("x86")
+    expected = module(DATA)
+    with guest.selected_engine("qnnpack"):
+        assert torch.equal(module(DATA), expected) and torch.equal(copy.deepcopy(module)(DATA), expected)
+        assert not torch.equal(module.forward(DATA), expected), "if this fails, the kernels no longer ask for the engine"
+
+
+def live(kind):
+    gc.collect()
+    return sum(issubclass(type(found), kind) for found in gc.get_objects())
+
+
+def test_rounds_leave_neither_graphs_nor_shapes_nor_sources(tmp_path, monkeypatch):
+    monkeypatch.setattr(guest._sources, "limit", 0)
+
+    def one_round():
+        qs.cross_check(qs.export_onnx(quantized(), tmp_path / "model.onnx"), PIXELS, ["onnxruntime-all"])
+
+    one_round()
+    before = live(fx.GraphModule), live(ShapeEnv)
+    for _ in range(3):
+        one_round()
+    assert (live(fx.GraphModule), live(ShapeEnv)) == before
+    guest._sources.limit = 0
+    quantized()
+    made_by_rounds = len(_loader.eval_cache)
+    for _ in range(3):
+        gc.collect()
+        guest._sources.limit = 0
+        quantized()
+    assert len(_loader.eval_cache) <= made_by_rounds
+
+
+def test_the_source_of_a_graph_in_use_is_kept(monkeypatch):
+    module = quantized().int8()
+    monkeypatch.setattr(guest._sources, "limit", 0)
+    quantized()
+    assert "def forward" in inspect.getsource(type(module).forward)
+    assert torch.equal(torch.jit.script(module)(DATA), module(DATA))
