@@ -56,6 +56,14 @@ def quantize(node: Node, value: Any, scale: Array, zero_point: Array = np.zeros(
     return np.clip(rounded + along(zero_point.astype(np.int64), axis, rank), limits.min, limits.max).astype(zero_point.dtype)
 
 
+def constant(node: Node) -> Array:
+    (value,) = node.attributes.values()
+    if isinstance(value, onnx.TensorProto):
+        return numpy_helper.to_array(value)
+    kind = np.float32 if node.proto.attribute[0].name in ("value_float", "value_floats") else np.int64
+    return np.array(value, kind)
+
+
 def add(_: Node, a: Any, b: Any) -> Real:
     return elementwise(np.add, operand(a), operand(b))
 
@@ -155,6 +163,7 @@ def move(node: Node, x: Any, *others: Array) -> Any:
 
 
 OPS: dict[str, Callable[..., Any]] = {
+    "Constant": constant,
     "QuantizeLinear": quantize,
     "DequantizeLinear": dequantize,
     "Conv": conv,
