@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -136,9 +136,10 @@ def elementwise(function: Callable[[Integers, Integers], Integers], a: Real, b: 
 
 @dataclass(frozen=True)
 class Node:
-    """A node with its attributes as Python values."""
+    """A node with its attributes as Python values, and the operator set that says what they mean."""
 
     proto: onnx.NodeProto
+    opset: int
 
     @functools.cached_property
     def attributes(self) -> dict[str, Any]:
@@ -149,3 +150,28 @@ class Node:
         for name, value in expected.items():
             if (found := self.attributes.get(name, value)) != value:
                 raise InputError(f"{name}={found!r}; only {value!r} is supported")
+
+    def expect(self, **expected: Any) -> None:
+        """Refuse the node if an attribute is not set to the value supported, which is not its default."""
+        for name, value in expected.items():
+            if (found := self.attributes.get(name)) != value:
+                raise InputError(f"{name}={found!r}; only {value!r} is supported")
+
+    def float_attribute(self, name: str) -> Array | None:
+        """The attribute ``name`` as a tensor; None if it is not set."""
+        value = self.attributes.get(name)
+        return None if value is None else np.array(value, np.float32)
+
+    def without(self, attribute: str, value_inputs: Sequence[int]) -> Node:
+        """The node without an attribute and the inputs at some places."""
+        proto = onnx.NodeProto()
+        proto.CopyFrom(self.proto)
+        del proto.attribute[:], proto.input[:]
+        proto.attribute.extend(item for item in self.proto.attribute if item.name != attribute)
+        proto.input.extend("" if index in value_inputs else name for index, name in enumerate(self.proto.input))
+        return Node(proto, self.opset)
+
+
+def opset_of(model: onnx.ModelProto) -> int:
+    """The version of the standard operators in ``model``."""
+    return next(opset.version for opset in model.opset_import if opset.domain in ("", "ai.onnx"))

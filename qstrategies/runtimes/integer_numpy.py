@@ -6,7 +6,6 @@ import functools
 import math
 from collections.abc import Callable
 from dataclasses import replace
-from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,6 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 from onnx import numpy_helper
-from onnx.reference import ReferenceEvaluator
 
 from qstrategies.errors import InputError
 from qstrategies.runtimes import RUNTIMES
@@ -31,10 +29,12 @@ from qstrategies.runtimes.exact import (
     elementwise,
     largest,
     operand,
+    opset_of,
     shifted,
     steps,
     times,
 )
+from qstrategies.runtimes.exact_movement import MOVING, cast, concat, dropout, move, pad, resize
 from qstrategies.runtimes.exact_windows import average_pool, conv, conv_transpose, max_pool
 
 
@@ -68,21 +68,53 @@ def add(_: Node, a: Any, b: Any) -> Real:
     return elementwise(np.add, operand(a), operand(b))
 
 
+def subtract(node: Node, a: Any, b: Any) -> Real:
+    return add(node, a, negate(node, b))
+
+
 def mul(_: Node, a: Any, b: Any) -> Real:
     a, b = operand(a), operand(b)
     return Real(times(a.integers, b.integers), a.exponent + b.exponent, a.divisor * b.divisor)
+
+
+def div(_: Node, a: Any, b: Any) -> Real:
+    """By positive or negative powers of two."""
+    a, b = operand(a), operand(b)
+    if (np.abs(b.integers) != 1).any() or b.divisor != 1:
+        raise InputError("a division by what is no power of two")
+    return Real(times(a.integers, b.integers), a.exponent - b.exponent, a.divisor)
+
+
+def negate(_: Node, x: Any) -> Real:
+    return replace(operand(x), integers=-operand(x).integers)
+
+
+def absolute(_: Node, x: Any) -> Real:
+    return replace(operand(x), integers=np.abs(operand(x).integers))
 
 
 def relu(_: Node, x: Any) -> Real:
     return replace(operand(x), integers=np.maximum(operand(x).integers, 0))
 
 
-def clip(_: Node, x: Any, low: Array | None = None, high: Array | None = None) -> Any:
-    if isinstance(x, np.ndarray) and x.dtype != np.float32:
-        return np.clip(x, low, high)
+def maximum(_: Node, *operands: Any) -> Real:
+    return functools.reduce(functools.partial(elementwise, np.maximum), map(operand, operands))
+
+
+def minimum(_: Node, *operands: Any) -> Real:
+    return functools.reduce(functools.partial(elementwise, np.minimum), map(operand, operands))
+
+
+def clip(node: Node, x: Any, low: Array | None = None, high: Array | None = None) -> Any:
+    """The upper bound counts where it is below the lower one; bounds are attributes before operator set 11."""
+    if node.opset < 11:
+        low, high = (node.float_attribute(name) for name in ("min", "max"))
     real = operand(x)
-    real = real if low is None else elementwise(np.maximum, real, operand(low))
-    return real if high is None else elementwise(np.minimum, real, operand(high))
+    if low is not None and low != -np.inf:
+        real = elementwise(np.maximum, real, operand(low))
+    if high is not None and high != np.inf:
+        real = elementwise(np.minimum, real, operand(high))
+    return real
 
 
 def matmul(_: Node, a: Any, b: Any) -> Real:
@@ -92,74 +124,74 @@ def matmul(_: Node, a: Any, b: Any) -> Real:
 
 
 def gemm(node: Node, a: Any, b: Any, c: Any = None) -> Real:
-    node.require(alpha=1.0, beta=1.0, transA=0)
-    product = matmul(node, a, operand(b).moved(np.transpose) if node.attributes.get("transB") else b)
+    node.require(alpha=1.0, beta=1.0)
+    left, right = operand(a), operand(b)
+    left = left.moved(np.transpose) if node.attributes.get("transA") else left
+    right = right.moved(np.transpose) if node.attributes.get("transB") else right
+    product = matmul(node, left, right)
     return product if c is None else add(node, product, c)
 
 
-def _mean(x: Real, axes: tuple[int, ...]) -> Real:
+def _axes(node: Node, rank: int, given: Array | None) -> tuple[int, ...]:
+    """The axes that a reduction is over, which are an input or an attribute; all if there are none."""
+    axes = node.attributes.get("axes", []) if given is None else given.tolist()
+    if not axes and node.attributes.get("noop_with_empty_axes"):
+        return ()
+    return tuple(axis % rank for axis in axes or range(rank))
+
+
+def _kept(node: Node, reduced: Real, axes: tuple[int, ...]) -> Real:
+    if node.attributes.get("keepdims", 1):
+        return reduced
+    return reduced.moved(lambda array: array.squeeze(axes))
+
+
+def _sum(x: Real, axes: tuple[int, ...]) -> Real:
     x = x.aligned(*axes)
+    check(largest(x.integers) * math.prod(x.integers.shape[axis] for axis in axes))
+    return replace(x, integers=x.integers.sum(axes, keepdims=True))
+
+
+def _mean(x: Real, axes: tuple[int, ...]) -> Real:
     count = math.prod(x.integers.shape[axis] for axis in axes)
-    check(largest(x.integers) * count)
-    return replace(x, integers=x.integers.sum(axes, keepdims=True), divisor=x.divisor * count)
+    return replace(_sum(x, axes), divisor=x.divisor * count)
 
 
-def global_average_pool(_: Node, x: Any) -> Real:
-    return _mean(operand(x), tuple(range(2, operand(x).integers.ndim)))
+def _largest(x: Real, axes: tuple[int, ...]) -> Real:
+    x = x.aligned(*axes)
+    return replace(x, integers=x.integers.max(axes, keepdims=True))
 
 
-def reduce_mean(node: Node, x: Any, axes: Array | None = None) -> Real:
-    node.require(noop_with_empty_axes=0)
-    real, given = operand(x), node.attributes.get("axes") if axes is None else axes.tolist()
-    positive = tuple(axis % real.integers.ndim for axis in given or range(real.integers.ndim))
-    mean = _mean(real, positive)
-    return mean if node.attributes.get("keepdims", 1) else mean.moved(lambda array: array.squeeze(positive))
+def reduction(function: Callable[[Real, tuple[int, ...]], Real]) -> Callable[..., Real]:
+    """The operator that applies ``function`` over the axes that a node names."""
+
+    def compute(node: Node, x: Any, given: Array | None = None) -> Real:
+        real = operand(x)
+        axes = _axes(node, real.integers.ndim, given)
+        return _kept(node, function(real, axes) if axes else real, axes)
+
+    return compute
 
 
-def concat(node: Node, *parts: Any) -> Real:
-    reals = [operand(part) for part in parts]
-    divisor, axis = math.lcm(*(real.divisor for real in reals)), node.attributes["axis"]
-    reals = [real.aligned(*range(real.integers.ndim)) for real in reals]
-    exponent = np.minimum.reduce([real.exponent for real in reals])
-    whole = [shifted(real.over(divisor).integers, real.exponent - exponent) for real in reals]
-    return Real(np.concatenate(whole, axis), exponent, divisor)
+def over_space(function: Callable[[Real, tuple[int, ...]], Real]) -> Callable[..., Real]:
+    """The operator that applies ``function`` over all spatial axes."""
+    return lambda _, x: function(operand(x), tuple(range(2, operand(x).integers.ndim)))
 
 
-def resize(node: Node, x: Any, _: Any = None, scales: Array | None = None, sizes: Array | None = None) -> Any:
-    """Nearest neighbour as PyTorch's: element ``floor(i / scale)`` along every axis."""
-    node.require(mode=b"nearest", coordinate_transformation_mode=b"asymmetric", nearest_mode=b"floor", axes=None)
-    shape = x.integers.shape if isinstance(x, Real) else x.shape
-    if sizes is not None:
-        ratios = [Fraction(new, old) for new, old in zip(sizes.tolist(), shape, strict=True)]
-    else:
-        assert scales is not None
-        ratios = [Fraction(scale) for scale in scales.tolist()]
-    index = np.ix_(*([int(i / ratio) for i in range(int(old * ratio))] for old, ratio in zip(shape, ratios, strict=True)))
-    return x.moved(lambda array: array[index]) if isinstance(x, Real) else x[index]
+def integers_too(function: Callable[..., Real]) -> Callable[..., Any]:
+    """``function`` of real numbers, for tensors of integers as well; refuses a result that their type does not hold."""
 
+    def compute(node: Node, *operands: Any) -> Any:
+        first = operands[0]
+        if isinstance(first, Real) or np.issubdtype(first.dtype, np.floating):
+            return function(node, *operands)
+        whole = [None if value is None else Real(value.astype(np.int64), np.zeros((1,) * value.ndim, np.int64)) for value in operands]
+        result, limits = function(node, *whole).integers, np.iinfo(first.dtype)
+        if result.min(initial=0) < limits.min or result.max(initial=0) > limits.max:
+            raise InputError(f"integers that do not fit {first.dtype}")
+        return result.astype(first.dtype)
 
-def cast(node: Node, x: Any) -> Any:
-    dtype = onnx.helper.tensor_dtype_to_np_dtype(node.attributes["to"])
-    if isinstance(x, Real) or np.issubdtype(x.dtype, np.floating):
-        if np.issubdtype(dtype, np.floating):
-            return x
-        raise InputError(f"a cast of real numbers to {dtype}")
-    return Real(x.astype(np.int64), np.zeros((1,) * x.ndim, np.int64)) if np.issubdtype(dtype, np.floating) else x.astype(dtype)
-
-
-def move(node: Node, x: Any, *others: Array) -> Any:
-    """An operator that only moves elements, by the standard's own code."""
-    evaluator = ReferenceEvaluator(node.proto)
-    names = [name for name in node.proto.input[1:] if name]
-
-    def part(array: Array, index: int) -> Array:
-        outputs: Any = evaluator.run(None, {node.proto.input[0]: array, **dict(zip(names, others, strict=True))})
-        return np.asarray(outputs[index])
-
-    moved = [
-        x.moved(functools.partial(part, index=index)) if isinstance(x, Real) else part(x, index) for index in range(len(node.proto.output))
-    ]
-    return moved if len(moved) > 1 else moved[0]
+    return compute
 
 
 OPS: dict[str, Callable[..., Any]] = {
@@ -170,18 +202,34 @@ OPS: dict[str, Callable[..., Any]] = {
     "ConvTranspose": conv_transpose,
     "Gemm": gemm,
     "MatMul": matmul,
-    "Relu": relu,
-    "Clip": clip,
+    "Div": div,
+    "Mul": mul,
     "MaxPool": max_pool,
     "AveragePool": average_pool,
-    "GlobalAveragePool": global_average_pool,
-    "ReduceMean": reduce_mean,
-    "Add": add,
-    "Mul": mul,
-    "Concat": concat,
+    "GlobalAveragePool": over_space(_mean),
+    "ReduceMean": reduction(_mean),
+    "ReduceSum": reduction(_sum),
     "Resize": resize,
     "Cast": cast,
-    **dict.fromkeys(("Flatten", "Gather", "Identity", "Reshape", "Slice", "Split", "Squeeze", "Transpose", "Unsqueeze"), move),
+    "Pad": pad,
+    "Dropout": dropout,
+    **{
+        name: integers_too(function)
+        for name, function in {
+            "Abs": absolute,
+            "Add": add,
+            "Clip": clip,
+            "Concat": concat,
+            "GlobalMaxPool": over_space(_largest),
+            "Max": maximum,
+            "Min": minimum,
+            "Neg": negate,
+            "ReduceMax": reduction(_largest),
+            "Relu": relu,
+            "Sub": subtract,
+        }.items()
+    },
+    **dict.fromkeys(MOVING, move),
 }
 
 
@@ -198,7 +246,7 @@ class IntegerNumpy(Runtime):
         self.known: dict[str, Any] = {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
         self.output = model.graph.output[0].name
         self.nodes = []
-        for node in map(Node, model.graph.node):
+        for node in (Node(proto, opset_of(model)) for proto in model.graph.node):
             if all(name in self.known for name in node.proto.input if name):
                 self._compute(node, self.known)
             else:
