@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import re
+import shutil
 import sys
 import tempfile
 from collections import Counter
@@ -20,7 +21,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx
 import onnxruntime
 from hostile_draft import Array
 from hostile_graphs import Drawn, files
@@ -51,6 +51,7 @@ class Tally:
     operators: Counter[str] = field(default_factory=Counter)
     certified: Counter[str] = field(default_factory=Counter)
     silent: Counter[str] = field(default_factory=Counter)
+    odd: int = 0
 
     def add(self, drawn: Drawn, kind: str) -> None:
         """Enter one file."""
@@ -58,11 +59,12 @@ class Tally:
         names = {node.op_type for node in drawn.model.graph.node}
         self.operators.update(names)
         self.certified.update(names if kind == "certified" else ())
+        self.odd += kind == "certified" and drawn.oddities > 0
 
     def __str__(self) -> str:
         total = max(self.kinds.total(), 1)
         lines = [f"{name:<22} {count:>7} {count / total:>7.1%}" for name, count in self.kinds.most_common()]
-        lines += ["", "operator                 files certified"]
+        lines += [f"{self.odd} of the certified hold something odd", "", "operator                 files certified"]
         lines += [f"{name:<22} {count:>7} {self.certified[name] / count:>9.1%}" for name, count in sorted(self.operators.items())]
         lines += ["", "executors that do not take a certified file"]
         lines += [f"{count:>7} {name}" for name, count in self.silent.most_common()]
@@ -139,8 +141,8 @@ def differences(outputs: dict[str, Outputs]) -> Iterator[str]:
                 yield f"output {index} at {[int(i) for i in place]}: {first} gives {ours[place]!r}, {name} {theirs[place]!r}"
 
 
-def hunt(examples: int, first: int, tally: Tally) -> None:
-    """Check ``examples`` files; raises ``AssertionError`` on the first failure, after shrinking it."""
+def hunt(examples: int, first: int, tally: Tally, kept: Path) -> None:
+    """Check ``examples`` files; raises ``AssertionError`` on the first failure, which it shrinks and copies to ``kept``."""
     with tempfile.TemporaryDirectory(dir="/dev/shm" if Path("/dev/shm").is_dir() else None) as folder:
         path = Path(folder) / "model.onnx"
 
@@ -158,7 +160,11 @@ def hunt(examples: int, first: int, tally: Tally) -> None:
         def each(drawn: Drawn) -> None:
             check(drawn, path, tally)
 
-        each()
+        try:
+            each()
+        except AssertionError:
+            shutil.copy(path, kept)
+            raise
 
 
 def main() -> int:
@@ -166,10 +172,11 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--examples", type=int, default=1000, help="how many files (default: 1000)")
     parser.add_argument("--seed", type=int, default=0, help="of the generator")
+    parser.add_argument("--keep", type=Path, default=Path("hostile.onnx"), help="where a failing file goes (default: hostile.onnx)")
     chosen = parser.parse_args()
     tally = Tally()
     for start in range(0, chosen.examples, AT_ONCE):
-        hunt(min(AT_ONCE, chosen.examples - start), chosen.seed * 10**6 + start, tally)
+        hunt(min(AT_ONCE, chosen.examples - start), chosen.seed * 10**6 + start, tally, chosen.keep)
     print(tally)
     return 0
 

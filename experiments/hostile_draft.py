@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -29,13 +29,26 @@ class ImpossibleError(Exception):
 
 
 @dataclass(frozen=True)
+class Quantizer:
+    """The inputs of QuantizeLinear and DequantizeLinear behind the tensor, by name."""
+
+    names: tuple[str, ...]
+    scale: float
+    zero_point: int
+    dtype: np.dtype[Any]
+
+
+@dataclass(frozen=True)
 class Tensor:
-    """A value of the graph; no magnitude in it exceeds ``top`` by much, and ``step`` is the scale that it was quantized with."""
+    """A value of the graph; no magnitude in it exceeds ``top`` by much, ``step`` is the scale that it was
+    quantized with, and ``quantizer`` what DequantizeLinear made it of, if it did.
+    """
 
     name: str
     kind: onnx.TypeProto
     top: float = 1.0
     step: float = 1.0
+    quantizer: Quantizer | None = None
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -46,21 +59,12 @@ class Tensor:
         return self.kind.tensor_type.elem_type
 
 
-@dataclass(frozen=True)
-class Quantizer:
-    """The inputs of QuantizeLinear and DequantizeLinear behind the tensor, by name."""
-
-    names: tuple[str, ...]
-    scale: float
-    zero_point: int
-    dtype: np.dtype[Any]
-
-
 class Draft:
     """Nodes, constants and inputs so far. ``rng`` fills large arrays; what decides the structure is drawn by hypothesis."""
 
     def __init__(self, draw: Callable[[st.SearchStrategy[Any]], Any]) -> None:
         self.draw = draw
+        self.names = self.oddities = 0
         self.rarity = draw(st.sampled_from(RARITIES))
         self.rng = np.random.default_rng(draw(st.integers(0, 2**16)))
         self.opset: int = self.one_of(*OPSETS)
@@ -68,13 +72,14 @@ class Draft:
         self.nodes: list[onnx.NodeProto] = []
         self.initializers: list[onnx.TensorProto] = []
         self.inputs: list[onnx.ValueInfoProto] = []
-        self.names = 0
         self.known: dict[str, Array] = {}
         self.tensors: dict[str, Tensor] = {}
 
     def odd(self) -> bool:
         """Whether the next choice is an odd one."""
-        return bool(self.rarity) and self.draw(st.integers(0, self.rarity - 1)) == self.rarity - 1
+        found = bool(self.rarity) and self.draw(st.integers(0, self.rarity - 1)) == self.rarity - 1
+        self.oddities += found
+        return found
 
     def one_of(self, usual: Choices, odd: Choices = ()) -> Any:
         """One of the ``usual`` values, or rarely one of the ``odd`` ones."""
@@ -165,11 +170,12 @@ class Draft:
                 raise ImpossibleError(f"{op}: no shape")
         self.nodes.append(node)
         for text in node.output:
-            self._enter(text, found[text], top, step)
+            self._enter(text, found[text], finite(top), step)
         return self.tensors[name]
 
     def scale(self, wanted: float) -> np.float32:
         """A scale near ``wanted``: a power of two, or an odd one."""
+        wanted = finite(wanted)
         power = 2.0 ** math.floor(math.log2(min(max(wanted, 1e-30), 1e30)))
         return self._scale(self.one_of(("power",), SCALES), power)
 
@@ -213,7 +219,8 @@ class Draft:
         limits = np.iinfo(quantizer.dtype)
         top = max(limits.max - quantizer.zero_point, quantizer.zero_point - limits.min) * quantizer.scale
         axis = self.one_of((None,), (0, 1)) if self.opset >= 13 else None
-        return self.node("DequantizeLinear", [integers.name, *quantizer.names], top=top, step=quantizer.scale, axis=axis)
+        real = self.node("DequantizeLinear", [integers.name, *quantizer.names], top=top, step=quantizer.scale, axis=axis)
+        return replace(real, quantizer=quantizer)
 
     def _quantizer_attributes(self) -> dict[str, Any]:
         found: dict[str, Any] = {}
@@ -224,6 +231,11 @@ class Draft:
         if self.opset >= 23:
             found["precision"] = self.one_of((None,), (TensorProto.FLOAT, TensorProto.FLOAT16))
         return found
+
+
+def finite(value: float) -> float:
+    """``value``, or 1 where a product of odd scales left the range of floats."""
+    return value if math.isfinite(value) else 1.0
 
 
 def _attribute(key: str, value: Any) -> onnx.AttributeProto:

@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 import onnx
-from hostile_draft import EXAMPLES, IR_VERSION, Array, Draft, ImpossibleError, Quantizer, Tensor
-from hostile_operators import COMMON, INTEGER, MOVING, RARE, WEIGHTED
+from hostile_draft import IR_VERSION, Array, Draft, ImpossibleError, Quantizer, Tensor
+from hostile_operators import COMMON, INTEGER, KEEPING, MOVING, RARE, WEIGHTED
 from hypothesis import strategies as st
 from onnx import TensorProto, helper
 
@@ -19,10 +19,11 @@ MOST_BLOCKS = 4
 
 @dataclass(frozen=True)
 class Drawn:
-    """A model with values for its inputs, by name."""
+    """A model with values for its inputs, by name; ``oddities``: how many odd choices are in it."""
 
     model: onnx.ModelProto
     inputs: dict[str, Array]
+    oddities: int
 
     def __repr__(self) -> str:
         return onnx.printer.to_text(self.model)
@@ -42,7 +43,7 @@ def files(draw: Callable[[st.SearchStrategy[Any]], Any]) -> Drawn:
     rng = np.random.default_rng(0)
     shapes = {value.name: draft.tensors[value.name] for value in draft.inputs if value.name not in draft.known}
     inputs = {name: _values(rng, helper.tensor_dtype_to_np_dtype(tensor.dtype), tensor.shape) for name, tensor in shapes.items()}
-    return Drawn(finished(draft, real), inputs)
+    return Drawn(finished(draft, real), inputs, draft.oddities)
 
 
 def entry(draft: Draft) -> Tensor:
@@ -61,42 +62,39 @@ def entry(draft: Draft) -> Tensor:
 
 
 def block(draft: Draft, real: Tensor) -> Tensor:
-    """One or more operators, then a quantizer; or operators on the integers between two quantizers."""
-    if draft.one_of((False, False, False, True)):
-        return integer_block(draft, real)
-    real = operator(draft, real)
+    """One or more operators, then a quantizer."""
+    names = [_operator_name(draft)]
     while draft.one_of((False, False, True), (True,)):
-        real = operator(draft, real)
+        names.append(_operator_name(draft))
+    before = real.quantizer
+    for name in names:
+        real = operator(draft, name, real)
     if real.dtype != TensorProto.FLOAT:
         raise ImpossibleError("not float")
-    if draft.one_of((True,), (False,)):
-        return requantized(draft, real)
-    return real
-
-
-def operator(draft: Draft, real: Tensor) -> Tensor:
-    """One operator with what belongs to it."""
-    name = draft.one_of((*COMMON, *WEIGHTED, *WEIGHTED), tuple(RARE))
-    return {**COMMON, **RARE}[name](draft, real)
-
-
-def integer_block(draft: Draft, real: Tensor) -> Tensor:
-    """Operators on integers, between QuantizeLinear and DequantizeLinear."""
-    quantizer = _fitting(draft, real)
+    if draft.odd():
+        return real
+    keeps = before is not None and set(names) <= KEEPING and not draft.odd()
+    quantizer = before if before is not None and keeps else _fitting(draft, real)
     integers = draft.quantize(real, quantizer)
-    integers = COMMON[draft.one_of(MOVING, INTEGER)](draft, integers)
+    if draft.one_of((False, False, False, True)):
+        integers = operator(draft, draft.one_of(MOVING, INTEGER), integers)
     return draft.dequantize(integers, quantizer)
+
+
+def _operator_name(draft: Draft) -> str:
+    return draft.one_of((*COMMON, *WEIGHTED, *WEIGHTED), tuple(RARE))
+
+
+def operator(draft: Draft, name: str, x: Tensor) -> Tensor:
+    """One operator with what belongs to it."""
+    if len(x.shape) < 2:
+        raise ImpossibleError("a vector")
+    return {**COMMON, **RARE}[name](draft, x)
 
 
 def _fitting(draft: Draft, real: Tensor) -> Quantizer:
     """A quantizer for ``real``, often so narrow that it saturates."""
     return draft.quantizer(real.top * draft.one_of((2.0**-8, 2.0**-10, 2.0**-12, 2.0**-7)))
-
-
-def requantized(draft: Draft, real: Tensor) -> Tensor:
-    """QuantizeLinear and DequantizeLinear behind ``real``."""
-    quantizer = _fitting(draft, real)
-    return draft.dequantize(draft.quantize(real, quantizer), quantizer)
 
 
 def _undone(draft: Draft, start: int, real: Tensor) -> Tensor:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from hostile_draft import EXAMPLES, Array, Draft, ImpossibleError, Tensor
+from hostile_draft import EXAMPLES, Array, Draft, ImpossibleError, Tensor, finite
 from onnx import TensorProto
 
 Operator = Callable[[Draft, Tensor], Tensor]
@@ -36,13 +36,13 @@ def weight(draft: Draft, shape: tuple[int, ...], axis: int, x: Tensor) -> tuple[
     scales = np.resize(scales, channels)
     if draft.opset >= 13 and not draft.odd():
         scales = scales * np.float32(draft.one_of((1, 1, 3, 5, 11, 29), (7, 13, 15, 255)))
-    gain = float(np.abs(values).sum() / shape[axis] * scales.max())
+    largest = finite(x.top * float(np.abs(values).sum() / shape[axis] * scales.max()))
     form = draft.one_of(("quantized",), ("float", "free", "quantized at load"))
     spread = scales.reshape([-1 if index == axis and channels > 1 else 1 for index in range(len(shape))])
     if form == "free":
-        return draft.constant((draft.rng.normal(size=shape) * 0.1).astype(np.float32)), x.top * gain, scales
+        return draft.constant((draft.rng.normal(size=shape) * 0.1).astype(np.float32)), largest, scales
     if form == "float":
-        return draft.constant((values * spread).astype(np.float32)), x.top * gain, scales
+        return draft.constant((values * spread).astype(np.float32)), largest, scales
     dtype = draft.one_of((np.int8,), (np.uint8,))
     shift = 128 if dtype == np.uint8 else 0
     zero_point = draft.one_of((shift,), (shift, 0, 1, 2, 64))
@@ -56,7 +56,7 @@ def weight(draft: Draft, shape: tuple[int, ...], axis: int, x: Tensor) -> tuple[
         integers = draft.node("QuantizeLinear", [real, *names], axis=place).name
     else:
         integers = draft.constant(stored)
-    return draft.node("DequantizeLinear", [integers, *names], axis=place).name, x.top * gain, scales
+    return draft.node("DequantizeLinear", [integers, *names], axis=place).name, largest, scales
 
 
 def bias(draft: Draft, channels: int, x: Tensor, scales: Array, top: float) -> list[str]:
@@ -65,7 +65,7 @@ def bias(draft: Draft, channels: int, x: Tensor, scales: Array, top: float) -> l
     if form == "none":
         return []
     step = np.float32(x.step) * scales
-    most = int(min(max(top / max(float(step.max()), 1e-30), 1), 2**20))
+    most = int(min(max(finite(top / max(float(step.max()), 1e-30)), 1), 2**20))
     values = draft.rng.integers(-most, most + 1, channels).astype(np.int32)
     if form == "float":
         return [draft.constant((values * step).astype(np.float32))]
@@ -457,3 +457,5 @@ MOVING = (
 """Operators that may also be applied to the integers between QuantizeLinear and DequantizeLinear."""
 INTEGER = ("Concat", "Max", "Min", "Relu", "ReduceMax", "Add", "Sub", "Resize", "Clip", "Abs", "Neg")
 """Those that are rarely applied to them."""
+KEEPING = {*MOVING, "GlobalMaxPool", "ReduceMax", "Dropout", "Relu"} - {"Pad"}
+"""Operators behind which tools quantize as before."""

@@ -61,5 +61,7 @@ def read_model(executor: str, path: Path) -> onnx.ModelProto:
 
 
 def input_dtypes(model: onnx.ModelProto) -> dict[str, np.dtype]:
-    """The dtype of every input, by name and in order."""
-    return {entry.name: onnx.helper.tensor_dtype_to_np_dtype(entry.type.tensor_type.elem_type) for entry in model.graph.input}
+    """The dtype of every input, by name and in order; an input that has a value in the file is a constant."""
+    constants = {tensor.name for tensor in model.graph.initializer}
+    entries = [entry for entry in model.graph.input if entry.name not in constants]
+    return {entry.name: onnx.helper.tensor_dtype_to_np_dtype(entry.type.tensor_type.elem_type) for entry in entries}

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -161,15 +161,6 @@ class Node:
         """The attribute ``name`` as a tensor; None if it is not set."""
         value = self.attributes.get(name)
         return None if value is None else np.array(value, np.float32)
-
-    def without(self, attribute: str, value_inputs: Sequence[int]) -> Node:
-        """The node without an attribute and the inputs at some places."""
-        proto = onnx.NodeProto()
-        proto.CopyFrom(self.proto)
-        del proto.attribute[:], proto.input[:]
-        proto.attribute.extend(item for item in self.proto.attribute if item.name != attribute)
-        proto.input.extend("" if index in value_inputs else name for index, name in enumerate(self.proto.input))
-        return Node(proto, self.opset)
 
 
 def opset_of(model: onnx.ModelProto) -> int:

@@ -45,19 +45,32 @@ def _named(names: Sequence[str]) -> list[onnx.ValueInfoProto]:
 
 
 def pad(node: Node, x: Any, sides: Array | None = None, value: Array | None = None, axes: Array | None = None) -> Any:
-    """Padding is moving, but for the constant: it is added where no element came to lie."""
-    constant = node.attributes.get("mode", b"constant") == b"constant"
+    """Padding is moving, but for the constant: it is added where no element came to lie. A negative pad crops."""
+    get, rank = node.attributes.get, len(_shape(x))
     if node.opset < 11:
-        value = node.float_attribute("value")
-    plain = node.without("value", value_inputs=(2,))
-    moved = move(plain, x, *(array for array in (sides, axes) if array is not None))
-    if not constant or value is None or not value.any():
+        sides, value = np.array(get("pads")), node.float_attribute("value")
+    assert sides is not None
+    pads = np.zeros((rank, 2), np.int64)
+    pads[range(rank) if axes is None else axes.tolist()] = sides.reshape(2, -1).T
+    movement = functools.partial(padded, pads=pads, mode=get("mode", b"constant").decode())
+    moved = x.moved(movement) if isinstance(x, Real) else movement(x)
+    if get("mode", b"constant") != b"constant" or value is None or not value.any():
         return moved
-    inside = move(plain, np.ones(_shape(x), np.int64), *(array for array in (sides, axes) if array is not None))
+    inside = movement(np.ones(_shape(x), np.int64))
     if not isinstance(x, Real):
         return np.where(inside, moved, value).astype(x.dtype)
-    fill = operand(value.reshape((1,) * inside.ndim))
+    fill = operand(value.reshape((1,) * rank))
     return elementwise(np.add, moved, Real(fill.integers * (1 - inside), fill.exponent))
+
+
+def padded(array: Array, pads: Array, mode: str = "constant") -> Array:
+    """``array`` with ``pads`` [axes, 2] around it, cropped where they are negative; ``mode`` as NumPy's."""
+    if mode != "constant" and pads.min() < 0:
+        raise InputError(f"negative pads with mode={mode!r}")
+    kinds: Any = {"mode": mode}
+    wide = np.pad(array, np.maximum(pads, 0), **kinds)
+    cut = np.maximum(-pads, 0)
+    return wide[tuple(slice(before, size - after) for (before, after), size in zip(cut, wide.shape, strict=True))]
 
 
 def _shape(x: Any) -> tuple[int, ...]:

@@ -24,6 +24,7 @@ from qstrategies.runtimes.exact import (
     operand,
     times,
 )
+from qstrategies.runtimes.exact_movement import padded
 
 Pads = tuple[tuple[int, int], ...]
 NOTHING = -(2**ROOM)  # what a maximum meets in the padding
@@ -64,9 +65,7 @@ class Window:
         """The windows of a convolution or a pool over an input of the spatial ``sizes``."""
         around = _padding(node, sizes, kernel)
         pads, out = [], []
-        for size, reach, stride, (before, after) in zip(
-            sizes, kernel.reach, kernel.strides, around, strict=True
-        ):
+        for size, reach, stride, (before, after) in zip(sizes, kernel.reach, kernel.strides, around, strict=True):
             count = (size + before + after - reach) // stride + 1
             if node.attributes.get("ceil_mode"):
                 count = -((reach - size - before - after) // stride) + 1
@@ -81,11 +80,8 @@ class Window:
     def pad(self, integers: Integers, value: int) -> Integers:
         """``integers`` [..., *spatial] with ``value`` around them, or cropped where a pad is negative."""
         still = [(0, 0)] * (integers.ndim - len(self.pads))
-        wider = [(max(before, 0), max(after, 0)) for before, after in self.pads]
-        padded = np.pad(integers, still + wider, constant_values=value)
-        ends = zip(self.pads, padded.shape[len(still) :], strict=True)
-        cropped = (slice(max(-before, 0), size - max(-after, 0)) for (before, after), size in ends)
-        return padded[(..., *cropped)]
+        wide = np.pad(integers, np.maximum([*still, *self.pads], 0), constant_values=value)
+        return padded(wide, np.minimum([*still, *self.pads], 0))
 
     def taps(self, padded: Integers) -> Iterator[Integers]:
         """For every position in the kernel, the elements that it meets, as a view [..., *out]."""
@@ -178,7 +174,10 @@ def _transposed_padding(node: Node, sizes: tuple[int, ...], kernel: Kernel) -> P
         target = target or [size * stride for size, stride, *_ in axes]
     if target:
         whole = [(size - 1) * stride + reach + more for size, stride, reach, more in axes]
-        pairs = tuple(_halves(mode, full - wanted) for full, wanted in zip(whole, target[-rank:], strict=True))
+        missing = [full - wanted for full, wanted in zip(whole, target[-rank:], strict=True)]
+        if mode not in (b"SAME_UPPER", b"SAME_LOWER") and min(missing) < 0:
+            raise InputError(f"output_shape={target!r}, larger than all that the kernel reaches")
+        pairs = tuple(_halves(mode, max(total, 0)) for total in missing)
     ends = zip(kernel.reach, pairs, extra, strict=True)
     return tuple((reach - 1 - before, reach - 1 - after + more) for reach, (before, after), more in ends)
 

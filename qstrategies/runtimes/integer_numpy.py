@@ -271,6 +271,6 @@ class IntegerNumpy(Runtime):
             raise refused("the integer interpreter", self.path, ValueError(f"no operator {name}. Valid: {', '.join(OPS)}"))
         try:
             outputs = OPS[node.proto.op_type](node, *operands)
-        except (InputError, TypeError) as error:  # TypeError: other operands than the ones supported
+        except Exception as error:  # a strange node may break any assumption
             raise refused("the integer interpreter", self.path, ValueError(f"{name}: {error}")) from None
         values.update(zip(node.proto.output, outputs if isinstance(outputs, list) else [outputs], strict=True))
