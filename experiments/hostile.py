@@ -30,6 +30,7 @@ from qstrategies.certificate import Certificate, certify
 from qstrategies.cli import guarded
 from qstrategies.errors import InputError
 from qstrategies.runtimes import RUNTIMES
+from qstrategies.runtimes.onnx_reference import OnnxReference
 
 LEVELS = {
     "disabled": onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL,
@@ -112,7 +113,7 @@ def run(name: str, path: Path, inputs: dict[str, Array]) -> Outputs | str:
         if name in LEVELS:
             return _onnx_runtime(path, LEVELS[name], inputs)
         if name == "reference":
-            return RUNTIMES.get("onnx-reference")(path).outputs(inputs)
+            return OnnxReference(path).outputs(inputs)
         return [RUNTIMES.get("numpy-integer")(path).run(*inputs.values())]
     except Exception as error:  # every executor has types of its own for what it does not take
         lines = str(error).replace(str(path), "").splitlines() or [""]
@@ -143,7 +144,7 @@ def differences(outputs: dict[str, Outputs]) -> Iterator[str]:
 
 def hunt(examples: int, first: int, tally: Tally, kept: Path) -> None:
     """Check ``examples`` files; raises ``AssertionError`` on the first failure, which it shrinks and copies to ``kept``."""
-    with tempfile.TemporaryDirectory(dir="/dev/shm" if Path("/dev/shm").is_dir() else None) as folder:
+    with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "model.onnx"
 
         @settings(

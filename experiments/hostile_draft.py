@@ -134,7 +134,7 @@ class Draft:
         if how == "Cast":
             return self.node(how, [self._stored(array.astype(np.float64))], to=TensorProto.FLOAT).name
         if how == "Mul":
-            return self.node(how, [self._stored(array / np.float32(3)), self._stored(np.float32([3]).reshape(()))], top=top).name
+            return self.node(how, [self._stored(array / np.float32(3)), self._stored(np.array(3, np.float32))], top=top).name
         if how == "Exp":
             with np.errstate(all="ignore"):
                 return self.node(how, [self._stored(np.log(np.maximum(np.abs(array), np.float32(1e-30))))], top=top).name

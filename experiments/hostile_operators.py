@@ -18,6 +18,10 @@ def ints(*values: int) -> Array:
     return np.array(values, np.int64)
 
 
+def floats(*values: float) -> Array:
+    return np.array(values, np.float32)
+
+
 def spatial(x: Tensor) -> int:
     """How many spatial axes ``x`` has; raises ``ImpossibleError`` if it has none."""
     if len(x.shape) < 3:
@@ -296,13 +300,13 @@ def pad(draft: Draft, x: Tensor) -> Tensor:
 def resize(draft: Draft, x: Tensor) -> Tensor:
     rank = spatial(x)
     factor = draft.one_of((2.0, 3.0), (0.5, 1.5, 0.7, 2.3))
-    scales = draft.constant(np.float32([1, 1, *[factor] * rank]))
+    scales = draft.constant(floats(1, 1, *[factor] * rank))
     mode = draft.one_of(("nearest",), ("linear", "cubic", None))
     if draft.opset < 11:
         return draft.node("Resize", [x.name, scales], x.top, x.step, mode=mode)
     place = draft.one_of(("asymmetric", "asymmetric", "half_pixel"), ("pytorch_half_pixel", "align_corners", "tf_crop_and_resize", None))
     rounding = draft.one_of(("floor",), ("round_prefer_floor", "round_prefer_ceil", "ceil", None))
-    roi = draft.constant(np.float32([0] * (rank + 2) + [1.5] * (rank + 2))) if place == "tf_crop_and_resize" else ""
+    roi = draft.constant(floats(*[0] * (rank + 2), *[1.5] * (rank + 2))) if place == "tf_crop_and_resize" else ""
     extra = [roi, scales]
     if draft.odd():
         extra = [roi, "", draft.constant(ints(*x.shape[:2], *(int(size * factor) for size in x.shape[2:])))]
@@ -352,7 +356,7 @@ def split(draft: Draft, x: Tensor) -> Tensor:
 def gather(draft: Draft, x: Tensor) -> Tensor:
     axis = draft.one_of(tuple(range(1, len(x.shape))) or (0,))
     size = x.shape[axis]
-    index = draft.one_of((ints(size - 1, 0), ints(0)), (ints(-1, 0), np.int32([0]), np.array(0, np.int64)))
+    index = draft.one_of((ints(size - 1, 0), ints(0)), (ints(-1, 0), np.zeros(1, np.int32), np.array(0, np.int64)))
     return draft.node("Gather", [x.name, draft.constant(index)], x.top, x.step, axis=axis)
 
 

@@ -76,7 +76,7 @@ def summary(report: CrossCheck, runtimes: Sequence[str]) -> str:
     checks = [check for check in report.checks if check.runtime in runtimes]
     if not checks:
         return "-"
-    steps = max(check.max_steps for check in checks)
+    steps = max(check.max_steps or 0 for check in checks)
     return f"{min(check.rows_equal for check in checks):.2%}" + (f" ({steps:g} steps)" if steps else "")
 
 

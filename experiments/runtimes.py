@@ -83,8 +83,10 @@ def main() -> int:
     for model in models:
         found = [report for path, report in zip(chosen.files, reports, strict=True) if read_metadata(path)["model"] == model]
         head += f"\n## {model}, {len(found)} files\n\n{table(found)}\n"
-        apart = sorted({name for report in found for name in report["apart"]})
-        head += "".join(f"\n{name}: {RUNTIMES.get(name).rewrites or 'DIFFERENT'}.\n" for name in apart)
+        apart = {
+            (check["runtime"], check["known"]) for report in found for check in report["checks"] if check["runtime"] in report["apart"]
+        }
+        head += "".join(f"\n{name}: {known or 'DIFFERENT'}.\n" for name, known in sorted(apart, key=str))
     atomic_write(chosen.out, head.encode())
     print(head)
     return 0

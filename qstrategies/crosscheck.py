@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
@@ -19,10 +21,12 @@ from qstrategies.guest import guest
 from qstrategies.quantization.convert import QuantizedModel
 from qstrategies.records import ENGINES, RuntimeCheck, Skipped
 from qstrategies.runtimes import RUNTIMES
-from qstrategies.runtimes.base import Runtime
+from qstrategies.runtimes.base import Runtime, refusing
 from qstrategies.text import line
 
 Outputs = NDArray[np.float32]
+REFERENCE = "onnxruntime-disabled"
+"""The runtime that computes every node of a file as it stands."""
 
 
 @dataclass(frozen=True)
@@ -34,8 +38,8 @@ class CrossCheck:
 
     @property
     def same(self) -> bool:
-        """Whether all gave the same bits that compute what the file says: see ``Runtime.rewrites``."""
-        return all(known_rewriting(name) for name in self.apart)
+        """Whether all gave the same bits but those of which it is known what they compute instead: see ``Runtime.rewriting``."""
+        return not any(unexplained(check) for check in self.checks)
 
     @property
     def apart(self) -> list[str]:
@@ -45,23 +49,30 @@ class CrossCheck:
     def __str__(self) -> str:
         lines = [f"{'executor':<22} {'file':<22} {'examples':>8} {'rows equal':>11} {'max steps':>10}"]
         for check in self.checks:
-            lines.append(f"{check.runtime:<22} {check.file:<22} {check.images:>8} {check.rows_equal:>11.2%} {check.max_steps:>10g}")
+            lines.append(
+                f"{check.runtime:<22} {check.file:<22} {check.images:>8} {check.rows_equal:>11.2%} {distance(check.max_steps):>10}"
+            )
             if check.first_difference:
                 lines.append(line(f"{'':<22} first difference: {check.first_difference}"))
-                lines += known_rewriting(check.runtime)
-        lines += [line(f"{item.runtime:<22} skipped: {item.reason}") for item in self.skipped]
-        return "\n".join([*lines, verdict(self.apart)])
+            if check.known:
+                lines.append(line(f"{'':<22} known: {check.known}"))
+        lines += [line(f"{item.runtime:<22} {item.file or '':<22} skipped: {item.reason}") for item in self.skipped]
+        return "\n".join([*lines, verdict(self.same, self.apart)])
 
 
-def known_rewriting(runtime: str) -> list[str]:
-    """What a report says of the reason why ``runtime`` may differ, in lines; none if it must not."""
-    reason = RUNTIMES.get(runtime).rewrites if runtime in RUNTIMES.names() else None
-    return [f"{'':<22} known: {reason}"] if reason else []
+def unexplained(check: RuntimeCheck) -> bool:
+    """Whether an executor gave other bits and nobody knows why."""
+    return check.rows_equal < 1 and check.known is None
 
 
-def verdict(apart: Sequence[str]) -> str:
-    """One line, given the executors that gave other bits."""
-    if not all(known_rewriting(name) for name in apart):
+def distance(steps: float | None) -> str:
+    """The largest distance for a table."""
+    return "-" if steps is None else f"{steps:g}"
+
+
+def verdict(same: bool, apart: Sequence[str]) -> str:
+    """One line, given the executors that gave other bits, and whether it is known why."""
+    if not same:
         return "DIFFERENT"
     return "the same bits everywhere" + (f" but in {', '.join(apart)}" if apart else "")
 
@@ -89,12 +100,13 @@ def cross_check(
     names = None if runtimes is None else list(runtimes)
     reference = Evaluation(run_engine(quantized, quantized.config.engine, integers), None)
     checks, engines_skipped = check_engines(quantized, integers, reference)
-    skipped: list[Skipped] = []
+    skipped = [*engines_skipped]
     arrays = [tensor.numpy() for tensor in integers]
     for file in files:
-        found, skipped = check_runtimes(file.path, arrays, reference, quantized.output_scale, names)
+        found, left_out = check_runtimes(file.path, arrays, reference, quantized.output_scale, names)
         checks += found
-    return CrossCheck(tuple(checks), (*engines_skipped, *skipped))
+        skipped += left_out
+    return CrossCheck(tuple(checks), tuple(dict.fromkeys(skipped)))
 
 
 def check_engines(quantized: QuantizedModel, integers: Sequence[Tensor], reference: Evaluation) -> tuple[list[RuntimeCheck], list[Skipped]]:
@@ -104,8 +116,9 @@ def check_engines(quantized: QuantizedModel, integers: Sequence[Tensor], referen
     for name in (name for name in ENGINES if name in torch.backends.quantized.supported_engines):
         try:
             outputs = run_engine(quantized, name, integers)
-        except RuntimeError as error:  # what torch raises where an engine lacks a kernel
-            skipped.append(Skipped(runtime=f"pytorch-{name}", reason=str(error).splitlines()[0]))
+        except Exception as error:  # torch raises many types where an engine lacks a kernel
+            reason = (str(error).splitlines() or [""])[0]
+            skipped.append(Skipped(runtime=f"pytorch-{name}", reason=reason or type(error).__name__))
             continue
         checks.append(compare(f"pytorch-{name}", "int8 module", outputs, reference, quantized.output_scale))
     return checks, skipped
@@ -135,25 +148,57 @@ def check_runtimes(
     """
     checks, skipped = [], []
     for name in runtimes if runtimes is not None else RUNTIMES.names():
-        outputs = outputs_of(name, path, inputs)
-        if isinstance(outputs, Skipped):
-            skipped.append(outputs)
-        else:
-            checks.append(compare(name, path.name, outputs, reference, output_scale))
-            if predictions is not None:
-                predictions[f"{name}/{path.name}"] = outputs.argmax(1)
+        found = check_runtime(name, path, inputs, reference, output_scale)
+        if isinstance(found, Skipped):
+            skipped.append(found)
+            continue
+        checks.append(found.check)
+        if predictions is not None:
+            predictions[f"{name}/{path.name}"] = predicted(found.outputs)
     return checks, skipped
 
 
-def outputs_of(name: str, path: Path, inputs: Sequence[NDArray[Any]]) -> Outputs | Skipped:
-    """What runtime ``name`` gives for as many examples as it takes, or why it gives nothing."""
+@dataclass(frozen=True)
+class Checked:
+    """What a runtime gave, and how that compares."""
+
+    check: RuntimeCheck
+    outputs: Outputs
+
+
+def check_runtime(
+    name: str, path: Path, inputs: Sequence[NDArray[Any]], reference: Evaluation, output_scale: float | None
+) -> Checked | Skipped:
+    """Runtime ``name`` over as many examples as it takes against ``reference``, or why it gives nothing."""
     kind = RUNTIMES.get(name)
     if (reason := kind.missing()) is not None:
         return Skipped(runtime=name, reason=reason)
+    examples = [array[: kind.image_limit] for array in inputs]
     try:
-        return run_in_batches(kind(path), *(array[: kind.image_limit] for array in inputs))
+        with refusing(name, path):
+            runtime = kind(path)
+            outputs = run_in_batches(runtime, *examples)
     except InputError as error:
-        return Skipped(runtime=name, reason=str(error))
+        return Skipped(runtime=name, file=path.name, reason=str(error))
+    check = compare(name, path.name, outputs, reference, output_scale)
+    if unexplained(check):
+        check = replace(check, known=_explanation(runtime, path, examples, outputs))
+    return Checked(check, outputs)
+
+
+def _explanation(runtime: Runtime, path: Path, inputs: Sequence[NDArray[Any]], outputs: Outputs) -> str | None:
+    """What ``runtime`` changes in the file, if that gives exactly its ``outputs`` for ``inputs``; None if nobody knows."""
+    try:
+        with refusing(str(path), path), tempfile.TemporaryDirectory() as folder:
+            rewriting = runtime.rewriting()
+            if rewriting is None:
+                return None
+            changed = Path(folder) / path.name
+            onnx.save(rewriting.model, str(changed))
+            expected = run_in_batches(RUNTIMES.get(REFERENCE)(changed), *inputs)
+    except InputError:
+        return None
+    return rewriting.reason if np.array_equal(outputs, expected) else None
 
 
 def run_in_batches(runtime: Runtime, *inputs: NDArray[Any]) -> Outputs:
@@ -163,19 +208,41 @@ def run_in_batches(runtime: Runtime, *inputs: NDArray[Any]) -> Outputs:
 
 
 def compare(runtime: str, file: str, logits: Outputs, reference: Evaluation, output_scale: float | None) -> RuntimeCheck:
-    """Hold ``logits`` [n, classes, ...] against the first n rows of ``reference``."""
+    """Hold ``logits`` [n, classes, ...] against the first n rows of ``reference``. NaN is the same as NaN."""
     expected = reference.logits[: len(logits)]
-    different = logits != expected
-    predicted = logits.argmax(1)
+    if logits.shape != expected.shape:
+        return _other_shape(runtime, file, logits, expected)
+    different = (logits != expected) & ~(np.isnan(logits) & np.isnan(expected))
+    labels = predicted(logits)
+    farthest = float(np.abs(logits.astype(np.float64) - expected).max(where=different, initial=0) / (output_scale or 1.0))
     return RuntimeCheck(
         runtime=runtime,
         file=file,
         images=len(logits),
-        accuracy=None if reference.labels is None else float((predicted == reference.labels[: len(logits)]).mean()),
-        agreement=float((predicted == expected.argmax(1)).mean()),
+        accuracy=None if reference.labels is None else float((labels == reference.labels[: len(logits)]).mean()),
+        agreement=float((labels == predicted(expected)).mean()),
         rows_equal=float(1 - different.reshape(len(different), -1).any(1).mean()),
-        max_steps=float(np.abs(logits.astype(np.float64) - expected).max() / (output_scale or 1.0)),
+        max_steps=farthest if np.isfinite(farthest) else None,
         first_difference=_first(different, logits, expected),
+    )
+
+
+def predicted(outputs: Outputs) -> NDArray[Any]:
+    """The class of every example, or of every pixel; of outputs without classes themselves."""
+    return outputs.argmax(1) if outputs.ndim > 1 else outputs
+
+
+def _other_shape(runtime: str, file: str, logits: Outputs, expected: Outputs) -> RuntimeCheck:
+    shapes = f"an output {list(logits.shape)} instead of {list(expected.shape)}"
+    return RuntimeCheck(
+        runtime=runtime,
+        file=file,
+        images=len(logits) if logits.ndim else 0,
+        accuracy=None,
+        agreement=0.0,
+        rows_equal=0.0,
+        max_steps=None,
+        first_difference=shapes,
     )
 
 

@@ -13,7 +13,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-from qstrategies.runtimes.base import Runtime
+from qstrategies.runtimes.base import Runtime, refusing
 
 
 @dataclass(frozen=True)
@@ -21,7 +21,7 @@ class Divergence:
     """``node`` makes the first tensor that differs, from ``through``; ``found`` and ``expected`` are its element ``index``.
 
     Both are in steps, zero point included: the integers of the quantized tensor. Only the output of a file that does not
-    quantize it is in real numbers.
+    quantize it is in real numbers. A tensor that differs in its shape has no such element: ``shapes`` are both.
     """
 
     node: str
@@ -30,10 +30,14 @@ class Divergence:
     index: tuple[int, ...]
     found: float
     expected: float
+    shapes: tuple[tuple[int, ...], tuple[int, ...]] | None = None
 
     def __str__(self) -> str:
         through = f" (through {', '.join(self.through)})" if self.through else ""
-        return f"{self.op_type} {self.node!r}{through}, element {list(self.index)}: {self.found:g} instead of {self.expected:g}"
+        where = f"{self.op_type} {self.node!r}{through}"
+        if self.shapes is not None:
+            return f"{where}: shape {list(self.shapes[0])} instead of {list(self.shapes[1])}"
+        return f"{where}, element {list(self.index)}: {self.found:g} instead of {self.expected:g}"
 
 
 def first_divergence(path: Path, found: type[Runtime], expected: type[Runtime], inputs: Sequence[NDArray[Any]]) -> Divergence | None:
@@ -48,10 +52,15 @@ def first_divergence(path: Path, found: type[Runtime], expected: type[Runtime], 
         cut = Path(folder) / "cut.onnx"
         for node in _cuts(model.graph):
             onnx.save(_until(model, node), str(cut))
-            outputs = [kind(cut).run(*inputs) for kind in (found, expected)]
-            if (outputs[0] != outputs[1]).any():
-                return _describe(model.graph, node, *outputs)
+            ours, theirs = (_run(kind, cut, inputs) for kind in (found, expected))
+            if not np.array_equal(ours, theirs, equal_nan=True):
+                return _describe(model.graph, node, ours, theirs)
     return None
+
+
+def _run(kind: type[Runtime], cut: Path, inputs: Sequence[NDArray[Any]]) -> NDArray[Any]:
+    with refusing(kind.summary, cut):
+        return kind(cut).run(*inputs)
 
 
 def _cuts(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
@@ -84,9 +93,12 @@ def _until(model: onnx.ModelProto, last: onnx.NodeProto) -> onnx.ModelProto:
 def _describe(graph: onnx.GraphProto, last: onnx.NodeProto, found: NDArray[Any], expected: NDArray[Any]) -> Divergence:
     producers = {name: node for node in graph.node for name in node.output}
     maker = producers.get(last.input[0], last) if last.op_type == "DequantizeLinear" else last
+    through = tuple(dict.fromkeys(_through(producers, maker)))
+    if found.shape != expected.shape:
+        return Divergence(maker.name, maker.op_type, through, (), np.nan, np.nan, (found.shape, expected.shape))
     index = tuple(int(i) for i in np.argwhere(found != expected)[0])
-    steps = [_in_steps(graph, last, float(values[index])) for values in (found, expected)]
-    return Divergence(maker.name, maker.op_type, tuple(dict.fromkeys(_through(producers, maker))), index, *steps)
+    ours, theirs = (_in_steps(graph, last, float(values[index])) for values in (found, expected))
+    return Divergence(maker.name, maker.op_type, through, index, ours, theirs)
 
 
 def _in_steps(graph: onnx.GraphProto, node: onnx.NodeProto, real: float) -> float:
@@ -95,7 +107,7 @@ def _in_steps(graph: onnx.GraphProto, node: onnx.NodeProto, real: float) -> floa
     values = [constants[name] for name in node.input[1:]] if node.op_type == "DequantizeLinear" else []
     if not values or values[0].size > 1:
         return real
-    return round(real / float(values[0].item())) + (int(values[1].item()) if len(values) > 1 else 0)
+    return float(np.rint(real / float(values[0].item()))) + (int(values[1].item()) if len(values) > 1 else 0)
 
 
 def _through(producers: dict[str, onnx.NodeProto], node: onnx.NodeProto) -> Iterator[str]:

@@ -378,12 +378,14 @@ def _cross_check(
     skipped: list[Skipped] = []
     for model in exported:
         if config.checks == "full" and model.form == "portable":
-            found, skipped = check_runtimes(model.path, [images], reference, scale, predictions=predictions)
+            parts = [(images, RUNTIMES.names())]
         else:
-            found, _ = check_runtimes(model.path, [images], reference, scale, [DEFAULT_RUNTIME], predictions)
-            found += check_runtimes(model.path, [images[:QUICK_IMAGES]], reference, scale, others, predictions)[0]
-        checks += found
-    return checks, skipped
+            parts = [(images, [DEFAULT_RUNTIME]), (images[:QUICK_IMAGES], others)]
+        for part, names in parts:
+            found, left_out = check_runtimes(model.path, [part], reference, scale, names, predictions)
+            checks += found
+            skipped += left_out
+    return checks, list(dict.fromkeys(skipped))
 
 
 def _torch_sizes(model: nn.Module, int8: nn.Module) -> dict[str, int]:

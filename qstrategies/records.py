@@ -135,7 +135,11 @@ class WeightHistogram:
 
 @dataclass(frozen=True, kw_only=True)
 class RuntimeCheck:
-    """One executor against the PyTorch int8 reference, in steps of the output scale (1 where it has none)."""
+    """One executor against the PyTorch int8 reference, in steps of the output scale (1 where it has none).
+
+    ``max_steps`` is None where nothing can be subtracted: an output of another shape, or one that is not finite. ``known``:
+    which arithmetic of the file this executor leaves out, if that was found in the file and explains every bit.
+    """
 
     runtime: str
     file: str
@@ -143,16 +147,18 @@ class RuntimeCheck:
     accuracy: Fraction | None
     agreement: Fraction
     rows_equal: Fraction
-    max_steps: NonNegative
+    max_steps: NonNegative | None
     first_difference: str | None = None
+    known: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
 class Skipped:
-    """An executor that could not be used here, and why."""
+    """An executor that could not be used here, or did not take ``file``, and why."""
 
     runtime: str
     reason: str
+    file: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

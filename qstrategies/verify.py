@@ -10,7 +10,7 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from qstrategies.crosscheck import Outputs, compare, known_rewriting, outputs_of, run_in_batches, verdict
+from qstrategies.crosscheck import REFERENCE, Outputs, check_runtime, distance, predicted, run_in_batches, unexplained, verdict
 from qstrategies.datasets import DATASETS
 from qstrategies.datasets.base import Location
 from qstrategies.divergence import first_divergence
@@ -21,9 +21,9 @@ from qstrategies.onnx_file import INTEGRITY, load_checked, metadata_of, unchange
 from qstrategies.pipeline import logits_hash
 from qstrategies.records import Skipped
 from qstrategies.runtimes import RUNTIMES
+from qstrategies.runtimes.base import refusing
 from qstrategies.text import line
 
-REFERENCE = "onnxruntime-disabled"
 RECORDED = {"strategy": "strategy", "weight_bits": "weight_bits", "recorded_accuracy": "accuracy"}
 RANDOM_IMAGES = 64
 
@@ -48,34 +48,41 @@ def verify(path: Path, location: Location = Location(), runtimes: Sequence[str] 
         inputs, labels = [split.images.numpy()], split.labels.numpy()
     else:
         inputs, labels = _random_pixels(model, path), None
-    expected = run_in_batches(RUNTIMES.get(REFERENCE)(path), *inputs)
-    reference = Evaluation(expected, expected.argmax(1) if labels is None else labels)
-    checks, skipped = [], {}
+    with refusing(REFERENCE, path):
+        expected = run_in_batches(RUNTIMES.get(REFERENCE)(path), *inputs)
+    reference = Evaluation(expected, predicted(expected) if labels is None else labels)
+    checks: list[dict[str, Any]] = []
+    skipped: dict[str, str] = {}
+    apart: dict[str, bool] = {}
     for name in names:
-        logits = outputs_of(name, path, inputs)
-        if isinstance(logits, Skipped):
-            skipped[name] = logits.reason
+        found = check_runtime(name, path, inputs, reference, metadata.get("output_scale", 1.0))
+        if isinstance(found, Skipped):
+            skipped[name] = found.reason
             continue
-        check = vars(compare(name, path.name, logits, reference, metadata.get("output_scale", 1.0)))
-        known = "logits_sha256" in metadata and len(logits) == len(expected)
-        check["first_divergence"] = None if check["rows_equal"] == 1 else _divergence(name, path, inputs, logits, expected)
-        checks.append({**check, "pytorch_bits": logits_hash(logits) == metadata["logits_sha256"] if known else None})
-    apart = [check["runtime"] for check in checks if check["rows_equal"] < 1 or check["pytorch_bits"] is False]
+        check, logits = found.check, found.outputs
+        divergence = None if check.rows_equal == 1 else _divergence(name, path, inputs, logits, expected)
+        hashed = "logits_sha256" in metadata and len(logits) == len(expected)
+        bits = logits_hash(logits) == metadata["logits_sha256"] if hashed else None
+        checks.append({**vars(check), "first_divergence": divergence, "pytorch_bits": bits})
+        if check.rows_equal < 1 or bits is False:
+            apart[name] = unexplained(check) or check.rows_equal == 1
     return {
         "file": str(path),
         "unchanged": unchanged(model),
         **{name: metadata.get(key) for name, key in RECORDED.items()},
         "checks": checks,
         "skipped": skipped,
-        "apart": apart,
-        "verdict": "same" if all(known_rewriting(name) for name in apart) else "different",
+        "apart": list(apart),
+        "verdict": "different" if any(apart.values()) else "same",
     }
 
 
 def _divergence(name: str, path: Path, inputs: Sequence[NDArray[np.uint8]], logits: Outputs, expected: Outputs) -> str:
     """Where runtime ``name`` first leaves the reference, in the batch of the first example whose ``logits`` are not as ``expected``."""
-    different = (logits != expected[: len(logits)]).reshape(len(logits), -1).any(1)
-    start = int(different.argmax()) // BATCH * BATCH
+    start = 0
+    if logits.shape == expected[: len(logits)].shape:
+        different = (logits != expected[: len(logits)]).reshape(len(logits), -1).any(1)
+        start = int(different.argmax()) // BATCH * BATCH
     batch = [array[start : start + BATCH] for array in inputs]
     try:
         found = first_divergence(path, RUNTIMES.get(name), RUNTIMES.get(REFERENCE), batch)
@@ -104,11 +111,12 @@ def report_text(report: dict[str, Any]) -> str:
     lines.append(f"{'runtime':<22} {'images':>7} {'accuracy':>9} {'rows equal':>11} {'max steps':>10}  PyTorch's bits")
     for check in report["checks"]:
         pytorch = {None: "-", True: "yes", False: "NO"}[check["pytorch_bits"]]
-        figures = f"{check['accuracy']:>9.2%} {check['rows_equal']:>11.2%} {check['max_steps']:>10g}"
+        accuracy = "-" if check["accuracy"] is None else f"{check['accuracy']:.2%}"
+        figures = f"{accuracy:>9} {check['rows_equal']:>11.2%} {distance(check['max_steps']):>10}"
         lines.append(f"{check['runtime']:<22} {check['images']:>7} {figures}  {pytorch}")
         if check["first_difference"]:
             lines.append(line(f"{'':<22} first difference: {check['first_difference']}"))
             lines.append(line(f"{'':<22} first divergence: {check['first_divergence']}"))
-            lines += known_rewriting(check["runtime"])
+            lines += [line(f"{'':<22} known: {check['known']}")] if check["known"] else []
     lines += [line(f"{name:<22} skipped: {reason}") for name, reason in report["skipped"].items()]
-    return "\n".join([*lines, f"Verdict: {verdict(report['apart'])}"])
+    return "\n".join([*lines, f"Verdict: {verdict(report['verdict'] == 'same', report['apart'])}"])

@@ -10,7 +10,7 @@ from typing import Any, TypedDict
 
 from qstrategies.errors import InputError
 from qstrategies.files import FileError, atomic_write, exists, read_bytes
-from qstrategies.records import PRESETS, ExperimentConfig, QuantizationConfig, RunRecord, TrainingConfig
+from qstrategies.records import PRESETS, ExperimentConfig, QuantizationConfig, RunRecord, RuntimeCheck, TrainingConfig
 from qstrategies.report.grid import Grid
 from qstrategies.typed_json import build, load
 
@@ -29,14 +29,14 @@ def runtimes(records: Sequence[RunRecord]) -> Grid:
             runtime,
             file,
             f"{sum(check.rows_equal == 1 for check in checks)} of {len(checks)}",
-            f"{max(check.max_steps for check in checks):g}",
+            _farthest(checks),
             str(max(check.images for check in checks)),
             next((check.first_difference for check in checks if check.first_difference), "-"),
         ]
         for (runtime, file), checks in groups.items()
     ]
-    skipped = {item.runtime: item.reason for record in records for item in record.skipped}
-    rows += [[runtime, "-", "not run", "-", "-", reason] for runtime, reason in skipped.items()]
+    skipped = dict.fromkeys(item for record in records for item in record.skipped)
+    rows += [[item.runtime, item.file or "-", "not run", "-", "-", item.reason] for item in skipped]
     notes = "Against PyTorch's int8 model. Distance in steps of the output scale; images: the most that one run was checked on."
     return Grid("Runtimes", ["executor", "file", "runs with the same bits", "largest distance", "images", "first difference"], rows, notes)
 
@@ -45,6 +45,12 @@ def failures(records: Sequence[RunRecord]) -> Grid:
     """The runs that failed, and why."""
     rows = [[record.config.run_id, record.reason or "no reason recorded"] for record in records if record.status == "failed"]
     return Grid("Failed runs", ["run", "reason"], rows)
+
+
+def _farthest(checks: Sequence[RuntimeCheck]) -> str:
+    """The largest distance, if every one can be measured."""
+    steps = [check.max_steps for check in checks]
+    return "-" if None in steps else f"{max(step for step in steps if step is not None):g}"
 
 
 def commands(records: Sequence[RunRecord]) -> Grid:

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import importlib.util
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -14,14 +17,20 @@ from numpy.typing import NDArray
 from qstrategies.errors import InputError
 
 
+@dataclass(frozen=True)
+class Rewriting:
+    """The ``model`` whose bits an executor gives instead of those of the file that it loaded, and what it changed."""
+
+    reason: str
+    model: onnx.ModelProto
+
+
 class Runtime(ABC):
     """One executor with one ONNX file loaded."""
 
     summary: ClassVar[str]
     image_limit: ClassVar[int | None] = None
     """How many images a cross-check runs; None means the whole split. For executors too slow for all."""
-    rewrites: ClassVar[str | None] = None
-    """Which arithmetic of the file it leaves out or changes, so that its bits differ from all others' there; None if none."""
 
     @classmethod
     def missing(cls) -> str | None:
@@ -40,6 +49,10 @@ class Runtime(ABC):
         ``InputError`` if this executor finds only now that it cannot run the file.
         """
 
+    def rewriting(self) -> Rewriting | None:
+        """What it computes instead of the loaded file, if it is known to change its arithmetic; None: what the file says."""
+        return None
+
 
 def not_installed(module: str) -> str | None:
     """The reason of an executor whose Python ``module`` is missing, else None."""
@@ -50,6 +63,17 @@ def refused(executor: str, path: Path, error: Exception) -> InputError:
     """``error`` of an executor's own kind, raised by loading or running ``path``, in one line."""
     lines = [line for line in str(error).strip().splitlines() if not line.startswith("Exception from")]  # where OpenVINO's source is
     return InputError(f"{executor} cannot load or run {str(path)!r}: {lines[0] if lines else type(error).__name__}")
+
+
+@contextmanager
+def refusing(executor: str, path: Path) -> Iterator[None]:
+    """Whatever an executor raises while it loads or runs ``path``, as an ``InputError`` with the reason in one line."""
+    try:
+        yield
+    except InputError:
+        raise
+    except Exception as error:
+        raise refused(executor, path, RuntimeError(f"{type(error).__name__}: {error}")) from error
 
 
 def read_model(executor: str, path: Path) -> onnx.ModelProto:

@@ -52,15 +52,16 @@ def pad(node: Node, x: Any, sides: Array | None = None, value: Array | None = No
     assert sides is not None
     pads = np.zeros((rank, 2), np.int64)
     pads[range(rank) if axes is None else axes.tolist()] = sides.reshape(2, -1).T
-    movement = functools.partial(padded, pads=pads, mode=get("mode", b"constant").decode())
-    moved = x.moved(movement) if isinstance(x, Real) else movement(x)
-    if get("mode", b"constant") != b"constant" or value is None or not value.any():
+    mode = get("mode", b"constant").decode()
+    movement = functools.partial(padded, pads=pads, mode=mode)
+    moved: Any = x.moved(movement) if isinstance(x, Real) else movement(x)
+    if mode != "constant" or value is None:
         return moved
-    inside = movement(np.ones(_shape(x), np.int64))
+    around = 1 - padded(np.ones(_shape(x), np.int64), pads)
     if not isinstance(x, Real):
-        return np.where(inside, moved, value).astype(x.dtype)
+        return moved + (value * around).astype(x.dtype)
     fill = operand(value.reshape((1,) * rank))
-    return elementwise(np.add, moved, Real(fill.integers * (1 - inside), fill.exponent))
+    return elementwise(np.add, moved, Real(fill.integers * around, fill.exponent))
 
 
 def padded(array: Array, pads: Array, mode: str = "constant") -> Array:

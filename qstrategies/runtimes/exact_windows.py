@@ -83,13 +83,13 @@ class Window:
         wide = np.pad(integers, np.maximum([*still, *self.pads], 0), constant_values=value)
         return padded(wide, np.minimum([*still, *self.pads], 0))
 
-    def taps(self, padded: Integers) -> Iterator[Integers]:
+    def taps(self, elements: Integers) -> Iterator[Integers]:
         """For every position in the kernel, the elements that it meets, as a view [..., *out]."""
         kernel = self.kernel
         for position in np.ndindex(*kernel.sizes):
             axes = zip(position, kernel.dilations, self.out, kernel.strides, strict=True)
-            index = (slice(p * d, p * d + (n - 1) * s + 1, s) for p, d, n, s in axes)
-            yield padded[(..., *index)]
+            index: tuple[Any, ...] = (..., *(slice(p * d, p * d + (n - 1) * s + 1, s) for p, d, n, s in axes))
+            yield elements[index]
 
 
 def _padding(node: Node, sizes: tuple[int, ...], kernel: Kernel) -> Pads:

@@ -194,6 +194,19 @@ def integers_too(function: Callable[..., Real]) -> Callable[..., Any]:
     return compute
 
 
+OF_INTEGERS_TOO: dict[str, Callable[..., Real]] = {
+    "Abs": absolute,
+    "Add": add,
+    "Clip": clip,
+    "Concat": concat,
+    "GlobalMaxPool": over_space(_largest),
+    "Max": maximum,
+    "Min": minimum,
+    "Neg": negate,
+    "ReduceMax": reduction(_largest),
+    "Relu": relu,
+    "Sub": subtract,
+}
 OPS: dict[str, Callable[..., Any]] = {
     "Constant": constant,
     "QuantizeLinear": quantize,
@@ -213,22 +226,7 @@ OPS: dict[str, Callable[..., Any]] = {
     "Cast": cast,
     "Pad": pad,
     "Dropout": dropout,
-    **{
-        name: integers_too(function)
-        for name, function in {
-            "Abs": absolute,
-            "Add": add,
-            "Clip": clip,
-            "Concat": concat,
-            "GlobalMaxPool": over_space(_largest),
-            "Max": maximum,
-            "Min": minimum,
-            "Neg": negate,
-            "ReduceMax": reduction(_largest),
-            "Relu": relu,
-            "Sub": subtract,
-        }.items()
-    },
+    **{name: integers_too(function) for name, function in OF_INTEGERS_TOO.items()},
     **dict.fromkeys(MOVING, move),
 }
 

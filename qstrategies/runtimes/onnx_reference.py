@@ -36,15 +36,15 @@ class GlobalMaxPool(OpRun):
 def fault_of(node: Node) -> str | None:
     """What the evaluator computes otherwise than the standard says, in ``node``; None if nothing is known."""
     get, kind = node.attributes.get, node.proto.op_type
-    padded, mode = any(get("pads", [])), get("auto_pad", b"NOTSET")
+    pads, mode = get("pads", []), get("auto_pad", b"NOTSET")
     plain = max(get("strides", [1]) + get("dilations", [1])) == 1
     if kind == "ConvTranspose" and get("group", 1) > 1:
         return "it mixes up the groups of a transposed convolution"
     if kind == "ConvTranspose" and (get("output_shape") or mode != b"NOTSET"):
         return "it pads a transposed convolution by its pads alone"
-    if kind == "MaxPool" and plain and padded and len(set(get("pads"))) > 1:
+    if kind == "MaxPool" and plain and len(set(pads)) > 1:
         return "it takes the pads of a max pool in another order"
-    if kind == "MaxPool" and plain and padded and (get("ceil_mode") or len(get("pads")) != 4):
+    if kind == "MaxPool" and plain and any(pads) and (get("ceil_mode") or len(pads) != 4):
         return "it pads a max pool without strides twice or not at all"
     if kind == "MaxPool" and mode in (b"SAME_LOWER", b"SAME_UPPER"):
         return "it rounds the padding of a max pool otherwise"

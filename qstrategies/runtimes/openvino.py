@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 from numpy.typing import NDArray
+from onnx import helper, numpy_helper
 
 from qstrategies.runtimes import RUNTIMES
-from qstrategies.runtimes.base import Runtime, not_installed, refused
+from qstrategies.runtimes.base import Rewriting, Runtime, not_installed, read_model, refused
+
+REASON = "it fuses a convolution with the addition behind it and leaves out the rounding between them"
 
 
 @RUNTIMES.register("openvino")
@@ -17,7 +22,6 @@ class OpenVino(Runtime):
     """Float layers stay in float32: by default the plugin rounds them to bf16 on a CPU that has it."""
 
     summary = "OpenVINO on the CPU"
-    rewrites = "it fuses a convolution with the addition behind it and leaves out the rounding between them"
 
     @classmethod
     def missing(cls) -> str | None:
@@ -38,3 +42,44 @@ class OpenVino(Runtime):
             return self.model([array.astype(entry.element_type.to_dtype(), copy=False) for array, entry in pairs])[0].copy()
         except RuntimeError as error:
             raise refused("OpenVINO", self.path, error) from None
+
+    def rewriting(self) -> Rewriting | None:
+        """The file without the rounding of every convolution that the plugin says it computes together with an addition."""
+        model = read_model("OpenVINO", self.path)
+        names = {name for fused in self._fused() for name in _before_addition(model.graph, fused)}
+        for name in names:
+            _leave_out_rounding(model.graph, name)
+        return Rewriting(REASON, model) if names else None
+
+    def _fused(self) -> Iterator[list[str]]:
+        """The names of the file's nodes that each convolution of the compiled model computes, in order."""
+        for operator in self.model.get_runtime_model().get_ordered_ops():
+            info = operator.get_rt_info()
+            if info["layerType"].astype(str) == "Convolution":
+                yield info["originalLayersNames"].astype(str).split(",")
+
+
+def _before_addition(graph: onnx.GraphProto, fused: Sequence[str]) -> Iterator[str]:
+    """The names of the QuantizeLinear nodes among ``fused`` that lie between the convolution and an Add."""
+    kinds = {node.name: node.op_type for node in graph.node}
+    additions = [place for place, name in enumerate(fused) if kinds.get(name) == "Add"]
+    yield from (name for name in fused[: max(additions, default=0)] if kinds.get(name) == "QuantizeLinear")
+
+
+def _leave_out_rounding(graph: onnx.GraphProto, name: str) -> None:
+    """Let the QuantizeLinear ``name`` only saturate, and the DequantizeLinear nodes behind it do nothing."""
+    constants = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer}
+    quantize = next(node for node in graph.node if node.name == name)
+    source, *parameters = quantize.input
+    scale, zero_point = (constants[parameter] for parameter in parameters)
+    limits, bounds = np.iinfo(zero_point.dtype), [f"{name}_lowest", f"{name}_highest"]
+    for bound, integer in zip(bounds, (limits.min, limits.max), strict=True):
+        value = np.float32((integer - int(zero_point.item())) * float(scale.item()))
+        graph.initializer.append(numpy_helper.from_array(np.array(value), bound))
+    quantize.CopyFrom(helper.make_node("Clip", [source, *bounds], quantize.output, name=name))
+    claims = [value for value in graph.value_info if value.name != quantize.output[0]]  # of the type that it had
+    del graph.value_info[:]
+    graph.value_info.extend(claims)
+    for node in graph.node:
+        if quantize.output[0] in node.input:
+            node.CopyFrom(helper.make_node("Identity", quantize.output, node.output, name=node.name))
