@@ -249,11 +249,11 @@ UNPROVEN = {
     "integers that overflow": (
         [node("Cast", ["x"], "i", to=TensorProto.INT8), node("DequantizeLinear", ["i", "sx"], "r")], {}, {}, "integers can overflow", EXACT,
     ),
-    "linear resize": ([node("Resize", ["d", "", "by"], "r", mode="linear")], {"by": np.float32([1, 1, 2, 2])}, {}, "interpolates", EXACT),
+    "linear resize": ([node("Resize", ["d", "", "by"], "r", mode="linear")], {"by": np.float32([1, 1, 2, 2])}, {}, "mode is 'linear'", EXACT),
     "varying factors": ([node("MatMul", ["d", "d"], "r")], {}, {}, "not constant", set(GUARANTEES)),
     "alpha": (
         [node("Gemm", ["d", "c"], "r", alpha=0.3)],
-        {"c": np.float32(np.eye(4))}, {"shape": (1, 4)}, "alpha and beta", set(GUARANTEES),
+        {"c": np.float32(np.eye(4))}, {"shape": (1, 4)}, "alpha is 0.3", set(GUARANTEES),
     ),
     "float constant rounded at load": (
         [

@@ -2,74 +2,121 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
 
 import numpy as np
-import onnx
 
+from qstrategies.certificate.declarations import (
+    Call,
+    Declaration,
+    anything,
+    not_negative,
+    only,
+    positive,
+)
 from qstrategies.certificate.grid import FLOAT_EXACT, Array, Grid, UnprovenError, lowest_bit, mantissa, reciprocal_safe
 from qstrategies.certificate.report import EXACT, Layer
+from qstrategies.certificate.tensors import Constant
 
-WEIGHTED = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 LARGEST_INT32 = 2**31 - 1
 LARGEST_PAIR = 128  # 255 * 128 < 2^15: two products of uint8 activations fit 16 bits
+LARGEST_SCALE = 2.0**60
+SMALLEST_SCALE = 2.0**-60
+"""With two scales of activations, see ``quantizers``, they multiply and divide to normal numbers of float32."""
+
+_WINDOWS = {
+    "kernel_shape": positive,
+    "strides": positive,
+    "dilations": positive,
+    "pads": not_negative,
+    "group": anything,
+    "auto_pad": only(b"NOTSET"),
+}
+WEIGHTED: dict[str, Declaration] = {
+    "Conv": Declaration((1, 11, 22), (2, 3), attributes=_WINDOWS),
+    "ConvTranspose": Declaration(
+        (1, 11, 22), (2, 3), attributes={**_WINDOWS, "output_padding": not_negative}
+    ),
+    "Gemm": Declaration(
+        (7, 9, 11, 13),
+        (2, 3),
+        attributes={"alpha": only(1.0), "beta": only(1.0), "transA": only(0), "transB": only(0, 1)},
+    ),
+    "MatMul": Declaration((1, 9, 13), (2, 2)),
+}
 
 
-@dataclass(frozen=True)
-class Constant:
-    """A constant tensor: its ``integers`` times ``scale``, which broadcasts to them; ``stored`` is what the file holds.
-
-    ``scale`` is None for a constant in float, whose values are then in ``integers``.
-    """
-
-    integers: Array
-    scale: Array | None
-    stored: str
-
-    @property
-    def values(self) -> Array:
-        """The real values in float64."""
-        return self.integers.astype(np.float64) * (1.0 if self.scale is None else self.scale)
-
-
-def certify_layer(node: onnx.NodeProto, x: Grid, weight: Constant, bias: Constant | None) -> tuple[Layer, Grid, list[tuple[str, str]]]:
-    """The figures of ``node``, the values of its output, and its breaches as (guarantee, reason).
+def certify_layer(call: Call) -> tuple[Layer, Grid, list[tuple[str, str]]]:
+    """The figures of ``call``, the values of its output, and its breaches as (guarantee, reason).
 
     Raises ``UnprovenError`` for a form of the operator that no bound is known for.
     """
+    node, x, weight, bias = call.node, call.first.grid.merged(), _constant(call, 1), _constant(call, 2)
+    if weight is None:
+        raise UnprovenError("it has no weight")
     if x.divisor != 1 or x.high - x.low > FLOAT_EXACT:
         raise UnprovenError("its input is not quantized")
-    rows, scale, offset = _integers(node, x, weight, bias)
+    quantized = weight.scale is not None
+    if not quantized and "DequantizeLinear" in call.first.through:
+        raise UnprovenError("its weights are in float behind a DequantizeLinear: ONNX Runtime quantizes them by itself")
+    rows, scale, offset = _integers(call, x, weight, bias)
     step = scale * x.step
     positive, negative = np.maximum(rows, 0).sum(1), np.maximum(-rows, 0).sum(1)
     up, down = max(x.high, 0), max(-x.low, 0)
     largest = positive * up + negative * down + np.maximum(offset, 0)
     smallest = positive * down + negative * up + np.maximum(-offset, 0)
-    quantized = weight.scale is not None
+    stored = _multiplied(weight)
     layer = Layer(
         node=node.name,
         weights=weight.stored,
         form="int8" if quantized else "float",
         accumulators=tuple(map(int, np.ceil(np.maximum(largest, smallest)))),
         mantissas=tuple(map(int, mantissa(step))),
-        pairs=_pairs(np.abs(rows)) if quantized else (),
-        adjacent=_adjacent(_kernel_orders(node, weight.integers)) if quantized else (),
+        pairs=() if stored is None else _pairs(np.abs(_by_output(call, stored))),
+        adjacent=() if stored is None else _adjacent(_kernel_orders(call, stored)),
     )
-    breaches = _scale_breaches(scale, step, offset, bias) if quantized else []
-    return layer, _output(rows, step, offset, smallest, largest), breaches + _bound_breaches(layer)
+    breaches = _exponent_breaches(scale, x)
+    if quantized:
+        breaches += _scale_breaches(scale, step, offset, bias)
+    in_integers = quantized and call.first.moved_from is not None
+    breaches += _bound_breaches(layer, EXACT[1:] if in_integers else EXACT)
+    return layer, _output(rows, step, offset, smallest, largest), breaches
 
 
-def _integers(node: onnx.NodeProto, x: Grid, weight: Constant, bias: Constant | None) -> tuple[Array, Array, Array]:
+def _constant(call: Call, index: int) -> Constant | None:
+    tensor = call.optional(index)
+    if tensor is not None and tensor.constant is None:
+        raise UnprovenError("its weight or bias is not constant")
+    return None if tensor is None else tensor.constant
+
+
+def _multiplied(weight: Constant) -> Array | None:
+    """The integers that kernels multiply: as they are stored, signed ones. None for float weights.
+
+    Kernels subtract the zero point afterwards, from the sums. The instructions with 16-bit sums take
+    one signed operand, so that unsigned weights become signed with another zero point, 128 lower.
+    """
+    stored = weight.unquantized
+    if stored is None or stored.dtype == np.int8:
+        return stored
+    if stored.dtype != np.uint8:
+        raise UnprovenError(f"its weights are stored as {stored.dtype}: expected int8 or uint8")
+    return (stored.astype(np.int16) - 128).astype(np.int8)
+
+
+def _integers(call: Call, x: Grid, weight: Constant, bias: Constant | None) -> tuple[Array, Array, Array]:
     """Weights [out_channels, products] as integers, their steps [out_channels], and the bias in steps of the accumulator.
 
     All in float64, exact below 2^53. Weights in float are integers too, in steps of the lowest bit of their channel.
     """
-    rows = _by_output(node, weight.integers.astype(np.float64))
+    rows = _by_output(call, weight.integers.astype(np.float64))
     if weight.scale is None:
+        if not np.isfinite(rows).all():
+            raise UnprovenError("a weight is not finite")
         offset = _bias(bias, len(rows), real=True) / x.step
         steps = np.array([lowest_bit(np.append(row, constant)) for row, constant in zip(rows, offset, strict=True)])
         return rows / steps[:, None], steps, offset / steps
-    scales = _by_output(node, np.broadcast_to(weight.scale, weight.integers.shape))
+    scales = _by_output(call, np.broadcast_to(weight.scale, weight.integers.shape))
     if (scales != scales[:, :1]).any():
         raise UnprovenError("weights of different scales meet in one sum")
     steps = scales[:, 0].astype(np.float64)
@@ -81,32 +128,32 @@ def _bias(bias: Constant | None, channels: int, *, real: bool) -> Array:
     """The real values or the integers of the bias, shape [out_channels]."""
     if bias is None:
         return np.zeros(channels)
-    values = (bias.values if real else bias.integers.astype(np.float64)).reshape(-1)
-    if values.size not in (1, channels):
-        raise UnprovenError(f"its bias has {values.size} values for {channels} output channels")
-    return np.broadcast_to(values, channels)
+    values = bias.values if real else bias.integers.astype(np.float64)
+    if bias.unquantized is not None and bias.unquantized.dtype != np.int32:
+        raise UnprovenError(f"its bias is stored as {bias.unquantized.dtype}: expected int32")
+    if not np.isfinite(values).all() or values.size not in (1, channels) or values.shape[-1:] not in ((), (1,), (channels,)):
+        raise UnprovenError(f"its bias of shape {list(values.shape)} is not one number per output channel, of {channels}")
+    return np.broadcast_to(values.reshape(-1), channels)
 
 
-def _by_output(node: onnx.NodeProto, array: Array) -> Array:
-    """``array``, laid out as the weight of ``node``, with a row of products per output channel."""
-    attributes = {item.name: onnx.helper.get_attribute_value(item) for item in node.attribute}
-    if node.op_type == "Conv":
+def _by_output(call: Call, array: Array) -> Array:
+    """``array``, laid out as the weight of ``call``, with a row of products per output channel."""
+    operator, attributes = call.node.op_type, call.attributes
+    if operator == "Conv":
         return array.reshape(len(array), -1)
-    if node.op_type == "ConvTranspose":
-        groups = attributes.get("group", 1)
+    if operator == "ConvTranspose":
+        groups = attributes["group"]
         grouped = array.reshape(groups, len(array) // groups, *array.shape[1:])
         return grouped.swapaxes(1, 2).reshape(groups * array.shape[1], -1)
     if array.ndim != 2:
         raise UnprovenError(f"its weight has {array.ndim} dimensions: expected 2")
-    if node.op_type == "Gemm" and (attributes.get("alpha", 1) != 1 or attributes.get("beta", 1) != 1):
-        raise UnprovenError("alpha and beta are not 1")
     return array if attributes.get("transB", 0) else array.T
 
 
-def _kernel_orders(node: onnx.NodeProto, array: Array) -> list[Array]:
+def _kernel_orders(call: Call, array: Array) -> list[Array]:
     """The rows of products in the orders that kernels sum them: as stored, and with the input channels innermost."""
-    rows = [_by_output(node, array)]
-    if node.op_type == "Conv":
+    rows = [_by_output(call, array)]
+    if call.node.op_type == "Conv":
         rows.append(np.moveaxis(array, 1, -1).reshape(len(array), -1))
     return rows
 
@@ -132,10 +179,19 @@ def _scale_breaches(scale: Array, step: Array, offset: Array, bias: Constant | N
     return found
 
 
-def _bound_breaches(layer: Layer) -> list[tuple[str, str]]:
+def _exponent_breaches(scale: Array, x: Grid) -> list[tuple[str, str]]:
+    outside = (scale < SMALLEST_SCALE) | (scale > LARGEST_SCALE)
+    reason = "the weight scale is outside of 2^-60 to 2^60: products may leave the range of float32"
+    found = _found(outside, reason, *EXACT)
+    if not 2.0**-40 <= x.unit <= 2.0**40:
+        found += [(guarantee, f"its input is in steps of {x.unit:g}: products may leave the range of float32") for guarantee in EXACT]
+    return found
+
+
+def _bound_breaches(layer: Layer, exact: Sequence[str]) -> list[tuple[str, str]]:
     accumulators, units, pairs = (np.array(figures, np.float64) for figures in (layer.accumulators, layer.float_units, layer.pairs))
     reason = f"sums of up to {max(layer.float_units)} units of float32: it tells no more than 2^24 apart"
-    found = _found(units > FLOAT_EXACT, reason, *(EXACT if layer.form == "float" else EXACT[1:]))
+    found = _found(units > FLOAT_EXACT, reason, *exact)
     if layer.form == "int8":
         found += _found(accumulators > LARGEST_INT32, f"sums of up to {max(layer.accumulators)} overflow int32", "integer_kernels")
         found += _found(
@@ -161,4 +217,4 @@ def _output(rows: Array, step: Array, offset: Array, smallest: Array, largest: A
     units = (step / mantissa(step) * (together & -together))[together > 0]  # a channel of zeros has no unit
     unit = float(units.min()) if units.size else 1.0
     low, high = (int(np.ceil((bound * step / unit).max())) for bound in (smallest, largest))
-    return Grid(unit, -low, high)
+    return Grid(unit, -low, high, signed_zero=True)

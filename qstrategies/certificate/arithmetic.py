@@ -1,0 +1,146 @@
+"""Operators that compute: their results are exact as long as float32, or their integer type, holds them all."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from fractions import Fraction
+
+import numpy as np
+import onnx
+
+from qstrategies.certificate.declarations import (
+    FLOATS,
+    NUMBERS,
+    WIDENED,
+    Call,
+    Declaration,
+    anything,
+    only,
+)
+from qstrategies.certificate.grid import Grid, UnprovenError, mantissa, union
+from qstrategies.certificate.tensors import FLOAT, INTEGERS, KNOWN
+
+
+def _relu(call: Call) -> Grid:
+    return call.first.grid.relu()
+
+
+def _negative(call: Call) -> Grid:
+    return call.first.grid.exact().negated()
+
+
+def _absolute(call: Call) -> Grid:
+    grid = call.first.grid.exact()
+    low = 0 if grid.low <= 0 <= grid.high else min(abs(grid.low), abs(grid.high))
+    return replace(grid, low=low, high=max(abs(grid.low), abs(grid.high)), signed_zero=False)
+
+
+def _largest(call: Call) -> Grid:
+    whole = union(*(tensor.grid.exact() for tensor in call.tensors))
+    least = max(tensor.grid.exact().least for tensor in call.tensors)
+    return replace(whole, low=max(whole.low, math.floor(least / whole.step)))
+
+
+def _smallest(call: Call) -> Grid:
+    whole = union(*(tensor.grid.exact() for tensor in call.tensors))
+    most = min(tensor.grid.exact().most for tensor in call.tensors)
+    return replace(whole, high=min(whole.high, math.ceil(most / whole.step)))
+
+
+def _add(call: Call) -> Grid:
+    first, second = (tensor.grid.exact() for tensor in call.tensors)
+    return replace(_sum(first, second), signed_zero=first.signed_zero and second.signed_zero)
+
+
+def _subtract(call: Call) -> Grid:
+    first, second = (tensor.grid.exact() for tensor in call.tensors)
+    return replace(_sum(first, second.negated()), signed_zero=first.signed_zero)
+
+
+def _sum(*operands: Grid) -> Grid:
+    unit = min(grid.unit for grid in operands)
+    fine = [grid.on(unit).exact() for grid in operands]
+    low, high = sum(grid.low for grid in fine), sum(grid.high for grid in fine)
+    return Grid(unit, low, high).exact()
+
+
+def _multiply(call: Call) -> Grid:
+    first, second = (tensor.grid.exact() for tensor in call.tensors)
+    corners = [a * b for a in (first.low, first.high) for b in (second.low, second.high)]
+    product = Grid(first.step * second.step, min(corners), max(corners))
+    # 0 times a negative number is -0.0
+    signed = min(first.low, second.low) < 0 or first.signed_zero or second.signed_zero
+    return replace(product, signed_zero=signed).exact()
+
+
+def _divide(call: Call) -> Grid:
+    """By powers of two, which divide as exactly as they multiply."""
+    divisor = call.constant(1)
+    if divisor is None or not divisor.size or not (np.isfinite(divisor) & (divisor != 0)).all():
+        raise UnprovenError("it divides by zero or by nothing")
+    if (mantissa(divisor) != 1).any():
+        raise UnprovenError("it divides by what is no power of two: some executors multiply by the reciprocal")
+    factor, grid = Grid.of(1 / divisor.astype(np.float64)).exact(), call.first.grid.exact()
+    corners = [a * b for a in (grid.low, grid.high) for b in (factor.low, factor.high)]
+    signed = factor.low < 0 or grid.signed_zero
+    quotient = Grid(grid.step * factor.step, min(corners), max(corners), signed_zero=signed)
+    return quotient.exact()
+
+
+def _clip(call: Call) -> Grid:
+    """Bounds between two values become points, so that they may lie off the grid."""
+    grid = call.first.grid
+    if grid.divisor != 1:
+        raise UnprovenError("it clips a mean, which is rounded before")
+    low, high = (_bound(call, index, sign) for index, sign in ((1, -math.inf), (2, math.inf)))
+    if low > high or low > grid.most or high < grid.least:
+        raise UnprovenError("its bounds exclude each other or all that flows in")
+    inside = tuple(point for point in grid.points if low < point < high)
+    bounds = tuple(bound for bound in (low, high) if grid.least < bound < grid.most)
+    least, most = max(grid.low, _steps(low, grid.step)), min(grid.high, -_steps(-high, grid.step))
+    if least > most:  # nothing but the bounds is left
+        return replace(Grid.of(np.array([low, high])), signed_zero=grid.signed_zero)
+    off = tuple(bound for bound in bounds if bound / grid.step != math.floor(bound / grid.step))
+    return replace(grid, low=least, high=most, points=tuple(dict.fromkeys((*inside, *off))))
+
+
+def _bound(call: Call, index: int, absent: float) -> float:
+    array = call.constant(index)
+    if array is None:
+        return absent
+    if array.size != 1 or np.isnan(array).any():
+        raise UnprovenError("its bounds are no single numbers")
+    return float(array.item())
+
+
+def _steps(bound: float, step: float) -> int:
+    """The first whole number of steps that is not below ``bound``."""
+    return math.ceil(Fraction(bound) / Fraction(step)) if math.isfinite(bound) else -(2**400)
+
+
+def _cast(call: Call) -> Grid:
+    grid, to = call.first.grid, call.attributes["to"]
+    whole = grid.divisor == 1 and not grid.points and (grid.unit >= 1 or not grid.units)
+    if to == FLOAT:
+        return grid.exact()
+    if to in INTEGERS and whole:
+        return replace(grid, signed_zero=False)
+    raise UnprovenError(f"a cast to {onnx.TensorProto.DataType.Name(to)} rounds")
+
+
+ARITHMETIC: dict[str, Declaration] = {
+    "Relu": Declaration((6, 13, 14), (1, 1), _relu, types=NUMBERS, moves=True),
+    "Clip": Declaration((11, 12, 13), (1, 3), _clip, types=NUMBERS, moves=True),
+    "Neg": Declaration((6, 13), (1, 1), _negative, types=NUMBERS),
+    "Abs": Declaration((6, 13), (1, 1), _absolute, types=NUMBERS),
+    "Max": Declaration((8, 12, 13), (2, math.inf), _largest, types=NUMBERS),
+    "Min": Declaration((8, 12, 13), (2, math.inf), _smallest, types=NUMBERS),
+    "Add": Declaration((7, 13, 14), (2, 2), _add, types=NUMBERS),
+    "Sub": Declaration((7, 13, 14), (2, 2), _subtract, types=NUMBERS),
+    "Mul": Declaration((7, 13, 14), (2, 2), _multiply, types=NUMBERS),
+    "Div": Declaration((7, 13, 14), (2, 2), _divide, types=FLOATS),
+    "Cast": Declaration(
+        (9, 13, *WIDENED), (1, 1), _cast, {"to": anything, "saturate": only(1)}, KNOWN, moves=True
+    ),
+}

@@ -1,0 +1,74 @@
+"""What is computed when a file is loaded: only operators that every executor computes exactly."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import onnx
+from onnx import TensorProto
+from onnx.reference import ReferenceEvaluator
+
+from qstrategies.certificate.declarations import WIDENED, Call, Declaration, anything
+from qstrategies.certificate.grid import Array, UnprovenError
+from qstrategies.certificate.tensors import KNOWN, Constant
+
+_FORMS = ("value", "value_float", "value_floats", "value_int", "value_ints")
+MAKING: dict[str, Declaration] = {
+    "Constant": Declaration((9, 11, 12, 13, *WIDENED), (0, 0), attributes=dict.fromkeys(_FORMS, anything)),
+    "ConstantOfShape": Declaration(
+        (9, 20, *WIDENED), (1, 1), attributes={"value": anything}, types=frozenset({TensorProto.INT64})
+    ),
+    "Shape": Declaration(
+        (1, 13, 15, *WIDENED), (1, 1), attributes={"start": anything, "end": anything}, types=KNOWN
+    ),
+}
+"""Operators whose output depends on shapes and attributes alone."""
+
+
+def made(call: Call) -> Array | None:
+    """The output of one of ``MAKING``; None if it depends on a shape that is not known."""
+    if call.node.op_type != "Shape":
+        return evaluate(call)[0]
+    shape = call.first.kind.shape
+    if shape is None:
+        return None
+    part = shape[slice(call.attributes.get("start", 0), call.attributes.get("end"))]
+    return None if None in part else np.array(part, np.int64)
+
+
+def evaluate(call: Call) -> list[Array]:
+    """All outputs of ``call``, all of whose inputs are constant, by the standard's own code."""
+    inputs: dict[str, Any] = {}
+    for name, tensor in zip(call.node.input, call.inputs, strict=True):
+        if tensor is not None and tensor.constant is not None:
+            inputs[name] = tensor.constant.integers
+    opset = [onnx.helper.make_opsetid("", call.opset)]
+    entries = [_entry(name, array) for name, array in inputs.items()]
+    results = [onnx.ValueInfoProto(name=name) for name in call.node.output]
+    graph = onnx.helper.make_graph([call.node], "constant", entries, results)
+    evaluator = ReferenceEvaluator(onnx.helper.make_model(graph, opset_imports=opset))
+    outputs: Any = evaluator.run(None, inputs)
+    return [np.asarray(array) for array in outputs]
+
+
+def _entry(name: str, array: Array) -> onnx.ValueInfoProto:
+    element = onnx.helper.np_dtype_to_tensor_dtype(array.dtype)
+    return onnx.helper.make_tensor_value_info(name, element, array.shape)
+
+
+def moved(call: Call) -> Constant:
+    """A quantized constant behind a Transpose: its integers and, one per channel, its scale."""
+    constant = call.first.constant
+    assert constant is not None
+    assert constant.scale is not None
+    assert constant.unquantized is not None
+    if call.node.op_type != "Transpose":
+        raise UnprovenError("it moves quantized weights: only a Transpose is known")
+    perm = call.attributes.get("perm")
+    return Constant(
+        constant.integers.transpose(perm),
+        constant.scale.transpose(perm),
+        constant.stored,
+        constant.unquantized.transpose(perm),
+    )

@@ -1,0 +1,170 @@
+"""What is known of a tensor: its type and shape by inference, its values, and how they came about."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import onnx
+from onnx import TensorProto
+
+from qstrategies.certificate.grid import REAL, Array, Grid, UnprovenError
+
+FLOAT: int = TensorProto.FLOAT
+QUANTIZED: frozenset[int] = frozenset({TensorProto.UINT8, TensorProto.INT8})
+INTEGERS: frozenset[int] = QUANTIZED | {TensorProto.INT32, TensorProto.INT64}
+KNOWN: frozenset[int] = INTEGERS | {FLOAT, TensorProto.BOOL}
+LARGE = 1024  # so many values that a constant cannot be a shape
+
+Shape = tuple[int | None, ...]
+
+
+@dataclass(frozen=True)
+class Kind:
+    """The type of a tensor (of ``TensorProto``; 0 if unknown) and its shape: None if its rank is unknown.
+
+    A dimension that is unknown or symbolic is None.
+    """
+
+    element: int = 0
+    shape: Shape | None = None
+
+    @classmethod
+    def of(cls, declared: onnx.TypeProto) -> Kind:
+        """What ``declared`` says; a type of no tensor is an unknown one."""
+        tensor = declared.tensor_type
+        if not tensor.HasField("shape"):
+            return cls(tensor.elem_type)
+        return cls(tensor.elem_type, tuple(_size(dim) for dim in tensor.shape.dim))
+
+    @property
+    def name(self) -> str:
+        """The type for a message."""
+        return str(TensorProto.DataType.Name(self.element)).lower()
+
+    @property
+    def limits(self) -> Grid | None:
+        """All values of an integer type; None for any other type."""
+        if self.element not in INTEGERS:
+            return None
+        found = np.iinfo(onnx.helper.tensor_dtype_to_np_dtype(self.element))
+        return Grid(1.0, int(found.min), int(found.max))
+
+    def contradicts(self, other: Kind) -> bool:
+        """Whether no tensor is of both kinds."""
+        if self.element and other.element and self.element != other.element:
+            return True
+        if self.shape is None or other.shape is None:
+            return False
+        if len(self.shape) != len(other.shape):
+            return True
+        pairs = zip(self.shape, other.shape, strict=True)
+        return any(a is not None and b is not None and a != b for a, b in pairs)
+
+
+def _size(dim: onnx.TensorShapeProto.Dimension) -> int | None:
+    return dim.dim_value if dim.HasField("dim_value") else None
+
+
+@dataclass(frozen=True)
+class Constant:
+    """A constant tensor: its ``integers`` times ``scale``, which broadcasts to them.
+
+    ``scale`` is None for a constant in float, whose values are then in ``integers``. ``stored`` is
+    what the file holds, and ``unquantized`` the integers there, before the zero point is subtracted.
+    """
+
+    integers: Array
+    scale: Array | None
+    stored: str
+    unquantized: Array | None = None
+
+    @property
+    def values(self) -> Array:
+        """The real values in float64."""
+        return self.integers.astype(np.float64) * (1.0 if self.scale is None else self.scale)
+
+
+@dataclass(frozen=True)
+class Quantizer:
+    """The parameters of a QuantizeLinear or DequantizeLinear per tensor."""
+
+    scale: float
+    zero_point: int
+    element: int
+
+
+@dataclass(frozen=True)
+class Tensor:
+    """A tensor in the graph. ``known`` is the grid of one that varies; None if its proof is broken already.
+
+    ``through``: the operators that its values passed since they were last quantized or summed up.
+    ``moved_from``: the quantizer of the DequantizeLinear from which they were only moved since, if so.
+    """
+
+    kind: Kind
+    known: Grid | None = None
+    constant: Constant | None = None
+    through: frozenset[str] = frozenset()
+    moved_from: Quantizer | None = None
+
+    @property
+    def proven(self) -> bool:
+        """Whether its values are known."""
+        return self.constant is not None or self.known is not None
+
+    @functools.cached_property
+    def grid(self) -> Grid:
+        """What it can hold; raises ``UnprovenError`` for a constant that is not finite."""
+        if self.constant is not None:
+            return Grid.of(self.constant.values)
+        assert self.known is not None
+        return self.known
+
+
+def entry_tensor(kind: Kind) -> Tensor:
+    """An input of the graph, which may hold all values of its type."""
+    if kind.element == TensorProto.BOOL:
+        return Tensor(kind, Grid(1.0, 0, 1))
+    return Tensor(kind, kind.limits or (REAL if kind.element == FLOAT else None))
+
+
+def inferred_kinds(model: onnx.ModelProto) -> dict[str, Kind]:
+    """Type and shape of every tensor, from the inputs and the operators, whatever the file says of the others.
+
+    Raises ``UnprovenError`` if the nodes do not fit together.
+    """
+    bare = onnx.ModelProto(ir_version=max(model.ir_version, 4))
+    bare.opset_import.extend(model.opset_import)
+    bare.graph.name = "inferred"
+    bare.graph.node.extend(model.graph.node)
+    bare.graph.input.extend(model.graph.input)
+    bare.graph.output.extend(onnx.ValueInfoProto(name=value.name) for value in model.graph.output)
+    entries = {entry.name for entry in model.graph.input}
+    for tensor in model.graph.initializer:
+        if np.prod(tensor.dims) <= LARGE:
+            bare.graph.initializer.append(tensor)
+        elif tensor.name not in entries:
+            bare.graph.input.append(_described(tensor))
+    try:
+        inferred = onnx.shape_inference.infer_shapes(bare, True, True, True).graph
+    except Exception as error:  # of the checker's own kinds
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise UnprovenError(f"its types and shapes do not fit together: {reason}") from None
+    values = (*inferred.input, *inferred.value_info, *inferred.output)
+    return {value.name: Kind.of(value.type) for value in values} | {
+        tensor.name: Kind(tensor.data_type, tuple(tensor.dims)) for tensor in model.graph.initializer
+    }
+
+
+def claimed_kinds(model: onnx.ModelProto) -> Iterator[tuple[str, Kind]]:
+    """What the file says of its tensors, those of the inputs apart."""
+    for value in (*model.graph.value_info, *model.graph.output):
+        yield value.name, Kind.of(value.type)
+
+
+def _described(tensor: onnx.TensorProto) -> onnx.ValueInfoProto:
+    described = onnx.helper.make_tensor_type_proto(tensor.data_type, tuple(tensor.dims))
+    return onnx.ValueInfoProto(name=tensor.name, type=described)
