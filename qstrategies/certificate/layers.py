@@ -61,7 +61,8 @@ def certify_layer(call: Call) -> tuple[Layer, Grid, list[tuple[str, str]]]:
         raise UnprovenError("its weights are in float behind a DequantizeLinear: ONNX Runtime quantizes them by itself")
     rows, scale, offset = _integers(call, x, weight, bias)
     step = scale * x.step
-    positive, negative = np.maximum(rows, 0).sum(1), np.maximum(-rows, 0).sum(1)
+    total, sizes = rows.sum(1, dtype=np.float64), np.abs(rows).sum(1, dtype=np.float64)
+    positive, negative = (sizes + total) / 2, (sizes - total) / 2
     up, down = max(x.high, 0), max(-x.low, 0)
     largest = positive * up + negative * down + np.maximum(offset, 0)
     smallest = positive * down + negative * up + np.maximum(-offset, 0)
@@ -72,7 +73,7 @@ def certify_layer(call: Call) -> tuple[Layer, Grid, list[tuple[str, str]]]:
         form="int8" if quantized else "float",
         accumulators=tuple(map(int, np.ceil(np.maximum(largest, smallest)))),
         mantissas=tuple(map(int, mantissa(step))),
-        pairs=() if stored is None else _pairs(np.abs(_by_output(call, stored))),
+        pairs=() if stored is None else _pairs(_by_output(call, stored)),
         adjacent=() if stored is None else _adjacent(_kernel_orders(call, stored)),
     )
     breaches = _exponent_breaches(scale, x)
@@ -91,26 +92,28 @@ def _constant(call: Call, index: int) -> Constant | None:
 
 
 def _multiplied(weight: Constant) -> Array | None:
-    """The integers that kernels multiply: as they are stored, signed ones. None for float weights.
+    """Magnitudes of the integers that kernels multiply: as they are stored, signed. None for float weights.
 
     Kernels subtract the zero point afterwards, from the sums. The instructions with 16-bit sums take
     one signed operand, so that unsigned weights become signed with another zero point, 128 lower.
     """
     stored = weight.unquantized
-    if stored is None or stored.dtype == np.int8:
-        return stored
-    if stored.dtype != np.uint8:
+    if stored is None:
+        return None
+    if stored.dtype not in (np.int8, np.uint8):
         raise UnprovenError(f"its weights are stored as {stored.dtype}: expected int8 or uint8")
-    return (stored.astype(np.int16) - 128).astype(np.int8)
+    lower = 128 if stored.dtype == np.uint8 else 0
+    return np.abs(stored.astype(np.int16) - np.int16(lower)).astype(np.uint8)
 
 
 def _integers(call: Call, x: Grid, weight: Constant, bias: Constant | None) -> tuple[Array, Array, Array]:
     """Weights [out_channels, products] as integers, their steps [out_channels], and the bias in steps of the accumulator.
 
-    All in float64, exact below 2^53. Weights in float are integers too, in steps of the lowest bit of their channel.
+    Weights in float are integers too, in steps of the lowest bit of their channel; in float64, exact below 2^53.
     """
-    rows = _by_output(call, weight.integers.astype(np.float64))
+    rows = _by_output(call, weight.integers)
     if weight.scale is None:
+        rows = rows.astype(np.float64)
         if not np.isfinite(rows).all():
             raise UnprovenError("a weight is not finite")
         offset = _bias(bias, len(rows), real=True) / x.step
@@ -159,15 +162,18 @@ def _kernel_orders(call: Call, array: Array) -> list[Array]:
 
 
 def _pairs(sizes: Array) -> tuple[int, ...]:
-    """The sum of the two largest of each row."""
-    largest = np.partition(sizes, -2, axis=1)[:, -2:] if sizes.shape[1] > 1 else sizes
-    return tuple(int(total) for total in largest.sum(1))
+    """The sum of the two largest of each row of uint8."""
+    others, largest = sizes.copy(), sizes.argmax(1)[:, None]
+    np.put_along_axis(others, largest, 0, 1)
+    second = others.max(1).astype(np.int64)
+    return tuple((np.take_along_axis(sizes, largest, 1)[:, 0] + second).tolist())
 
 
 def _adjacent(orders: list[Array]) -> tuple[int, ...]:
-    """The largest sum of two neighbours of each row, over all orders."""
-    padded = [np.pad(np.abs(rows.astype(np.int64)), ((0, 0), (0, 1))) for rows in orders]
-    return tuple(int(total) for total in np.max([(rows[:, :-1] + rows[:, 1:]).max(1) for rows in padded], 0))
+    """The largest sum of two neighbours of each row of uint8, over all orders."""
+    padded = [np.pad(rows, ((0, 0), (0, 1))) for rows in orders]
+    sums = [np.add(rows[:, :-1], rows[:, 1:], dtype=np.uint16).max(1) for rows in padded]
+    return tuple(np.max(sums, 0).tolist())
 
 
 def _scale_breaches(scale: Array, step: Array, offset: Array, bias: Constant | None) -> list[tuple[str, str]]:
@@ -212,8 +218,11 @@ def _channels(bad: Array) -> str:
 
 def _output(rows: Array, step: Array, offset: Array, smallest: Array, largest: Array) -> Grid:
     """The grid of all output channels. Zero bits that all integers of a channel end in make its unit coarser."""
-    integers = np.minimum(np.abs(np.concatenate([rows, np.rint(offset)[:, None]], 1)), 2.0**62).astype(np.int64)
-    together = np.bitwise_or.reduce(integers, axis=1)
+    integers = np.abs(rows)
+    if integers.dtype == np.float64:
+        integers = np.minimum(integers, 2.0**62).astype(np.int64)
+    constants = np.minimum(np.abs(np.rint(offset)), 2.0**62).astype(np.int64)
+    together = np.bitwise_or.reduce(integers, axis=1) | constants
     units = (step / mantissa(step) * (together & -together))[together > 0]  # a channel of zeros has no unit
     unit = float(units.min()) if units.size else 1.0
     low, high = (int(np.ceil((bound * step / unit).max())) for bound in (smallest, largest))

@@ -37,6 +37,12 @@ def _placed(call: Call) -> Grid:
     return same(call)
 
 
+def _split(call: Call) -> Grid:
+    if sum(map(bool, call.node.output)) < 2:
+        raise UnprovenError("it splits into one part: executors may leave it out")
+    return _placed(call)
+
+
 def _dropout(call: Call) -> Grid:
     training = call.constant(2)
     if training is not None and training.any():
@@ -162,7 +168,7 @@ MOVING: dict[str, Declaration] = {
     "Split": _ARRANGED(
         (11, 13, 18),
         (1, 2),
-        _placed,
+        _split,
         {"axis": anything, "split": anything, "num_outputs": anything},
         outputs=2**16,
     ),

@@ -21,7 +21,10 @@ CLIP_TOLERANCE = 2.0**-22
 MOST_STEPS = 2.0**31 - 2.0**9  # some executors round to int32 before they saturate
 
 _ALONE = {"DequantizeLinear", "Relu", "Clip"}
-"""Behind an input of the graph, these make no two pairs of quantizers that could be merged."""
+"""
+Behind an input of the graph, these make no two pairs of quantizers that could be merged. ONNX Runtime moves quantizers past most
+operators that only place values, or leaves those out, but does neither with a Split.
+"""
 _VERSIONS = (10, 13, *WIDENED)
 _SETTINGS = {"axis": anything, "block_size": only(0), "output_dtype": only(0)}
 QUANTIZE = Declaration(
@@ -65,7 +68,8 @@ def scale_breaches(quantizer: Quantizer) -> Iterator[str]:
 def rounding_breaches(values: Tensor, to: Quantizer) -> Iterator[str]:
     """Why executors may round ``values`` to other integers of ``to``."""
     grid = values.grid
-    if values.moved_from not in (None, to) and values.through - _ALONE:
+    requantizes = values.moved_from not in (None, to)
+    if requantizes and values.through - _ALONE and "Split" not in values.through:
         yield "it quantizes what was only moved since it was dequantized with another scale or zero point: ONNX Runtime merges the two"
     if "Clip" in values.through and to.scale <= CLIP_TOLERANCE:
         yield f"its scale {to.scale:g} is so small that ONNX Runtime leaves out a Clip that is needed"
@@ -119,9 +123,9 @@ def dequantized(call: Call) -> Constant:
     if stored.dtype == np.int32 and zero_point is not None and zero_point.any():
         raise UnprovenError("its zero point is not 0: kernels add an int32 bias as it is stored")
     shape = _along(stored, scale, call.attributes.get("axis", 1))
-    integers = stored.astype(np.int64)
-    if zero_point is not None:
-        integers -= zero_point.astype(np.int64).reshape(shape)
+    integers = stored.astype(np.int16 if stored.itemsize == 1 else np.int64)
+    if zero_point is not None and zero_point.any():
+        integers -= zero_point.astype(integers.dtype).reshape(shape)
     constant = call.first.constant
     assert constant is not None
     return Constant(integers, scale.reshape(shape), constant.stored, stored)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import onnx
 from onnx import numpy_helper
@@ -177,7 +178,7 @@ class _Walk:
         passed = frozenset({call.node.op_type}).union(*(tensor.through for tensor in call.tensors))
         varying = [tensor for tensor in call.tensors if tensor.constant is None]
         # what changes no value is what an executor may leave out
-        kept = len(varying) == 1 and grid == varying[0].grid
+        kept = len(varying) == 1 and _alike(grid, varying[0].grid)
         source = varying[0].moved_from if declaration.moves or kept else None
         return [Tensor(kind, grid, through=passed, moved_from=source) for kind in call.outputs]
 
@@ -217,6 +218,10 @@ class _Walk:
             self._breach(call.node.name, reason)
         kind = call.outputs[0]
         return Tensor(kind, kind.limits, through=frozenset({"QuantizeLinear"}))
+
+
+def _alike(grid: Grid, other: Grid) -> bool:
+    return replace(grid, signed_zero=False) == replace(other, signed_zero=False)
 
 
 def _opset(model: onnx.ModelProto) -> int:
