@@ -25,6 +25,7 @@ class Call:
 
     ``version``: the operator set, up to ``opset``, that last changed its operator.
     ``attributes``: those of the node, and the defaults of its operator's version for the others.
+    ``readers``: the operators that read its first output, behind a Relu or Clip if that is all.
     """
 
     node: onnx.NodeProto
@@ -33,6 +34,7 @@ class Call:
     attributes: Mapping[str, Any]
     inputs: tuple[Tensor | None, ...]
     outputs: tuple[Kind, ...]
+    readers: tuple[str, ...] = ()
 
     @property
     def tensors(self) -> list[Tensor]:
@@ -138,7 +140,11 @@ class Declaration:
 
 
 def call_of(
-    node: onnx.NodeProto, opset: int, inputs: tuple[Tensor | None, ...], outputs: tuple[Kind, ...]
+    node: onnx.NodeProto,
+    opset: int,
+    inputs: tuple[Tensor | None, ...],
+    outputs: tuple[Kind, ...],
+    readers: tuple[str, ...],
 ) -> Call:
     """``node`` in the operator set ``opset``; raises ``UnprovenError`` if that has no such operator."""
     if node.domain not in ("", "ai.onnx") or node.overload:
@@ -147,7 +153,7 @@ def call_of(
         raise UnprovenError(f"operator set {opset} is not known: the newest known one is {NEWEST}")
     version, defaults = _definition(node.op_type, opset)
     given = {item.name: onnx.helper.get_attribute_value(item) for item in node.attribute}
-    return Call(node, opset, version, {**defaults, **given}, inputs, outputs)
+    return Call(node, opset, version, {**defaults, **given}, inputs, outputs, readers)
 
 
 @functools.lru_cache(maxsize=None)

@@ -59,6 +59,9 @@ def certify_layer(call: Call) -> tuple[Layer, Grid, list[tuple[str, str]]]:
     quantized = weight.scale is not None
     if not quantized and "DequantizeLinear" in call.first.through:
         raise UnprovenError("its weights are in float behind a DequantizeLinear: ONNX Runtime quantizes them by itself")
+    if quantized and _may_be_blocked(call):
+        raise UnprovenError("neither its input comes straight from a DequantizeLinear nor its output to a QuantizeLinear: "
+            "ONNX Runtime may take a kernel that quantizes its input in blocks")
     rows, scale, offset = _integers(call, x, weight, bias)
     step = scale * x.step
     total, sizes = rows.sum(1, dtype=np.float64), np.abs(rows).sum(1, dtype=np.float64)
@@ -82,6 +85,14 @@ def certify_layer(call: Call) -> tuple[Layer, Grid, list[tuple[str, str]]]:
     in_integers = quantized and call.first.moved_from is not None
     breaches += _bound_breaches(layer, EXACT[1:] if in_integers else EXACT)
     return layer, _output(rows, step, offset, smallest, largest), breaches
+
+
+def _may_be_blocked(call: Call) -> bool:
+    """Whether ONNX Runtime may take MatMulNBits, which quantizes a float input again, block by block."""
+    if call.node.op_type not in ("Gemm", "MatMul") or call.attributes.get("transB", 0):
+        return False
+    straight = call.first.through <= {"QuantizeLinear", "DequantizeLinear"}
+    return not (straight and call.first.moved_from) and call.readers != ("QuantizeLinear",)
 
 
 def _constant(call: Call, index: int) -> Constant | None:
@@ -134,7 +145,7 @@ def _bias(bias: Constant | None, channels: int, *, real: bool) -> Array:
     values = bias.values if real else bias.integers.astype(np.float64)
     if bias.unquantized is not None and bias.unquantized.dtype != np.int32:
         raise UnprovenError(f"its bias is stored as {bias.unquantized.dtype}: expected int32")
-    if not np.isfinite(values).all() or values.size not in (1, channels) or values.shape[-1:] not in ((), (1,), (channels,)):
+    if not np.isfinite(values).all() or not (values.size == 1 or values.size == values.shape[-1] == channels):
         raise UnprovenError(f"its bias of shape {list(values.shape)} is not one number per output channel, of {channels}")
     return np.broadcast_to(values.reshape(-1), channels)
 

@@ -39,6 +39,10 @@ class Kind:
             return cls(tensor.elem_type)
         return cls(tensor.elem_type, tuple(_size(dim) for dim in tensor.shape.dim))
 
+    def __str__(self) -> str:
+        sizes = "?" if self.shape is None else ", ".join(str(size or "?") for size in self.shape)
+        return f"{self.name} [{sizes}]"
+
     @property
     def name(self) -> str:
         """The type for a message."""

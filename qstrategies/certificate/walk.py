@@ -95,6 +95,7 @@ class _Walk:
         }
         self.tensors = _entries(model, self.kinds)
         self.quantizers: dict[str, Quantizer] = {}
+        self.readers = _readers(model)
 
     def visit(self, node: onnx.NodeProto) -> None:
         """Enter the outputs of ``node`` into ``tensors``, and what it breaks into ``breaches``."""
@@ -104,7 +105,7 @@ class _Walk:
             inputs = tuple(self._tensor(name) if name else None for name in node.input)
             self._check_claims(node)
             declaration = DECLARED.get(node.op_type)
-            call = call_of(node, self.opset, inputs, outputs)
+            call = call_of(node, self.opset, inputs, outputs, self._readers(node))
             if declaration is None:
                 raise UnprovenError(f"no proof is known for {node.op_type}: each executor may compute it in its own way")
             declaration.check(call)
@@ -137,6 +138,13 @@ class _Walk:
         if name not in self.tensors:
             raise UnprovenError(f"its input {name!r} is not known")
         return self.tensors[name]
+
+    def _readers(self, node: onnx.NodeProto) -> tuple[str, ...]:
+        """The operators that read the first output of ``node``, behind an activation if that is the only one."""
+        found = self.readers.get(next(iter(node.output), ""), [])
+        while len(found) == 1 and found[0].op_type in ("Relu", "Clip"):
+            found = self.readers.get(found[0].output[0], [])
+        return tuple(reader.op_type for reader in found)
 
     def _check_claims(self, node: onnx.NodeProto) -> None:
         for name in node.output:
@@ -228,6 +236,17 @@ def _opset(model: onnx.ModelProto) -> int:
     """The version of the standard's operator set; 0 if the file names none, or several."""
     found = {entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")}
     return found.pop() if len(found) == 1 else 0
+
+
+def _readers(model: onnx.ModelProto) -> dict[str, list[onnx.NodeProto]]:
+    """The nodes that read each tensor; an empty one for an output of the graph."""
+    found: dict[str, list[onnx.NodeProto]] = {}
+    for node in model.graph.node:
+        for name in node.input:
+            found.setdefault(name, []).append(node)
+    for output in model.graph.output:
+        found.setdefault(output.name, []).append(onnx.NodeProto())
+    return found
 
 
 def _entries(model: onnx.ModelProto, kinds: dict[str, Kind]) -> dict[str, Tensor]:
