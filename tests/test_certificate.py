@@ -20,7 +20,7 @@ EXPORTED = sorted((Path(__file__).parent.parent / "exported").glob("*.onnx"))
 EXACT = {"integer_kernels", "float_executors"}
 
 
-def build(nodes, constants, shape=(1, 4), outputs=1, kind=TensorProto.UINT8):
+def build(nodes, constants, shape=(1, 4), outputs=1, kind=TensorProto.UINT8, opset=19):
     """A model of ``nodes`` from input x to outputs y (y1...), with NumPy ``constants`` by name."""
     names = ["y", *(f"y{index}" for index in range(1, outputs))]
     graph = helper.make_graph(
@@ -30,7 +30,8 @@ def build(nodes, constants, shape=(1, 4), outputs=1, kind=TensorProto.UINT8):
         [helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in names],
         [numpy_helper.from_array(np.asarray(array), name) for name, array in constants.items()],
     )
-    model = onnx.shape_inference.infer_shapes(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 19)], ir_version=9))
+    made = helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=9)
+    model = onnx.shape_inference.infer_shapes(made)
     onnx.checker.check_model(model, full_check=True)
     return model
 
@@ -54,11 +55,11 @@ def layer(weight, bias=None, *, op="Gemm", x=(1.0, 0), w=2.0**-8, y=(0.25, 128),
     return build(nodes, constants, shape, kind=TensorProto.INT8 if signed else TensorProto.UINT8)
 
 
-def between(nodes, constants, *, shape=(1, 4, 6, 6), out=(2.0**-4, 0), into=(2.0**-4, 0)):
-    """x -> DequantizeLinear (d) -> ``nodes`` (r) -> QuantizeLinear -> DequantizeLinear (y)."""
+def between(nodes, constants, *, shape=(1, 4, 6, 6), out=(2.0**-4, 0), into=(2.0**-4, 0), opset=19, **settings):
+    """x -> DequantizeLinear (d) -> ``nodes`` (r) -> QuantizeLinear, with ``settings`` -> DequantizeLinear (y)."""
     constants = {"sx": np.float32(into[0]), "zx": np.uint8(into[1]), "sy": np.float32(out[0]), "zy": np.uint8(out[1]), **constants}
-    ends = [node("QuantizeLinear", ["r", "sy", "zy"], "q"), node("DequantizeLinear", ["q", "sy", "zy"], "y")]
-    return build([node("DequantizeLinear", ["x", "sx", "zx"], "d"), *nodes, *ends], constants, shape)
+    ends = [node("QuantizeLinear", ["r", "sy", "zy"], "q", **settings), node("DequantizeLinear", ["q", "sy", "zy"], "y")]
+    return build([node("DequantizeLinear", ["x", "sx", "zx"], "d"), *nodes, *ends], constants, shape, opset=opset)
 
 
 def broken(model):

@@ -102,6 +102,8 @@ def _resized(call: Call) -> Grid:
         factors = [_ratio(int(new), old) for new, old in zip(sizes, shape, strict=True)]
     else:
         raise UnprovenError("its factors are not known")
+    if all(factor == 1 for factor in factors):
+        raise UnprovenError("it resizes by 1: executors may leave it out")
     how = (call.attributes["coordinate_transformation_mode"], call.attributes["nearest_mode"])
     for factor in factors:
         if factor != 1 and not _whole(factor, *how):

@@ -21,10 +21,11 @@ CLIP_TOLERANCE = 2.0**-22
 MOST_STEPS = 2.0**31 - 2.0**9  # some executors round to int32 before they saturate
 
 _ALONE = {"DequantizeLinear", "Relu", "Clip"}
-"""
-Behind an input of the graph, these make no two pairs of quantizers that could be merged. ONNX Runtime moves quantizers past most
-operators that only place values, or leaves those out, but does neither with a Split.
-"""
+"""Behind an input of the graph, these make no two pairs of quantizers that could be merged."""
+_STANDING = {
+    "DepthToSpace", "GlobalMaxPool", "ReduceMax", "ReduceMin", "Resize", "SpaceToDepth", "Split",
+}  # fmt: skip
+"""What ONNX Runtime neither moves quantizers past nor leaves out, unlike others that place values."""
 _VERSIONS = (10, 13, *WIDENED)
 _SETTINGS = {"axis": anything, "block_size": only(0), "output_dtype": only(0)}
 QUANTIZE = Declaration(
@@ -69,7 +70,7 @@ def rounding_breaches(values: Tensor, to: Quantizer) -> Iterator[str]:
     """Why executors may round ``values`` to other integers of ``to``."""
     grid = values.grid
     requantizes = values.moved_from not in (None, to)
-    if requantizes and values.through - _ALONE and "Split" not in values.through:
+    if requantizes and values.through - _ALONE and not values.through & _STANDING:
         yield "it quantizes what was only moved since it was dequantized with another scale or zero point: ONNX Runtime merges the two"
     if "Clip" in values.through and to.scale <= CLIP_TOLERANCE:
         yield f"its scale {to.scale:g} is so small that ONNX Runtime leaves out a Clip that is needed"
