@@ -250,7 +250,7 @@ UNPROVEN = {
     "integers that overflow": (
         [node("Cast", ["x"], "i", to=TensorProto.INT8), node("DequantizeLinear", ["i", "sx"], "r")], {}, {}, "integers can overflow", EXACT,
     ),
-    "linear resize": ([node("Resize", ["d", "", "by"], "r", mode="linear")], {"by": np.float32([1, 1, 2, 2])}, {}, "mode is 'linear'", EXACT),
+    "linear resize": ([node("Resize", ["d", "", "by"], "r", mode="linear")], {"by": np.float32([1, 1, 2, 2])}, {}, "'linear'", EXACT),
     "varying factors": ([node("MatMul", ["d", "d"], "r")], {}, {}, "not constant", set(GUARANTEES)),
     "alpha": (
         [node("Gemm", ["d", "c"], "r", alpha=0.3)],

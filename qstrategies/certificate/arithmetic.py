@@ -140,7 +140,5 @@ ARITHMETIC: dict[str, Declaration] = {
     "Sub": Declaration((7, 13, 14), (2, 2), _subtract, types=NUMBERS),
     "Mul": Declaration((7, 13, 14), (2, 2), _multiply, types=NUMBERS),
     "Div": Declaration((7, 13, 14), (2, 2), _divide, types=FLOATS),
-    "Cast": Declaration(
-        (9, 13, *WIDENED), (1, 1), _cast, {"to": anything, "saturate": only(1)}, KNOWN, moves=True
-    ),
+    "Cast": Declaration((9, 13, *WIDENED), (1, 1), _cast, {"to": anything, "saturate": only(1)}, KNOWN, moves=True),
 }

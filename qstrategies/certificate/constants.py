@@ -17,11 +17,12 @@ _FORMS = ("value", "value_float", "value_floats", "value_int", "value_ints")
 MAKING: dict[str, Declaration] = {
     "Constant": Declaration((9, 11, 12, 13, *WIDENED), (0, 0), attributes=dict.fromkeys(_FORMS, anything)),
     "ConstantOfShape": Declaration(
-        (9, 20, *WIDENED), (1, 1), attributes={"value": anything}, types=frozenset({TensorProto.INT64})
+        (9, 20, *WIDENED),
+        (1, 1),
+        attributes={"value": anything},
+        types=frozenset({TensorProto.INT64}),
     ),
-    "Shape": Declaration(
-        (1, 13, 15, *WIDENED), (1, 1), attributes={"start": anything, "end": anything}, types=KNOWN
-    ),
+    "Shape": Declaration((1, 13, 15, *WIDENED), (1, 1), attributes={"start": anything, "end": anything}, types=KNOWN),
 }
 """Operators whose output depends on shapes and attributes alone."""
 

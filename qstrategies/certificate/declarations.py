@@ -21,7 +21,7 @@ WIDENED = (19, 21, 23, 24, 25)
 
 @dataclass(frozen=True)
 class Call:
-    """A node, with what is known of its inputs (None where one is left out) and outputs.
+    """A node, with what is known of its inputs (None for one that is left out) and outputs.
 
     ``version``: the operator set, up to ``opset``, that last changed its operator.
     ``attributes``: those of the node, and the defaults of its operator's version for the others.
@@ -53,7 +53,10 @@ class Call:
         return self.inputs[index] if index < len(self.inputs) else None
 
     def constant(self, index: int) -> Array | None:
-        """The constant behind input ``index``; None where that is left out. A computed one is unproven."""
+        """The constant behind input ``index``; None where that is left out.
+
+        Raises ``UnprovenError`` for one that varies.
+        """
         tensor = self.optional(index)
         if tensor is None:
             return None
@@ -100,7 +103,7 @@ class Declaration:
     """
 
     versions: tuple[int, ...]
-    inputs: tuple[int, int]
+    inputs: tuple[int, float]
     prove: Callable[[Call], Grid] | None = None
     attributes: Mapping[str, Accepts] = field(default_factory=dict)
     types: frozenset[int] = FLOATS
@@ -156,7 +159,7 @@ def call_of(
     return Call(node, opset, version, {**defaults, **given}, inputs, outputs, readers)
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def _definition(operator: str, opset: int) -> tuple[int, Mapping[str, Any]]:
     """Since when ``operator`` is what it is in ``opset``, and the defaults of its attributes."""
     try:

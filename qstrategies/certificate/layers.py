@@ -14,7 +14,15 @@ from qstrategies.certificate.declarations import (
     only,
     positive,
 )
-from qstrategies.certificate.grid import FLOAT_EXACT, Array, Grid, UnprovenError, lowest_bit, mantissa, reciprocal_safe
+from qstrategies.certificate.grid import (
+    FLOAT_EXACT,
+    Array,
+    Grid,
+    UnprovenError,
+    lowest_bit,
+    mantissa,
+    reciprocal_safe,
+)
 from qstrategies.certificate.report import EXACT, Layer
 from qstrategies.certificate.tensors import Constant
 
@@ -34,9 +42,7 @@ _WINDOWS = {
 }
 WEIGHTED: dict[str, Declaration] = {
     "Conv": Declaration((1, 11, 22), (2, 3), attributes=_WINDOWS),
-    "ConvTranspose": Declaration(
-        (1, 11, 22), (2, 3), attributes={**_WINDOWS, "output_padding": not_negative}
-    ),
+    "ConvTranspose": Declaration((1, 11, 22), (2, 3), attributes={**_WINDOWS, "output_padding": not_negative}),
     "Gemm": Declaration(
         (7, 9, 11, 13),
         (2, 3),
@@ -51,7 +57,12 @@ def certify_layer(call: Call) -> tuple[Layer, Grid, list[tuple[str, str]]]:
 
     Raises ``UnprovenError`` for a form of the operator that no bound is known for.
     """
-    node, x, weight, bias = call.node, call.first.grid.merged(), _constant(call, 1), _constant(call, 2)
+    node, x, weight, bias = (
+        call.node,
+        call.first.grid.merged(),
+        _constant(call, 1),
+        _constant(call, 2),
+    )
     if weight is None or call.first.constant is not None:
         raise UnprovenError("it multiplies constants when the file is loaded, each executor in its own order")
     if x.divisor != 1 or x.high - x.low > FLOAT_EXACT:
@@ -60,8 +71,10 @@ def certify_layer(call: Call) -> tuple[Layer, Grid, list[tuple[str, str]]]:
     if not quantized and "DequantizeLinear" in call.first.through:
         raise UnprovenError("its weights are in float behind a DequantizeLinear: ONNX Runtime quantizes them by itself")
     if quantized and _may_be_blocked(call):
-        raise UnprovenError("neither its input comes straight from a DequantizeLinear nor its output to a QuantizeLinear: "
-            "ONNX Runtime may take a kernel that quantizes its input in blocks")
+        raise UnprovenError(
+            "neither its input comes straight from a DequantizeLinear nor its output to a QuantizeLinear: "
+            "ONNX Runtime may take a kernel that quantizes its input in blocks"
+        )
     rows, scale, offset = _integers(call, x, weight, bias)
     step = scale * x.step
     total, sizes = rows.sum(1, dtype=np.float64), np.abs(rows).sum(1, dtype=np.float64)
@@ -188,7 +201,11 @@ def _adjacent(orders: list[Array]) -> tuple[int, ...]:
 
 
 def _scale_breaches(scale: Array, step: Array, offset: Array, bias: Constant | None) -> list[tuple[str, str]]:
-    found = _found(~reciprocal_safe(scale), "the weight scale changes when it is stored as its reciprocal", "integer_kernels")
+    found = _found(
+        ~reciprocal_safe(scale),
+        "the weight scale changes when it is stored as its reciprocal",
+        "integer_kernels",
+    )
     found += _found(offset != np.rint(offset), "the bias is no whole number of steps s_x s_w", *EXACT)
     if bias is not None and bias.scale is not None:
         wrong = np.broadcast_to(bias.scale.reshape(-1), step.shape) != step.astype(np.float32)
@@ -201,7 +218,13 @@ def _exponent_breaches(scale: Array, x: Grid) -> list[tuple[str, str]]:
     reason = "the weight scale is outside of 2^-60 to 2^60: products may leave the range of float32"
     found = _found(outside, reason, *EXACT)
     if not 2.0**-40 <= x.unit <= 2.0**40:
-        found += [(guarantee, f"its input is in steps of {x.unit:g}: products may leave the range of float32") for guarantee in EXACT]
+        found += [
+            (
+                guarantee,
+                f"its input is in steps of {x.unit:g}: products may leave the range of float32",
+            )
+            for guarantee in EXACT
+        ]
     return found
 
 
@@ -210,9 +233,15 @@ def _bound_breaches(layer: Layer, exact: Sequence[str]) -> list[tuple[str, str]]
     reason = f"sums of up to {max(layer.float_units)} units of float32: it tells no more than 2^24 apart"
     found = _found(units > FLOAT_EXACT, reason, *exact)
     if layer.form == "int8":
-        found += _found(accumulators > LARGEST_INT32, f"sums of up to {max(layer.accumulators)} overflow int32", "integer_kernels")
         found += _found(
-            pairs > LARGEST_PAIR, f"two weights sum to {max(layer.pairs)}: above {LARGEST_PAIR} 16 bits can saturate", "saturation_safe"
+            accumulators > LARGEST_INT32,
+            f"sums of up to {max(layer.accumulators)} overflow int32",
+            "integer_kernels",
+        )
+        found += _found(
+            pairs > LARGEST_PAIR,
+            f"two weights sum to {max(layer.pairs)}: above {LARGEST_PAIR} 16 bits can saturate",
+            "saturation_safe",
         )
     return found
 

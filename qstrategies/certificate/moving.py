@@ -9,7 +9,6 @@ import numpy as np
 
 from qstrategies.certificate.declarations import (
     FLOATS,
-    NUMBERS,
     WIDENED,
     Call,
     Declaration,
@@ -179,13 +178,9 @@ MOVING: dict[str, Declaration] = {
     "Gather": _ARRANGED((11, 13), (2, 2), _gather, {"axis": anything}),
     "Concat": Declaration((11, 13), (2, math.inf), _concatenated, {"axis": anything}, KNOWN),
     "Where": Declaration((9, 16), (3, 3), _chosen, types=KNOWN),
-    "DepthToSpace": _ARRANGED(
-        (11, 13), (1, 1), same, {"blocksize": anything, "mode": only(b"DCR", b"CRD")}, types=FLOATS
-    ),
+    "DepthToSpace": _ARRANGED((11, 13), (1, 1), same, {"blocksize": anything, "mode": only(b"DCR", b"CRD")}, types=FLOATS),
     "SpaceToDepth": _ARRANGED((1, 13), (1, 1), same, {"blocksize": anything}, types=FLOATS),
-    "Pad": Declaration(
-        (11, 13, 18, *WIDENED), (2, 4), _padded, {"mode": only(b"constant", b"edge", b"reflect")}
-    ),
+    "Pad": Declaration((11, 13, 18, *WIDENED), (2, 4), _padded, {"mode": only(b"constant", b"edge", b"reflect")}),
     "Resize": _ARRANGED(
         (11, 13, 18, 19),
         (1, 4),

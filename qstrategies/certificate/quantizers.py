@@ -28,9 +28,7 @@ _STANDING = {
 """What ONNX Runtime neither moves quantizers past nor leaves out, unlike others that place values."""
 _VERSIONS = (10, 13, *WIDENED)
 _SETTINGS = {"axis": anything, "block_size": only(0), "output_dtype": only(0)}
-QUANTIZE = Declaration(
-    _VERSIONS, (2, 3), attributes={**_SETTINGS, "saturate": only(1), "precision": only(0, FLOAT)}
-)
+QUANTIZE = Declaration(_VERSIONS, (2, 3), attributes={**_SETTINGS, "saturate": only(1), "precision": only(0, FLOAT)})
 DEQUANTIZE = Declaration(
     _VERSIONS,
     (2, 3),
@@ -124,9 +122,9 @@ def dequantized(call: Call) -> Constant:
     if stored.dtype == np.int32 and zero_point is not None and zero_point.any():
         raise UnprovenError("its zero point is not 0: kernels add an int32 bias as it is stored")
     shape = _along(stored, scale, call.attributes.get("axis", 1))
-    integers = stored.astype(np.int16 if stored.itemsize == 1 else np.int64)
+    integers: Array = stored.astype(np.int16 if stored.itemsize == 1 else np.int64)
     if zero_point is not None and zero_point.any():
-        integers -= zero_point.astype(integers.dtype).reshape(shape)
+        integers = integers - zero_point.astype(integers.dtype).reshape(shape)
     constant = call.first.constant
     assert constant is not None
     return Constant(integers, scale.reshape(shape), constant.stored, stored)

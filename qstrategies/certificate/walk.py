@@ -11,7 +11,7 @@ from onnx import numpy_helper
 from qstrategies.certificate.arithmetic import ARITHMETIC
 from qstrategies.certificate.constants import MAKING, evaluate, made, moved
 from qstrategies.certificate.declarations import Call, Declaration, call_of
-from qstrategies.certificate.grid import Grid, UnprovenError
+from qstrategies.certificate.grid import Array, Grid, UnprovenError
 from qstrategies.certificate.layers import WEIGHTED, certify_layer
 from qstrategies.certificate.means import MEANS
 from qstrategies.certificate.moving import MOVING
@@ -88,11 +88,7 @@ class _Walk:
             self._breach("the graph", str(error), tuple(GUARANTEES))
         if model.functions:
             self._breach("the graph", "it defines operators of its own", tuple(GUARANTEES))
-        self.claims = {
-            name: kind
-            for name, kind in claimed_kinds(model)
-            if kind.contradicts(self.kinds.get(name, Kind()))
-        }
+        self.claims = {name: kind for name, kind in claimed_kinds(model) if kind.contradicts(self.kinds.get(name, Kind()))}
         self.tensors = _entries(model, self.kinds)
         self.quantizers: dict[str, Quantizer] = {}
         self.readers = _readers(model)
@@ -261,5 +257,5 @@ def _entries(model: onnx.ModelProto, kinds: dict[str, Kind]) -> dict[str, Tensor
     return found
 
 
-def _fixed(kind: Kind, array: onnx.numpy_helper.np.ndarray) -> Tensor:
+def _fixed(kind: Kind, array: Array) -> Tensor:
     return Tensor(kind, constant=Constant(array, None, ""))

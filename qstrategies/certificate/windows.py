@@ -11,7 +11,10 @@ from qstrategies.certificate.grid import UnprovenError
 
 
 def axes_of(call: Call) -> list[int]:
-    """The axes that a reduction is over, from its attribute or its input; raises ``UnprovenError`` for none."""
+    """The axes that a reduction is over, from its attribute or its input.
+
+    Raises ``UnprovenError`` for none, or for no values along them.
+    """
     shape, given = call.first.kind.shape, call.attributes.get("axes")
     if given is None:
         array = call.constant(1)
@@ -35,9 +38,12 @@ def count(sizes: list[int | None]) -> int:
 
 
 def check_every_window(call: Call) -> None:
-    """Raise ``UnprovenError`` unless every window of a pool meets a value of its input, and starts in it or before it."""
+    """Raise ``UnprovenError`` unless every window of a pool meets a value of its input.
+
+    None may start behind the input either: executors leave that one out, or not.
+    """
     get = call.attributes.get
-    kernel = get("kernel_shape")
+    kernel: list[int] = call.attributes["kernel_shape"]
     rank = len(kernel)
     pads = get("pads") or [0] * 2 * rank
     shape = call.first.kind.shape
@@ -45,7 +51,8 @@ def check_every_window(call: Call) -> None:
         return
     if shape is None or None in shape[2:]:
         raise UnprovenError("whether its windows at the border hold a value is not known")
-    strides, dilations = get("strides") or [1] * rank, get("dilations") or [1] * rank
+    strides: list[int] = get("strides") or [1] * rank
+    dilations: list[int] = get("dilations") or [1] * rank
     for axis in range(rank):
         size, before, after = shape[2 + axis], pads[axis], pads[rank + axis]
         assert size is not None
