@@ -180,10 +180,7 @@ class _Walk:
             return [_fixed(kind, array) for kind, array in zip(call.outputs, arrays, strict=True)]
         self.others += 1
         passed = frozenset({call.node.op_type}).union(*(tensor.through for tensor in call.tensors))
-        varying = [tensor for tensor in call.tensors if tensor.constant is None]
-        # what changes no value is what an executor may leave out
-        kept = len(varying) == 1 and _alike(grid, varying[0].grid)
-        source = varying[0].moved_from if declaration.moves or kept else None
+        source = _unchanged(call, declaration, grid)
         return [Tensor(kind, grid, through=passed, moved_from=source) for kind in call.outputs]
 
     def _check_overflow(self, kind: Kind, grid: Grid) -> None:
@@ -224,8 +221,15 @@ class _Walk:
         return Tensor(kind, kind.limits, through=frozenset({"QuantizeLinear"}))
 
 
-def _alike(grid: Grid, other: Grid) -> bool:
-    return replace(grid, signed_zero=False) == replace(other, signed_zero=False)
+def _unchanged(call: Call, declaration: Declaration, grid: Grid) -> Quantizer | None:
+    """The quantizer of the values that ``call`` only moves, or that it changes so little that it may be left out."""
+    if declaration.moves:
+        return call.first.moved_from
+    varying = [tensor for tensor in call.tensors if tensor.constant is None]
+    if len(varying) > 1:
+        return None
+    same = replace(grid, signed_zero=False) == replace(varying[0].grid, signed_zero=False)
+    return varying[0].moved_from if same else None
 
 
 def _opset(model: onnx.ModelProto) -> int:
