@@ -88,6 +88,14 @@ def _divide(call: Call) -> Grid:
     return quotient.exact()
 
 
+def _remainder(call: Call) -> Grid:
+    """Of integers by positive ones: it is not negative then, by the standard."""
+    divisor = call.constant(1)
+    if divisor is None or not (divisor > 0).all():
+        raise UnprovenError("its divisor is not constant and positive")
+    return Grid(1.0, 0, int(divisor.max(initial=1)) - 1)
+
+
 def _clip(call: Call) -> Grid:
     """Bounds between two values become points, so that they may lie off the grid."""
     grid = call.first.grid
@@ -140,5 +148,6 @@ ARITHMETIC: dict[str, Declaration] = {
     "Sub": Declaration((7, 13, 14), (2, 2), _subtract, types=NUMBERS),
     "Mul": Declaration((7, 13, 14), (2, 2), _multiply, types=NUMBERS),
     "Div": Declaration((7, 13, 14), (2, 2), _divide, types=FLOATS),
+    "Mod": Declaration((10, 13), (2, 2), _remainder, {"fmod": only(0)}, INTEGERS),
     "Cast": Declaration((9, 13, *WIDENED), (1, 1), _cast, {"to": anything, "saturate": only(1)}, KNOWN, moves=True),
 }

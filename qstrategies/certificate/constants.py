@@ -6,12 +6,18 @@ from typing import Any
 
 import numpy as np
 import onnx
-from onnx import TensorProto
+from onnx import TensorProto, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
 from qstrategies.certificate.declarations import WIDENED, Call, Declaration, anything
-from qstrategies.certificate.grid import Array, UnprovenError
+from qstrategies.certificate.grid import Array, Grid, UnprovenError
 from qstrategies.certificate.tensors import KNOWN, Constant
+
+
+def _filled(call: Call) -> Grid:
+    value = call.attributes.get("value")
+    return Grid.of(np.zeros(1) if value is None else numpy_helper.to_array(value))
+
 
 _FORMS = ("value", "value_float", "value_floats", "value_int", "value_ints")
 MAKING: dict[str, Declaration] = {
@@ -19,18 +25,18 @@ MAKING: dict[str, Declaration] = {
     "ConstantOfShape": Declaration(
         (9, 20, *WIDENED),
         (1, 1),
-        attributes={"value": anything},
-        types=frozenset({TensorProto.INT64}),
+        _filled,
+        {"value": anything},
+        frozenset({TensorProto.INT64}),
     ),
     "Shape": Declaration((1, 13, 15, *WIDENED), (1, 1), attributes={"start": anything, "end": anything}, types=KNOWN),
 }
 """Operators whose output depends on shapes and attributes alone."""
+LARGEST_SIZE = 2**31  # of a dimension
 
 
-def made(call: Call) -> Array | None:
-    """The output of one of ``MAKING``; None if it depends on a shape that is not known."""
-    if call.node.op_type != "Shape":
-        return evaluate(call)[0]
+def shape_of(call: Call) -> Array | None:
+    """The output of a Shape; None if it is not known."""
     shape = call.first.kind.shape
     if shape is None:
         return None

@@ -62,6 +62,16 @@ def _gather(call: Call) -> Grid:
     return data.grid
 
 
+def _gathered(call: Call) -> Grid:
+    indices, shape = call.constant(1), call.first.kind.shape
+    if indices is None or not indices.size or shape is None or indices.shape[-1] > len(shape):
+        raise UnprovenError("the shape that it gathers from is not known")
+    for size, part in zip(shape, np.moveaxis(indices, -1, 0), strict=False):
+        if size is None or not -size <= part.min() <= part.max() < size:
+            raise UnprovenError("its indices may lie outside of its table")
+    return same(call)
+
+
 def _concatenated(call: Call) -> Grid:
     return union(*(tensor.grid for tensor in call.tensors))
 
@@ -75,8 +85,8 @@ def _chosen(call: Call) -> Grid:
 
 def _padded(call: Call) -> Grid:
     pads, mode = call.constant(1), call.attributes["mode"]
-    if pads is None or (pads < 0).any():
-        raise UnprovenError("its pads are negative or not constant")
+    if pads is None or (pads < 0).any() or not pads.any():
+        raise UnprovenError("its pads are none, negative or not constant")
     if mode == b"constant":
         value = call.constant(2)
         return union(same(call), Grid.of(np.zeros(1) if value is None else value))
@@ -176,6 +186,7 @@ MOVING: dict[str, Declaration] = {
     "Expand": _ARRANGED((8, 13), (2, 2), same),
     "Tile": _ARRANGED((6, 13), (2, 2), same),
     "Gather": _ARRANGED((11, 13), (2, 2), _gather, {"axis": anything}),
+    "GatherND": _ARRANGED((11, 12, 13), (2, 2), _gathered, {"batch_dims": only(0)}),
     "Concat": Declaration((11, 13), (2, math.inf), _concatenated, {"axis": anything}, KNOWN),
     "Where": Declaration((9, 16), (3, 3), _chosen, types=KNOWN),
     "DepthToSpace": _ARRANGED((11, 13), (1, 1), same, {"blocksize": anything, "mode": only(b"DCR", b"CRD")}, types=FLOATS),

@@ -22,10 +22,8 @@ MOST_STEPS = 2.0**31 - 2.0**9  # some executors round to int32 before they satur
 
 _ALONE = {"DequantizeLinear", "Relu", "Clip"}
 """Behind an input of the graph, these make no two pairs of quantizers that could be merged."""
-_STANDING = {
-    "DepthToSpace", "GlobalMaxPool", "ReduceMax", "ReduceMin", "Resize", "SpaceToDepth", "Split",
-}  # fmt: skip
-"""What ONNX Runtime neither moves quantizers past nor leaves out, unlike others that place values."""
+_PASSED = {"Flatten", "MaxPool", "Reshape", "Slice", "Squeeze", "Transpose", "Unsqueeze"}
+"""Operators that ONNX Runtime moves quantizers past."""
 _VERSIONS = (10, 13, *WIDENED)
 _SETTINGS = {"axis": anything, "block_size": only(0), "output_dtype": only(0)}
 QUANTIZE = Declaration(_VERSIONS, (2, 3), attributes={**_SETTINGS, "saturate": only(1), "precision": only(0, FLOAT)})
@@ -68,7 +66,7 @@ def rounding_breaches(values: Tensor, to: Quantizer) -> Iterator[str]:
     """Why executors may round ``values`` to other integers of ``to``."""
     grid = values.grid
     requantizes = values.moved_from not in (None, to)
-    if requantizes and values.through - _ALONE and not values.through & _STANDING:
+    if requantizes and values.through - _ALONE and not values.apart:
         yield "it quantizes what was only moved since it was dequantized with another scale or zero point: ONNX Runtime merges the two"
     if "Clip" in values.through and to.scale <= CLIP_TOLERANCE:
         yield f"its scale {to.scale:g} is so small that ONNX Runtime leaves out a Clip that is needed"
@@ -80,10 +78,20 @@ def rounding_breaches(values: Tensor, to: Quantizer) -> Iterator[str]:
     if to.zero_point and grid.unit / to.scale < SMALLEST_STEP:
         steps = f"{grid.unit / to.scale:.3g} of the output's step, less than 2^-16"
         yield f"values in steps of {steps}: kernels that add the zero point {to.zero_point} before rounding lose bits"
-    elif "Add" in values.through and not _folded_exactly(grid, to):
+    elif {"Add", "DequantizeLinear"} <= values.through and not _folded_exactly(grid, to):
         yield "kernels for additions fold the zero points into one sum, which is too long for float32"
     for point in grid.points:
         yield from _point_breaches(point, to)
+
+
+def stands(call: Call, carried: Tensor) -> bool:
+    """Whether executors neither move quantizers past ``call``, which moves ``carried``, nor leave it out."""
+    if call.node.op_type in _PASSED:
+        return False
+    if call.node.op_type in ("Gather", "GatherND"):
+        indices = call.constant(1)
+        return indices is not None and indices.ravel().tolist() != list(range(indices.size))
+    return carried.kind.contradicts(call.outputs[0])
 
 
 def _folded_exactly(grid: Grid, to: Quantizer) -> bool:

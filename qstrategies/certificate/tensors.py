@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
 import onnx
-from onnx import TensorProto
+from onnx import TensorProto, numpy_helper
 
 from qstrategies.certificate.grid import REAL, Array, Grid, UnprovenError
 
@@ -105,6 +105,7 @@ class Tensor:
     """A tensor in the graph. ``known`` is the grid of one that varies; None if its proof is broken already.
 
     ``through``: the operators that its values passed since they were last quantized or summed up.
+    ``apart``: whether an operator among those separates it for good from the quantizer before.
     ``moved_from``: the quantizer of the DequantizeLinear from which they were only moved since, if so.
     """
 
@@ -113,6 +114,7 @@ class Tensor:
     constant: Constant | None = None
     through: frozenset[str] = frozenset()
     moved_from: Quantizer | None = None
+    apart: bool = False
 
     @property
     def proven(self) -> bool:
@@ -135,15 +137,16 @@ def entry_tensor(kind: Kind) -> Tensor:
     return Tensor(kind, kind.limits or (REAL if kind.element == FLOAT else None))
 
 
-def inferred_kinds(model: onnx.ModelProto) -> dict[str, Kind]:
-    """Type and shape of every tensor, from the inputs and the operators, whatever the file says of the others.
+def inferred_kinds(model: onnx.ModelProto, known: Mapping[str, Array]) -> dict[str, Kind]:
+    """Type and shape of every tensor, from the inputs and the operators, whatever the file says.
 
-    Raises ``UnprovenError`` if the nodes do not fit together.
+    ``known``: constants that nodes make, which may be shapes. Raises ``UnprovenError`` if the nodes do not fit together.
     """
     bare = onnx.ModelProto(ir_version=max(model.ir_version, 4))
     bare.opset_import.extend(model.opset_import)
     bare.graph.name = "inferred"
-    bare.graph.node.extend(model.graph.node)
+    bare.graph.node.extend(node for node in model.graph.node if not set(node.output) <= known.keys())
+    bare.graph.initializer.extend(numpy_helper.from_array(array, name) for name, array in known.items())
     bare.graph.input.extend(model.graph.input)
     bare.graph.output.extend(onnx.ValueInfoProto(name=value.name) for value in model.graph.output)
     entries = {entry.name for entry in model.graph.input}
@@ -157,10 +160,10 @@ def inferred_kinds(model: onnx.ModelProto) -> dict[str, Kind]:
     except Exception as error:  # of the checker's own kinds
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise UnprovenError(f"its types and shapes do not fit together: {reason}") from None
-    values = (*inferred.input, *inferred.value_info, *inferred.output)
-    return {value.name: Kind.of(value.type) for value in values} | {
-        tensor.name: Kind(tensor.data_type, tuple(tensor.dims)) for tensor in model.graph.initializer
-    }
+    found = {value.name: Kind.of(value.type) for value in (*inferred.input, *inferred.value_info, *inferred.output)}
+    for tensor in (*model.graph.initializer, *bare.graph.initializer):
+        found[tensor.name] = Kind(tensor.data_type, tuple(tensor.dims))
+    return found
 
 
 def claimed_kinds(model: onnx.ModelProto) -> Iterator[tuple[str, Kind]]:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
+import numpy as np
 import onnx
 from onnx import numpy_helper
 
 from qstrategies.certificate.arithmetic import ARITHMETIC
-from qstrategies.certificate.constants import MAKING, evaluate, made, moved
+from qstrategies.certificate.constants import LARGEST_SIZE, MAKING, evaluate, moved, shape_of
 from qstrategies.certificate.declarations import Call, Declaration, call_of
 from qstrategies.certificate.grid import Array, Grid, UnprovenError
 from qstrategies.certificate.layers import WEIGHTED, certify_layer
@@ -22,9 +23,11 @@ from qstrategies.certificate.quantizers import (
     quantizer_of,
     rounding_breaches,
     scale_breaches,
+    stands,
 )
 from qstrategies.certificate.report import EXACT, GUARANTEES, Breach, Certificate, Layer
 from qstrategies.certificate.tensors import (
+    LARGE,
     Constant,
     Kind,
     Quantizer,
@@ -55,13 +58,22 @@ WITHOUT_PRODUCTS = frozenset({
 
 def certify_model(model: onnx.ModelProto) -> Certificate:
     """The certificate of a valid ``model``, as ``onnx_file.load_checked`` gives it."""
-    walk = _Walk(model)
+    known: dict[str, Array] = {}
+    walk = _walked(model, known)
+    while walk.made.keys() > known.keys():  # shapes that the inference could not compute
+        known = walk.made
+        walk = _walked(model, known)
+    breaches = {name: tuple(found) for name, found in walk.breaches.items()}
+    return Certificate(tuple(walk.layers), breaches, walk.others)
+
+
+def _walked(model: onnx.ModelProto, known: Mapping[str, Array]) -> _Walk:
+    walk = _Walk(model, known)
     for node in model.graph.node:
         walk.visit(_named(node))
     for output in model.graph.output:
         walk.leave(output.name)
-    breaches = {name: tuple(found) for name, found in walk.breaches.items()}
-    return Certificate(tuple(walk.layers), breaches, walk.others)
+    return walk
 
 
 def _named(node: onnx.NodeProto) -> onnx.NodeProto:
@@ -74,16 +86,17 @@ def _named(node: onnx.NodeProto) -> onnx.NodeProto:
 
 
 class _Walk:
-    """``tensors`` holds what is known of every tensor so far."""
+    """``tensors`` holds what is known of every tensor so far, ``made`` what nodes made that may be a shape."""
 
-    def __init__(self, model: onnx.ModelProto) -> None:
+    def __init__(self, model: onnx.ModelProto, known: Mapping[str, Array]) -> None:
+        self.made: dict[str, Array] = {}
         self.layers: list[Layer] = []
         self.breaches: dict[str, list[Breach]] = {name: [] for name in GUARANTEES}
         self.others = 0
         self.opset = _opset(model)
         self.kinds: dict[str, Kind] = {}
         try:
-            self.kinds = inferred_kinds(model)
+            self.kinds = inferred_kinds(model, known)
         except UnprovenError as error:
             self._breach("the graph", str(error), tuple(GUARANTEES))
         if model.functions:
@@ -151,11 +164,11 @@ class _Walk:
     def _results(self, call: Call, declaration: Declaration) -> list[Tensor]:
         """The outputs of ``call``, whose node is as declared."""
         operator, kind = call.node.op_type, call.outputs[0]
-        if operator in MAKING:
-            array = made(call)
-            self.others += operator == "Shape"
-            found = Tensor(kind, Grid(1.0, 0, 2**31)) if array is None else _fixed(kind, array)
-            return [found]
+        if operator == "Constant":
+            return [Tensor(kind, constant=Constant(evaluate(call)[0], None, call.node.output[0]))]
+        if operator == "Shape":
+            self.others += 1
+            return [self._measured(call)]
         if operator == "QuantizeLinear":
             return [self._quantized(call)]
         if not all(tensor.proven for tensor in call.tensors):
@@ -176,12 +189,28 @@ class _Walk:
         grid = declaration.prove(call)
         self._check_overflow(call.outputs[0], grid)
         if all(constant is not None and constant.scale is None for constant in constants):
-            arrays = evaluate(call)
-            return [_fixed(kind, array) for kind, array in zip(call.outputs, arrays, strict=True)]
+            outputs = zip(call.node.output, call.outputs, evaluate(call), strict=True)
+            return [self._fixed(*output) for output in outputs]
         self.others += 1
         passed = frozenset({call.node.op_type}).union(*(tensor.through for tensor in call.tensors))
-        source = _unchanged(call, declaration, grid)
-        return [Tensor(kind, grid, through=passed, moved_from=source) for kind in call.outputs]
+        made = Tensor(call.outputs[0], grid, through=passed)
+        carried = _carried(call, declaration, grid)
+        if carried is not None:
+            apart = carried.apart or stands(call, carried)
+            made = replace(made, moved_from=carried.moved_from, apart=apart)
+        return [replace(made, kind=kind) for kind in call.outputs]
+
+    def _measured(self, call: Call) -> Tensor:
+        array = shape_of(call)
+        if array is None:
+            return Tensor(call.outputs[0], Grid(1.0, 0, LARGEST_SIZE))
+        return self._fixed(call.node.output[0], call.outputs[0], array)
+
+    def _fixed(self, name: str, kind: Kind, array: Array) -> Tensor:
+        """The constant ``array`` under ``name``."""
+        if array.dtype == np.int64 and array.size <= LARGE:
+            self.made[name] = array
+        return Tensor(kind, constant=Constant(array, None, name))
 
     def _check_overflow(self, kind: Kind, grid: Grid) -> None:
         limits = kind.limits
@@ -221,15 +250,15 @@ class _Walk:
         return Tensor(kind, kind.limits, through=frozenset({"QuantizeLinear"}))
 
 
-def _unchanged(call: Call, declaration: Declaration, grid: Grid) -> Quantizer | None:
-    """The quantizer of the values that ``call`` only moves, or that it changes so little that it may be left out."""
-    if declaration.moves:
-        return call.first.moved_from
+def _carried(call: Call, declaration: Declaration, grid: Grid) -> Tensor | None:
+    """The input that ``call`` only moves, or changes so little that executors may leave ``call`` out."""
     varying = [tensor for tensor in call.tensors if tensor.constant is None]
+    if declaration.moves:
+        return call.first if call.first in varying else None
     if len(varying) > 1:
         return None
     same = replace(grid, signed_zero=False) == replace(varying[0].grid, signed_zero=False)
-    return varying[0].moved_from if same else None
+    return varying[0] if same else None
 
 
 def _opset(model: onnx.ModelProto) -> int:
@@ -259,7 +288,3 @@ def _entries(model: onnx.ModelProto, kinds: dict[str, Kind]) -> dict[str, Tensor
             constant = Constant(numpy_helper.to_array(tensor), None, tensor.name)
             found[tensor.name] = Tensor(kinds.get(tensor.name, Kind(tensor.data_type)), constant=constant)
     return found
-
-
-def _fixed(kind: Kind, array: Array) -> Tensor:
-    return Tensor(kind, constant=Constant(array, None, ""))
