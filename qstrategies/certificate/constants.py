@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -33,6 +34,7 @@ MAKING: dict[str, Declaration] = {
 }
 """Operators whose output depends on shapes and attributes alone."""
 LARGEST_SIZE = 2**31  # of a dimension
+MOST_VALUES = 2**26  # of a constant that is computed
 
 
 def shape_of(call: Call) -> Array | None:
@@ -42,6 +44,18 @@ def shape_of(call: Call) -> Array | None:
         return None
     part = shape[slice(call.attributes.get("start", 0), call.attributes.get("end"))]
     return None if None in part else np.array(part, np.int64)
+
+
+def check_size(call: Call) -> None:
+    """Raise ``UnprovenError`` for a constant that is too large to be computed here, or may be."""
+    for kind in call.outputs:
+        grows = call.node.op_type in ("ConstantOfShape", "Expand", "Pad", "Resize", "Tile")
+        if kind.shape is None or None in kind.shape:
+            too_large = grows
+        else:
+            too_large = math.prod(size or 0 for size in kind.shape) > MOST_VALUES
+        if too_large:
+            raise UnprovenError("its constant is too large to be computed")
 
 
 def evaluate(call: Call) -> list[Array]:

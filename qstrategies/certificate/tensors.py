@@ -144,26 +144,36 @@ def inferred_kinds(model: onnx.ModelProto, known: Mapping[str, Array]) -> dict[s
     """
     bare = onnx.ModelProto(ir_version=max(model.ir_version, 4))
     bare.opset_import.extend(model.opset_import)
-    bare.graph.name = "inferred"
-    bare.graph.node.extend(node for node in model.graph.node if not set(node.output) <= known.keys())
-    bare.graph.initializer.extend(numpy_helper.from_array(array, name) for name, array in known.items())
-    bare.graph.input.extend(model.graph.input)
-    bare.graph.output.extend(onnx.ValueInfoProto(name=value.name) for value in model.graph.output)
-    entries = {entry.name for entry in model.graph.input}
-    for tensor in model.graph.initializer:
+    graph, fixed = bare.graph, fixed_tensors(model)
+    graph.name = "inferred"
+    graph.node.extend(node for node in model.graph.node if not set(node.output) <= known.keys())
+    graph.output.extend(onnx.ValueInfoProto(name=value.name) for value in model.graph.output)
+    names = {tensor.name for tensor in fixed}
+    graph.input.extend(entry for entry in model.graph.input if entry.name not in names)
+    for tensor in fixed:
         if np.prod(tensor.dims) <= LARGE:
-            bare.graph.initializer.append(tensor)
-        elif tensor.name not in entries:
-            bare.graph.input.append(_described(tensor))
+            graph.initializer.append(tensor)
+        else:
+            graph.input.append(_described(tensor))
+    graph.initializer.extend(numpy_helper.from_array(array, name) for name, array in known.items())
     try:
         inferred = onnx.shape_inference.infer_shapes(bare, True, True, True).graph
     except Exception as error:  # of the checker's own kinds
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise UnprovenError(f"its types and shapes do not fit together: {reason}") from None
     found = {value.name: Kind.of(value.type) for value in (*inferred.input, *inferred.value_info, *inferred.output)}
-    for tensor in (*model.graph.initializer, *bare.graph.initializer):
+    for tensor in (*fixed, *graph.initializer):
         found[tensor.name] = Kind(tensor.data_type, tuple(tensor.dims))
     return found
+
+
+def fixed_tensors(model: onnx.ModelProto) -> list[onnx.TensorProto]:
+    """The initializers without those that are an input too: whoever runs the file may override them.
+
+    Before version 4 of the format, every initializer had to be an input.
+    """
+    entries = {entry.name for entry in model.graph.input} if model.ir_version >= 4 else set()
+    return [tensor for tensor in model.graph.initializer if tensor.name not in entries]
 
 
 def claimed_kinds(model: onnx.ModelProto) -> Iterator[tuple[str, Kind]]:

@@ -10,7 +10,7 @@ import onnx
 from onnx import numpy_helper
 
 from qstrategies.certificate.arithmetic import ARITHMETIC
-from qstrategies.certificate.constants import LARGEST_SIZE, MAKING, evaluate, moved, shape_of
+from qstrategies.certificate.constants import LARGEST_SIZE, MAKING, check_size, evaluate, moved, shape_of
 from qstrategies.certificate.declarations import Call, Declaration, call_of
 from qstrategies.certificate.grid import Array, Grid, UnprovenError
 from qstrategies.certificate.layers import WEIGHTED, certify_layer
@@ -34,6 +34,7 @@ from qstrategies.certificate.tensors import (
     Tensor,
     claimed_kinds,
     entry_tensor,
+    fixed_tensors,
     inferred_kinds,
 )
 
@@ -56,13 +57,17 @@ WITHOUT_PRODUCTS = frozenset({
 """Operators that hide no sums of products, which could saturate."""
 
 
+MOST_WALKS = 8  # each may find shapes for the next
+
+
 def certify_model(model: onnx.ModelProto) -> Certificate:
     """The certificate of a valid ``model``, as ``onnx_file.load_checked`` gives it."""
-    known: dict[str, Array] = {}
-    walk = _walked(model, known)
-    while walk.made.keys() > known.keys():  # shapes that the inference could not compute
-        known = walk.made
-        walk = _walked(model, known)
+    walk = _walked(model, {})
+    for _ in range(MOST_WALKS):
+        if walk.made.keys() <= walk.known.keys():
+            break
+        # some may be shapes that the inference could not compute
+        walk = _walked(model, walk.made)
     breaches = {name: tuple(found) for name, found in walk.breaches.items()}
     return Certificate(tuple(walk.layers), breaches, walk.others)
 
@@ -89,6 +94,7 @@ class _Walk:
     """``tensors`` holds what is known of every tensor so far, ``made`` what nodes made that may be a shape."""
 
     def __init__(self, model: onnx.ModelProto, known: Mapping[str, Array]) -> None:
+        self.known = known
         self.made: dict[str, Array] = {}
         self.layers: list[Layer] = []
         self.breaches: dict[str, list[Breach]] = {name: [] for name in GUARANTEES}
@@ -102,7 +108,7 @@ class _Walk:
         if model.functions:
             self._breach("the graph", "it defines operators of its own", tuple(GUARANTEES))
         self.claims = {name: kind for name, kind in claimed_kinds(model) if kind.contradicts(self.kinds.get(name, Kind()))}
-        self.tensors = _entries(model, self.kinds)
+        self.tensors = _entries(model)
         self.quantizers: dict[str, Quantizer] = {}
         self.readers = _readers(model)
 
@@ -189,6 +195,7 @@ class _Walk:
         grid = declaration.prove(call)
         self._check_overflow(call.outputs[0], grid)
         if all(constant is not None and constant.scale is None for constant in constants):
+            check_size(call)
             outputs = zip(call.node.output, call.outputs, evaluate(call), strict=True)
             return [self._fixed(*output) for output in outputs]
         self.others += 1
@@ -254,7 +261,7 @@ def _carried(call: Call, declaration: Declaration, grid: Grid) -> Tensor | None:
     """The input that ``call`` only moves, or changes so little that executors may leave ``call`` out."""
     varying = [tensor for tensor in call.tensors if tensor.constant is None]
     if declaration.moves:
-        return call.first if call.first in varying else None
+        return call.first if call.first.constant is None else None
     if len(varying) > 1:
         return None
     same = replace(grid, signed_zero=False) == replace(varying[0].grid, signed_zero=False)
@@ -278,13 +285,11 @@ def _readers(model: onnx.ModelProto) -> dict[str, list[onnx.NodeProto]]:
     return found
 
 
-def _entries(model: onnx.ModelProto, kinds: dict[str, Kind]) -> dict[str, Tensor]:
-    """Inputs and constants. An initializer that is an input too is a default that whoever runs the file may override."""
-    entries = {entry.name: Kind.of(entry.type) for entry in model.graph.input}
-    overridable = entries.keys() if model.ir_version >= 4 else ()
-    found = {name: entry_tensor(kind) for name, kind in entries.items()}
-    for tensor in model.graph.initializer:
-        if tensor.name not in overridable:
-            constant = Constant(numpy_helper.to_array(tensor), None, tensor.name)
-            found[tensor.name] = Tensor(kinds.get(tensor.name, Kind(tensor.data_type)), constant=constant)
+def _entries(model: onnx.ModelProto) -> dict[str, Tensor]:
+    """The inputs and the constants of the graph."""
+    found = {entry.name: entry_tensor(Kind.of(entry.type)) for entry in model.graph.input}
+    for tensor in fixed_tensors(model):
+        constant = Constant(numpy_helper.to_array(tensor), None, tensor.name)
+        kind = Kind(tensor.data_type, tuple(tensor.dims))
+        found[tensor.name] = Tensor(kind, constant=constant)
     return found
