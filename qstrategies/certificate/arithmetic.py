@@ -27,51 +27,61 @@ def _relu(call: Call) -> Grid:
 
 
 def _negative(call: Call) -> Grid:
-    return call.first.grid.exact().negated()
+    return _exact(call, call.first.grid).negated()
 
 
 def _absolute(call: Call) -> Grid:
-    grid = call.first.grid.exact()
+    grid = _exact(call, call.first.grid)
     low = 0 if grid.low <= 0 <= grid.high else min(abs(grid.low), abs(grid.high))
     return replace(grid, low=low, high=max(abs(grid.low), abs(grid.high)), signed_zero=False)
 
 
 def _largest(call: Call) -> Grid:
-    whole = union(*(tensor.grid.exact() for tensor in call.tensors))
-    least = max(tensor.grid.exact().least for tensor in call.tensors)
+    grids = _operands(call)
+    whole, least = union(*grids), max(grid.least for grid in grids)
     return replace(whole, low=max(whole.low, math.floor(least / whole.step)))
 
 
 def _smallest(call: Call) -> Grid:
-    whole = union(*(tensor.grid.exact() for tensor in call.tensors))
-    most = min(tensor.grid.exact().most for tensor in call.tensors)
+    grids = _operands(call)
+    whole, most = union(*grids), min(grid.most for grid in grids)
     return replace(whole, high=min(whole.high, math.ceil(most / whole.step)))
 
 
 def _add(call: Call) -> Grid:
-    first, second = (tensor.grid.exact() for tensor in call.tensors)
-    return replace(_sum(first, second), signed_zero=first.signed_zero and second.signed_zero)
+    first, second = _operands(call)
+    signed = first.signed_zero and second.signed_zero
+    return _exact(call, replace(_sum(call, first, second), signed_zero=signed))
 
 
 def _subtract(call: Call) -> Grid:
-    first, second = (tensor.grid.exact() for tensor in call.tensors)
-    return replace(_sum(first, second.negated()), signed_zero=first.signed_zero)
+    first, second = _operands(call)
+    total = _sum(call, first, second.negated())
+    return _exact(call, replace(total, signed_zero=first.signed_zero))
 
 
-def _sum(*operands: Grid) -> Grid:
+def _sum(call: Call, *operands: Grid) -> Grid:
     unit = min(grid.unit for grid in operands)
-    fine = [grid.on(unit).exact() for grid in operands]
-    low, high = sum(grid.low for grid in fine), sum(grid.high for grid in fine)
-    return Grid(unit, low, high).exact()
+    fine = [_exact(call, grid.on(unit)) for grid in operands]
+    return Grid(unit, sum(grid.low for grid in fine), sum(grid.high for grid in fine))
 
 
 def _multiply(call: Call) -> Grid:
-    first, second = (tensor.grid.exact() for tensor in call.tensors)
+    first, second = _operands(call)
     corners = [a * b for a in (first.low, first.high) for b in (second.low, second.high)]
-    product = Grid(first.step * second.step, min(corners), max(corners))
     # 0 times a negative number is -0.0
     signed = min(first.low, second.low) < 0 or first.signed_zero or second.signed_zero
-    return replace(product, signed_zero=signed).exact()
+    step = first.step * second.step
+    return _exact(call, Grid(step, min(corners), max(corners), signed_zero=signed))
+
+
+def _operands(call: Call) -> list[Grid]:
+    return [_exact(call, tensor.grid) for tensor in call.tensors]
+
+
+def _exact(call: Call, grid: Grid) -> Grid:
+    """``grid`` if float32 holds it. Integers are exact by themselves, as long as they do not overflow."""
+    return grid if call.first.kind.element in INTEGERS else grid.exact()
 
 
 def _divide(call: Call) -> Grid:
@@ -106,11 +116,13 @@ def _clip(call: Call) -> Grid:
         raise UnprovenError("its bounds exclude each other or all that flows in")
     inside = tuple(point for point in grid.points if low < point < high)
     bounds = tuple(bound for bound in (low, high) if grid.least < bound < grid.most)
+    signed = grid.signed_zero or any(bound == 0 and math.copysign(1, bound) < 0 for bound in (low, high))
     least, most = max(grid.low, _steps(low, grid.step)), min(grid.high, -_steps(-high, grid.step))
     if least > most:  # nothing but the bounds is left
-        return replace(Grid.of(np.array([low, high])), signed_zero=grid.signed_zero)
+        return replace(Grid.of(np.array([low, high])), signed_zero=signed)
     off = tuple(bound for bound in bounds if bound / grid.step != math.floor(bound / grid.step))
-    return replace(grid, low=least, high=most, points=tuple(dict.fromkeys((*inside, *off))))
+    points = tuple(dict.fromkeys((*inside, *off)))
+    return replace(grid, low=least, high=most, points=points, signed_zero=signed)
 
 
 def _bound(call: Call, index: int, absent: float) -> float:

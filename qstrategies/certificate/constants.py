@@ -22,7 +22,11 @@ def _filled(call: Call) -> Grid:
 
 _FORMS = ("value", "value_float", "value_floats", "value_int", "value_ints")
 MAKING: dict[str, Declaration] = {
-    "Constant": Declaration((9, 11, 12, 13, *WIDENED), (0, 0), attributes=dict.fromkeys(_FORMS, anything)),
+    "Constant": Declaration(
+        (9, 11, 12, 13, *WIDENED),
+        (0, 0),
+        attributes=dict.fromkeys(_FORMS, anything),
+    ),
     "ConstantOfShape": Declaration(
         (9, 20, *WIDENED),
         (1, 1),
@@ -30,9 +34,15 @@ MAKING: dict[str, Declaration] = {
         {"value": anything},
         frozenset({TensorProto.INT64}),
     ),
-    "Shape": Declaration((1, 13, 15, *WIDENED), (1, 1), attributes={"start": anything, "end": anything}, types=KNOWN),
+    "Shape": Declaration(
+        (1, 13, 15, *WIDENED),
+        (1, 1),
+        attributes={"start": anything, "end": anything},
+        types=KNOWN,
+    ),
 }
 """Operators whose output depends on shapes and attributes alone."""
+_GROWING = ("ConstantOfShape", "Expand", "Pad", "Tile")
 LARGEST_SIZE = 2**31  # of a dimension
 MOST_VALUES = 2**26  # of a constant that is computed
 
@@ -48,14 +58,13 @@ def shape_of(call: Call) -> Array | None:
 
 def check_size(call: Call) -> None:
     """Raise ``UnprovenError`` for a constant that is too large to be computed here, or may be."""
-    for kind in call.outputs:
-        grows = call.node.op_type in ("ConstantOfShape", "Expand", "Pad", "Resize", "Tile")
-        if kind.shape is None or None in kind.shape:
-            too_large = grows
-        else:
-            too_large = math.prod(size or 0 for size in kind.shape) > MOST_VALUES
-        if too_large:
-            raise UnprovenError("its constant is too large to be computed")
+    shape = call.outputs[0].shape
+    if shape is not None and None not in shape:
+        allowed = math.prod(size or 0 for size in shape) <= MOST_VALUES
+    else:
+        allowed = call.node.op_type not in _GROWING
+    if not allowed:
+        raise UnprovenError("its constant is too large to be computed")
 
 
 def evaluate(call: Call) -> list[Array]:
@@ -81,8 +90,7 @@ def _entry(name: str, array: Array) -> onnx.ValueInfoProto:
 def moved(call: Call) -> Constant:
     """A quantized constant behind a Transpose: its integers and, one per channel, its scale."""
     constant = call.first.constant
-    assert constant is not None
-    assert constant.scale is not None
+    assert constant is not None and constant.scale is not None
     assert constant.unquantized is not None
     if call.node.op_type != "Transpose":
         raise UnprovenError("it moves quantized weights: only a Transpose is known")

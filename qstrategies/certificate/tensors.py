@@ -1,9 +1,9 @@
-"""What is known of a tensor: its type and shape by inference, its values, and how they came about."""
+"""What is known of a tensor: type and shape by inference, its values, and how they came about."""
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -23,7 +23,7 @@ Shape = tuple[int | None, ...]
 
 @dataclass(frozen=True)
 class Kind:
-    """The type of a tensor (of ``TensorProto``; 0 if unknown) and its shape: None if its rank is unknown.
+    """The type of a tensor (of ``TensorProto``; 0 if unknown), and its shape: None if not even its rank is known.
 
     A dimension that is unknown or symbolic is None.
     """
@@ -76,8 +76,8 @@ def _size(dim: onnx.TensorShapeProto.Dimension) -> int | None:
 class Constant:
     """A constant tensor: its ``integers`` times ``scale``, which broadcasts to them.
 
-    ``scale`` is None for a constant in float, whose values are then in ``integers``. ``stored`` is
-    what the file holds, and ``unquantized`` the integers there, before the zero point is subtracted.
+    ``scale`` is None for a constant in float, whose values are then in ``integers``. ``stored``: the
+    name of what the file holds; ``unquantized``: the integers there, with the zero point.
     """
 
     integers: Array
@@ -102,11 +102,11 @@ class Quantizer:
 
 @dataclass(frozen=True)
 class Tensor:
-    """A tensor in the graph. ``known`` is the grid of one that varies; None if its proof is broken already.
+    """A tensor in the graph. ``known``: the grid of one that varies; None if its proof is broken.
 
-    ``through``: the operators that its values passed since they were last quantized or summed up.
-    ``apart``: whether an operator among those separates it for good from the quantizer before.
-    ``moved_from``: the quantizer of the DequantizeLinear from which they were only moved since, if so.
+    ``through``: the operators that its values passed since they were last quantized or summed up;
+    ``moved_from``: the quantizer of the DequantizeLinear among them, if its values were only moved;
+    ``apart``: whether one of them separates it for good from that.
     """
 
     kind: Kind
@@ -120,6 +120,11 @@ class Tensor:
     def proven(self) -> bool:
         """Whether its values are known."""
         return self.constant is not None or self.known is not None
+
+    @property
+    def quantized(self) -> bool:
+        """Whether it is a constant of stored integers with a scale."""
+        return self.constant is not None and self.constant.scale is not None
 
     @functools.cached_property
     def grid(self) -> Grid:
@@ -138,9 +143,12 @@ def entry_tensor(kind: Kind) -> Tensor:
 
 
 def inferred_kinds(model: onnx.ModelProto, known: Mapping[str, Array]) -> dict[str, Kind]:
-    """Type and shape of every tensor, from the inputs and the operators, whatever the file says.
+    """Type and shape of every tensor by inputs and operators alone, whatever the file says.
 
-    ``known``: constants that nodes make, which may be shapes. Raises ``UnprovenError`` if the nodes do not fit together.
+    ``known``: constants that nodes make, which may be shapes.
+
+    Raises:
+        UnprovenError: the nodes do not fit together.
     """
     bare = onnx.ModelProto(ir_version=max(model.ir_version, 4))
     bare.opset_import.extend(model.opset_import)
@@ -155,13 +163,15 @@ def inferred_kinds(model: onnx.ModelProto, known: Mapping[str, Array]) -> dict[s
             graph.initializer.append(tensor)
         else:
             graph.input.append(_described(tensor))
-    graph.initializer.extend(numpy_helper.from_array(array, name) for name, array in known.items())
+    for name, array in known.items():
+        graph.initializer.append(numpy_helper.from_array(array, name))
     try:
         inferred = onnx.shape_inference.infer_shapes(bare, True, True, True).graph
     except Exception as error:  # of the checker's own kinds
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise UnprovenError(f"its types and shapes do not fit together: {reason}") from None
-    found = {value.name: Kind.of(value.type) for value in (*inferred.input, *inferred.value_info, *inferred.output)}
+    values = (*inferred.input, *inferred.value_info, *inferred.output)
+    found = {value.name: Kind.of(value.type) for value in values}
     for tensor in (*fixed, *graph.initializer):
         found[tensor.name] = Kind(tensor.data_type, tuple(tensor.dims))
     return found
@@ -174,12 +184,6 @@ def fixed_tensors(model: onnx.ModelProto) -> list[onnx.TensorProto]:
     """
     entries = {entry.name for entry in model.graph.input} if model.ir_version >= 4 else set()
     return [tensor for tensor in model.graph.initializer if tensor.name not in entries]
-
-
-def claimed_kinds(model: onnx.ModelProto) -> Iterator[tuple[str, Kind]]:
-    """What the file says of its tensors, those of the inputs apart."""
-    for value in (*model.graph.value_info, *model.graph.output):
-        yield value.name, Kind.of(value.type)
 
 
 def _described(tensor: onnx.TensorProto) -> onnx.ValueInfoProto:

@@ -1,8 +1,8 @@
-"""From node to node: what every tensor of a QDQ graph can hold, and which nodes executors may round differently."""
+"""From node to node: what every tensor of a graph can hold, and what executors may round apart."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -10,7 +10,14 @@ import onnx
 from onnx import numpy_helper
 
 from qstrategies.certificate.arithmetic import ARITHMETIC
-from qstrategies.certificate.constants import LARGEST_SIZE, MAKING, check_size, evaluate, moved, shape_of
+from qstrategies.certificate.constants import (
+    LARGEST_SIZE,
+    MAKING,
+    check_size,
+    evaluate,
+    moved,
+    shape_of,
+)
 from qstrategies.certificate.declarations import Call, Declaration, call_of
 from qstrategies.certificate.grid import Array, Grid, UnprovenError
 from qstrategies.certificate.layers import WEIGHTED, certify_layer
@@ -27,12 +34,12 @@ from qstrategies.certificate.quantizers import (
 )
 from qstrategies.certificate.report import EXACT, GUARANTEES, Breach, Certificate, Layer
 from qstrategies.certificate.tensors import (
+    FLOAT,
     LARGE,
     Constant,
     Kind,
     Quantizer,
     Tensor,
-    claimed_kinds,
     entry_tensor,
     fixed_tensors,
     inferred_kinds,
@@ -47,16 +54,17 @@ DECLARED: dict[str, Declaration] = {
     "QuantizeLinear": QUANTIZE,
     "DequantizeLinear": DEQUANTIZE,
 }
+FOLDED = {*MOVING, *ARITHMETIC, *MAKING} - {"Dropout", "GlobalMaxPool", "MaxPool", "Resize"}
+"""What may compute a constant: operators that pick, place and calculate as all executors do."""
 WITHOUT_PRODUCTS = frozenset({
     *(DECLARED.keys() - WEIGHTED.keys()),
-    "ArgMax", "ArgMin", "BatchNormalization", "Ceil", "CastLike", "Elu", "Equal", "Erf", "Exp", "Floor", "GatherElements", "GatherND",
-    "Gelu", "Greater", "HardSigmoid", "HardSwish", "InstanceNormalization", "LayerNormalization", "LeakyRelu", "Less", "Log", "LogSoftmax",
-    "Mish", "Not", "PRelu", "Pow", "Range", "Reciprocal", "ReduceSum", "Round", "Selu", "Sigmoid", "Sign", "Softmax", "Softplus",
-    "Softsign", "Sqrt", "Sum", "Tanh",
+    "ArgMax", "ArgMin", "BatchNormalization", "Ceil", "CastLike", "Elu", "Equal", "Erf", "Exp",
+    "Floor", "GatherElements", "Gelu", "Greater", "HardSigmoid", "HardSwish",
+    "InstanceNormalization", "LayerNormalization", "LeakyRelu", "Less", "Log", "LogSoftmax", "Mish",
+    "Not", "PRelu", "Pow", "Range", "Reciprocal", "ReduceSum", "Round", "Selu", "Sigmoid", "Sign",
+    "Softmax", "Softplus", "Softsign", "Sqrt", "Sum", "Tanh",
 })  # fmt: skip
 """Operators that hide no sums of products, which could saturate."""
-
-
 MOST_WALKS = 8  # each may find shapes for the next
 
 
@@ -91,7 +99,7 @@ def _named(node: onnx.NodeProto) -> onnx.NodeProto:
 
 
 class _Walk:
-    """``tensors`` holds what is known of every tensor so far, ``made`` what nodes made that may be a shape."""
+    """``tensors``: what is known of every tensor so far; ``made``: what nodes made that may be a shape."""
 
     def __init__(self, model: onnx.ModelProto, known: Mapping[str, Array]) -> None:
         self.known = known
@@ -107,7 +115,7 @@ class _Walk:
             self._breach("the graph", str(error), tuple(GUARANTEES))
         if model.functions:
             self._breach("the graph", "it defines operators of its own", tuple(GUARANTEES))
-        self.claims = {name: kind for name, kind in claimed_kinds(model) if kind.contradicts(self.kinds.get(name, Kind()))}
+        self.claims = dict(_contradictions(model, self.kinds))
         self.tensors = _entries(model)
         self.quantizers: dict[str, Quantizer] = {}
         self.readers = _readers(model)
@@ -115,29 +123,29 @@ class _Walk:
     def visit(self, node: onnx.NodeProto) -> None:
         """Enter the outputs of ``node`` into ``tensors``, and what it breaks into ``breaches``."""
         outputs = tuple(self.kinds.get(name, Kind()) for name in node.output)
-        self.tensors.update({name: Tensor(kind) for name, kind in zip(node.output, outputs, strict=True)})
+        self.tensors.update(zip(node.output, map(Tensor, outputs), strict=True))
         try:
             inputs = tuple(self._tensor(name) if name else None for name in node.input)
             self._check_claims(node)
-            declaration = DECLARED.get(node.op_type)
+            declaration = _declared(node.op_type)
             call = call_of(node, self.opset, inputs, outputs, self._readers(node))
-            if declaration is None:
-                raise UnprovenError(f"no proof is known for {node.op_type}: each executor may compute it in its own way")
             declaration.check(call)
             self.tensors.update(zip(node.output, self._results(call, declaration), strict=True))
         except UnprovenError as error:
             self._unproven(node, str(error))
-        except Exception as error:  # a strange file may break any assumption, and is then not proven
+        except Exception as error:  # a strange file may break any assumption
             self._unproven(node, f"it cannot be analysed: {type(error).__name__}")
 
     def leave(self, name: str) -> None:
-        """Check what leaves the graph as its output ``name``: it is read as it stands, not rounded again."""
+        """Check what leaves the graph as its output ``name``, since it is not rounded again."""
         tensor = self.tensors.get(name)
-        if tensor is None or tensor.known is None or tensor.moved_from is not None:
+        if tensor is None or tensor.known is None or tensor.kind.element != FLOAT:
             return
         try:
-            if tensor.grid.exact().signed_zero:
+            if tensor.known.signed_zero:
                 raise UnprovenError("a zero may come out as -0.0 or as 0.0")
+            if tensor.moved_from is None:
+                tensor.known.exact()
         except UnprovenError as error:
             self._breach(f"output {name}", str(error))
 
@@ -155,7 +163,7 @@ class _Walk:
         return self.tensors[name]
 
     def _readers(self, node: onnx.NodeProto) -> tuple[str, ...]:
-        """The operators that read the first output of ``node``, behind an activation if that is the only one."""
+        """The operators that read the first output of ``node``, see ``Call.readers``."""
         found = self.readers.get(next(iter(node.output), ""), [])
         while len(found) == 1 and found[0].op_type in ("Relu", "Clip"):
             found = self.readers.get(found[0].output[0], [])
@@ -179,7 +187,8 @@ class _Walk:
             return [self._quantized(call)]
         if not all(tensor.proven for tensor in call.tensors):
             if operator in WEIGHTED:  # an executor may find its input another way
-                self._breach(call.node.name, "what flows into it is not proven", ["saturation_safe"])
+                reason = "what flows into it is not proven"
+                self._breach(call.node.name, reason, ["saturation_safe"])
             return [Tensor(output) for output in call.outputs]
         if operator == "DequantizeLinear":
             return [self._dequantized(call)]
@@ -188,16 +197,13 @@ class _Walk:
         return self._computed(call, declaration)
 
     def _computed(self, call: Call, declaration: Declaration) -> list[Tensor]:
-        constants = [tensor.constant for tensor in call.tensors]
-        if declaration.moves and call.first.constant is not None and call.first.constant.scale is not None:
+        if declaration.moves and call.first.quantized:
             return [Tensor(call.outputs[0], constant=moved(call))]
         assert declaration.prove is not None
         grid = declaration.prove(call)
         self._check_overflow(call.outputs[0], grid)
-        if all(constant is not None and constant.scale is None for constant in constants):
-            check_size(call)
-            outputs = zip(call.node.output, call.outputs, evaluate(call), strict=True)
-            return [self._fixed(*output) for output in outputs]
+        if all(tensor.constant is not None and not tensor.quantized for tensor in call.tensors):
+            return self._folded(call)
         self.others += 1
         passed = frozenset({call.node.op_type}).union(*(tensor.through for tensor in call.tensors))
         made = Tensor(call.outputs[0], grid, through=passed)
@@ -206,6 +212,13 @@ class _Walk:
             apart = carried.apart or stands(call, carried)
             made = replace(made, moved_from=carried.moved_from, apart=apart)
         return [replace(made, kind=kind) for kind in call.outputs]
+
+    def _folded(self, call: Call) -> list[Tensor]:
+        if call.node.op_type not in FOLDED:
+            raise UnprovenError("it computes a constant at load, each executor in its own way")
+        check_size(call)
+        outputs = zip(call.node.output, call.outputs, evaluate(call), strict=True)
+        return [self._fixed(*output) for output in outputs]
 
     def _measured(self, call: Call) -> Tensor:
         array = shape_of(call)
@@ -248,7 +261,7 @@ class _Walk:
         self.quantizers[call.node.output[0]] = quantizer
         reasons = list(scale_breaches(quantizer))
         if call.first.constant is not None:
-            reasons.append("it rounds its constant when the file is loaded, each executor in its own way")
+            reasons.append("it rounds its constant at load, each executor in its own way")
         elif call.first.proven:
             reasons += rounding_breaches(call.first, quantizer)
         for reason in reasons:
@@ -258,14 +271,29 @@ class _Walk:
 
 
 def _carried(call: Call, declaration: Declaration, grid: Grid) -> Tensor | None:
-    """The input that ``call`` only moves, or changes so little that executors may leave ``call`` out."""
-    varying = [tensor for tensor in call.tensors if tensor.constant is None]
+    """The input that ``call`` only moves, or changes so little that it may be left out."""
     if declaration.moves:
         return call.first if call.first.constant is None else None
-    if len(varying) > 1:
+    varying = [tensor for tensor in call.tensors if tensor.constant is None]
+    if len(varying) != 1:
         return None
     same = replace(grid, signed_zero=False) == replace(varying[0].grid, signed_zero=False)
     return varying[0] if same else None
+
+
+def _declared(operator: str) -> Declaration:
+    if operator not in DECLARED:
+        reason = f"no proof is known for {operator}: each executor may compute it in its own way"
+        raise UnprovenError(reason)
+    return DECLARED[operator]
+
+
+def _contradictions(model: onnx.ModelProto, kinds: Mapping[str, Kind]) -> Iterator[tuple[str, Kind]]:
+    """What the file says of its tensors that cannot be."""
+    for value in (*model.graph.value_info, *model.graph.output):
+        claimed = Kind.of(value.type)
+        if claimed.contradicts(kinds.get(value.name, Kind())):
+            yield value.name, claimed
 
 
 def _opset(model: onnx.ModelProto) -> int:
