@@ -1,8 +1,10 @@
-"""Nodes with weights: the bound of every output channel's accumulator, and the conditions that make it exact."""
+"""Nodes with weights: the bound of every channel's accumulator, and what makes it exact."""
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -23,6 +25,13 @@ from qstrategies.certificate.grid import (
     mantissa,
     reciprocal_safe,
 )
+from qstrategies.certificate.products import (
+    adjacent_of,
+    by_output,
+    kernel_orders,
+    multiplied,
+    pairs_of,
+)
 from qstrategies.certificate.report import EXACT, Layer
 from qstrategies.certificate.tensors import Constant
 
@@ -30,7 +39,7 @@ LARGEST_INT32 = 2**31 - 1
 LARGEST_PAIR = 128  # 255 * 128 < 2^15: two products of uint8 activations fit 16 bits
 LARGEST_SCALE = 2.0**60
 SMALLEST_SCALE = 2.0**-60
-"""With two scales of activations, see ``quantizers``, they multiply and divide to normal numbers of float32."""
+"""With two scales of activations, see ``quantizers``, they multiply and divide to normal numbers."""
 
 _WINDOWS = {
     "kernel_shape": positive,
@@ -57,51 +66,96 @@ def certify_layer(call: Call) -> tuple[Layer, Grid, list[tuple[str, str]]]:
 
     Raises ``UnprovenError`` for a form of the operator that no bound is known for.
     """
-    node, x, weight, bias = (
-        call.node,
-        call.first.grid.merged(),
-        _constant(call, 1),
-        _constant(call, 2),
-    )
+    weight, bias = _constant(call, 1), _constant(call, 2)
     if weight is None or call.first.constant is not None:
-        raise UnprovenError("it multiplies constants when the file is loaded, each executor in its own order")
+        raise UnprovenError("it multiplies constants at load, each executor in its own order")
+    _check_kernels(call, quantized=weight.scale is not None)
+    x = call.first.grid.merged()
     if x.divisor != 1 or x.high - x.low > FLOAT_EXACT:
         raise UnprovenError("its input is not quantized")
-    quantized = weight.scale is not None
+    sums = _Sums(*_integers(call, x, weight, bias), x)
+    layer = _figures(call, sums, weight)
+    breaches = _exponent_breaches(sums.scale, x)
+    if weight.scale is not None:
+        breaches += _scale_breaches(sums, bias)
+    in_integers = weight.scale is not None and call.first.moved_from is not None
+    breaches += _bound_breaches(layer, EXACT[1:] if in_integers else EXACT)
+    return layer, sums.output, breaches
+
+
+@dataclass(frozen=True)
+class _Sums:
+    """What a layer adds up.
+
+    ``rows``: weights [out_channels, products] as integers; ``scale`` [out_channels]: their steps;
+    ``offset`` [out_channels]: the bias in steps of the accumulator; ``x``: what flows in.
+    """
+
+    rows: Array
+    scale: Array
+    offset: Array
+    x: Grid
+
+    @property
+    def step(self) -> Array:
+        """The steps of the accumulators [out_channels]."""
+        return self.scale * self.x.step
+
+    @functools.cached_property
+    def bounds(self) -> tuple[Array, Array]:
+        """How far below and above zero a partial sum gets, in any order, in steps [out_channels]."""
+        total = self.rows.sum(1, dtype=np.float64)
+        sizes = np.abs(self.rows).sum(1, dtype=np.float64)
+        positive, negative = (sizes + total) / 2, (sizes - total) / 2
+        up, down = max(self.x.high, 0), max(-self.x.low, 0)
+        below = positive * down + negative * up + np.maximum(-self.offset, 0)
+        above = positive * up + negative * down + np.maximum(self.offset, 0)
+        return below, above
+
+    @property
+    def output(self) -> Grid:
+        """The grid of all output channels.
+
+        Zero bits that all integers of a channel end in make its unit coarser.
+        """
+        integers = np.abs(self.rows)
+        if integers.dtype == np.float64:
+            integers = np.minimum(integers, 2.0**62).astype(np.int64)
+        constants = np.minimum(np.abs(np.rint(self.offset)), 2.0**62).astype(np.int64)
+        together = np.bitwise_or.reduce(integers, axis=1) | constants
+        units = self.step / mantissa(self.step) * (together & -together)
+        used = units[together > 0]  # a channel of zeros has no unit
+        unit = float(used.min()) if used.size else 1.0
+        low, high = (int(np.ceil((bound * self.step / unit).max())) for bound in self.bounds)
+        return Grid(unit, -low, high, signed_zero=True)
+
+
+def _figures(call: Call, sums: _Sums, weight: Constant) -> Layer:
+    stored = multiplied(weight)
+    return Layer(
+        node=call.node.name,
+        weights=weight.stored,
+        form="float" if stored is None else "int8",
+        accumulators=tuple(map(int, np.ceil(np.maximum(*sums.bounds)))),
+        mantissas=tuple(map(int, mantissa(sums.step))),
+        pairs=() if stored is None else pairs_of(by_output(call, stored)),
+        adjacent=() if stored is None else adjacent_of(kernel_orders(call, stored)),
+    )
+
+
+def _check_kernels(call: Call, *, quantized: bool) -> None:
+    """Raise ``UnprovenError`` where ONNX Runtime quantizes what is in float."""
     if not quantized and "DequantizeLinear" in call.first.through:
         raise UnprovenError("its weights are in float behind a DequantizeLinear: ONNX Runtime quantizes them by itself")
     if quantized and _may_be_blocked(call):
         raise UnprovenError(
-            "neither its input comes straight from a DequantizeLinear nor its output to a QuantizeLinear: "
-            "ONNX Runtime may take a kernel that quantizes its input in blocks"
+            "neither its input comes straight from a DequantizeLinear nor its output to a "
+            "QuantizeLinear: ONNX Runtime may take a kernel that quantizes its input in blocks"
         )
-    rows, scale, offset = _integers(call, x, weight, bias)
-    step = scale * x.step
-    total, sizes = rows.sum(1, dtype=np.float64), np.abs(rows).sum(1, dtype=np.float64)
-    positive, negative = (sizes + total) / 2, (sizes - total) / 2
-    up, down = max(x.high, 0), max(-x.low, 0)
-    largest = positive * up + negative * down + np.maximum(offset, 0)
-    smallest = positive * down + negative * up + np.maximum(-offset, 0)
-    stored = _multiplied(weight)
-    layer = Layer(
-        node=node.name,
-        weights=weight.stored,
-        form="int8" if quantized else "float",
-        accumulators=tuple(map(int, np.ceil(np.maximum(largest, smallest)))),
-        mantissas=tuple(map(int, mantissa(step))),
-        pairs=() if stored is None else _pairs(_by_output(call, stored)),
-        adjacent=() if stored is None else _adjacent(_kernel_orders(call, stored)),
-    )
-    breaches = _exponent_breaches(scale, x)
-    if quantized:
-        breaches += _scale_breaches(scale, step, offset, bias)
-    in_integers = quantized and call.first.moved_from is not None
-    breaches += _bound_breaches(layer, EXACT[1:] if in_integers else EXACT)
-    return layer, _output(rows, step, offset, smallest, largest), breaches
 
 
 def _may_be_blocked(call: Call) -> bool:
-    """Whether ONNX Runtime may take MatMulNBits, which quantizes a float input again, block by block."""
+    """Whether ONNX Runtime may take MatMulNBits, which quantizes its float input block by block."""
     if call.node.op_type not in ("Gemm", "MatMul") or call.attributes.get("transB", 0):
         return False
     straight = call.first.through <= {"QuantizeLinear", "DequantizeLinear"}
@@ -115,35 +169,27 @@ def _constant(call: Call, index: int) -> Constant | None:
     return None if tensor is None else tensor.constant
 
 
-def _multiplied(weight: Constant) -> Array | None:
-    """Magnitudes of the integers that kernels multiply: as they are stored, signed. None for float weights.
+def _integers(
+    call: Call,
+    x: Grid,
+    weight: Constant,
+    bias: Constant | None,
+) -> tuple[Array, Array, Array]:
+    """Weights, steps and bias as in ``_Sums``.
 
-    Kernels subtract the zero point afterwards, from the sums. The instructions with 16-bit sums take
-    one signed operand, so that unsigned weights become signed with another zero point, 128 lower.
+    Weights in float are integers too, in steps of the lowest bit of their channel; in float64, which
+    is exact below 2^53.
     """
-    stored = weight.unquantized
-    if stored is None:
-        return None
-    if stored.dtype not in (np.int8, np.uint8):
-        raise UnprovenError(f"its weights are stored as {stored.dtype}: expected int8 or uint8")
-    lower = 128 if stored.dtype == np.uint8 else 0
-    return np.abs(stored.astype(np.int16) - np.int16(lower)).astype(np.uint8)
-
-
-def _integers(call: Call, x: Grid, weight: Constant, bias: Constant | None) -> tuple[Array, Array, Array]:
-    """Weights [out_channels, products] as integers, their steps [out_channels], and the bias in steps of the accumulator.
-
-    Weights in float are integers too, in steps of the lowest bit of their channel; in float64, exact below 2^53.
-    """
-    rows = _by_output(call, weight.integers)
+    rows = by_output(call, weight.integers)
     if weight.scale is None:
         rows = rows.astype(np.float64)
         if not np.isfinite(rows).all():
             raise UnprovenError("a weight is not finite")
         offset = _bias(bias, len(rows), real=True) / x.step
-        steps = np.array([lowest_bit(np.append(row, constant)) for row, constant in zip(rows, offset, strict=True)])
+        joined = np.concatenate([rows, offset[:, None]], 1)
+        steps = np.array([lowest_bit(row) for row in joined])
         return rows / steps[:, None], steps, offset / steps
-    scales = _by_output(call, np.broadcast_to(weight.scale, weight.integers.shape))
+    scales = by_output(call, np.broadcast_to(weight.scale, weight.integers.shape))
     if (scales != scales[:, :1]).any():
         raise UnprovenError("weights of different scales meet in one sum")
     steps = scales[:, 0].astype(np.float64)
@@ -158,51 +204,17 @@ def _bias(bias: Constant | None, channels: int, *, real: bool) -> Array:
     values = bias.values if real else bias.integers.astype(np.float64)
     if bias.unquantized is not None and bias.unquantized.dtype != np.int32:
         raise UnprovenError(f"its bias is stored as {bias.unquantized.dtype}: expected int32")
-    if not np.isfinite(values).all() or not (values.size == 1 or values.size == values.shape[-1] == channels):
-        raise UnprovenError(f"its bias of shape {list(values.shape)} is not one number per output channel, of {channels}")
+    per_channel = values.size == 1 or values.size == values.shape[-1] == channels
+    if not per_channel or not np.isfinite(values).all():
+        shape = list(values.shape)
+        raise UnprovenError(f"its bias of shape {shape} is not one number for each of {channels} channels")
     return np.broadcast_to(values.reshape(-1), channels)
 
 
-def _by_output(call: Call, array: Array) -> Array:
-    """``array``, laid out as the weight of ``call``, with a row of products per output channel."""
-    operator, attributes = call.node.op_type, call.attributes
-    if operator == "Conv":
-        return array.reshape(len(array), -1)
-    if operator == "ConvTranspose":
-        groups = attributes["group"]
-        grouped = array.reshape(groups, len(array) // groups, *array.shape[1:])
-        return grouped.swapaxes(1, 2).reshape(groups * array.shape[1], -1)
-    if array.ndim != 2:
-        raise UnprovenError(f"its weight has {array.ndim} dimensions: expected 2")
-    return array if attributes.get("transB", 0) else array.T
-
-
-def _kernel_orders(call: Call, array: Array) -> list[Array]:
-    """The rows of products in the orders that kernels sum them: as stored, and with the input channels innermost."""
-    rows = [_by_output(call, array)]
-    if call.node.op_type == "Conv":
-        rows.append(np.moveaxis(array, 1, -1).reshape(len(array), -1))
-    return rows
-
-
-def _pairs(sizes: Array) -> tuple[int, ...]:
-    """The sum of the two largest of each row of uint8."""
-    others, largest = sizes.copy(), sizes.argmax(1)[:, None]
-    np.put_along_axis(others, largest, 0, 1)
-    second = others.max(1).astype(np.int64)
-    return tuple((np.take_along_axis(sizes, largest, 1)[:, 0] + second).tolist())
-
-
-def _adjacent(orders: list[Array]) -> tuple[int, ...]:
-    """The largest sum of two neighbours of each row of uint8, over all orders."""
-    padded = [np.pad(rows, ((0, 0), (0, 1))) for rows in orders]
-    sums = [np.add(rows[:, :-1], rows[:, 1:], dtype=np.uint16).max(1) for rows in padded]
-    return tuple(np.max(sums, 0).tolist())
-
-
-def _scale_breaches(scale: Array, step: Array, offset: Array, bias: Constant | None) -> list[tuple[str, str]]:
+def _scale_breaches(sums: _Sums, bias: Constant | None) -> list[tuple[str, str]]:
+    step, offset = sums.step, sums.offset
     found = _found(
-        ~reciprocal_safe(scale),
+        ~reciprocal_safe(sums.scale),
         "the weight scale changes when it is stored as its reciprocal",
         "integer_kernels",
     )
@@ -218,19 +230,16 @@ def _exponent_breaches(scale: Array, x: Grid) -> list[tuple[str, str]]:
     reason = "the weight scale is outside of 2^-60 to 2^60: products may leave the range of float32"
     found = _found(outside, reason, *EXACT)
     if not 2.0**-40 <= x.unit <= 2.0**40:
-        found += [
-            (
-                guarantee,
-                f"its input is in steps of {x.unit:g}: products may leave the range of float32",
-            )
-            for guarantee in EXACT
-        ]
+        reason = f"its input is in steps of {x.unit:g}: products may leave the range of float32"
+        found += [(guarantee, reason) for guarantee in EXACT]
     return found
 
 
 def _bound_breaches(layer: Layer, exact: Sequence[str]) -> list[tuple[str, str]]:
-    accumulators, units, pairs = (np.array(figures, np.float64) for figures in (layer.accumulators, layer.float_units, layer.pairs))
-    reason = f"sums of up to {max(layer.float_units)} units of float32: it tells no more than 2^24 apart"
+    accumulators = np.array(layer.accumulators, np.float64)
+    units, pairs = np.array(layer.float_units, np.float64), np.array(layer.pairs)
+    largest = max(layer.float_units)
+    reason = f"sums of up to {largest} units of float32: it tells no more than 2^24 apart"
     found = _found(units > FLOAT_EXACT, reason, *exact)
     if layer.form == "int8":
         found += _found(
@@ -247,23 +256,12 @@ def _bound_breaches(layer: Layer, exact: Sequence[str]) -> list[tuple[str, str]]
 
 
 def _found(bad: Array, reason: str, *guarantees: str) -> list[tuple[str, str]]:
-    return [(guarantee, f"{_channels(bad)}: {reason}") for guarantee in guarantees] if bad.any() else []
+    if not bad.any():
+        return []
+    return [(guarantee, f"{_channels(bad)}: {reason}") for guarantee in guarantees]
 
 
 def _channels(bad: Array) -> str:
     """The first of the channels that are ``bad``, and how many more there are."""
     more = int(bad.sum()) - 1
     return f"channel {int(np.argmax(bad))}" + (f" and {more} more" if more else "")
-
-
-def _output(rows: Array, step: Array, offset: Array, smallest: Array, largest: Array) -> Grid:
-    """The grid of all output channels. Zero bits that all integers of a channel end in make its unit coarser."""
-    integers = np.abs(rows)
-    if integers.dtype == np.float64:
-        integers = np.minimum(integers, 2.0**62).astype(np.int64)
-    constants = np.minimum(np.abs(np.rint(offset)), 2.0**62).astype(np.int64)
-    together = np.bitwise_or.reduce(integers, axis=1) | constants
-    units = (step / mantissa(step) * (together & -together))[together > 0]  # a channel of zeros has no unit
-    unit = float(units.min()) if units.size else 1.0
-    low, high = (int(np.ceil((bound * step / unit).max())) for bound in (smallest, largest))
-    return Grid(unit, -low, high, signed_zero=True)

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
 import onnx
-from onnx import numpy_helper
 
 from qstrategies.certificate.arithmetic import ARITHMETIC
 from qstrategies.certificate.constants import (
@@ -33,17 +32,15 @@ from qstrategies.certificate.quantizers import (
     stands,
 )
 from qstrategies.certificate.report import EXACT, GUARANTEES, Breach, Certificate, Layer
-from qstrategies.certificate.tensors import (
-    FLOAT,
+from qstrategies.certificate.surroundings import (
     LARGE,
-    Constant,
-    Kind,
-    Quantizer,
-    Tensor,
-    entry_tensor,
-    fixed_tensors,
+    contradictions,
+    entries_of,
     inferred_kinds,
+    opset_of,
+    readers_of,
 )
+from qstrategies.certificate.tensors import FLOAT, Constant, Kind, Quantizer, Tensor
 
 DECLARED: dict[str, Declaration] = {
     **MOVING,
@@ -107,7 +104,7 @@ class _Walk:
         self.layers: list[Layer] = []
         self.breaches: dict[str, list[Breach]] = {name: [] for name in GUARANTEES}
         self.others = 0
-        self.opset = _opset(model)
+        self.opset = opset_of(model)
         self.kinds: dict[str, Kind] = {}
         try:
             self.kinds = inferred_kinds(model, known)
@@ -115,10 +112,10 @@ class _Walk:
             self._breach("the graph", str(error), tuple(GUARANTEES))
         if model.functions:
             self._breach("the graph", "it defines operators of its own", tuple(GUARANTEES))
-        self.claims = dict(_contradictions(model, self.kinds))
-        self.tensors = _entries(model)
+        self.claims = dict(contradictions(model, self.kinds))
+        self.tensors = entries_of(model)
         self.quantizers: dict[str, Quantizer] = {}
-        self.readers = _readers(model)
+        self.readers = readers_of(model)
 
     def visit(self, node: onnx.NodeProto) -> None:
         """Enter the outputs of ``node`` into ``tensors``, and what it breaks into ``breaches``."""
@@ -286,38 +283,3 @@ def _declared(operator: str) -> Declaration:
         reason = f"no proof is known for {operator}: each executor may compute it in its own way"
         raise UnprovenError(reason)
     return DECLARED[operator]
-
-
-def _contradictions(model: onnx.ModelProto, kinds: Mapping[str, Kind]) -> Iterator[tuple[str, Kind]]:
-    """What the file says of its tensors that cannot be."""
-    for value in (*model.graph.value_info, *model.graph.output):
-        claimed = Kind.of(value.type)
-        if claimed.contradicts(kinds.get(value.name, Kind())):
-            yield value.name, claimed
-
-
-def _opset(model: onnx.ModelProto) -> int:
-    """The version of the standard's operator set; 0 if the file names none, or several."""
-    found = {entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")}
-    return found.pop() if len(found) == 1 else 0
-
-
-def _readers(model: onnx.ModelProto) -> dict[str, list[onnx.NodeProto]]:
-    """The nodes that read each tensor; an empty one for an output of the graph."""
-    found: dict[str, list[onnx.NodeProto]] = {}
-    for node in model.graph.node:
-        for name in node.input:
-            found.setdefault(name, []).append(node)
-    for output in model.graph.output:
-        found.setdefault(output.name, []).append(onnx.NodeProto())
-    return found
-
-
-def _entries(model: onnx.ModelProto) -> dict[str, Tensor]:
-    """The inputs and the constants of the graph."""
-    found = {entry.name: entry_tensor(Kind.of(entry.type)) for entry in model.graph.input}
-    for tensor in fixed_tensors(model):
-        constant = Constant(numpy_helper.to_array(tensor), None, tensor.name)
-        kind = Kind(tensor.data_type, tuple(tensor.dims))
-        found[tensor.name] = Tensor(kind, constant=constant)
-    return found
