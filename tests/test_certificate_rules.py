@@ -210,7 +210,7 @@ DIFFERENT = {
     "an addition of nothing": (again(node("Add", ["e", "c"], "r"), c=F(0)), "merges the two"),
     "a product with 1": (again(node("Mul", ["c", "e"], "r"), c=F(1)), "merges the two"),
     "a product with 1 in front": (again(node("Mul", ["e", "c"], "r"), c=F(1)), "merges the two"),
-    "a Clip finer than the tolerance": (fine_clip(), "leaves out a Clip"),
+    "a Clip finer than the tolerance": (fine_clip(), "leaves out a needed Clip"),
     "float weights": (float_weights(), "quantizes them by itself"),
     "an input quantized in blocks": (blocked(), "in blocks"),
     "a bias with a zero point": (shifted_bias(), "its zero point is not 0"),
@@ -260,7 +260,7 @@ REFUSED = {
     "a mean over a symbolic batch": (
         in_opset(18, [node("ReduceMean", ["d", "a"], "r")], {"a": I64([0])}, shape=("n", 4, 6, 6)), "number of values in a mean",
     ),
-    "the indices of a max pool": (between([node("MaxPool", ["d"], ["r", "i"], kernel_shape=[2, 2])], {}, **SIGNED), "an output 2"),
+    "the indices of a max pool": (between([node("MaxPool", ["d"], ["r", "i"], kernel_shape=[2, 2])], {}, **SIGNED), "output 2 is not"),
     "a window without a value": (
         between([node("MaxPool", ["d"], "r", kernel_shape=[2, 2], pads=[2] * 4)], {}, **SIGNED), "holds no value",
     ),
@@ -290,7 +290,7 @@ REFUSED = {
         between(
             [node("Resize", ["d", "", "f"], "r", coordinate_transformation_mode="asymmetric", nearest_mode="floor")],
             {"f": F([1, 1, 1.5, 1.5])}, **SIGNED,
-        ), "other neighbours where it resizes by 1.5",
+        ), "other neighbours, since it resizes by 1.5",
     ),
     "Resize at ties": (
         between([node("Resize", ["d", "", "f"], "r", coordinate_transformation_mode="asymmetric")], {"f": F([1, 1, 2, 2])}, **SIGNED),

@@ -1,4 +1,4 @@
-"""Operators that compute: their results are exact as long as float32, or their integer type, holds them all."""
+"""Operators that compute: exact as long as float32, or their type of integers, holds the results."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def _operands(call: Call) -> list[Grid]:
 
 
 def _exact(call: Call, grid: Grid) -> Grid:
-    """``grid`` if float32 holds it. Integers are exact by themselves, as long as they do not overflow."""
+    """``grid``, if float32 holds it; integers are exact as long as they do not overflow."""
     return grid if call.first.kind.element in INTEGERS else grid.exact()
 
 
@@ -116,13 +116,17 @@ def _clip(call: Call) -> Grid:
         raise UnprovenError("its bounds exclude each other or all that flows in")
     inside = tuple(point for point in grid.points if low < point < high)
     bounds = tuple(bound for bound in (low, high) if grid.least < bound < grid.most)
-    signed = grid.signed_zero or any(bound == 0 and math.copysign(1, bound) < 0 for bound in (low, high))
+    signed = grid.signed_zero or any(map(_negative_zero, (low, high)))
     least, most = max(grid.low, _steps(low, grid.step)), min(grid.high, -_steps(-high, grid.step))
     if least > most:  # nothing but the bounds is left
         return replace(Grid.of(np.array([low, high])), signed_zero=signed)
     off = tuple(bound for bound in bounds if bound / grid.step != math.floor(bound / grid.step))
     points = tuple(dict.fromkeys((*inside, *off)))
     return replace(grid, low=least, high=most, points=points, signed_zero=signed)
+
+
+def _negative_zero(value: float) -> bool:
+    return value == 0 and math.copysign(1, value) < 0
 
 
 def _bound(call: Call, index: int, absent: float) -> float:
@@ -161,5 +165,12 @@ ARITHMETIC: dict[str, Declaration] = {
     "Mul": Declaration((7, 13, 14), (2, 2), _multiply, types=NUMBERS),
     "Div": Declaration((7, 13, 14), (2, 2), _divide, types=FLOATS),
     "Mod": Declaration((10, 13), (2, 2), _remainder, {"fmod": only(0)}, INTEGERS),
-    "Cast": Declaration((9, 13, *WIDENED), (1, 1), _cast, {"to": anything, "saturate": only(1)}, KNOWN, moves=True),
+    "Cast": Declaration(
+        (9, 13, *WIDENED),
+        (1, 1),
+        _cast,
+        {"to": anything, "saturate": only(1)},
+        KNOWN,
+        moves=True,
+    ),
 }

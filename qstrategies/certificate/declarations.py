@@ -99,7 +99,7 @@ class Declaration:
         attributes: by name, which values are known; all others are unproven.
         types: of the first input.
         outputs: the largest number of outputs.
-        moves: whether it only places or picks values, so that executors may move it or leave it out.
+        moves: whether it only places or picks values: executors may move it, or leave it out.
     """
 
     versions: tuple[int, ...]
@@ -114,32 +114,33 @@ class Declaration:
         """Raise ``UnprovenError`` for whatever in ``call`` is not declared."""
         node = call.node
         if call.version not in self.versions:
-            raise UnprovenError(f"its version of operator set {call.version} is not one that the proof knows")
+            raise UnprovenError(f"its version of operator set {call.version} is not known to the proof")
         least, most = self.inputs
         if not least <= len(node.input) <= most or not all(node.input[:least]):
             raise UnprovenError(f"it has {len(node.input)} inputs: expected {least} to {most}")
         used = [name for name in node.output[self.outputs :] if name]
         if used or not all(node.output[:1]):
-            raise UnprovenError(f"it has an output {len(node.output)} that the proof does not know")
+            raise UnprovenError(f"its output {len(node.output)} is not known to the proof")
         self._check_attributes(call)
         self._check_types(call)
 
     def _check_attributes(self, call: Call) -> None:
         for item in call.node.attribute:
             if item.name not in self.attributes or item.ref_attr_name:
-                raise UnprovenError(f"its attribute {item.name!r} is not one that the proof knows")
+                raise UnprovenError(f"its attribute {item.name!r} is not known to the proof")
         for name, accepts in self.attributes.items():
             value = call.attributes.get(name)
             if value is not None and not accepts(value):
                 shown = value.decode(errors="replace") if isinstance(value, bytes) else value
-                raise UnprovenError(f"its attribute {name} is {shown!r}, which the proof does not know")
+                raise UnprovenError(f"its attribute {name} is {shown!r}: not known to the proof")
 
     def _check_types(self, call: Call) -> None:
         for kind in (*(tensor.kind for tensor in call.tensors), *call.outputs):
             if kind.element not in KNOWN:
-                raise UnprovenError(f"it computes in {kind.name}: only float32, integers and bool are known")
+                known = "only float32, integers and bool are known"
+                raise UnprovenError(f"it computes in {kind.name}: {known}")
         if call.inputs and call.first.kind.element not in self.types:
-            raise UnprovenError(f"its input is {call.first.kind.name}, for which the proof is not known")
+            raise UnprovenError(f"its input is {call.first.kind.name}: not known to the proof")
 
 
 def call_of(
@@ -149,7 +150,7 @@ def call_of(
     outputs: tuple[Kind, ...],
     readers: tuple[str, ...],
 ) -> Call:
-    """``node`` in the operator set ``opset``; raises ``UnprovenError`` if that has no such operator."""
+    """``node`` in the operator set ``opset``; raises ``UnprovenError`` for one without it."""
     if node.domain not in ("", "ai.onnx") or node.overload:
         raise UnprovenError(f"it is an operator of {node.domain!r}, not of the standard")
     if not 1 <= opset <= NEWEST:

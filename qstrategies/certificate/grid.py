@@ -1,8 +1,8 @@
 """Exact values: what a tensor can hold, as integers times a step.
 
-Every finite float32 is an integer times a power of two. An operator whose operands, partial results and result are at most
-2^24 such units is exact in float32, in any order, so that no executor can compute anything else; as long as none of them
-leaves the range of float32's exponent.
+Every finite float32 is an integer times a power of two. An operator whose operands, partial results
+and result are at most 2^24 such units is exact in float32, in any order, so that no executor can
+compute anything else; as long as none of them leaves the range of float32's exponent.
 """
 
 from __future__ import annotations
@@ -18,8 +18,10 @@ Array = NDArray[Any]
 
 FLOAT_EXACT = 2**24  # float32 represents every integer up to this
 SMALLEST, LARGEST = 2.0**-94, 2.0**94
-"""Between them a value stays normal when it is divided or multiplied by a scale of 2^-32 to 2^32: many processors flush
-what is not normal, below 2^-126, to zero."""
+"""Between them a value stays normal when it is divided or multiplied by a scale of 2^-32 to 2^32.
+
+Many processors flush what is not normal, below 2^-126, to zero.
+"""
 
 
 class UnprovenError(Exception):
@@ -104,13 +106,13 @@ class Grid:
         return replace(union(bare, Grid.of(np.array(self.points))), signed_zero=self.signed_zero)
 
     def exact(self) -> Grid:
-        """Without points; raises ``UnprovenError`` for what float32 cannot hold exactly, and for means."""
+        """Without points; raises ``UnprovenError`` for means and for what float32 cannot hold."""
         if self.divisor != 1:
             raise UnprovenError(f"a mean over {self.divisor} values is rounded before it is used")
         merged = self.merged()
         if merged.units > FLOAT_EXACT:
             bits = math.log2(merged.units)
-            raise UnprovenError(f"values of up to {bits:.1f} bits do not fit the 24 bits of float32")
+            raise UnprovenError(f"values of {bits:.1f} bits do not fit the 24 bits of float32")
         if merged.units and (merged.unit < SMALLEST or merged.units * merged.unit > LARGEST):
             raise UnprovenError(f"steps of {merged.unit:g} leave the range of float32's exponent")
         return merged

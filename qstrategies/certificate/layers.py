@@ -39,7 +39,7 @@ LARGEST_INT32 = 2**31 - 1
 LARGEST_PAIR = 128  # 255 * 128 < 2^15: two products of uint8 activations fit 16 bits
 LARGEST_SCALE = 2.0**60
 SMALLEST_SCALE = 2.0**-60
-"""With two scales of activations, see ``quantizers``, they multiply and divide to normal numbers."""
+"""Times or over two scales of activations, see ``quantizers``, these stay normal in float32."""
 
 _WINDOWS = {
     "kernel_shape": positive,
@@ -51,7 +51,11 @@ _WINDOWS = {
 }
 WEIGHTED: dict[str, Declaration] = {
     "Conv": Declaration((1, 11, 22), (2, 3), attributes=_WINDOWS),
-    "ConvTranspose": Declaration((1, 11, 22), (2, 3), attributes={**_WINDOWS, "output_padding": not_negative}),
+    "ConvTranspose": Declaration(
+        (1, 11, 22),
+        (2, 3),
+        attributes={**_WINDOWS, "output_padding": not_negative},
+    ),
     "Gemm": Declaration(
         (7, 9, 11, 13),
         (2, 3),
@@ -103,7 +107,7 @@ class _Sums:
 
     @functools.cached_property
     def bounds(self) -> tuple[Array, Array]:
-        """How far below and above zero a partial sum gets, in any order, in steps [out_channels]."""
+        """How far below and above zero a partial sum gets, whatever the order [out_channels]."""
         total = self.rows.sum(1, dtype=np.float64)
         sizes = np.abs(self.rows).sum(1, dtype=np.float64)
         positive, negative = (sizes + total) / 2, (sizes - total) / 2
@@ -146,7 +150,8 @@ def _figures(call: Call, sums: _Sums, weight: Constant) -> Layer:
 def _check_kernels(call: Call, *, quantized: bool) -> None:
     """Raise ``UnprovenError`` where ONNX Runtime quantizes what is in float."""
     if not quantized and "DequantizeLinear" in call.first.through:
-        raise UnprovenError("its weights are in float behind a DequantizeLinear: ONNX Runtime quantizes them by itself")
+        reason = "ONNX Runtime quantizes them by itself"
+        raise UnprovenError(f"its weights are in float behind a DequantizeLinear: {reason}")
     if quantized and _may_be_blocked(call):
         raise UnprovenError(
             "neither its input comes straight from a DequantizeLinear nor its output to a "
@@ -177,8 +182,8 @@ def _integers(
 ) -> tuple[Array, Array, Array]:
     """Weights, steps and bias as in ``_Sums``.
 
-    Weights in float are integers too, in steps of the lowest bit of their channel; in float64, which
-    is exact below 2^53.
+    Weights in float are integers too, in steps of the lowest bit of their channel; in float64, exact
+    below 2^53.
     """
     rows = by_output(call, weight.integers)
     if weight.scale is None:
@@ -207,7 +212,7 @@ def _bias(bias: Constant | None, channels: int, *, real: bool) -> Array:
     per_channel = values.size == 1 or values.size == values.shape[-1] == channels
     if not per_channel or not np.isfinite(values).all():
         shape = list(values.shape)
-        raise UnprovenError(f"its bias of shape {shape} is not one number for each of {channels} channels")
+        raise UnprovenError(f"its bias of shape {shape} is not one number for {channels} channels each")
     return np.broadcast_to(values.reshape(-1), channels)
 
 
@@ -218,7 +223,8 @@ def _scale_breaches(sums: _Sums, bias: Constant | None) -> list[tuple[str, str]]
         "the weight scale changes when it is stored as its reciprocal",
         "integer_kernels",
     )
-    found += _found(offset != np.rint(offset), "the bias is no whole number of steps s_x s_w", *EXACT)
+    reason = "the bias is no whole number of steps s_x s_w"
+    found += _found(offset != np.rint(offset), reason, *EXACT)
     if bias is not None and bias.scale is not None:
         wrong = np.broadcast_to(bias.scale.reshape(-1), step.shape) != step.astype(np.float32)
         found += _found(wrong, "the scale of the bias is not s_x s_w", *EXACT)

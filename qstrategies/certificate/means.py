@@ -53,13 +53,14 @@ def _mean(grid: Grid, sizes: list[int | None]) -> Grid:
 
 
 def check_mean(mean: Grid, scale: float, zero_point: int) -> None:
-    """Raise ``UnprovenError`` unless every sum gives the integer of exact arithmetic, whichever way it is divided.
+    """Raise ``UnprovenError`` unless every sum gives the same integer, whichever way it is divided.
 
-    Executors divide by the count or multiply by its float32 reciprocal, and add the zero point before rounding or after. All
-    sums that can occur are tried out; ``scale`` is that of the output.
+    Executors divide by the count or multiply by its float32 reciprocal, and add the zero point before
+    rounding or after. All sums that can occur are tried out; ``scale`` is that of the output.
     """
     ratio = mean.step / scale
-    if mantissa(np.array(ratio)) != 1 or not 2.0**-20 <= ratio <= 2.0**20 or mean.high - mean.low > MOST_SUMS:
+    alike = mantissa(np.array(ratio)) == 1 and 2.0**-20 <= ratio <= 2.0**20
+    if not alike or mean.high - mean.low > MOST_SUMS:
         raise UnprovenError("a mean of too many or of unlike steps to try them all")
     sums = np.arange(mean.low, mean.high + 1)
     count = mean.divisor * int(max(1 / ratio, 1))

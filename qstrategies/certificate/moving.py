@@ -91,13 +91,13 @@ def _padded(call: Call) -> Grid:
         value = call.constant(2)
         return union(same(call), Grid.of(np.zeros(1) if value is None else value))
     shape, axes = call.first.kind.shape, call.constant(3)
-    sizes = None if shape is None else [shape[axis] for axis in (axes if axes is not None else range(len(shape)))]
     around = pads.reshape(2, -1).max(0)
-    if sizes is None or len(sizes) != len(around):
+    if shape is None:
         raise UnprovenError("the shape that it pads is not known")
-    known = all(size is not None and pad < size for size, pad in zip(sizes, around, strict=True) if pad)
-    if not known:
-        raise UnprovenError("it pads with more values than there may be")
+    for axis, pad in zip(range(len(shape)) if axes is None else axes, around, strict=True):
+        size = shape[axis]
+        if pad and (size is None or pad >= size):
+            raise UnprovenError("it pads with more values than there may be")
     return same(call)
 
 
@@ -116,7 +116,7 @@ def _resized(call: Call) -> Grid:
     how = (call.attributes["coordinate_transformation_mode"], call.attributes["nearest_mode"])
     for factor in factors:
         if factor != 1 and not _whole(factor, *how):
-            raise UnprovenError(f"executors may pick other neighbours where it resizes by {factor:g}")
+            raise UnprovenError(f"executors may pick other neighbours, since it resizes by {factor:g}")
     return same(call)
 
 
@@ -128,7 +128,7 @@ def _ratio(new: int, old: int | None) -> float:
 
 @functools.cache
 def _whole(factor: float, coordinates: bytes, nearest: bytes) -> bool:
-    """Whether every executor repeats each value ``factor`` times, whichever way it divides in float32."""
+    """Whether each value is repeated ``factor`` times, whichever way executors divide."""
     if factor != int(factor) or factor < 1:
         return False
     index = np.arange(LONGEST)
@@ -189,9 +189,20 @@ MOVING: dict[str, Declaration] = {
     "GatherND": _ARRANGED((11, 12, 13), (2, 2), _gathered, {"batch_dims": only(0)}),
     "Concat": Declaration((11, 13), (2, math.inf), _concatenated, {"axis": anything}, KNOWN),
     "Where": Declaration((9, 16), (3, 3), _chosen, types=KNOWN),
-    "DepthToSpace": _ARRANGED((11, 13), (1, 1), same, {"blocksize": anything, "mode": only(b"DCR", b"CRD")}, types=FLOATS),
+    "DepthToSpace": _ARRANGED(
+        (11, 13),
+        (1, 1),
+        same,
+        {"blocksize": anything, "mode": only(b"DCR", b"CRD")},
+        types=FLOATS,
+    ),
     "SpaceToDepth": _ARRANGED((1, 13), (1, 1), same, {"blocksize": anything}, types=FLOATS),
-    "Pad": Declaration((11, 13, 18, *WIDENED), (2, 4), _padded, {"mode": only(b"constant", b"edge", b"reflect")}),
+    "Pad": Declaration(
+        (11, 13, 18, *WIDENED),
+        (2, 4),
+        _padded,
+        {"mode": only(b"constant", b"edge", b"reflect")},
+    ),
     "Resize": _ARRANGED(
         (11, 13, 18, 19),
         (1, 4),

@@ -1,4 +1,4 @@
-"""The products of a layer: which of its weights are summed, and whether 16 bits hold pairs of them."""
+"""The products of a layer: which of its weights are summed, and which in pairs of 16 bits."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ def by_output(call: Call, array: Array) -> Array:
 def multiplied(weight: Constant) -> Array | None:
     """Magnitudes of the integers that kernels multiply; None for float weights.
 
-    Kernels multiply what is stored, and subtract the zero point from the sums. The instructions with
-    16-bit sums take one signed operand, so that unsigned weights are first made signed: 128 lower.
+    Kernels multiply what is stored, and subtract the zero point from the sums. Instructions with
+    16-bit sums take one signed operand: unsigned weights are first made signed, 128 lower.
     """
     stored = weight.unquantized
     if stored is None:
@@ -54,7 +54,7 @@ def adjacent_of(orders: list[Array]) -> tuple[int, ...]:
 
 
 def kernel_orders(call: Call, array: Array) -> list[Array]:
-    """The rows in the orders that kernels sum them: as stored, and with input channels innermost."""
+    """The rows in the orders in which kernels sum: as stored, and with input channels innermost."""
     rows = [by_output(call, array)]
     if call.node.op_type == "Conv":
         rows.append(np.moveaxis(array, 1, -1).reshape(len(array), -1))

@@ -1,4 +1,4 @@
-"""QuantizeLinear and DequantizeLinear: the one rounding of a layer, and what executors do around it."""
+"""QuantizeLinear and DequantizeLinear: the one rounding, and what executors do around it."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from qstrategies.certificate.tensors import FLOAT, QUANTIZED, Constant, Quantize
 SMALLEST_STEP = 2.0**-16  # float32 holds 8 bits for the result and 16 behind the point
 LARGEST_SCALE = 2.0**32
 SMALLEST_SCALE = 2.0**-32
-"""Two of them and a weight's scale multiply and divide to normal numbers of float32, in any order."""
+"""Two of them and a weight's scale multiply and divide to normal numbers, in any order."""
 CLIP_TOLERANCE = 2.0**-22
-"""ONNX Runtime leaves out a Clip whose bounds are within 2^-23 of what the quantizer after it holds."""
+"""ONNX Runtime leaves out a Clip whose bounds are within 2^-23 of those of the next quantizer."""
 MOST_STEPS = 2.0**31 - 2.0**9  # some executors round to int32 before they saturate
 
 _ALONE = {"DequantizeLinear", "Relu", "Clip"}
@@ -26,7 +26,11 @@ _PASSED = {"Flatten", "MaxPool", "Reshape", "Slice", "Squeeze", "Transpose", "Un
 """Operators that ONNX Runtime moves quantizers past."""
 _VERSIONS = (10, 13, *WIDENED)
 _SETTINGS = {"axis": anything, "block_size": only(0), "output_dtype": only(0)}
-QUANTIZE = Declaration(_VERSIONS, (2, 3), attributes={**_SETTINGS, "saturate": only(1), "precision": only(0, FLOAT)})
+QUANTIZE = Declaration(
+    _VERSIONS,
+    (2, 3),
+    attributes={**_SETTINGS, "saturate": only(1), "precision": only(0, FLOAT)},
+)
 DEQUANTIZE = Declaration(
     _VERSIONS,
     (2, 3),
@@ -36,10 +40,12 @@ DEQUANTIZE = Declaration(
 
 
 def quantizer_of(call: Call) -> Quantizer:
-    """The parameters of ``call``; raises ``UnprovenError`` unless it has one constant scale and zero point."""
+    """The parameters of ``call``; raises ``UnprovenError`` unless they are one constant number each."""
     scale, zero_point = call.constant(1), call.constant(2)
-    if scale is None or scale.dtype != np.float32 or scale.size != 1 or (zero_point is not None and zero_point.size != 1):
+    if scale is None or scale.size != 1 or (zero_point is not None and zero_point.size != 1):
         raise UnprovenError("its scale and zero point are not one constant number each")
+    if scale.dtype != np.float32:
+        raise UnprovenError(f"its scale is {scale.dtype}: only float32 is known")
     if not np.isfinite(scale).all() or not (scale > 0).all():
         raise UnprovenError(f"its scale is {float(scale.item())}")
     integers = call.outputs[0] if call.node.op_type == "QuantizeLinear" else call.first.kind
@@ -57,7 +63,8 @@ def scale_breaches(quantizer: Quantizer) -> Iterator[str]:
     if mantissa(np.array(quantizer.scale)) != 1:
         yield f"its scale {quantizer.scale:g} is no power of two"
     if not SMALLEST_SCALE <= quantizer.scale <= LARGEST_SCALE:
-        yield f"its scale {quantizer.scale:g} is outside of 2^-32 to 2^32: products may leave the range of float32"
+        outside = "outside of 2^-32 to 2^32: products may leave the range of float32"
+        yield f"its scale {quantizer.scale:g} is {outside}"
     if quantizer.zero_point % 2:
         yield f"its zero point {quantizer.zero_point} is odd"
 
@@ -67,9 +74,10 @@ def rounding_breaches(values: Tensor, to: Quantizer) -> Iterator[str]:
     grid = values.grid
     requantizes = values.moved_from not in (None, to)
     if requantizes and values.through - _ALONE and not values.apart:
-        yield "it quantizes what was only moved since it was dequantized with another scale or zero point: ONNX Runtime merges the two"
+        moved = "what was only moved since it was dequantized with another scale or zero point"
+        yield f"it quantizes {moved}: ONNX Runtime merges the two"
     if "Clip" in values.through and to.scale <= CLIP_TOLERANCE:
-        yield f"its scale {to.scale:g} is so small that ONNX Runtime leaves out a Clip that is needed"
+        yield f"its scale {to.scale:g} is so small that ONNX Runtime leaves out a needed Clip"
     if grid.divisor != 1:
         yield from _mean_breaches(grid, to)
         return
@@ -77,15 +85,16 @@ def rounding_breaches(values: Tensor, to: Quantizer) -> Iterator[str]:
         yield "values of 2^31 of its steps and more leave int32 before they are saturated"
     if to.zero_point and grid.unit / to.scale < SMALLEST_STEP:
         steps = f"{grid.unit / to.scale:.3g} of the output's step, less than 2^-16"
-        yield f"values in steps of {steps}: kernels that add the zero point {to.zero_point} before rounding lose bits"
+        kernels = f"kernels that add the zero point {to.zero_point} before rounding lose bits"
+        yield f"values in steps of {steps}: {kernels}"
     elif {"Add", "DequantizeLinear"} <= values.through and not _folded_exactly(grid, to):
-        yield "kernels for additions fold the zero points into one sum, which is too long for float32"
+        yield "kernels for additions fold the zero points into a sum that is too long for float32"
     for point in grid.points:
         yield from _point_breaches(point, to)
 
 
 def stands(call: Call, carried: Tensor) -> bool:
-    """Whether executors neither move quantizers past ``call``, which moves ``carried``, nor leave it out."""
+    """Whether executors neither move quantizers past ``call``, which moves ``carried``, nor drop it."""
     if call.node.op_type in _PASSED:
         return False
     if call.node.op_type in ("Gather", "GatherND"):
@@ -111,7 +120,7 @@ def _mean_breaches(mean: Grid, to: Quantizer) -> Iterator[str]:
 
 
 def _point_breaches(point: float, to: Quantizer) -> Iterator[str]:
-    """A bound between two values: every way to divide and to add the zero point must round it alike."""
+    """A bound between two values: all ways to divide and add the zero point must round it alike."""
     single, scale, zero = np.float32(point), np.float32(to.scale), np.float32(to.zero_point)
     places = [single / scale, single * (np.float32(1) / scale)]
     found = {float(np.rint(place) + zero) for place in places}
@@ -144,6 +153,7 @@ def _along(stored: Array, scale: Array, axis: int) -> list[int]:
     if scale.size == 1:
         return shape
     if not -stored.ndim <= axis < stored.ndim or stored.shape[axis] != scale.size:
-        raise UnprovenError(f"it has {scale.size} scales for the shape {list(stored.shape)} along axis {axis}")
+        shown = f"the shape {list(stored.shape)} along axis {axis}"
+        raise UnprovenError(f"it has {scale.size} scales for {shown}")
     shape[axis] = scale.size
     return shape

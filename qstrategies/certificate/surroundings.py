@@ -1,4 +1,4 @@
-"""What a graph holds around its nodes: inputs, constants, operator set, and the kinds of all tensors."""
+"""What a graph holds around its nodes: inputs, constants, operator set, the kinds of tensors."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ def inferred_kinds(model: onnx.ModelProto, known: Mapping[str, Array]) -> dict[s
 
 
 def fixed_tensors(model: onnx.ModelProto) -> list[onnx.TensorProto]:
-    """The initializers without those that are an input too: whoever runs the file may override them.
+    """The initializers, but not those that are an input too: whoever runs the file may override these.
 
     Before version 4 of the format, every initializer had to be an input.
     """

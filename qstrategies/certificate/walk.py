@@ -96,7 +96,7 @@ def _named(node: onnx.NodeProto) -> onnx.NodeProto:
 
 
 class _Walk:
-    """``tensors``: what is known of every tensor so far; ``made``: what nodes made that may be a shape."""
+    """``tensors``: what is known of each so far; ``made``: what nodes made that may be a shape."""
 
     def __init__(self, model: onnx.ModelProto, known: Mapping[str, Array]) -> None:
         self.known = known
