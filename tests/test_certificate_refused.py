@@ -53,6 +53,15 @@ REFUSED = {
         between([node("MaxPool", ["d"], ["r", "i"], kernel_shape=[2, 2])], {}, **SIGNED),
         "output 2 is not",
     ),
+    "a window larger than its input": (
+        between(
+            [node("MaxPool", ["d"], "r", kernel_shape=[2, 2], strides=[2, 2])],
+            {},
+            shape=(1, 4, 4, 1),
+            **SIGNED,
+        ),
+        "larger than its padded input",
+    ),
     "a window without a value": (
         between([node("MaxPool", ["d"], "r", kernel_shape=[2, 2], pads=[2] * 4)], {}, **SIGNED),
         "holds no value",

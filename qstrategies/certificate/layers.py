@@ -34,6 +34,7 @@ from qstrategies.certificate.products import (
 )
 from qstrategies.certificate.report import EXACT, Layer
 from qstrategies.certificate.tensors import Constant
+from qstrategies.certificate.windows import check_room
 
 LARGEST_INT32 = 2**31 - 1
 LARGEST_PAIR = 128  # 255 * 128 < 2^15: two products of uint8 activations fit 16 bits
@@ -74,6 +75,8 @@ def certify_layer(call: Call) -> tuple[Layer, Grid, list[tuple[str, str]]]:
     if weight is None or call.first.constant is not None:
         raise UnprovenError("it multiplies constants at load, each executor in its own order")
     _check_kernels(call, quantized=weight.scale is not None)
+    if call.node.op_type == "Conv":
+        check_room(call, weight.integers.shape[2:])
     x = call.first.grid.merged()
     if x.divisor != 1 or x.high - x.low > FLOAT_EXACT:
         raise UnprovenError("its input is not quantized")

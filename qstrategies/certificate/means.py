@@ -15,7 +15,7 @@ from qstrategies.certificate.declarations import (
     positive,
 )
 from qstrategies.certificate.grid import Grid, UnprovenError, mantissa, union
-from qstrategies.certificate.windows import axes_of, count
+from qstrategies.certificate.windows import axes_of, check_room, count
 
 MOST_SUMS = 2**22  # so many values of a mean are tried out
 
@@ -38,6 +38,7 @@ def _pooled_mean(call: Call) -> Grid:
     if any(pads) and not call.attributes["count_include_pad"]:
         raise UnprovenError("its means are over fewer values at the border")
     kernel = call.attributes["kernel_shape"]
+    check_room(call, kernel)
     if any(pad >= size for pad, size in zip(pads, 2 * list(kernel), strict=False)):
         raise UnprovenError("its padding is wider than its windows")
     grid = call.first.grid

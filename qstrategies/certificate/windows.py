@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -37,6 +38,21 @@ def count(sizes: list[int | None]) -> int:
     return math.prod(known)
 
 
+def check_room(call: Call, kernel: Sequence[int]) -> None:
+    """Raise ``UnprovenError`` if a window of ``kernel`` is larger than the padded input.
+
+    Executors then round the number of windows up or down. Sizes that are not known are taken to be
+    large enough.
+    """
+    shape, rank = call.first.kind.shape, len(kernel)
+    pads = call.attributes.get("pads") or [0] * 2 * rank
+    dilations = call.attributes.get("dilations") or [1] * rank
+    for axis, size in enumerate(shape[2:] if shape is not None else ()):
+        reach = dilations[axis] * (kernel[axis] - 1) + 1
+        if size is not None and size + pads[axis] + pads[rank + axis] < reach:
+            raise UnprovenError("its windows are larger than its padded input")
+
+
 def check_every_window(call: Call) -> None:
     """Raise ``UnprovenError`` unless every window of a pool meets a value of its input.
 
@@ -44,6 +60,7 @@ def check_every_window(call: Call) -> None:
     """
     get = call.attributes.get
     kernel: list[int] = call.attributes["kernel_shape"]
+    check_room(call, kernel)
     rank = len(kernel)
     pads = get("pads") or [0] * 2 * rank
     shape = call.first.kind.shape
