@@ -76,7 +76,7 @@ class Strict(Progress):
 
 def compare(folder: Path) -> None:
     """The comparison, in a process of its own: a float model, and QAT on it; no speed is measured."""
-    timing.seconds_per_call = lambda paths, images, repeats: [1.0] * len(paths)
+    timing.seconds_per_call = lambda paths, *_: [1.0] * len(paths)
     base = ExperimentConfig(strategy="no_norm", dataset="noise", training=SHORT, tuning=SHORT)
     configs = plan(base, ["no_norm", "qat"], [8], [0])
     quick = [dataclasses.replace(config, checks="quick") for config in configs]
@@ -151,7 +151,7 @@ def left(folder: Path) -> dict[str, Any]:
     """All that a comparison left, by name, without times: records, tables, and the bytes of what holds none."""
     records = [timeless(record) for record in read_records(folder)]
     found: dict[str, Any] = {record.config.run_id: record for record in records}
-    found["table"] = write.as_json(records, *conclude(records, folder))
+    found["table"] = write.as_data(records, *conclude(records, folder))
     for path in sorted(path for path in folder.rglob("*") if path.is_file()):
         has_times = path.suffix in (".json", ".safetensors")
         found[str(path.relative_to(folder))] = None if has_times else sha256(path.read_bytes())

@@ -146,7 +146,7 @@ def look_at_weights(workspace: Workspace, chosen: ExperimentConfig, model: nn.Mo
     (over the whole tensor) and channel ``spread`` (largest channel over the median one); ``logits_moved``: the largest
     difference of int8 logits when every layer and its BN are scaled by ``SCALE``, in units of the logits."""
     strategy, splits = STRATEGIES.get(chosen.strategy)(**chosen.options), workspace.dataset(chosen.dataset).splits
-    folded = [layer.weight.detach() for layer in weighted_layers(pipeline.prepared_for(chosen, strategy, model))]
+    folded = [layer.weight.detach() for layer in weighted_layers(pipeline.prepared_for(chosen, strategy, model).graph)]
     channels = [weight.flatten(1).abs().amax(1) for weight in folded]
     pixels = splits["test"].images.float()
     plain, other = (quantize_stage(chosen, strategy, splits["train"], one, None).int8()(pixels) for one in (model, scaled(model)))

@@ -18,7 +18,7 @@ from qstrategies.errors import InputError
 from qstrategies.evaluation import BATCH, Evaluation
 from qstrategies.export.onnx_export import ExportedModel
 from qstrategies.guest import guest
-from qstrategies.quantization.convert import QuantizedModel
+from qstrategies.quantization.model import QuantizedModel
 from qstrategies.records import ENGINES, RuntimeCheck, Skipped
 from qstrategies.runtimes import RUNTIMES
 from qstrategies.runtimes.base import Runtime, refusing

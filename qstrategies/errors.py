@@ -29,3 +29,7 @@ def check_range(kind: str, value: float, low: float, high: float) -> None:
     """Raise ``InputError`` unless ``low <= value <= high`` (NaN fails)."""
     if not low <= value <= high:
         raise InputError(f"{kind} {value!r} is out of range: it must lie in {low:g}...{high:g}")
+
+
+class SelfCheckError(InputError):
+    """What was made is not the user's model: nothing is returned. A fault of this package, which names the place."""

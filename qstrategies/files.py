@@ -35,6 +35,8 @@ def doing(action: str, path: Path) -> Iterator[None]:
         found = FileError(f"cannot {action} {str(path)!r}: {reason}")
         found.errno = getattr(error, "errno", None)
         raise found from error
+
+
 LARGEST_FILE = 512 << 20
 """Of a file that may come from anywhere, in bytes."""
 

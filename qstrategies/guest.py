@@ -11,32 +11,23 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import gc
-import linecache
 import threading
 from collections.abc import Callable, Iterator
-from types import FunctionType
 from typing import ParamSpec, TypeVar
 
 P = ParamSpec("P")
 R = TypeVar("R")
 
-FEW_SOURCES = 512
-"""So many generated sources may lie in torch.fx before those of dead graphs are looked for, which takes as long as a collection."""
-
 _lock = threading.RLock()
 
 
 def guest(function: Callable[P, R]) -> Callable[P, R]:
-    """``function`` under the lock of the package, which its own thread may take again; what torch keeps of it is dropped."""
+    """``function`` under the lock of the package, which its own thread may take again."""
 
     @functools.wraps(function)
     def call(*arguments: P.args, **named: P.kwargs) -> R:
         with _lock:
-            try:
-                return function(*arguments, **named)
-            finally:
-                _forget()
+            return function(*arguments, **named)
 
     return call
 
@@ -67,38 +58,3 @@ def own_randomness() -> Iterator[None]:
             yield
     finally:
         torch.backends.cudnn.deterministic = deterministic
-
-
-def _forget() -> None:
-    """Drop what torch 2.13 keeps of every graph that it ever converted or exported: the graph, its shapes, its source."""
-    from torch.ao.quantization.fx.utils import assert_and_get_unique_device
-    from torch.fx.experimental import proxy_tensor
-    from torch.fx.experimental.symbolic_shapes import ShapeEnv
-
-    assert_and_get_unique_device.cache_clear()  # by module
-    proxy_tensor._FAKE_TENSOR_ID_TO_PROXY_MAP_FOR_EXPORT.clear()
-    for method in vars(ShapeEnv).values():
-        if hasattr(method, "cache_clear"):  # by instance
-            method.cache_clear()
-    _sources.sweep()
-
-
-class _Sources:
-    """The generated code that torch.fx keeps for tracebacks and TorchScript, for ever; here for as long as the code lives."""
-
-    limit = FEW_SOURCES
-
-    def sweep(self) -> None:
-        """Drop the sources of dead graphs once there are many."""
-        from torch.fx.graph_module import _loader
-
-        if len(_loader.eval_cache) <= self.limit:
-            return
-        alive = {found.__code__.co_filename for found in gc.get_objects() if isinstance(found, FunctionType)}
-        for name in [name for name in _loader.eval_cache if name not in alive]:
-            del _loader.eval_cache[name]
-            linecache.cache.pop(name, None)
-        self.limit = 2 * len(_loader.eval_cache) + FEW_SOURCES
-
-
-_sources = _Sources()

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, fx, nn
+from torch import Tensor, nn
 
 from qstrategies import environment
 from qstrategies.crosscheck import check_runtimes, compare
@@ -30,8 +30,10 @@ from qstrategies.models import MODELS
 from qstrategies.onnx_file import read_metadata
 from qstrategies.predictions import Predictions, SplitPredictions
 from qstrategies.progress import Progress
-from qstrategies.quantization.convert import QuantizedModel, calibrate, finalize
-from qstrategies.quantization.prepare import prepare
+from qstrategies.quantization.calibrate import calibrate
+from qstrategies.quantization.model import QuantizedModel
+from qstrategies.quantization.prepare import Prepared, prepare
+from qstrategies.quantization.qat import FakeQuantizedModel, finished, prepare_qat
 from qstrategies.records import (
     ENGINES,
     RECORD,
@@ -173,7 +175,7 @@ def _run(config: ExperimentConfig, workspace: Workspace) -> RunRecord:
         peak_bytes=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
         epochs_before=0 if tuned is None or strategy.from_scratch else len(baseline.history.curve),
         curve=last.history.curve,
-        histograms=(*last.history.histograms, weight_histogram(quantized.prepared, "folded", len(last.history.curve))),
+        histograms=(*last.history.histograms, weight_histogram(quantized.weights, "folded", len(last.history.curve))),
         seconds=clock.laps,
         files={model.path.name: model.sha256 for model in exported},
     )
@@ -218,7 +220,9 @@ def tuned_stage(config: ExperimentConfig, workspace: Workspace, baseline: Stage)
 
     def build() -> nn.Module:
         model = fresh_model(config.model, config.seed) if kind.from_scratch else copy.deepcopy(baseline.model)
-        return prepared_for(config, strategy, model) if kind.quantize_aware else model
+        if not kind.quantize_aware:
+            return model
+        return prepare_qat(model, _resolved(config, strategy), _example(config), input_scale=PIXEL_SCALE)
 
     label = f"{config.strategy} w{config.quantization.weight_bits}" if kind.quantize_aware else config.strategy
     trainer = _trainer(config, workspace, strategy, schedule, label)
@@ -265,25 +269,27 @@ def _resolved(config: ExperimentConfig, strategy: Strategy) -> QuantizationConfi
     return dataclasses.replace(config.quantization, observer=observer)
 
 
-def prepared_for(config: ExperimentConfig, strategy: Strategy, model: nn.Module) -> fx.GraphModule:
-    """``model`` with the observers or, for QAT, the fake quantizers of ``config``."""
-    example = torch.zeros(2, *MODELS.get(config.model).input_shape)  # type: ignore[attr-defined]
-    return prepare(model, _resolved(config, strategy), (example,), qat=strategy.quantize_aware, input_scale=PIXEL_SCALE)
+def prepared_for(config: ExperimentConfig, strategy: Strategy, model: nn.Module) -> Prepared:
+    """The float ``model`` with the observers of ``config``."""
+    return prepare(model, _resolved(config, strategy), _example(config), input_scale=PIXEL_SCALE)
+
+
+def _example(config: ExperimentConfig) -> Tensor:
+    return torch.zeros(2, *MODELS.get(config.model).input_shape)  # type: ignore[attr-defined]
 
 
 def quantize_stage(
     config: ExperimentConfig, strategy: Strategy, train_split: Split, model: nn.Module, tuned: Stage | None
 ) -> QuantizedModel:
     """Calibrate a float model (PTQ) or take the trained quantizers (QAT), and put everything on its integer grid."""
-    shapes = [MODELS.get(config.model).input_shape]  # type: ignore[attr-defined]
     if strategy.quantize_aware:
-        assert tuned is not None and isinstance(tuned.model, fx.GraphModule)
-        return finalize(copy.deepcopy(tuned.model), config.quantization, shapes)
+        assert tuned is not None and isinstance(tuned.model, FakeQuantizedModel)
+        return QuantizedModel.of(finished(tuned.model))
     prepared = prepared_for(config, strategy, model)
     calibration = CalibrationSet(train_split, config.quantization.calibration_images, config.seed)
     calibrate(prepared, [to_input(batch) for batch in calibration.images.split(128)])
     strategy.refine(prepared, calibration)
-    return finalize(prepared, config.quantization, shapes)
+    return QuantizedModel.of(prepared)
 
 
 def _free_scales_accuracy(config: ExperimentConfig, strategy: Strategy, splits: dict[str, Split], model: nn.Module) -> float | None:
@@ -330,7 +336,7 @@ def _evaluate_engines(
 
 def on_pixels(int8: nn.Module) -> Callable[[Tensor], Tensor]:
     """``int8`` as a function of uint8 images."""
-    return lambda images: int8(images.float())
+    return lambda images: int8(images)
 
 
 def _export(config: ExperimentConfig, workspace: Workspace, quantized: QuantizedModel, reference: Evaluation) -> list[ExportedModel]:

@@ -8,7 +8,7 @@ import functools
 import math
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -96,7 +96,7 @@ def train(
         if on_epoch is not None:
             on_epoch(number, curve[-1])
         if number in (1, config.epochs):
-            histograms.append(weight_histogram(model, "training", number))
+            histograms.append(weight_histogram([layer.weight for layer in weighted_layers(model)], "training", number))
     strategy.fold(model)
     model.cpu().eval()
     return History(tuple(curve), tuple(histograms))
@@ -108,9 +108,9 @@ def to_input(images: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
     return values.copy_(images).mul_(PIXEL_SCALE)
 
 
-def weight_histogram(model: nn.Module, when: str, epoch: int) -> WeightHistogram:
-    """The distribution of all convolutional and linear weights of ``model``."""
-    weights = torch.cat([layer.weight.detach().flatten().float().cpu() for layer in weighted_layers(model)])
+def weight_histogram(layers: Sequence[Tensor], when: str, epoch: int) -> WeightHistogram:
+    """The distribution of all numbers in the weights ``layers``."""
+    weights = torch.cat([weight.detach().flatten().float().cpu() for weight in layers])
     largest = weights.abs().max().item()
     counts = torch.histc(weights, HISTOGRAM_BINS, -largest, largest)
     return WeightHistogram(

@@ -12,7 +12,7 @@ LAYERS = [
     {"errors", "text"},
     {"files", "typed_json"},
     {"registry", "records", "guest", "sandbox", "source_code"},
-    {"predictions"},
+    {"predictions", "operators"},
     {"datasets", "models", "strategies", "quantization", "runtimes", "trackers", "progress", "report"},
     {"evaluation", "onnx_file"},
     {"certificate"},
@@ -62,6 +62,37 @@ def test_imports_point_downwards():
         if unit != target and RANK[target] >= RANK[unit] and (unit, target) not in SAME_LAYER
     ]
     assert wrong == []
+
+
+def imported_names(path):
+    """What ``path`` imports anywhere in it, as dotted names."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def users_of(*modules):
+    """The files of the package that import one of ``modules``, or a part of it."""
+    parts = tuple(f"{module}." for module in modules)
+    found = {path: [name for name in imported_names(path) if f"{name}.".startswith(parts)] for path in PACKAGE.rglob("*.py")}
+    return {path.relative_to(PACKAGE).as_posix() for path, names in found.items() if names}
+
+
+def test_only_the_observers_import_torch_ao_which_will_be_removed():
+    assert users_of("torch.ao", "torchao") == {"quantization/observers.py"}
+
+
+def test_nothing_is_patched_and_nothing_private_of_torch_is_imported():
+    assert users_of("unittest.mock", "mock") == set()
+    private = {
+        f"{path.relative_to(PACKAGE)}: {name}"
+        for path in PACKAGE.rglob("*.py")
+        for name in imported_names(path)
+        if name.split(".")[0] in ("torch", "onnx", "onnx_ir") and any(part.startswith("_") for part in name.split("."))
+    }
+    assert private == set()
 
 
 def test_report_imports_records_only():

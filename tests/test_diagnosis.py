@@ -14,7 +14,7 @@ from qstrategies.diagnosis.run import diagnose_run
 from qstrategies.diagnosis.simulate import Simulation
 from qstrategies.errors import InputError
 from qstrategies.models import MODELS
-from qstrategies.quantization.convert import calibrate
+from qstrategies.quantization.calibrate import calibrate
 from qstrategies.quantization.prepare import prepare
 from qstrategies.records import QuantizationConfig
 from qstrategies.training import PIXEL_SCALE, to_input
@@ -114,9 +114,9 @@ def test_everything_rounded_has_the_bits_of_the_int8_kernels(name, calibration, 
     torch.manual_seed(0)
     model, config = MODELS.get(name)(), QuantizationConfig(weight_bits=5)
     model(calibration[0])
-    prepared = prepare(model.eval(), config, (calibration[0],), qat=False, input_scale=PIXEL_SCALE)
+    prepared = prepare(model.eval(), config, (calibration[0],), input_scale=PIXEL_SCALE)
     calibrate(prepared, calibration)
-    simulation = Simulation(prepared, config, [(1, 28, 28)])
+    simulation = Simulation(prepared)
     simulated = simulation.run([(examples[0],)], simulation.layers, simulation.quantizers)
     integers = torch.round(examples[0] / PIXEL_SCALE)
     assert torch.equal(simulated, simulation.quantized.int8()(integers))

@@ -8,9 +8,11 @@ import torch
 
 from qstrategies.certificate import certify
 from qstrategies.errors import InputError
-from qstrategies.export.onnx_export import IR_VERSION, OPSET, export_float_onnx, export_onnx
+from qstrategies.export.onnx_export import export_float_onnx, export_onnx
+from qstrategies.export.onnx_writer import IR_VERSION, OPSET
 from qstrategies.onnx_file import content_hash, read_metadata
-from qstrategies.quantization.convert import calibrate, finalize
+from qstrategies.quantization.calibrate import calibrate
+from qstrategies.quantization.model import QuantizedModel
 from qstrategies.quantization.prepare import prepare
 from qstrategies.records import QuantizationConfig
 from qstrategies.training import PIXEL_SCALE, to_input
@@ -19,10 +21,9 @@ ALLOWED = {"DequantizeLinear", "QuantizeLinear", "Conv", "Relu", "MaxPool", "Res
 
 
 def quantize(cnn, mnist, **settings):
-    config = QuantizationConfig(**settings)
-    prepared = prepare(cnn, config, (torch.zeros(2, 1, 28, 28),), input_scale=PIXEL_SCALE, qat=False)
+    prepared = prepare(cnn, QuantizationConfig(**settings), (torch.zeros(2, 1, 28, 28),), input_scale=PIXEL_SCALE)
     calibrate(prepared, [to_input(mnist["train"].images[:256])])
-    return finalize(prepared, config, [(1, 28, 28)])
+    return QuantizedModel.of(prepared)
 
 
 def initializers(path):
@@ -47,10 +48,11 @@ def test_the_portable_file_is_minimal_qdq(cnn, mnist, tmp_path):
     assert dims[0].dim_param and [dim.dim_value for dim in dims][1:] == [1, 28, 28]
     arrays = initializers(portable.path)
     for layer in ("conv1", "conv2", "fc"):
-        assert arrays[f"{layer}.weight_quantized"].dtype == np.int8
-        assert arrays[f"{layer}.bias_quantized"].dtype == np.int32
+        assert arrays[f"{layer}.weight"].dtype == np.int8
+        assert arrays[f"{layer}.bias"].dtype == np.int32
     floats = {name: array.shape for name, array in arrays.items() if array.dtype == np.float32}
-    assert all(name.endswith("_scale") for name in floats), "no float weight is left over"
+    assert all(name.endswith(("_scale", ".scale")) for name in floats), "no float weight is left over"
+    assert all(len(shape) <= 1 for shape in floats.values())
     assert portable.size < 46_000 and fast.size < 46_000
     assert (tmp_path / "m.fast.onnx") == fast.path
 
@@ -84,10 +86,8 @@ def test_the_fast_form_has_one_float_layer_and_pools_before_relu(cnn, mnist, tmp
     fast = export_onnx(quantize(cnn, mnist), tmp_path / "m.onnx")[1]
     assert [node.op_type for node in onnx.load(str(fast.path)).graph.node][:5] == ["Cast", "Conv", "MaxPool", "Relu", "QuantizeLinear"]
     arrays = initializers(fast.path)
-    assert {name for name, array in arrays.items() if array.dtype == np.float32 and not name.endswith("_scale")} == {
-        "conv1.weight_quantized_float",
-        "conv1.bias_quantized_float",
-    }
+    floats = {name for name, array in arrays.items() if array.dtype == np.float32}
+    assert {name for name in floats if not name.endswith(("_scale", ".scale"))} == {"conv1.weight_float", "conv1.bias_float"}
 
 
 def test_reduced_range_leaves_no_clip(cnn, mnist, tmp_path):

@@ -11,9 +11,8 @@ from torch.nn import functional
 
 import qstrategies as qs
 from qstrategies.errors import InputError
-from qstrategies.quantization.convert import QuantizedModel
+from qstrategies.quantization.model import QuantizedModel
 from qstrategies.records import QuantizationConfig
-from qstrategies.strategies.base import weighted_layers
 from qstrategies.verify import verify
 
 PIXELS = 1 / 255
@@ -155,8 +154,8 @@ class Branching(nn.Module):
         return x if x.sum() > 0 else -x
 
 
-@pytest.mark.parametrize("choice", ["inner.branch", Branching])
-def test_what_cannot_be_traced_is_named_and_can_be_left_in_float(choice, tmp_path):
+@pytest.mark.parametrize("left", [[], ["inner.branch"], [Branching]], ids=["found", "named", "by type"])
+def test_what_cannot_be_traced_stays_in_float_and_is_named(left, tmp_path):
     torch.manual_seed(0)
     inner = nn.Sequential()
     inner.add_module("branch", Branching())
@@ -165,11 +164,16 @@ def test_what_cannot_be_traced_is_named_and_can_be_left_in_float(choice, tmp_pat
     model.add_module("inner", inner)
     model.add_module("last", nn.Conv2d(8, 5, 1))
     data = torch.rand(8, 4, 9, 9)
-    with pytest.raises(InputError, match=r"module 'inner.branch' \(Branching\) cannot be traced .*leave_in_float=\['inner.branch'\]"):
-        qs.quantize(model.eval(), [data], data)
-    quantized = qs.quantize(model, [data], data, leave_in_float=[choice])
+    quantized = qs.quantize(model.eval(), [data], data, leave_in_float=left)
+    ((name, reason),) = ((island.name, island.reason) for island in quantized.islands)
+    assert name == "inner.branch" and ("leave_in_float" if left else "depends on the values of the input") in reason
     error = quantized.int8()(data) - model(data)
     assert error.pow(2).mean() < 2e-3 * model(data).pow(2).mean()
+    assert torch.equal(quantized.int8()(data), quantized.reference()(data))
+    with pytest.raises(InputError, match="inner.branch"):
+        qs.export_onnx(quantized, tmp_path / "model.onnx")
+    with pytest.raises(InputError, match="Branching cannot be traced .*depends on the values of the input"):
+        qs.quantize(Branching().eval(), [data], data)
 
 
 @pytest.mark.parametrize(("choice", "place"), [("0", 0), (nn.Conv2d, 0), ("4", 1), (nn.Linear, 1)])
@@ -178,7 +182,10 @@ def test_a_layer_left_in_float_keeps_its_weights(choice, place, tmp_path):
     model = nn.Sequential(conv(), nn.ReLU(), nn.Flatten(), nn.Dropout(), nn.Linear(8 * 49, 5)).eval()
     data = torch.rand(8, 4, 9, 9)
     quantized = qs.quantize(model, [data], data, leave_in_float=[choice])
-    assert torch.equal(list(weighted_layers(quantized.prepared))[place].weight, (model[0], model[4])[place].weight)
+    (kept,) = (island for island in quantized.islands if island.size)
+    parameters = (model[0], model[4])[place].parameters()
+    assert all(torch.equal(a, b) for a, b in zip(kept.module.parameters(), parameters, strict=True))
+    assert [layer.name for layer in quantized.graph.layers] == [("4", "0")[place]]
     (portable, *_) = qs.export_onnx(quantized, tmp_path / "model.onnx")
     kinds = {tensor.data_type for tensor in onnx.load(portable.path).graph.initializer if len(tensor.dims) > 1}
     assert kinds == {onnx.TensorProto.FLOAT, onnx.TensorProto.INT8}
@@ -191,7 +198,7 @@ def test_a_layer_left_in_float_keeps_its_weights(choice, place, tmp_path):
     [
         ({"calibration": []}, "calibration needs at least one batch"),
         ({"leave_in_float": ["convv"]}, "unknown module 'convv'.*'conv'"),
-        ({"model": Graph(lambda m, x: (m.a(x), x), a=conv())}, "Graph returns tuple: expected one tensor"),
+        ({"model": Graph(lambda m, x: (m.a(x), 3), a=conv())}, "output 1 is 3: it does not depend on the input"),
     ],
 )
 def test_bad_input_is_a_clear_error(arguments, message):
@@ -200,6 +207,16 @@ def test_bad_input_is_a_clear_error(arguments, message):
     data = torch.rand(4, 4, 9, 9)
     with pytest.raises(InputError, match=message):
         qs.quantize(**{"model": model.eval(), "calibration": [data], "example": data, **arguments})
+
+
+def test_a_model_may_return_several_tensors():
+    model, data = Graph(lambda m, x: (m.a(x), x), a=conv()).eval(), torch.rand(4, 4, 9, 9)
+    quantized = qs.quantize(model, [data], data)
+    found = quantized.int8()(data)
+    assert isinstance(found, tuple) and len(found) == 2
+    for ours, same, theirs in zip(found, quantized.reference()(data), model(data), strict=True):
+        assert torch.equal(ours, same)
+        assert (ours - theirs).pow(2).mean() < 2e-3 * theirs.pow(2).mean()
 
 
 def test_free_scales_and_narrow_weights_work_on_own_models():

@@ -4,16 +4,18 @@ import copy
 
 import pytest
 import torch
-from torch.ao.nn.intrinsic import qat as nniqat
+from torch.nn import functional
 
 from qstrategies.certificate import certify, grid
 from qstrategies.export.onnx_export import export_onnx
 from qstrategies.models import MODELS
-from qstrategies.quantization.convert import calibrate, finalize
+from qstrategies.quantization.calibrate import calibrate
 from qstrategies.quantization.fast_graph import fast_view
 from qstrategies.quantization.input_norm import InputNorm
+from qstrategies.quantization.model import QuantizedModel
 from qstrategies.quantization.pooled_norm import NormAndPool
 from qstrategies.quantization.prepare import prepare
+from qstrategies.quantization.qat import finished, prepare_qat
 from qstrategies.quantization.scales import FLOAT_EXACT, mantissa, reciprocal_safe
 from qstrategies.records import ENGINES, OBSERVERS, QuantizationConfig
 from qstrategies.training import PIXEL_SCALE, to_input
@@ -22,10 +24,9 @@ EXAMPLE = torch.zeros(2, 1, 28, 28)
 
 
 def quantized(cnn, mnist, **settings):
-    config = QuantizationConfig(**settings)
-    prepared = prepare(cnn, config, (EXAMPLE,), input_scale=PIXEL_SCALE, qat=False)
+    prepared = prepare(cnn, QuantizationConfig(**settings), (EXAMPLE,), input_scale=PIXEL_SCALE)
     calibrate(prepared, [to_input(mnist["train"].images[:256])])
-    return finalize(prepared, config, [(1, 28, 28)])
+    return QuantizedModel.of(prepared)
 
 
 @pytest.fixture
@@ -34,7 +35,7 @@ def certificate(tmp_path):
 
 
 def trained_fake_quantized(model, mnist, steps=3):
-    prepared = prepare(model, QuantizationConfig(observer="moving_average"), (EXAMPLE,), input_scale=PIXEL_SCALE, qat=True)
+    prepared = prepare_qat(model, QuantizationConfig(observer="moving_average"), (EXAMPLE,), input_scale=PIXEL_SCALE)
     optimizer = torch.optim.Adam(prepared.parameters(), lr=1e-3)
     for step in range(steps):
         images, labels = mnist["train"].images[step * 64 :][:64], mnist["train"].labels[step * 64 :][:64]
@@ -48,7 +49,7 @@ def trained_fake_quantized(model, mnist, steps=3):
 def test_the_model_passed_in_is_not_changed(cnn, mnist):
     before = copy.deepcopy(cnn.state_dict())
     quantized(cnn, mnist)
-    prepare(cnn, QuantizationConfig(), (EXAMPLE,), input_scale=PIXEL_SCALE, qat=True)
+    prepare_qat(cnn, QuantizationConfig(), (EXAMPLE,), input_scale=PIXEL_SCALE)
     assert all(torch.equal(before[name], value) for name, value in cnn.state_dict().items())
     assert not cnn.training
 
@@ -90,14 +91,11 @@ def test_free_scales_are_free_and_say_so(cnn, mnist, certificate):
 
 def test_a_planted_saturation_and_a_planted_overflow_are_certified_as_such(cnn, mnist, certificate):
     model = quantized(cnn, mnist)
-    convolution = model.prepared.conv1[0]
-    with torch.no_grad():
-        scale = model.prepared.conv1.qconfig.weight().calculate_qparams()[0][0]
-        convolution.weight[0].flatten()[:2] = scale * torch.tensor([127.0, -2.0])
+    layer = model.graph.layers[0].rounded_layer
+    layer.weight[0].flat[:2] = 127, -2
     found = certificate(model)
     assert [breach.node for breach in found.breaches["saturation_safe"]] == [found.layers[0].node]
-    with torch.no_grad():
-        convolution.bias[0] = scale * float(FLOAT_EXACT)
+    layer.bias[0] = FLOAT_EXACT
     found = certificate(model)
     assert not found.holds("float_executors") and max(found.layers[0].float_units) > FLOAT_EXACT
 
@@ -118,7 +116,8 @@ def test_a_nearly_dead_channel_keeps_its_bias(cnn, mnist, certificate):
     images = mnist["test"].images[:100].float()
     assert certificate(model).complete
     assert torch.equal(model.int8("x86")(images), model.int8("qnnpack")(images))
-    kept = model.prepared.conv1[0].bias[3].item()
+    conv1 = model.graph.layers[0]
+    kept = conv1.rounded_layer.bias[3] * conv1.bias_scale[3]
     assert kept == pytest.approx(0.7, rel=0.02)
 
 
@@ -127,27 +126,30 @@ def test_fake_quantized_training_sees_the_model_that_is_exported(mnist):
     prepared = trained_fake_quantized(MODELS.get("cnn")(), mnist)
     images = mnist["test"].images[:500]
     simulated = prepared(to_input(images))
-    model = finalize(copy.deepcopy(prepared), QuantizationConfig(), [(1, 28, 28)])
+    model = QuantizedModel.of(finished(prepared))
     steps = (model.int8()(images.float()) - simulated).abs() / model.output_scale
     assert (steps > 0.5).float().mean() < 0.01, "only float rounding of the simulation may differ, and only at ties"
     assert steps.max() <= 2
+    assert torch.equal(prepared(to_input(images)), simulated), "the trained model is not changed"
 
 
 @pytest.mark.parametrize("training", [True, False])
 def test_folded_forward_is_torchs_fused_forward(training):
+    """torch's fused modules compute ``BN(conv(x, FQ(f w)) / f + b)`` with ``f = gamma / running_std``."""
     torch.manual_seed(0)
-    model = MODELS.get("cnn")()
-    prepared = prepare(model, QuantizationConfig(), (EXAMPLE,), input_scale=PIXEL_SCALE, qat=True).train(training)
-    layer = prepared.conv2
+    prepared = prepare_qat(MODELS.get("cnn")(), QuantizationConfig(), (EXAMPLE,), input_scale=PIXEL_SCALE).train(training)
+    layer, norm = prepared.view.conv2_with_fake_quantized_weight, prepared.view.bn2
     with torch.no_grad():
-        layer.bn.weight.uniform_(0.5, 2)
-        layer.bn.running_var.uniform_(0.5, 2)
-        layer.bn.bias.normal_()
+        norm.weight.uniform_(0.5, 2)
+        norm.running_var.uniform_(0.5, 2)
+        norm.bias.normal_()
     x = torch.randn(8, 32, 13, 13)
-    ours = copy.deepcopy(layer)(x)
-    theirs = copy.deepcopy(layer)
-    theirs.__class__ = nniqat.ConvBnReLU2d
-    torch.testing.assert_close(ours, theirs(x), rtol=1e-4, atol=1e-4)
+    plain, twin = prepared.conv2, copy.deepcopy(norm)
+    factor = norm.weight / torch.sqrt(norm.running_var + norm.eps)
+    weight = layer.quantizer(plain.weight * factor.reshape(-1, 1, 1, 1))
+    theirs = functional.conv2d(x, weight) / factor.reshape(-1, 1, 1) + plain.bias.reshape(-1, 1, 1)
+    torch.testing.assert_close(norm(layer(x)), twin(theirs), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(norm.running_var, twin.running_var)
 
 
 def test_the_fast_view_of_a_float_model_is_the_same_function_with_the_same_parameters(mnist):
@@ -230,8 +232,8 @@ def test_the_fast_view_of_a_fake_quantized_model_rounds_once_and_after_pooling(m
     images = to_input(mnist["test"].images[:64])
     view = fast_view(prepared)
     assert torch.equal(prepared(images), view.eval()(images))
-    calls = [node.target for node in view.graph.nodes if "activation_post_process" in str(node.target)]
-    assert len(calls) == len({id(view.get_submodule(name)) for name in calls}) == 4
+    calls = [node.target for node in view.graph.nodes if str(node.target).endswith("_fake_quantize")]
+    assert len(calls) == len({id(view.get_submodule(name)) for name in calls}) == 3, "pixels lie on their grid"
     torch.manual_seed(0)
     twin, images = copy.deepcopy(prepared.double()), images.double()
     first, second = prepared.train()(images), fast_view(twin).train()(images)

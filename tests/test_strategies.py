@@ -12,7 +12,7 @@ from qstrategies.errors import InputError
 from qstrategies.models import MODELS
 from qstrategies.pipeline import PIXEL_SCALE, run_experiment
 from qstrategies.predictions import Predictions
-from qstrategies.quantization.prepare import prepare
+from qstrategies.quantization.qat import FakeQuantizedLayer, prepare_qat
 from qstrategies.records import QuantizationConfig
 from qstrategies.strategies import STRATEGIES
 from qstrategies.strategies.base import weighted_layers
@@ -31,7 +31,7 @@ def prepared(name):
     torch.manual_seed(1)
     model = MODELS.get("cnn")()
     if kind.quantize_aware:
-        model = prepare(model, QuantizationConfig(observer=kind.observer), (EXAMPLE,), input_scale=PIXEL_SCALE, qat=True)
+        model = prepare_qat(model, QuantizationConfig(observer=kind.observer), (EXAMPLE,), input_scale=PIXEL_SCALE)
     return kind(), model
 
 
@@ -128,21 +128,20 @@ def test_under_qat_the_fake_quantizer_sees_g_v_over_its_length():
     strategy, model = prepared("qat_weight_norm")
     strategy.parametrize(model)
     seen = {}
-    for name, module in model.named_modules():
-        if hasattr(module, "weight_fake_quant"):
-            module.weight_fake_quant.register_forward_pre_hook(lambda _, inputs, name=name: seen.update({name: inputs[0].detach()}))
+    quantized = {module.layer: module for module in model.view.modules() if isinstance(module, FakeQuantizedLayer)}
+    for layer, module in quantized.items():
+        module.quantizer.register_forward_pre_hook(lambda _, inputs, layer=layer: seen.update({layer: inputs[0].detach()}))
     for layer in weighted_layers(model):
         layer.parametrizations.weight.original0.data.mul_(3.0)
     model.train()(EXAMPLE + 0.5).sum().backward()
-    assert set(seen) == {"conv1", "conv2", "fc"}
-    for name, weight in seen.items():
-        layer = model.get_submodule(name)
+    assert set(seen) == {model.conv1, model.conv2, model.fc}
+    for layer, norm in ((model.conv1, model.bn1), (model.conv2, model.bn2), (model.fc, None)):
         g, v = layer.parametrizations.weight.original0, layer.parametrizations.weight.original1
         expected = g * v / v.flatten(1).norm(dim=1).reshape(g.shape)
         factor = 1.0
-        if hasattr(layer, "bn"):
-            factor = (layer.bn.weight / torch.sqrt(torch.ones_like(layer.bn.running_var) + layer.bn.eps)).reshape(g.shape)
-        torch.testing.assert_close(weight, expected * factor, rtol=1e-5, atol=1e-6)
+        if norm is not None:
+            factor = (norm.weight / torch.sqrt(torch.ones_like(norm.running_var) + norm.eps)).reshape(g.shape)
+        torch.testing.assert_close(seen[layer], expected * factor, rtol=1e-5, atol=1e-6)
         assert g.grad.abs().sum() > 0 and v.grad.abs().sum() > 0
 
 
@@ -184,6 +183,7 @@ def test_low_bit_weights_have_no_more_values_than_their_bits_allow(bits, workspa
     record = run_experiment(config, workspace)
     assert all(check.rows_equal == 1 for check in record.checks)
     model = onnx.load(str(workspace.folder / config.run_id / "model.onnx"))
-    for tensor in model.graph.initializer:
-        if tensor.name.endswith("weight_quantized"):
-            assert np.abs(onnx.numpy_helper.to_array(tensor)).max() <= 2 ** (bits - 1) - 1
+    weights = [tensor for tensor in model.graph.initializer if tensor.name.endswith(".weight")]
+    assert len(weights) == 3
+    for tensor in weights:
+        assert np.abs(onnx.numpy_helper.to_array(tensor)).max() <= 2 ** (bits - 1) - 1

@@ -6,8 +6,8 @@ import torch
 from conftest import SHORT, SmallMNIST
 
 from qstrategies.models import MODELS
-from qstrategies.quantization.convert import finalize
-from qstrategies.quantization.prepare import prepare
+from qstrategies.quantization.model import QuantizedModel
+from qstrategies.quantization.qat import finished, prepare_qat
 from qstrategies.records import OPTIMIZERS, SCHEDULES, QuantizationConfig
 from qstrategies.strategies import STRATEGIES
 from qstrategies.training import PIXEL_SCALE, to_input, train, weight_histogram
@@ -22,7 +22,7 @@ def trained(data, seed, strategy="no_norm", qat=False, config=SHORT):
     torch.manual_seed(seed)
     model = MODELS.get("cnn")()
     if qat:
-        model = prepare(model, QuantizationConfig(), (torch.zeros(2, 1, 28, 28),), input_scale=PIXEL_SCALE, qat=True)
+        model = prepare_qat(model, QuantizationConfig(), (torch.zeros(2, 1, 28, 28),), input_scale=PIXEL_SCALE)
     history = train(model, STRATEGIES.get(strategy)(), data, config, seed)
     return model, history
 
@@ -43,7 +43,7 @@ def test_the_same_seed_gives_the_same_bits_and_another_seed_others(data, qat):
 def test_the_same_seed_gives_the_same_int8_model(data):
     logits = []
     for _ in range(2):
-        model = finalize(trained(data, 5, qat=True)[0], QuantizationConfig(), [(1, 28, 28)])
+        model = QuantizedModel.of(finished(trained(data, 5, qat=True)[0]))
         logits.append(model.int8()(data["test"].images.float()))
     assert torch.equal(*logits)
 
@@ -73,8 +73,9 @@ def test_history_has_an_entry_per_epoch_and_the_first_and_last_histogram(data):
 
 def test_a_histogram_counts_every_weight_once():
     model = MODELS.get("cnn")()
-    histogram = weight_histogram(model, "now", 0)
-    weights = torch.cat([layer.weight.flatten() for layer in (model.conv1, model.conv2, model.fc)]).detach()
+    layers = [layer.weight for layer in (model.conv1, model.conv2, model.fc)]
+    histogram = weight_histogram(layers, "now", 0)
+    weights = torch.cat([layer.flatten() for layer in layers]).detach()
     assert sum(histogram.counts) == len(weights) == 9 * 32 + 9 * 32 * 64 + 16000
     assert histogram.max_abs == weights.abs().max().item()
     assert histogram.sigma == pytest.approx(weights.numpy().std(), rel=1e-3)

@@ -6,19 +6,19 @@ import copy
 import dataclasses
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
-from torch import Tensor, fx, nn
+from torch import Tensor, nn
 
 from qstrategies.diagnosis.findings import Finding, findings
 from qstrategies.diagnosis.measure import Site, site, sqnr
 from qstrategies.diagnosis.simulate import Simulation
 from qstrategies.errors import InputError
 from qstrategies.guest import guest
-from qstrategies.quantization.convert import calibrate
-from qstrategies.quantization.exact_forms import left_in_float, trace
-from qstrategies.quantization.prepare import prepare
+from qstrategies.quantization.calibrate import calibrate
+from qstrategies.quantization.exact_forms import NORM_KINDS, folds, module_at
+from qstrategies.quantization.prepare import Prepared, normalized_copy, prepare
+from qstrategies.quantization.structure import Arguments
 from qstrategies.records import MARGIN, QuantizationConfig
 from qstrategies.text import json_text, line
 
@@ -121,35 +121,34 @@ def diagnose(
     model = copy.deepcopy(model).eval()
     first = tuple(tensor[:2] for tensor in inputs)
 
-    def calibrated(chosen: Sequence[Inputs]) -> fx.GraphModule:
-        prepared = prepare(model, config, first, qat=False, input_scale=input_scale, leave_in_float=leave_in_float)
+    def calibrated(chosen: Sequence[Inputs]) -> Prepared:
+        prepared = prepare(model, config, first, input_scale=input_scale, leave_in_float=leave_in_float)
         calibrate(prepared, chosen)
         return prepared
 
-    return diagnose_calibrated(model, calibrated, batches, inputs, labels, config, left_in_float(model, leave_in_float))
+    return diagnose_calibrated(model, calibrated, batches, inputs, labels, config, leave_in_float)
 
 
 @torch.no_grad()
 def diagnose_calibrated(
     model: nn.Module,
-    calibrated: Callable[[Sequence[Inputs]], fx.GraphModule],
+    calibrated: Callable[[Sequence[Inputs]], Prepared],
     batches: Sequence[Inputs],
     inputs: tuple[Tensor, ...],
     labels: Tensor | None,
     config: QuantizationConfig,
-    left: Collection[str] = (),
+    left: Collection[str | type[nn.Module]] = (),
 ) -> Diagnosis:
     """The same for a caller who has a way of his own to a calibrated graph: ``calibrated`` makes one from batches."""
     examples = [tuple(parts) for parts in zip(*(tensor.split(200) for tensor in inputs), strict=True)]
     expected = torch.cat([model(*batch) for batch in examples])
-    shapes = [tuple(tensor.shape[1:]) for tensor in inputs]
 
     def trial(simulation: Simulation, layers: Collection[str], quantizers: Collection[str]) -> Trial:
         outputs = simulation.run(examples, layers, quantizers)
         return Trial(sqnr=sqnr(expected, outputs), accuracy=_accuracy(outputs, labels))
 
-    ours = Simulation(calibrated(batches), config, shapes)
-    parts = {layer: _outputs_of(ours, layer) for layer in ours.layers}
+    ours = Simulation(calibrated(batches))
+    parts = {layer: [ours.nodes[layer].output.name] for layer in ours.layers}
     every = ours.quantizers
     trials = {
         "nothing": trial(ours, [], []),
@@ -164,8 +163,9 @@ def diagnose_calibrated(
             for layer, outputs in parts.items()
         },
     }
-    for name, sample in (("other calibration", batches[len(batches) // 2 :]), ("ranges of the examples", examples)):
-        other = Simulation(calibrated(sample), config, shapes)
+    within = [ours.admitted(batch) for batch in examples]
+    for name, sample in (("other calibration", batches[len(batches) // 2 :]), ("ranges of the examples", within)):
+        other = Simulation(calibrated(sample))
         trials[name] = trial(other, other.layers, other.quantizers)
     weights, activations = _weight_sites(ours, config), _activation_sites(ours, examples)
     return Diagnosis(
@@ -173,7 +173,7 @@ def diagnose_calibrated(
         inputs=tuple(activations[name] for name in ours.entries if name is not None),
         trials=trials,
         layers=tuple(ours.layers),
-        standing_norms=standing_norms(model, left),
+        standing_norms=standing_norms(model, inputs, left),
         unsafe_layers=tuple(layer for layer in ours.layers if _largest_pair(ours, layer) > LARGEST_SUM),
         per_channel=config.per_channel,
         float_accuracy=_accuracy(expected, labels),
@@ -186,12 +186,6 @@ def _tuple(inputs: Inputs) -> tuple[Tensor, ...]:
 
 def _accuracy(outputs: Tensor, labels: Tensor | None) -> float | None:
     return None if labels is None else (outputs.argmax(1) == labels).double().mean().item()
-
-
-def _outputs_of(simulation: Simulation, layer: str) -> list[str]:
-    """The quantizers of what ``layer`` returns."""
-    names = {node.name for node in simulation.floating.graph.nodes if node.target == layer}
-    return [target for target, source in simulation.quantizers.items() if source in names]
 
 
 def _weight_sites(simulation: Simulation, config: QuantizationConfig) -> list[Site]:
@@ -223,20 +217,12 @@ def _activation_sites(simulation: Simulation, examples: Sequence[tuple[Tensor, .
 
 def _largest_pair(simulation: Simulation, layer: str) -> int:
     """The largest sum of the absolute integers of two weights of one channel."""
-    _, rounded, scale = simulation.weights(layer)
-    integers = torch.round(rounded / scale[:, None]).abs()
+    integers = simulation.integers(layer).int().abs()
     return int(integers.topk(min(2, integers.shape[1]), 1).values.sum(1).max())
 
 
-def standing_norms(model: nn.Module, left: Collection[str]) -> tuple[str, ...]:
+def standing_norms(model: nn.Module, inputs: tuple[Tensor, ...], left: Collection[str | type[nn.Module]]) -> tuple[str, ...]:
     """The names of batch normalizations that no convolution or linear layer feeds, in the order of execution."""
-    traced = trace(model, left)
-    modules = dict(traced.named_modules())
-    found = []
-    for node in traced.graph.find_nodes(op="call_module"):
-        if isinstance(modules[str(node.target)], nn.modules.batchnorm._BatchNorm):
-            source: Any = node.args[0]
-            before = modules.get(str(source.target)) if source.op == "call_module" else None
-            if not isinstance(before, nn.modules.conv._ConvNd | nn.Linear) or len(source.users) > 1:
-                found.append(str(node.target))
-    return tuple(found)
+    graph = normalized_copy(model, Arguments.of(model, tuple(each[:2] for each in inputs)), left).module
+    nodes = [node for node in graph.graph.nodes if isinstance(module_at(graph, node), NORM_KINDS)]
+    return tuple(str(node.target) for node in nodes if not folds(graph, node))

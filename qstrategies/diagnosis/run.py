@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from torch import fx
-
 from qstrategies import dependencies
 from qstrategies.datasets.base import CalibrationSet, Location, Split
 from qstrategies.diagnosis.diagnose import Diagnosis, Inputs, diagnose_calibrated
@@ -14,7 +12,8 @@ from qstrategies.errors import InputError, check_range
 from qstrategies.files import RUN_FOLDER, check_folder
 from qstrategies.guest import guest, own_randomness
 from qstrategies.pipeline import Workspace, check_config, float_stage, prepared_for, tuned_stage
-from qstrategies.quantization.convert import calibrate
+from qstrategies.quantization.calibrate import calibrate
+from qstrategies.quantization.prepare import Prepared
 from qstrategies.records import read_record
 from qstrategies.strategies import STRATEGIES
 from qstrategies.training import to_input
@@ -49,7 +48,7 @@ def diagnose_run(folder: Path, location: Location, images: int = 1000) -> Diagno
     model = (tuned_stage(config, workspace, baseline) or baseline).model
     calibration = CalibrationSet(splits["train"], config.quantization.calibration_images, config.seed)
 
-    def calibrated(batches: Sequence[Inputs]) -> fx.GraphModule:
+    def calibrated(batches: Sequence[Inputs]) -> Prepared:
         prepared = prepared_for(config, strategy, model)
         calibrate(prepared, batches)
         strategy.refine(prepared, calibration)

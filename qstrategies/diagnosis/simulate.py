@@ -2,97 +2,125 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor, fx, nn
+from torch import Tensor, fx
 
-from qstrategies.quantization.convert import QuantizedModel, finalize, fold, is_rounded, output_rows, weighted_layer
-from qstrategies.quantization.graph import is_quantizer
-from qstrategies.quantization.observers import PixelQuantizer
-from qstrategies.quantization.scales import fake_quantize
-from qstrategies.records import QuantizationConfig
+from qstrategies.operators.base import Quantizer
+from qstrategies.quantization.exact_forms import is_layer, module_at
+from qstrategies.quantization.model import QuantizedModel
+from qstrategies.quantization.prepare import Prepared
+from qstrategies.quantization.rounding import output_rows
+from qstrategies.quantization.saturation import TOP, SaturatingObserver
 
 Inputs = tuple[Tensor, ...]
 Watch = Callable[[str, Tensor], None]
 
 
 class Simulation:
-    """``calibrated`` is a PTQ graph with observers; it is not changed.
+    """``prepared`` is calibrated; it is not changed.
 
-    ``layers`` are the names of the layers with weights, ``quantizers`` those of the places where activations are rounded,
-    each with the name of the node whose output it rounds. With all of them quantized the output has the bits of the int8
-    kernels, by docs/exactness.md.
+    ``layers`` are the names of the layers with weights, ``quantizers`` those of the tensors that are rounded, each with the
+    name of what gives it. With all of them quantized the output has the bits of the int8 kernels, by docs/exactness.md.
     """
 
-    def __init__(self, calibrated: fx.GraphModule, config: QuantizationConfig, shapes: Sequence[tuple[int, ...]]) -> None:
-        self.floating = copy.deepcopy(calibrated)
-        fold(self.floating, config)
-        self.quantized: QuantizedModel = finalize(copy.deepcopy(calibrated), config, shapes)
-        nodes = [node for node in self.floating.graph.nodes if weighted_layer(self.floating, node) is not None]
-        self.layers = [str(node.target) for node in nodes if is_rounded(self.floating, node)]
-        self.quantizers = {
-            str(node.target): node.all_input_nodes[0].name for node in self.floating.graph.nodes if is_quantizer(self.floating, node)
-        }
-        self.input_scales = [_step(calibrated, name) for name in self.entries]
+    def __init__(self, prepared: Prepared) -> None:
+        self.prepared = prepared
+        self.quantized = QuantizedModel.of(prepared)
+        graph = self.quantized.graph
+        self.nodes = {layer.name: layer for layer in graph.layers}
+        self.layers = list(self.nodes)
+        makers = {spec.name: spec.name for spec in graph.inputs}
+        makers |= {node.output.name: node.name for node in graph.nodes}
+        self.quantizers = {name: makers[name] for name in prepared.placement.groups}
+        specs = (*graph.inputs, *(node.output for node in graph.nodes))
+        self.grids: dict[str, Quantizer] = {spec.name: spec.grid for spec in specs if spec.name in self.quantizers}
 
     @property
     def entries(self) -> list[str | None]:
         """The quantizer of every input; None for one that stays float."""
-        found = {source: target for target, source in self.quantizers.items()}
-        return [found.get(node.name) for node in self.floating.graph.find_nodes(op="placeholder")]
+        return [spec.name if spec.quantizer is not None else None for spec in self.quantized.graph.inputs]
 
     def weights(self, layer: str) -> tuple[Tensor, Tensor, Tensor]:
         """The weight of ``layer`` in float and rounded, one row per output channel, and the scale of every channel."""
-        floating, rounded = (_inner(model.get_submodule(layer)) for model in (self.floating, self.quantized.prepared))
-        rows = [output_rows(inner).detach().flatten(1) for inner in (floating, rounded)]
-        return rows[0], rows[1], rounded.qconfig.weight().scale.expand(len(rows[0]))
+        node = self.nodes[layer]
+        module: Any = self.prepared.graph.get_submodule(layer)
+        unit = self.pixel_step(node.inputs[0].name)
+        floating = output_rows(module).detach().flatten(1) * unit
+        rounded = output_rows(module, torch.from_numpy(node.constants[0])).flatten(1)
+        return floating, rounded, torch.from_numpy(node.rounded_layer.scale).expand(len(floating))
+
+    def integers(self, layer: str) -> Tensor:
+        """The integer weights of ``layer``, one row per output channel."""
+        module: Any = self.prepared.graph.get_submodule(layer)
+        return output_rows(module, torch.from_numpy(self.nodes[layer].rounded_layer.weight)).flatten(1)
 
     def range(self, quantizer: str) -> tuple[Tensor, Tensor, int]:
         """Lowest and highest real value of an activation quantizer, and how many values it has."""
-        fixed: Any = self.floating.get_submodule(quantizer)
-        ends = (torch.tensor((end - fixed.zero_point) * fixed.scale) for end in (fixed.quant_min, fixed.quant_max))
-        return *ends, fixed.quant_max - fixed.quant_min + 1
+        grid = self.grids[quantizer]
+        low, high = (torch.tensor((end - grid.zero_point) * grid.scale) for end in (grid.quant_min, grid.quant_max))
+        return low, high, grid.quant_max - grid.quant_min + 1
 
     def rounded(self, quantizer: str, x: Tensor) -> Tensor:
         """``x`` as the activation quantizer leaves it."""
-        fixed: Any = self.floating.get_submodule(quantizer)
-        return fake_quantize(x, torch.tensor(fixed.scale), int(fixed.zero_point), fixed.quant_min, fixed.quant_max)
+        return self.grids[quantizer].rounded(x)
+
+    def admitted(self, inputs: Inputs) -> Inputs:
+        """Real ``inputs``, cut where they are pixels to what the integer model can take."""
+        specs = zip(inputs, self.quantized.inputs, strict=True)
+        return tuple(x.clamp(0, 255 * (spec.unit or 1.0)) if spec.pixels else x for x, spec in specs)
+
+    def saturates(self, name: str) -> bool:
+        """Whether the quantizer of the tensor ``name`` stands for a ReLU6."""
+        group = self.prepared.placement.groups.get(name, -1)
+        return isinstance(self.prepared.observers.get(group), SaturatingObserver)
+
+    def pixel_step(self, name: str) -> float:
+        """What one unit of the tensor ``name`` is worth: the pixel step, if it holds raw pixels."""
+        group = self.prepared.placement.groups.get(name, -1)
+        return self.prepared.input_scale or 1.0 if group in self.prepared.pixel_groups else 1.0
 
     @torch.no_grad()
-    def run(self, batches: Sequence[Inputs], layers: Collection[str], quantizers: Collection[str], watch: Watch | None = None) -> Tensor:
+    def run(
+        self,
+        batches: Sequence[Inputs],
+        layers: Collection[str],
+        quantizers: Collection[str],
+        watch: Watch | None = None,
+    ) -> Tensor:
         """The outputs for ``batches`` of real inputs with the named layers and quantizers rounded, all else in float.
 
         ``watch`` gets the name of every quantizer and what reaches it.
         """
         runner = _Runner(self, set(layers), set(quantizers), watch)
-        scaled = [tuple(x / scale for x, scale in zip(batch, self.input_scales, strict=True)) for batch in batches]
-        return torch.cat([runner.run(*batch) for batch in scaled])
+        return torch.cat([runner.run(*batch)[0] for batch in batches])
 
 
 class _Runner(fx.Interpreter):
     def __init__(self, simulation: Simulation, layers: set[str], quantizers: set[str], watch: Watch | None) -> None:
-        super().__init__(simulation.floating)
+        super().__init__(simulation.prepared.graph)
         self.simulation, self.layers, self.quantizers, self.watch = simulation, layers, quantizers, watch
 
-    def call_module(self, target: Any, args: Any, kwargs: Any) -> Any:
-        name = str(target)
-        if name in self.layers:
-            return self.simulation.quantized.prepared.get_submodule(name)(*args, **kwargs)
-        if name not in self.simulation.quantizers:
-            return super().call_module(target, args, kwargs)
+    def run_node(self, n: fx.Node) -> Any:
+        value = self._computed(n)
+        if n.name not in self.simulation.quantizers:
+            return value
         if self.watch is not None:
-            self.watch(name, args[0])
-        return self.simulation.rounded(name, args[0]) if name in self.quantizers else args[0]
+            self.watch(n.name, value)
+        if n.name in self.quantizers:
+            return self.simulation.rounded(n.name, value)
+        return value.clamp(max=TOP) if self.simulation.saturates(n.name) else value
 
-
-def _inner(module: nn.Module) -> Any:
-    return module[0] if isinstance(module, nn.Sequential) else module
-
-
-def _step(calibrated: fx.GraphModule, quantizer: str | None) -> float:
-    """What one unit of the folded model's input is worth: the pixel step where that was folded into the weights."""
-    module = None if quantizer is None else calibrated.get_submodule(quantizer)
-    return module.scale if isinstance(module, PixelQuantizer) else 1.0
+    def _computed(self, n: fx.Node) -> Any:
+        if n.op == "placeholder":
+            return super().run_node(n) / self.simulation.pixel_step(n.name)
+        if not is_layer(self.simulation.prepared.graph, n) or str(n.target) not in self.simulation.nodes:
+            return super().run_node(n)
+        source: Any = n.args[0]
+        x, name = self.env[source], str(n.target)
+        if name in self.layers:
+            node = self.simulation.nodes[name]
+            return node.reals(x, *(torch.from_numpy(array) for array in node.constants))
+        return module_at(self.simulation.prepared.graph, n)(x * self.simulation.pixel_step(source.name))

@@ -1,1 +1,1 @@
-"""Quantized module -> QDQ ONNX file: torch's exporter, then small graph passes, then metadata."""
+"""Integer graph -> ONNX files: the portable form written directly, other forms by small graph passes, then metadata."""

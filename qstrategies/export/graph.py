@@ -63,3 +63,18 @@ def producer(value: ir.Value | None, op: str) -> ir.Node | None:
 def remove(graph: ir.Graph, node: ir.Node) -> None:
     """Delete a node whose outputs nobody reads."""
     graph.remove(node, safe=True)
+
+
+def qparams(node: ir.Node) -> tuple[bytes, ...]:
+    """Scale and zero point of a Q or DQ, to be compared with another's."""
+    return tuple(array.tobytes() for value in node.inputs[1:] if (array := constant(value)) is not None)
+
+
+def drop_unused(graph: ir.Graph) -> None:
+    """Remove nodes and initializers that nothing reads."""
+    for node in reversed(list(graph)):
+        if not any(value.uses() or value.is_graph_output() for value in node.outputs):
+            remove(graph, node)
+    for name, value in list(graph.initializers.items()):
+        if not value.uses():
+            del graph.initializers[name]

@@ -19,8 +19,17 @@ from collections.abc import Callable
 import numpy as np
 import onnx_ir as ir
 
-from qstrategies.export.graph import add_initializer, constant, insert_before, known, only_user, operand, producer
-from qstrategies.export.passes import drop_unused, qparams, tidy_names
+from qstrategies.export.graph import (
+    add_initializer,
+    constant,
+    drop_unused,
+    insert_before,
+    known,
+    only_user,
+    operand,
+    producer,
+    qparams,
+)
 
 FEW_PRODUCTS = 16  # of one output: 3 x 3 x 1 took a fifth of the time in float, 3 x 3 x 3 gained nothing, 7 x 7 x 3 lost a half
 
@@ -29,7 +38,6 @@ def lower(graph: ir.Graph, runtime: str) -> bool:
     """Rewrite ``graph`` for ``runtime``, one of ``LOWERINGS``. False if there is nothing to gain."""
     changed = [rewrite(graph) for rewrite in LOWERINGS[runtime]]
     drop_unused(graph)
-    tidy_names(graph)
     return any(changed)
 
 
@@ -42,7 +50,7 @@ def float_first_layer(graph: ir.Graph) -> bool:
         return False
     if not _raw_pixels(entry) or not _small_kernel(convolution):
         return False
-    pixels = insert_before(graph, convolution, "Cast", [image], "pixels", to=int(ir.DataType.FLOAT))
+    pixels = insert_before(graph, convolution, "Cast", [image], f"{image.name}_as_float", to=int(ir.DataType.FLOAT))
     convolution.replace_input_with(0, pixels)
     for index in range(1, len(convolution.inputs)):
         convolution.replace_input_with(index, _dequantized(graph, convolution.inputs[index]))
@@ -105,7 +113,9 @@ def _flatten_channels_last(graph: ir.Graph, flatten: ir.Node) -> bool:
     integers = known(weights.inputs[0])
     ordered = integers.reshape(-1, channels, *image).transpose(0, 2, 3, 1).reshape(integers.shape)
     weights.replace_input_with(0, add_initializer(graph, f"{operand(weights, 0).name}_channels_last", ordered))
-    flatten.replace_input_with(0, insert_before(graph, flatten, "Transpose", [operand(flatten, 0)], "channels_last", perm=[0, 2, 3, 1]))
+    flatten.replace_input_with(
+        0, insert_before(graph, flatten, "Transpose", [operand(flatten, 0)], f"{flatten.name}_channels_last", perm=[0, 2, 3, 1])
+    )
     return True
 
 
@@ -141,7 +151,7 @@ def _pool_first(graph: ir.Graph, convolution: ir.Node) -> None:
         return
     assert relu is not None and pool is not None
     pool.replace_input_with(0, convolution.outputs[0])
-    again = insert_before(graph, relu, "Relu", [pool.outputs[0]], "relu_after_pool")
+    again = insert_before(graph, relu, "Relu", [pool.outputs[0]], f"{relu.name}_after_pool")
     for user, index in list(pool.outputs[0].uses()):
         if user is not again.producer():
             user.replace_input_with(index, again)

@@ -2,35 +2,29 @@
 
 from __future__ import annotations
 
-import contextlib
 import copy
-import functools
 import json
-import logging
-import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
-from unittest import mock
 
 import onnx
 import onnx_ir as ir
 import torch
 from torch import nn
-from torch.onnx._internal._lazy_import import onnxscript_apis  # type: ignore[attr-defined]  # torch is pinned
 
 from qstrategies.certificate import certify_model
 from qstrategies.errors import check_choice
+from qstrategies.export.islands import exported
 from qstrategies.export.lowering import LOWERINGS, lower
-from qstrategies.export.passes import clean
+from qstrategies.export.onnx_writer import IR_VERSION, to_onnx
+from qstrategies.export.selfcheck import check_file
 from qstrategies.files import atomic_write, sha256
 from qstrategies.guest import guest
 from qstrategies.onnx_file import HASH_KEY, content_hash
-from qstrategies.quantization.convert import QuantizedModel
+from qstrategies.quantization.model import QuantizedModel
 from qstrategies.records import PIXELS
-
-OPSET, IR_VERSION = 19, 9
 
 
 @dataclass(frozen=True)
@@ -73,18 +67,21 @@ def export_onnx(
         optimize_for: one of ``export.lowering.LOWERINGS``; None for the portable file alone.
 
     Raises:
-        InputError: unknown ``pixels`` or ``optimize_for``, or a bias that does not fit int32.
+        InputError: unknown ``pixels`` or ``optimize_for``, or a float island that PyTorch cannot export.
+        SelfCheckError: the file does not compute what ``quantized`` does.
     """
     check_choice("pixel type", pixels, PIXELS)
     if optimize_for is not None:
         check_choice("runtime to optimize for", optimize_for, LOWERINGS)
     path = Path(path)
-    model = _export(quantized.reference(), {entry.name: torch.zeros(2, *entry.shape) for entry in quantized.inputs})
-    clean(model.graph, pixels)
-    exported = [_save(model, path, "portable", metadata, quantized)]
+    portable = to_onnx(quantized, pixels)
+    check_file(quantized, portable)
+    files = [_save(portable, path, "portable", metadata, quantized)]
+    model = ir.from_proto(portable)
     if optimize_for is not None and lower(model.graph, optimize_for):
-        exported.append(_save(model, path.with_suffix(".fast.onnx"), "fast", metadata, quantized, portable=exported[0]))
-    return exported
+        fast = _plain(ir.to_proto(model))
+        files.append(_save(fast, path.with_suffix(".fast.onnx"), "fast", metadata, quantized, portable=files[0]))
+    return files
 
 
 @guest
@@ -93,7 +90,9 @@ def export_float_onnx(
 ) -> ExportedModel:
     """Write the float model, raw uint8 pixels in like the int8 files, for size and speed to be compared with."""
     example = torch.zeros(2, *input_shape, dtype=torch.uint8)
-    return _save(_export(_FromPixels(model), {"image": example}, optimize=True), path, "float", metadata)
+    batch = {0: torch.export.Dim("batch")}
+    proto = exported(_FromPixels(model), (example,), [batch], input_names=["image"], output_names=["logits"])
+    return _save(_plain(proto), path, "float", metadata)
 
 
 class _FromPixels(nn.Module):
@@ -105,65 +104,14 @@ class _FromPixels(nn.Module):
         return self.model(image.float() / 255)
 
 
-def _export(module: nn.Module, examples: Mapping[str, torch.Tensor], *, optimize: bool = False) -> ir.Model:
-    batch = torch.export.Dim("batch")
-    with warnings.catch_warnings(), _quiet("torch.onnx"), _operators_read_once():
-        warnings.simplefilter("ignore")
-        program = torch.onnx.export(
-            module.eval(),
-            tuple(examples.values()),
-            dynamo=True,
-            optimize=optimize,
-            opset_version=OPSET,
-            input_names=list(examples),
-            output_names=["logits"],
-            dynamic_shapes=tuple({0: batch} for _ in examples),
-            verbose=False,
-        )
-    assert program is not None and program.exported_program is not None
-    _release_shapes(program.exported_program)
-    return program.model
-
-
-def _release_shapes(program: torch.export.ExportedProgram) -> None:
-    """Break a cycle of sizes and tensors that leads through C++, where Python's collector does not look."""
-    for node in program.graph.nodes:
-        mode = getattr(node.meta.get("val"), "fake_mode", None)
-        if mode is not None and mode.shape_env is not None:
-            mode.shape_env.tracked_fakes = None
-
-
-@functools.cache
-def _operators() -> Any:
-    return onnxscript_apis.get_torchlib_ops()
-
-
-def _operators_read_once() -> Any:
-    """torch reads the source of its 500 operators anew for each export, which is a quarter of its time."""
-    known = _operators()
-    return mock.patch.object(onnxscript_apis, "get_torchlib_ops", lambda: known)
-
-
-@contextlib.contextmanager
-def _quiet(name: str) -> Any:
-    logger = logging.getLogger(name)
-    before = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        logger.setLevel(before)
-
-
 def _save(
-    model: ir.Model,
+    proto: onnx.ModelProto,
     path: Path,
     form: str,
     metadata: Mapping[str, Any] | None,
     quantized: QuantizedModel | None = None,
     portable: ExportedModel | None = None,
 ) -> ExportedModel:
-    proto = _plain(model)
     onnx.checker.check_model(proto, full_check=True)
     certificate = None if form == "float" else certify_model(proto).summary
     same_as = _proven_same(certificate, portable)
@@ -178,9 +126,8 @@ def _save(
     return ExportedModel(path, form, sha256(data), len(data), content, same_as, certificate, quantized)
 
 
-def _plain(model: ir.Model) -> onnx.ModelProto:
-    """``model`` without the traces of the exporter."""
-    proto = ir.to_proto(model)
+def _plain(proto: onnx.ModelProto) -> onnx.ModelProto:
+    """``proto`` without the traces of an exporter."""
     proto.ir_version = IR_VERSION
     proto.producer_name, proto.producer_version, proto.doc_string = "qstrategies", "", ""
     del proto.metadata_props[:]

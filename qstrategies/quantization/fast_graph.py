@@ -10,46 +10,23 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import Tensor, fx, nn
-from torch.ao.nn.intrinsic import qat as nniqat
+from torch import fx, nn
 
-from qstrategies.quantization.graph import called, is_quantizer
+from qstrategies.operators.movement import Reshape
+from qstrategies.quantization.exact_forms import module_at
 from qstrategies.quantization.input_norm import InputNorm
+from qstrategies.quantization.observers import ActivationFakeQuantize
 from qstrategies.quantization.pooled_norm import NormAndPool
+from qstrategies.quantization.qat import FakeQuantizedLayer, FakeQuantizedModel
 
-_FUSED_RELU = (nniqat.ConvBnReLU1d, nniqat.ConvBnReLU2d)
 _POOLS = (nn.MaxPool1d, nn.MaxPool2d, nn.MaxPool3d)
-_MOVES_VALUES = (*_POOLS, nn.Flatten, nn.Identity)
+_MOVES_VALUES = (*_POOLS, nn.Flatten, nn.Identity, Reshape)
 _MOVES_VALUES_FUNCTIONS = (torch.flatten, torch.reshape)
-
-
-class _BeforeNorm(nn.Module):
-    """A fused conv-BN-ReLU module up to its BN."""
-
-    def __init__(self, fused: Any) -> None:
-        super().__init__()
-        self.fused: Any = fused
-
-    @property
-    def weight(self) -> Tensor:
-        """Fake-quantized as the folded layer is, then unfolded."""
-        return self.fused.weight_before_norm()
-
-    @property
-    def bias(self) -> Tensor | None:
-        """Of the convolution."""
-        return self.fused.bias
-
-    def _conv_forward(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        return self.fused._conv_forward(x, weight, bias)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self._conv_forward(x, self.weight, self.bias)
 
 
 def fast_view(model: nn.Module) -> fx.GraphModule:
     """A graph that shares every submodule (and so every parameter and hook) with ``model``; the same function."""
-    traced = model if isinstance(model, fx.GraphModule) else fx.symbolic_trace(model)
+    traced = model.view if isinstance(model, FakeQuantizedModel) else fx.symbolic_trace(model)
     graph = fx.Graph()
     graph.output(graph.graph_copy(traced.graph, {}))
     view = fx.GraphModule(traced, graph)
@@ -73,12 +50,12 @@ def _improve_at(view: fx.GraphModule, node: fx.Node) -> bool:
     before = node.args[0]
     if not isinstance(before, fx.Node) or before.op != "call_module" or len(before.users) > 1:
         return False
-    module, (source, *_) = called(view, before), before.all_input_nodes
-    if is_quantizer(view, before) and _only_user(view, node) is module:
+    module, (source, *_) = module_at(view, before), before.all_input_nodes
+    if _calls(view, before, (ActivationFakeQuantize,)) and _only_user(view, node) is module:
         before.replace_all_uses_with(source)
         view.graph.erase_node(before)
         return True
-    if _calls(view, node, _POOLS) and called(view, node).return_indices:
+    if _calls(view, node, _POOLS) and module_at(view, node).return_indices:
         return False
     if isinstance(module, nn.ReLU):
         node.replace_input_with(before, source)
@@ -86,9 +63,6 @@ def _improve_at(view: fx.GraphModule, node: fx.Node) -> bool:
         return True
     if not _calls(view, node, _POOLS):
         return False
-    if isinstance(module, _FUSED_RELU):
-        _split(view, before, module)
-        return True
     if isinstance(module, nn.BatchNorm2d):
         _merge(view, before, node)
         return True
@@ -96,7 +70,7 @@ def _improve_at(view: fx.GraphModule, node: fx.Node) -> bool:
 
 
 def _calls(view: fx.GraphModule, node: fx.Node, kinds: tuple[type[nn.Module], ...]) -> bool:
-    return node.op == "call_module" and isinstance(called(view, node), kinds)
+    return node.op == "call_module" and isinstance(module_at(view, node), kinds)
 
 
 def _insert_after(node: fx.Node, relu: fx.Node) -> None:
@@ -105,25 +79,8 @@ def _insert_after(node: fx.Node, relu: fx.Node) -> None:
     relu.args = (node,)
 
 
-def _split(view: fx.GraphModule, fused: fx.Node, module: Any) -> None:
-    """Make ``fused`` a convolution, a BN and a ReLU; the next rounds move the latter two behind the pool."""
-    norm = _append(view, fused, f"{fused.name}_norm", module.bn)
-    _append(view, norm, f"{fused.name}_relu", nn.ReLU())
-    fused.target = f"{fused.name}_before_norm"
-    view.add_submodule(fused.target, _BeforeNorm(module))
-
-
-def _append(view: fx.GraphModule, node: fx.Node, target: str, module: nn.Module) -> fx.Node:
-    """Apply ``module`` to what ``node`` returns, for all its users."""
-    view.add_submodule(target, module)
-    with view.graph.inserting_after(node):
-        after = view.graph.call_module(target, (node,))
-    node.replace_all_uses_with(after, delete_user_cb=lambda user: user is not after)
-    return after
-
-
 def _merge(view: fx.GraphModule, norm: fx.Node, pool: fx.Node) -> None:
-    merged = NormAndPool(called(view, norm), called(view, pool))
+    merged = NormAndPool(module_at(view, norm), module_at(view, pool))
     view.add_submodule(f"{norm.name}_and_pool", merged)
     pool.target, pool.args = f"{norm.name}_and_pool", norm.args
     view.graph.erase_node(norm)
@@ -132,23 +89,27 @@ def _merge(view: fx.GraphModule, norm: fx.Node, pool: fx.Node) -> None:
 def _merge_into_convolution(view: fx.GraphModule, norm: fx.Node) -> bool:
     """Replace ``norm`` and the convolution of the input before it, if that is what it is and if it is worth it."""
     convolution = norm.args[0]
-    if not isinstance(convolution, fx.Node) or not _calls(view, convolution, (nn.Conv2d, _BeforeNorm)) or len(convolution.users) > 1:
+    if not isinstance(convolution, fx.Node) or len(convolution.users) > 1:
         return False
-    conv = called(view, convolution)
-    geometry = conv.fused if isinstance(conv, _BeforeNorm) else conv
-    if not _is_input(view, convolution.args[0]) or not InputNorm.suits(geometry, called(view, norm)):
+    conv = module_at(view, convolution)
+    geometry = conv.layer if isinstance(conv, FakeQuantizedLayer) else conv
+    if (
+        not isinstance(geometry, nn.Conv2d)
+        or not _is_input(view, convolution.args[0])
+        or not InputNorm.suits(geometry, module_at(view, norm))
+    ):
         return False
     target = f"{norm.name}_of_input"
-    view.add_submodule(target, InputNorm(conv, geometry, called(view, norm)))
+    view.add_submodule(target, InputNorm(conv, geometry, module_at(view, norm)))
     norm.target, norm.args = target, convolution.args
     view.graph.erase_node(convolution)
     return True
 
 
 def _is_input(view: fx.GraphModule, node: Any) -> bool:
-    return node.op == "placeholder" or (is_quantizer(view, node) and _is_input(view, node.args[0]))
+    return node.op == "placeholder" or (_calls(view, node, (ActivationFakeQuantize,)) and _is_input(view, node.args[0]))
 
 
 def _only_user(view: fx.GraphModule, node: fx.Node) -> nn.Module | None:
     users = list(node.users)
-    return called(view, users[0]) if len(users) == 1 and users[0].op == "call_module" else None
+    return module_at(view, users[0]) if len(users) == 1 and users[0].op == "call_module" else None

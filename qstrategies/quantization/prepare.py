@@ -1,147 +1,139 @@
-"""Float model -> FX graph with observers (PTQ) or fake quantizers (QAT), in our qconfig."""
+"""A float model -> a graph of forms with its quantizers placed: what post-training quantization and QAT start from."""
 
 from __future__ import annotations
 
 import copy
-import functools
 from collections.abc import Collection
+from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
-from torch import Tensor, fx, nn
-from torch.ao.nn.intrinsic import qat as nniqat
-from torch.ao.quantization import QConfig, QConfigMapping
-from torch.ao.quantization.backend_config import (
-    BackendConfig,
-    BackendPatternConfig,
-    DTypeConfig,
-    ObservationType,
-    get_native_backend_config,
-)
-from torch.ao.quantization.fx.custom_config import PrepareCustomConfig
-from torch.ao.quantization.quantize_fx import prepare_fx, prepare_qat_fx
+from torch import fx, nn
 
-from qstrategies.quantization.exact_forms import Elementwise, exact_forms, left_in_float
-from qstrategies.quantization.graph import called, input_quantizers, moved_from, observe_inputs, share_observers
-from qstrategies.quantization.observers import (
-    ACTIVATION_OBSERVERS,
-    ActivationFakeQuantize,
-    PixelQuantizer,
-    WeightFakeQuantize,
-)
-from qstrategies.quantization.saturation import relu6_to_saturation, saturate
+from qstrategies.errors import InputError
+from qstrategies.quantization.capture import capture, left_names
+from qstrategies.quantization.exact_forms import drop_training_only, entry_layers, fold_norms, norms_to_layers
+from qstrategies.quantization.normalize import Normalized, normalize
+from qstrategies.quantization.observers import ACTIVATION_OBSERVERS, WeightFakeQuantize
+from qstrategies.quantization.place import Placement, place
+from qstrategies.quantization.saturation import SaturatingObserver, relu6_to_saturation
+from qstrategies.quantization.selfcheck import check_forms
+from qstrategies.quantization.structure import Arguments, mapped
 from qstrategies.records import QuantizationConfig
 
 
-class _FoldedForward:
-    """The forward of torch's fused conv-BN QAT modules, with the BN factor divided out of the weight, not the output.
+@dataclass(frozen=True, eq=False)
+class Prepared:
+    """A graph of forms whose quantizers have places and ranges to be found.
 
-    torch computes ``BN(conv(x, FQ(f w)) / f + b)`` with ``f = gamma / running_std`` per output channel; convolution is
-    linear, so ``BN(conv(x, FQ(f w) / f, b))`` is the same function without two passes over the activations. ``f`` is
-    detached: ``FQ(f w) / f`` with a scale proportional to max |f w| does not depend on it.
+    Attributes:
+        graph: the forms; its modules are copies of the user's.
+        observers: what sees the tensors of each group of ``placement``; no observer for pixels.
+        input_scale: the real value of one step of pixels; None if inputs are observed.
+        arguments: how the user's model takes its inputs.
+        outputs: what it returns, with numbers of ``graph``'s outputs in the place of tensors.
     """
 
-    def _forward_approximate(self, x: Tensor) -> Tensor:
-        return self.bn(self._conv_forward(x, self.weight_before_norm(), self.bias))  # type: ignore[attr-defined]
+    graph: fx.GraphModule
+    placement: Placement
+    observers: dict[int, nn.Module]
+    config: QuantizationConfig
+    input_scale: float | None
+    arguments: Arguments
+    outputs: Any
 
-    def weight_before_norm(self) -> Tensor:
-        """``FQ(f w) / f``."""
-        bn, weight = self.bn, self.weight  # type: ignore[attr-defined]
-        factor = (bn.weight / torch.sqrt(bn.running_var + bn.eps)).detach()
-        factor = factor.reshape(-1, *[1] * (weight.dim() - 1))
-        return self.weight_fake_quant(weight * factor) / factor  # type: ignore[attr-defined]
-
-
-class ConvBn1d(_FoldedForward, nniqat.ConvBn1d):
-    pass
-
-
-class ConvBnReLU1d(_FoldedForward, nniqat.ConvBnReLU1d):
-    pass
-
-
-class ConvBn2d(_FoldedForward, nniqat.ConvBn2d):
-    pass
-
-
-class ConvBnReLU2d(_FoldedForward, nniqat.ConvBnReLU2d):
-    pass
-
-
-_FUSED = {base: cls for cls in (ConvBn1d, ConvBnReLU1d, ConvBn2d, ConvBnReLU2d) for base in (cls.__mro__[2],)}
-
-
-@functools.cache
-def backend_config() -> BackendConfig:
-    """torch's native backend with our fused QAT modules in place of its own, and tables for functions of one number."""
-    config = get_native_backend_config()
-    elementwise = BackendPatternConfig(Elementwise).set_observation_type(ObservationType.OUTPUT_USE_DIFFERENT_OBSERVER_AS_INPUT)
-    config.set_backend_pattern_config(elementwise.add_dtype_config(DTypeConfig(torch.quint8, torch.quint8)))
-    for pattern in config.configs:
-        if pattern.qat_module in _FUSED:
-            pattern.set_qat_module(_FUSED[pattern.qat_module])
-        if pattern.pattern in _FUSED:
-            ours = copy.copy(pattern)
-            ours.pattern = _FUSED[pattern.pattern]
-            config.set_backend_pattern_config(ours)
-    return config
-
-
-def qconfig(config: QuantizationConfig, *, qat: bool) -> QConfig:
-    """The QConfig of every layer; PTQ decides weight scales in ``finalize`` by the same quantizer."""
-    quant_max = 127 if config.reduce_range else 255
-    observer = ACTIVATION_OBSERVERS[config.observer or "min_max", config.exact]
-    arguments = {"dtype": torch.quint8, "qscheme": torch.per_tensor_affine, "quant_min": 0, "quant_max": quant_max}
-    activation = observer.with_args(**arguments)
-    if qat:
-        activation = ActivationFakeQuantize.with_args(observer=observer, **arguments)
-    weight = WeightFakeQuantize.with_args(bits=config.weight_bits, per_channel=config.per_channel, exact=config.exact, levels=256)
-    return QConfig(activation=activation, weight=weight)
+    @property
+    def pixel_groups(self) -> set[int]:
+        """The groups that pixels belong to, which need no observer."""
+        if self.input_scale is None:
+            return set()
+        names = [node.name for node in self.graph.graph.find_nodes(op="placeholder")]
+        return {self.placement.groups[name] for name in names if name in self.placement.groups}
 
 
 def prepare(
     model: nn.Module,
     config: QuantizationConfig,
-    example: tuple[Tensor, ...],
+    example: Any,
     *,
-    qat: bool,
     input_scale: float | None = None,
     leave_in_float: Collection[str | type[nn.Module]] = (),
-) -> fx.GraphModule:
-    """A copy of ``model`` as an FX graph with observers or, for QAT, fake quantizers. ``model`` is not changed.
+) -> Prepared:
+    """Normalize a copy of ``model``, bring it into exact forms and place observers. ``model`` is not changed.
 
     Args:
-        example: one batch per input, real-valued.
+        example: one batch as ``model`` takes it: a tensor, a tuple of its arguments, or a dict of them by name.
         input_scale: the real value of one step of the inputs where it is known (1 / 255 for pixels in [0, 1]); None to
             observe their range.
         leave_in_float: names or types of modules to leave unquantized.
 
     Raises:
-        InputError: a module that cannot be traced, or a name in ``leave_in_float`` that the model has not.
+        InputError: what cannot be captured, with the module and the remedy; an unknown name in ``leave_in_float``.
     """
-    copied = copy.deepcopy(model).cpu().train(qat)
-    left = left_in_float(copied, leave_in_float)
-    traced = exact_forms(copied, example, left, pixels=input_scale is not None)
-    saturating = relu6_to_saturation(traced, left) if config.exact and not config.reduce_range and not qat else []
-    mapping = QConfigMapping().set_global(qconfig(config, qat=qat))
-    for name in left:
-        mapping.set_module_name(name, None)
-    custom = PrepareCustomConfig().set_non_traceable_module_names(left).set_non_traceable_module_classes([Elementwise])
-    function = prepare_qat_fx if qat else prepare_fx
-    prepared = function(traced, mapping, example, prepare_custom_config=custom, backend_config=backend_config())
-    observe_inputs(prepared, backend_config(), qconfig(config, qat=qat).activation)
-    share_observers(prepared, backend_config())
-    saturate(prepared, saturating)
+    arguments = Arguments.of(model, example)
+    normalized = normalized_copy(model, arguments, leave_in_float)
+    return into_exact_forms(normalized, config, arguments, input_scale)
+
+
+def into_exact_forms(normalized: Normalized, config: QuantizationConfig, arguments: Arguments, input_scale: float | None) -> Prepared:
+    """``normalized``, which is changed, in exact forms, with observers where quantizers lie."""
+    graph = normalized.module
+    drop_training_only(graph)
     if input_scale is not None:
-        _quantize_input(prepared, input_scale)
-    return prepared
+        entry_layers(graph)
+    norms_to_layers(graph)
+    saturating = relu6_to_saturation(graph) if config.exact and not config.reduce_range else set()
+    fold_norms(graph)
+    placement = place(graph)
+    prepared = Prepared(graph, placement, {}, config, input_scale, arguments, numbered(normalized))
+    cut = {placement.groups[name] for name in saturating}
+    observers: dict[int, nn.Module] = {}
+    for group in placement.members:
+        if group not in prepared.pixel_groups:
+            observer = activation_observer(config)
+            observers[group] = SaturatingObserver(observer) if group in cut else observer
+    return replace(prepared, observers=observers)
 
 
-def _quantize_input(prepared: fx.GraphModule, scale: float) -> None:
-    for entry in input_quantizers(prepared):
-        moved = moved_from(prepared, entry)
-        for node in (entry, *moved.quantizers):
-            prepared.set_submodule(str(node.target), PixelQuantizer(scale))
-        for user in moved.readers:
-            quantizer = getattr(called(prepared, user), "weight_fake_quant", None) if user.op == "call_module" else None
-            if quantizer is not None:
-                quantizer.unit = scale
+def normalized_copy(model: nn.Module, arguments: Arguments, leave_in_float: Collection[str | type[nn.Module]] = ()) -> Normalized:
+    """The graph of forms of a float32 copy of ``model`` in evaluation mode; it computes what that copy computes.
+
+    Raises:
+        InputError: what cannot be captured.
+        SelfCheckError: a graph that gives something else than the model.
+    """
+    copied = _float_copy(model)
+    captured = capture(copied, arguments, left_names(copied, leave_in_float))
+    example = [each.float() if each.is_floating_point() else each for each in arguments.tensors]
+    normalized = normalize(captured, example)
+    check_forms(copied, normalized.module, arguments, normalized.inputs)
+    return normalized
+
+
+def _float_copy(model: nn.Module) -> nn.Module:
+    try:
+        copied = copy.deepcopy(model)
+    except Exception as error:
+        raise InputError(f"{type(model).__name__} cannot be copied ({error}): quantize it under torch.no_grad") from None
+    is_leaf = type(copied).__module__.startswith("torch.nn.modules") and not isinstance(copied, nn.Sequential)
+    root = nn.Sequential(copied) if is_leaf else copied
+    return root.cpu().float().eval()
+
+
+def numbered(normalized: Normalized) -> Any:
+    """What the model returns, with the places of the graph's outputs for the tensors."""
+    numbers = iter(range(len(normalized.module.graph.output_node().args[0])))  # type: ignore[arg-type]
+    return mapped(normalized.outputs, lambda _, value: None if value is None else next(numbers))
+
+
+def activation_observer(config: QuantizationConfig) -> nn.Module:
+    """A fresh observer of the kind and grid of ``config``."""
+    quant_max = 127 if config.reduce_range else 255
+    observer: Any = ACTIVATION_OBSERVERS[config.observer or "min_max", config.exact]
+    made: nn.Module = observer(dtype=torch.quint8, qscheme=torch.per_tensor_affine, quant_min=0, quant_max=quant_max)
+    return made
+
+
+def weight_quantizer(config: QuantizationConfig) -> WeightFakeQuantize:
+    """The quantizer of weights of ``config``."""
+    return WeightFakeQuantize(config.weight_bits, per_channel=config.per_channel, exact=config.exact, levels=256)

@@ -3,23 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable
+from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 
-from qstrategies.errors import InputError
 from qstrategies.guest import guest
-from qstrategies.quantization.convert import QuantizedModel, calibrate, finalize
+from qstrategies.quantization.calibrate import calibrate
+from qstrategies.quantization.model import QuantizedModel
 from qstrategies.quantization.prepare import prepare
+from qstrategies.quantization.selfcheck import EXAMPLES, check_nodes
 from qstrategies.records import QuantizationConfig
-
-Inputs = Tensor | tuple[Tensor, ...]
 
 
 @guest
 def quantize(
     model: nn.Module,
-    calibration: Iterable[Inputs],
-    example: Inputs,
+    calibration: Iterable[Any],
+    example: Any,
     *,
     config: QuantizationConfig = QuantizationConfig(),
     input_scale: float | None = None,
@@ -28,7 +28,8 @@ def quantize(
     """Quantize a trained float model. ``model`` is not changed.
 
     Args:
-        calibration: batches of real-valued inputs as ``model`` takes them, from training data; a tuple where it takes several.
+        calibration: batches of real-valued inputs as ``model`` takes them, from training data: tensors or arrays, tuples (labels
+            behind the inputs are left out) or dicts by name; uint8 where ``input_scale`` says what a step is worth.
         example: one such batch; its shapes without the first dimension are those of the exported file.
         config: bits, observer, engine and exactness.
         input_scale: the real value of one pixel step where inputs are scaled pixels (1 / 255 for images in [0, 1]), which
@@ -36,12 +37,11 @@ def quantize(
         leave_in_float: names (``"features.3"``) or types of modules to leave unquantized.
 
     Raises:
-        InputError: no calibration batch, an unknown name, or a module that can be neither traced nor quantized.
+        InputError: no calibration batch, one that does not fit, an unknown name, or a model that cannot be captured.
+        SelfCheckError: the result is not the user's model (``selfcheck.py``).
     """
-    inputs = example if isinstance(example, tuple) else (example,)
-    prepared = prepare(model, config, inputs, qat=False, input_scale=input_scale, leave_in_float=leave_in_float)
-    outputs = prepared.graph.output_node().args[0]
-    if not hasattr(outputs, "users"):
-        raise InputError(f"{type(model).__name__} returns {type(outputs).__name__}: expected one tensor")
-    calibrate(prepared, calibration)
-    return finalize(prepared, config, [tuple(tensor.shape[1:]) for tensor in inputs])
+    prepared = prepare(model, config, example, input_scale=input_scale, leave_in_float=leave_in_float)
+    first = calibrate(prepared, calibration)
+    quantized = QuantizedModel.of(prepared)
+    check_nodes(prepared, quantized.graph, [tensor[:EXAMPLES] for tensor in first])
+    return quantized

@@ -9,110 +9,75 @@ equalization: Nagel et al., arXiv:1906.04721, section 4.1.)
 
 from __future__ import annotations
 
-from collections.abc import Collection
 from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
-from torch.ao.quantization.observer import ObserverBase
-from torch.nn import functional
 
-from qstrategies.quantization.exact_forms import NORMS, WEIGHTED
-from qstrategies.quantization.graph import called, is_quantizer, moves_values
+from qstrategies.operators.base import form_of
+from qstrategies.quantization.exact_forms import NORM_KINDS, folds, is_layer, module_at
 
 TOP = 255 * 2.0**-5
-_HOMOGENEOUS_MODULES = (
-    nn.AdaptiveAvgPool1d,
-    nn.AdaptiveAvgPool2d,
-    nn.AvgPool1d,
-    nn.AvgPool2d,
-    nn.Dropout,
-    nn.Dropout2d,
-    nn.MaxPool1d,
-    nn.MaxPool2d,
-)
-_HOMOGENEOUS_FUNCTIONS = (
-    functional.adaptive_avg_pool1d,
-    functional.adaptive_avg_pool2d,
-    functional.avg_pool1d,
-    functional.avg_pool2d,
-    functional.dropout,
-    functional.max_pool1d,
-    functional.max_pool2d,
-    torch.mean,
-)
 
 
-class SaturatingObserver(ObserverBase):
+class SaturatingObserver(nn.Module):
     """``observer`` of what is left of values that are cut at 255 * 2^-5. Its scale is at most 2^-5, its zero point 0."""
 
-    qscheme = torch.per_tensor_affine
-
     def __init__(self, observer: Any) -> None:
-        super().__init__(dtype=torch.quint8)
+        super().__init__()
         self.observer = observer
         self.quant_min, self.quant_max = observer.quant_min, observer.quant_max
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.observer(x.clamp(0, TOP))
+        result: Tensor = self.observer(x.clamp(0, TOP))
+        return result
 
-    def calculate_qparams(self, **_: Any) -> tuple[Tensor, Tensor]:
-        return self.observer.calculate_qparams()
+    def calculate_qparams(self) -> tuple[Tensor, Tensor]:
+        """Scale and zero point of what was observed."""
+        qparams: tuple[Tensor, Tensor] = self.observer.calculate_qparams()
+        return qparams
 
 
 @torch.no_grad()
-def relu6_to_saturation(traced: fx.GraphModule, left: Collection[str]) -> list[str]:
-    """Rewrite every ReLU6 of ``traced`` that stands as above, in place; the names of the layers that now must saturate."""
-    saturating = []
-    for node in traced.graph.nodes:
-        if node.op != "call_module" or not isinstance(clamp := called(traced, node), nn.Hardtanh):
+def relu6_to_saturation(graph: fx.GraphModule) -> set[str]:
+    """Rewrite every ReLU6 that stands as above, in place; the names of the nodes whose results now must saturate."""
+    saturating = set()
+    for node in graph.graph.nodes:
+        clamp = module_at(graph, node)
+        if not isinstance(clamp, nn.Hardtanh) or (clamp.min_val, clamp.max_val) != (0, 6):
             continue
-        layer, readers = _scaled_by(traced, node.args[0]), _linear_readers(traced, node)
-        if (clamp.min_val, clamp.max_val) != (0, 6) or layer is None or readers is None:
+        scaled, readers = _scaled_by(graph, node.args[0]), _linear_readers(graph, node)
+        if scaled is None or readers is None:
             continue
-        if any(str(name) in left for name in (layer, node.args[0].target, node.target, *readers)):
-            continue
-        for parameter in called(traced, node.args[0]).parameters(recurse=False):
+        for parameter in scaled.parameters():
             parameter.mul_(TOP / 6)
         for reader in readers:
-            traced.get_submodule(reader).weight.div_(TOP / 6)  # type: ignore[operator]
-        traced.set_submodule(str(node.target), nn.ReLU().train(clamp.training))
-        saturating.append(layer)
+            reader.weight.div_(TOP / 6)
+        graph.set_submodule(str(node.target), nn.ReLU())
+        saturating.add(node.name)
     return saturating
 
 
-def saturate(prepared: fx.GraphModule, layers: Collection[str]) -> None:
-    """Give the outputs of ``layers``, and all that shares their observers, a ``SaturatingObserver``. In place."""
-    quantizers = [node for node in prepared.graph.nodes if is_quantizer(prepared, node)]
-    observers = [called(prepared, node) for node in quantizers if node.all_input_nodes[0].target in layers]
-    shared = {id(observer): SaturatingObserver(observer) for observer in observers}
-    for node in quantizers:
-        observer = called(prepared, node)
-        prepared.set_submodule(str(node.target), shared.get(id(observer), observer))
-
-
-def _scaled_by(traced: fx.GraphModule, node: Any) -> str | None:
-    """The name of the layer that gives ``node``, itself or before its affine batch normalization; None if there is none."""
-    if node.op != "call_module" or len(node.users) > 1:
+def _scaled_by(graph: fx.GraphModule, node: Any) -> Any | None:
+    """The module whose parameters scale what ``node`` gives: a layer, or the batch normalization to be folded into one."""
+    if len(node.users) > 1:
         return None
-    module, before = called(traced, node), node.args[0]
-    if isinstance(module, WEIGHTED):
-        return str(node.target)
-    layer = called(traced, before) if before.op == "call_module" else None
-    folded = isinstance(module, tuple(NORMS)) and getattr(module, "affine", False) and isinstance(layer, WEIGHTED)
-    return str(before.target) if folded and len(before.users) == 1 else None
+    module = module_at(graph, node)
+    folded = isinstance(module, NORM_KINDS) and folds(graph, node)
+    return module if is_layer(graph, node) or folded else None
 
 
-def _linear_readers(traced: fx.GraphModule, node: fx.Node) -> list[str] | None:
-    """The names of all layers that read ``node``, itself or pooled, moved or dropped; None if anything else reads it."""
-    found: list[str] = []
+def _linear_readers(graph: fx.GraphModule, node: fx.Node) -> list[Any] | None:
+    """All layers that read ``node``, itself or pooled or moved; None if anything else reads it."""
+    found: list[Any] = []
     for user in node.users:
-        module = called(traced, user) if user.op == "call_module" else None
-        if isinstance(module, WEIGHTED):
-            found.append(str(user.target))
+        module = module_at(graph, user)
+        form = form_of(module)
+        if is_layer(graph, user):
+            found.append(module)
             continue
-        passes = isinstance(module, _HOMOGENEOUS_MODULES) or user.target in _HOMOGENEOUS_FUNCTIONS or user.target == "mean"
-        readers = _linear_readers(traced, user) if passes or moves_values(traced, user) else None
+        passes = form is not None and form.homogeneous and len(user.all_input_nodes) == 1
+        readers = _linear_readers(graph, user) if passes else None
         if readers is None:
             return None
         found += readers

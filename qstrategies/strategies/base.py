@@ -12,9 +12,8 @@ from torch.nn.utils import parametrize
 from qstrategies.errors import check_range, unknown
 
 if TYPE_CHECKING:
-    from torch.fx import GraphModule
-
     from qstrategies.datasets.base import CalibrationSet
+    from qstrategies.quantization.prepare import Prepared
 
 
 @dataclass(frozen=True)
@@ -66,7 +65,7 @@ class Strategy:
     def after_step(self, model: nn.Module) -> None:
         """Called after every optimizer step, under ``torch.no_grad``."""
 
-    def refine(self, prepared: GraphModule, calibration: CalibrationSet) -> None:
+    def refine(self, prepared: Prepared, calibration: CalibrationSet) -> None:
         """Adjust a calibrated model before conversion (post-training methods). In place."""
 
     def fold(self, model: nn.Module) -> None:

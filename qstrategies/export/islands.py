@@ -1,0 +1,161 @@
+"""Float islands -> ONNX, by PyTorch's exporter: all islands of a model in one call, since a call costs more than an island."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import onnx
+import onnx_ir as ir
+import torch
+from torch import Tensor, nn
+
+from qstrategies.errors import InputError
+from qstrategies.operators.island import Island
+from qstrategies.quantization.integer_graph import IntegerGraph
+
+if TYPE_CHECKING:
+    from qstrategies.export.onnx_writer import _Writer
+
+EXAMPLES = 2
+
+
+def export_islands(graph: IntegerGraph) -> ExportedIslands:
+    """Export all islands of ``graph``. Raises ``InputError``, naming them, if PyTorch cannot."""
+    if not graph.islands:
+        return ExportedIslands({}, onnx.GraphProto())
+    shapes = _examples(graph)
+    inputs: list[Tensor] = []
+    places: list[list[int]] = []
+    for island in graph.islands:
+        places.append(list(range(len(inputs), len(inputs) + len(island.inputs))))
+        inputs += [shapes[spec.name].clone() for spec in island.inputs]
+    specs = [spec for island in graph.islands for spec in island.inputs]
+    dynamic = [_dynamic(spec.shape) for spec in specs]
+    try:
+        proto = exported(_Together(graph.islands, places), tuple(inputs), dynamic)
+    except Exception as error:
+        names = ", ".join(sorted({island.name for island in graph.islands}))
+        lines = str(error).strip().splitlines() or [type(error).__name__]
+        raise InputError(f"what stays in float cannot be exported ({names}): {lines[0]}") from None
+    ends = {island.output.name: place for place, island in enumerate(graph.islands)}
+    return ExportedIslands(ends, proto.graph, places)
+
+
+class ExportedIslands:
+    """The graph of all islands together; ``write`` copies what one of them needs."""
+
+    def __init__(self, ends: Mapping[str, int], graph: onnx.GraphProto, places: Sequence[Sequence[int]] = ()) -> None:
+        self.ends, self.graph, self.places = ends, graph, places
+        self.makers = {output: node for node in graph.node for output in node.output}
+        self.tensors = {tensor.name: tensor for tensor in graph.initializer}
+
+    def write(self, output: str, to: _Writer, inputs: Sequence[str]) -> str:
+        """Write the island that gives ``output`` on ``inputs``; the name of its result."""
+        place = self.ends[output]
+        given = [self.graph.input[index].name for index in self.places[place]]
+        renamed = dict(zip(given, inputs, strict=True))
+        end = self.graph.output[place].name
+        for node in self._needed(end, set(given)):
+            self._copy(node, output, to, renamed)
+        return renamed[end]
+
+    def _needed(self, end: str, given: set[str]) -> list[onnx.NodeProto]:
+        wanted, open_names = set(), [end]
+        while open_names:
+            name = open_names.pop()
+            node = self.makers.get(name)
+            if node is not None and name not in given and node.name not in wanted:
+                wanted.add(node.name)
+                open_names += node.input
+        return [node for node in self.graph.node if node.name in wanted]
+
+    def _copy(self, node: onnx.NodeProto, island: str, to: _Writer, renamed: dict[str, str]) -> None:
+        copied = onnx.NodeProto()
+        copied.CopyFrom(node)
+        for index, name in enumerate(node.input):
+            if name in self.tensors and name not in renamed:
+                renamed[name] = to.constant(f"{island}.{name}", onnx.numpy_helper.to_array(self.tensors[name]))
+            copied.input[index] = renamed.get(name, name)
+        for index, name in enumerate(node.output):
+            renamed[name] = to._free(f"{island}.{name}") if name else name
+            copied.output[index] = renamed[name]
+        copied.name = to._free(f"{island}.{node.name}")
+        del copied.metadata_props[:]
+        copied.doc_string = ""
+        to.nodes.append(copied)
+
+
+class _Together(nn.Module):
+    """All islands side by side, on their inputs one behind another."""
+
+    def __init__(self, islands: Sequence[Island], places: Sequence[Sequence[int]]) -> None:
+        super().__init__()
+        self.islands = nn.ModuleList(island.module for island in islands)
+        self.places = places
+
+    def forward(self, *tensors: Tensor) -> tuple[Tensor, ...]:
+        pairs = zip(self.islands, self.places, strict=True)
+        return tuple(island(*(tensors[place] for place in chosen)) for island, chosen in pairs)
+
+
+def exported(module: nn.Module, examples: tuple[Tensor, ...], dynamic: Sequence[Any], **names: Any) -> onnx.ModelProto:
+    """``module`` by PyTorch's exporter, without a word of it on the screen."""
+    dimensions: Any = {"tensors": tuple(dynamic)} if isinstance(module, _Together) else tuple(dynamic)
+    with quiet():
+        program = torch.onnx.export(
+            module.eval(),
+            examples,
+            dynamo=True,
+            optimize=True,
+            opset_version=19,
+            dynamic_shapes=dimensions,
+            verbose=False,
+            **names,
+        )
+    assert program is not None and program.exported_program is not None
+    _release_shapes(program.exported_program)
+    proto: onnx.ModelProto = ir.to_proto(program.model)
+    return proto
+
+
+def _release_shapes(program: torch.export.ExportedProgram) -> None:
+    """Break a cycle of sizes and tensors that leads through C++, where Python's collector does not look."""
+    for node in program.graph.nodes:
+        mode = getattr(node.meta.get("val"), "fake_mode", None)
+        if mode is not None and mode.shape_env is not None:
+            mode.shape_env.tracked_fakes = None
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """No warnings or log lines of the exporter."""
+    logger = logging.getLogger("torch.onnx")
+    before = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(before)
+
+
+@torch.no_grad()
+def _examples(graph: IntegerGraph) -> dict[str, Tensor]:
+    """What every tensor is for ``EXAMPLES`` inputs of zeros, in real numbers."""
+    values = {}
+    for spec in graph.inputs:
+        sizes = [EXAMPLES if size is None else size for size in spec.shape]
+        values[spec.name] = torch.zeros(sizes, dtype=spec.dtype)
+    for node in graph.nodes:
+        constants = (torch.from_numpy(array) for array in node.constants)
+        values[node.output.name] = node.reals(*(values[spec.name] for spec in node.inputs), *constants)
+    return values
+
+
+def _dynamic(shape: Sequence[int | None]) -> dict[int, Any]:
+    return {place: torch.export.Dim.DYNAMIC for place, size in enumerate(shape) if size is None}

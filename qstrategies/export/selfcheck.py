@@ -1,0 +1,73 @@
+"""Does the file compute what the quantized model computes? Run once, in ONNX Runtime without its optimizations."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime
+import torch
+
+from qstrategies.errors import SelfCheckError
+from qstrategies.operators.base import Array, TensorSpec
+from qstrategies.quantization.model import QuantizedModel
+from qstrategies.quantization.structure import leaves
+
+EXAMPLES = 3
+ISLAND_NOISE = 2.0
+"""Steps: float islands round in each executor as it likes, which may move a value over a tie and on from there."""
+
+
+def check_file(quantized: QuantizedModel, model: onnx.ModelProto) -> None:
+    """Raise ``SelfCheckError`` unless ``model`` gives the results of ``quantized`` on random integers.
+
+    The same bits, but where parts stay in float or scales are free: there each output within ``ISLAND_NOISE`` steps of its
+    quantizer, or 1 % of its largest value, in nine of ten values.
+    """
+    inputs = [random_input(spec) for spec in quantized.graph.inputs]
+    expected = _expected(quantized, inputs)
+    found = _run(model, quantized, inputs)
+    strict = quantized.config.exact and not quantized.islands
+    for spec, name, ours, theirs in zip(quantized.graph.outputs, quantized.output_names, expected, found, strict=True):
+        if ours.shape != theirs.shape:
+            raise SelfCheckError(f"output {name!r} of the file has the shape {theirs.shape} instead of {ours.shape}")
+        if not _agree(spec, ours, theirs, strict=strict):
+            raise SelfCheckError(f"output {name!r} of the file differs from the quantized model it was written from")
+
+
+def random_input(spec: TensorSpec) -> Array:
+    """``EXAMPLES`` inputs: integers over their whole range, zeros for what is not quantized."""
+    sizes = [EXAMPLES if size is None else size for size in spec.shape]
+    if spec.quantizer is None:
+        return np.zeros(sizes, np.dtype(str(spec.dtype).removeprefix("torch.")))
+    return np.random.default_rng(0).integers(0, 256, sizes, np.uint8)
+
+
+def _expected(quantized: QuantizedModel, inputs: list[Array]) -> list[Array]:
+    result = quantized.reference()(*(torch.from_numpy(each) for each in inputs))
+    return [each.numpy() for _, each in leaves(result) if each is not None]
+
+
+def _run(model: onnx.ModelProto, quantized: QuantizedModel, inputs: list[Array]) -> list[Array]:
+    options = onnxruntime.SessionOptions()
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    options.log_severity_level, options.intra_op_num_threads = 4, 1
+    try:
+        session = onnxruntime.InferenceSession(model.SerializeToString(), options)
+        feeds: dict[str, Any] = {}
+        for entry, array, spec in zip(session.get_inputs(), inputs, quantized.inputs, strict=True):
+            real = entry.type == "tensor(float)" and spec.scale is not None
+            feeds[entry.name] = spec.reals(torch.from_numpy(array)).numpy() if real else array
+        return [np.asarray(each) for each in session.run(list(quantized.output_names), feeds)]
+    except Exception as error:
+        lines = str(error).strip().splitlines() or [type(error).__name__]
+        raise SelfCheckError(f"ONNX Runtime cannot run the file: {lines[0]}") from None
+
+
+def _agree(spec: TensorSpec, ours: Array, theirs: Array, *, strict: bool) -> bool:
+    if strict or not np.issubdtype(ours.dtype, np.floating):
+        return bool(np.array_equal(ours, theirs))
+    step = 0.0 if spec.quantizer is None else spec.quantizer.scale
+    allowed = max(ISLAND_NOISE * step, 0.01 * float(np.abs(ours).max(initial=0)))
+    return bool((np.abs(ours - theirs) <= allowed).mean() >= 0.9)

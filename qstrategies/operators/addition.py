@@ -1,0 +1,122 @@
+"""Sums and differences of two tensors."""
+
+from __future__ import annotations
+
+import operator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, fx, nn
+
+from qstrategies.operators.arithmetic import centered, rounded
+from qstrategies.operators.base import (
+    FORMS,
+    Array,
+    Call,
+    Form,
+    Kernel,
+    Node,
+    Placing,
+    Site,
+    Writer,
+    is_number,
+    recognizes,
+)
+from qstrategies.operators.normalization import affine
+from qstrategies.operators.table import Elementwise
+
+
+class Add(nn.Module):
+    """``a + b``."""
+
+    def forward(self, a: Tensor, b: Tensor) -> Tensor:
+        return a + b
+
+
+class Subtract(nn.Module):
+    """``a - b``."""
+
+    def forward(self, a: Tensor, b: Tensor) -> Tensor:
+        return a - b
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Addition(Node):
+    """``a + sign b``, each with its own scale; ``relu`` as in a layer."""
+
+    sign: int = 1
+    relu: bool = False
+
+    def integers(self, *inputs: Array) -> Array:
+        a, b = (centered(x, spec.grid) * spec.grid.scale for x, spec in zip(inputs, self.inputs, strict=True))
+        total = a + self.sign * b
+        if self.relu:
+            total = np.maximum(total, 0)
+        return rounded(total, 1 / self.output.grid.scale, self.output.grid)
+
+    def reals(self, *tensors: Tensor) -> Tensor:
+        a, b = tensors
+        y = a + b if self.sign > 0 else a - b
+        return y.relu() if self.relu else y
+
+    def kernel(self, engine: str) -> Kernel | None:
+        same_shape = self.inputs[0].shape == self.inputs[1].shape
+        if engine == "qnnpack" or self.sign < 0 or not same_shape:
+            return None  # qnnpack's rounds ties away from zero; the others neither subtract nor broadcast
+        function = torch.ops.quantized.add_relu if self.relu else torch.ops.quantized.add
+        grid = self.output.grid
+        return lambda a, b: function(a, b, grid.scale, grid.zero_point)
+
+    def write(self, to: Writer) -> None:
+        operands = [to.real(spec) for spec in self.inputs]
+        result = to.emit("Add" if self.sign > 0 else "Sub", operands, f"{self.name}.sum")
+        if self.relu:
+            result = to.emit("Relu", [result], f"{self.name}.relu")
+        to.give(self.output, result)
+
+
+def _form(sign: int) -> Form:
+    def node(site: Site) -> Node:
+        return Addition(**site.ends, sign=sign, relu=site.relu)
+
+    return Form(placing=Placing.OWN, node=node, takes_relu=True)
+
+
+FORMS[Add] = _form(1)
+FORMS[Subtract] = _form(-1)
+
+
+@recognizes(operator.add, operator.iadd, torch.add, "add", "add_", "__add__", "__radd__", "__iadd__")
+def _add(call: Call, input: Any, other: Any, *, alpha: float = 1) -> fx.Node | None:
+    if alpha != 1:
+        return None
+    if isinstance(input, fx.Node) and isinstance(other, fx.Node):
+        return call.emit(Add(), input, other)
+    x, number = (input, other) if isinstance(input, fx.Node) else (other, input)
+    if isinstance(number, Tensor):
+        return affine(call, x, 1.0, number)
+    return call.emit(Elementwise(lambda value: value + number), x) if is_number(number) else None
+
+
+@recognizes(operator.sub, operator.isub, torch.sub, torch.subtract, "sub", "sub_", "__sub__", "__isub__")
+def _subtract(call: Call, input: Any, other: Any, *, alpha: float = 1) -> fx.Node | None:
+    if alpha != 1:
+        return None
+    if isinstance(input, fx.Node) and isinstance(other, fx.Node):
+        return call.emit(Subtract(), input, other)
+    if isinstance(other, Tensor):
+        return affine(call, input, 1.0, -other)
+    if isinstance(input, Tensor):
+        return affine(call, other, -1.0, input)
+    if is_number(other):
+        return call.emit(Elementwise(lambda value: value - other), input)
+    if is_number(input):
+        return call.emit(Elementwise(lambda value: input - value), other)
+    return None
+
+
+@recognizes(torch.rsub, "__rsub__")
+def _reversed(call: Call, input: Any, other: Any, *, alpha: float = 1) -> fx.Node | None:
+    return _subtract(call, other, input, alpha=alpha)

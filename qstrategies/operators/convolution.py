@@ -1,0 +1,298 @@
+"""Convolutions and transposed convolutions in one to three dimensions."""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, fx, nn
+from torch.nn import functional
+
+from qstrategies.operators.arithmetic import centered, padded, products, window_count, windows
+from qstrategies.operators.base import (
+    FORMS,
+    Array,
+    Call,
+    Form,
+    Kernel,
+    Placing,
+    Site,
+    Writer,
+    per_dimension,
+    recognizes,
+    shape_of,
+)
+from qstrategies.operators.layer import Layer, layer_fields, own_copy
+from qstrategies.operators.movement import Pad
+
+CONVOLUTIONS: dict[int, Any] = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
+TRANSPOSED: dict[int, Any] = {1: nn.ConvTranspose1d, 2: nn.ConvTranspose2d, 3: nn.ConvTranspose3d}
+
+
+def is_transposed(layer: Any) -> bool:
+    """Whether ``layer`` is a transposed convolution, whose weight has its inputs first."""
+    return isinstance(layer, tuple(TRANSPOSED.values()))
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Convolution(Layer):
+    """One number per dimension of the image for ``stride``, ``padding`` (on both sides) and ``dilation``."""
+
+    stride: tuple[int, ...]
+    padding: tuple[int, ...]
+    dilation: tuple[int, ...]
+    groups: int
+
+    @property
+    def dimensions(self) -> int:
+        """Of the image."""
+        return len(self.stride)
+
+    def integers(self, *inputs: Array) -> Array:
+        x = centered(inputs[0], self.inputs[0].grid)
+        weight = self.rounded_layer.weight.astype(np.float64)
+        kernel = weight.shape[2:]
+        geometry = zip(x.shape[2:], kernel, self.stride, self.padding, self.dilation, strict=True)
+        counts = [window_count(*each) for each in geometry]
+        total = np.zeros((len(x), len(weight), *counts))
+        places = windows(padded(x, self.padding), kernel, self.stride, self.dilation, counts)
+        for place, window in places:
+            total += products(window, weight[(slice(None), slice(None), *place)], self.groups)
+        return self.finish(total)
+
+    def reals(self, *tensors: Tensor) -> Tensor:
+        function: Any = getattr(functional, f"conv{self.dimensions}d")
+        y: Tensor = function(*tensors, self.stride, self.padding, self.dilation, self.groups)
+        return y.relu() if self.relu else y
+
+    def kernel(self, engine: str) -> Kernel | None:
+        prepack = getattr(torch.ops.quantized, f"conv{self.dimensions}d_prepack")
+        geometry = (list(self.stride), list(self.padding), list(self.dilation), self.groups)
+        packed = prepack(self.packed_weight(), self.packed_bias(), *geometry)
+        name = f"conv{self.dimensions}d" + ("_relu" if self.relu else "")
+        function = getattr(torch.ops.quantized, name)
+        grid = self.output.grid
+        return lambda x: function(x, packed, grid.scale, grid.zero_point)
+
+    def write(self, to: Writer) -> None:
+        self.write_layer(
+            to,
+            "Conv",
+            kernel_shape=self.rounded_layer.weight.shape[2:],
+            strides=self.stride,
+            pads=(*self.padding, *self.padding),
+            dilations=self.dilation,
+            group=self.groups,
+        )
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class TransposedConvolution(Convolution):
+    """Its weight is [in_channels, out_channels / groups, ...], with one scale."""
+
+    output_padding: tuple[int, ...]
+
+    @property
+    def weight_axis(self) -> int:
+        return 1
+
+    @property
+    def weight_scale(self) -> Array:
+        columns = self.rounded_layer.weight.shape[1]
+        return np.repeat(self.rounded_layer.scale[:1], columns)
+
+    def integers(self, *inputs: Array) -> Array:
+        x = centered(inputs[0], self.inputs[0].grid)
+        weight = self.rounded_layer.weight.astype(np.float64)
+        kernel, counts = weight.shape[2:], x.shape[2:]
+        reach = [
+            (count - 1) * stride + dilation * (size - 1) + 1
+            for count, stride, dilation, size in zip(counts, self.stride, self.dilation, kernel, strict=True)
+        ]
+        channels = len(self.rounded_layer.scale)
+        room = [size + extra for size, extra in zip(reach, self.output_padding, strict=True)]
+        total = np.zeros((len(x), channels, *room))
+        for place, target in windows(total, kernel, self.stride, self.dilation, counts):
+            target += products(x, self._rows(weight[(slice(None), slice(None), *place)]), self.groups)
+        inside = [slice(pad, size - pad) for pad, size in zip(self.padding, room, strict=True)]
+        return self.finish(total[(slice(None), slice(None), *inside)])
+
+    def _rows(self, weight: Array) -> Array:
+        """[in_channels, out_channels / groups] as [out_channels, in_channels / groups]."""
+        grouped = weight.reshape(self.groups, -1, weight.shape[1])
+        return grouped.transpose(0, 2, 1).reshape(-1, grouped.shape[1])
+
+    def reals(self, *tensors: Tensor) -> Tensor:
+        function: Any = getattr(functional, f"conv_transpose{self.dimensions}d")
+        y: Tensor = function(*tensors, self.stride, self.padding, self.output_padding, self.groups, self.dilation)
+        return y.relu() if self.relu else y
+
+    def kernel(self, engine: str) -> Kernel | None:
+        return None  # fbgemm packs other weights, onednn and qnnpack compute something else for some shapes
+
+    def write(self, to: Writer) -> None:
+        self.write_layer(
+            to,
+            "ConvTranspose",
+            kernel_shape=self.rounded_layer.weight.shape[2:],
+            strides=self.stride,
+            pads=(*self.padding, *self.padding),
+            dilations=self.dilation,
+            output_padding=self.output_padding,
+            group=self.groups,
+        )
+
+
+def _node(site: Site) -> Convolution:
+    layer = site.module
+    return Convolution(
+        **layer_fields(site),
+        stride=layer.stride,
+        padding=layer.padding,
+        dilation=layer.dilation,
+        groups=layer.groups,
+    )
+
+
+def _transposed_node(site: Site) -> TransposedConvolution:
+    layer = site.module
+    return TransposedConvolution(
+        **layer_fields(site),
+        stride=layer.stride,
+        padding=layer.padding,
+        dilation=layer.dilation,
+        groups=layer.groups,
+        output_padding=layer.output_padding,
+    )
+
+
+for _kind in CONVOLUTIONS.values():
+    FORMS[_kind] = Form(placing=Placing.OWN, node=_node, takes_relu=True, weighted=True)
+for _kind in TRANSPOSED.values():
+    FORMS[_kind] = Form(placing=Placing.OWN, node=_transposed_node, takes_relu=True, weighted=True)
+
+
+@recognizes(*CONVOLUTIONS.values())
+def _convolution(call: Call, layer: Any, x: fx.Node) -> fx.Node | None:
+    dimensions = len(layer.kernel_size)
+    geometry = (layer.stride, layer.padding, layer.dilation, layer.groups)
+    return _emit(call, x, layer.weight, layer.bias, dimensions, *geometry, mode=layer.padding_mode)
+
+
+def _functional(
+    dimensions: int,
+    call: Call,
+    input: fx.Node,
+    weight: Any,
+    bias: Any = None,
+    stride: Any = 1,
+    padding: Any = 0,
+    dilation: Any = 1,
+    groups: int = 1,
+) -> fx.Node | None:
+    return _emit(call, input, weight, bias, dimensions, stride, padding, dilation, groups)
+
+
+for _dimensions in CONVOLUTIONS:
+    _targets = (getattr(functional, f"conv{_dimensions}d"),)
+    recognizes(*_targets)(functools.partial(_functional, _dimensions))
+
+
+def _emit(
+    call: Call,
+    x: fx.Node,
+    weight: Any,
+    bias: Any,
+    dimensions: int,
+    stride: Any,
+    padding: Any,
+    dilation: Any,
+    groups: int,
+    *,
+    mode: str = "zeros",
+) -> fx.Node | None:
+    batched = len(shape_of(x)) == dimensions + 2
+    if not (batched and isinstance(weight, Tensor) and isinstance(bias, Tensor | None)):
+        return None
+    outputs, per_group, *kernel = weight.shape
+    dilation = per_dimension(dilation, dimensions)
+    pads = _pads(padding, kernel, dilation)
+    symmetric = all(low == high for low, high in pads)
+    if mode != "zeros" or not symmetric:
+        x = _padded(call, x, pads, "constant" if mode == "zeros" else mode)
+        pads = [(0, 0)] * dimensions
+    layer = CONVOLUTIONS[dimensions](
+        per_group * groups,
+        outputs,
+        tuple(kernel),
+        per_dimension(stride, dimensions),
+        tuple(low for low, _ in pads),
+        dilation,
+        groups,
+        bias is not None,
+    )
+    return call.emit(own_copy(layer, weight, bias), x)
+
+
+def _pads(padding: Any, kernel: list[int], dilation: tuple[int, ...]) -> list[tuple[int, int]]:
+    """Padding before and behind, per dimension; "same" puts the odd one behind, as torch does."""
+    if not isinstance(padding, str):
+        return [(each, each) for each in per_dimension(padding, len(kernel))]
+    if padding == "valid":
+        return [(0, 0)] * len(kernel)
+    reach = [step * (size - 1) for step, size in zip(dilation, kernel, strict=True)]
+    return [(each // 2, each - each // 2) for each in reach]
+
+
+def _padded(call: Call, x: fx.Node, pads: list[tuple[int, int]], mode: str) -> fx.Node:
+    everywhere = ((0, 0), (0, 0), *pads)
+    sizes = zip(shape_of(x), everywhere, strict=True)
+    shape = tuple(None if size is None else size + low + high for size, (low, high) in sizes)
+    return call.emit(Pad(everywhere, mode), x, shape=shape)
+
+
+@recognizes(*TRANSPOSED.values())
+def _transposed(call: Call, layer: Any, x: fx.Node, output_size: Any = None) -> fx.Node | None:
+    dimensions = len(layer.kernel_size)
+    output_padding = layer.output_padding if output_size is None else None
+    geometry = (layer.stride, layer.padding, output_padding, layer.groups, layer.dilation)
+    return _functional_transposed(dimensions, call, x, layer.weight, layer.bias, *geometry)
+
+
+def _functional_transposed(
+    dimensions: int,
+    call: Call,
+    input: fx.Node,
+    weight: Any,
+    bias: Any = None,
+    stride: Any = 1,
+    padding: Any = 0,
+    output_padding: Any = 0,
+    groups: int = 1,
+    dilation: Any = 1,
+) -> fx.Node | None:
+    batched = len(shape_of(input)) == dimensions + 2
+    known = output_padding is not None and isinstance(weight, Tensor) and isinstance(bias, Tensor | None)
+    if not (batched and known):
+        return None
+    inputs, per_group, *kernel = weight.shape
+    layer = TRANSPOSED[dimensions](
+        inputs,
+        per_group * groups,
+        tuple(kernel),
+        per_dimension(stride, dimensions),
+        per_dimension(padding, dimensions),
+        per_dimension(output_padding, dimensions),
+        groups,
+        bias is not None,
+        per_dimension(dilation, dimensions),
+    )
+    return call.emit(own_copy(layer, weight, bias), input)
+
+
+for _dimensions in TRANSPOSED:
+    _targets = (getattr(functional, f"conv_transpose{_dimensions}d"),)
+    recognizes(*_targets)(functools.partial(_functional_transposed, _dimensions))

@@ -1,0 +1,43 @@
+"""What only acts in training: kept for QAT, gone when the quantizers are decided."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+from torch import fx, nn
+from torch.nn import functional
+
+from qstrategies.operators.base import FORMS, Call, Form, Node, Placing, Site, recognizes
+
+DROPOUTS: dict[Any, Any] = {
+    functional.dropout: nn.Dropout,
+    functional.dropout1d: nn.Dropout1d,
+    functional.dropout2d: nn.Dropout2d,
+    functional.dropout3d: nn.Dropout3d,
+    functional.alpha_dropout: nn.AlphaDropout,
+    functional.feature_alpha_dropout: nn.FeatureAlphaDropout,
+}
+
+
+def _gone(site: Site) -> Node:
+    raise AssertionError(f"{site.output.name}: exact_forms drops what does nothing in evaluation")
+
+
+for _kind in DROPOUTS.values():
+    FORMS[_kind] = Form(placing=Placing.SHARED, node=_gone, homogeneous=True)
+
+
+@recognizes(*DROPOUTS.values())
+def _module(call: Call, module: nn.Module, x: fx.Node) -> fx.Node:
+    return call.emit(copy.deepcopy(module), x)
+
+
+def _register(function: Any, kind: Any) -> None:
+    @recognizes(function)
+    def _functional(call: Call, input: fx.Node, p: float = 0.5, training: bool = True, inplace: bool = False) -> fx.Node:
+        return call.emit(kind(p), input)
+
+
+for _each, _kind in DROPOUTS.items():
+    _register(_each, _kind)

@@ -1,0 +1,118 @@
+"""Float islands: parts that have no exact integer form. They compute in float between a dequantization and a quantization."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, fx, nn
+
+from qstrategies.operators.base import FORMS, Array, Form, Kernel, Node, Placing, Site, Writer, requantized
+
+
+class Float(nn.Module):
+    """``module`` of the user's, or a call of one function, left in float; ``reason`` says why."""
+
+    def __init__(self, module: nn.Module, name: str, reason: str) -> None:
+        super().__init__()
+        self.module, self.name, self.reason = module, name, reason
+
+    def forward(self, *tensors: Tensor) -> Tensor:
+        result: Tensor = self.module(*tensors)
+        return result
+
+
+class Part(nn.Module):
+    """One of the several results of ``module``."""
+
+    def __init__(self, module: nn.Module, place: Any) -> None:
+        super().__init__()
+        self.module, self.place = module, place
+
+    def forward(self, *tensors: Tensor) -> Any:
+        return self.module(*tensors)[self.place]
+
+
+class FunctionCall(nn.Module):
+    """A function or method with its arguments; the graph's nodes among them are the inputs, in their order."""
+
+    def __init__(self, target: Any, args: Any, kwargs: Any, tensors: list[fx.Node]) -> None:
+        super().__init__()
+        places: dict[fx.Node, Any] = {node: _Place(index) for index, node in enumerate(tensors)}
+        self.target = target
+        self.arguments = fx.node.map_arg((args, kwargs), places.__getitem__)
+
+    def forward(self, *tensors: Tensor) -> Any:
+        args, kwargs = _filled(self.arguments, tensors)
+        if isinstance(self.target, str):
+            return getattr(args[0], self.target)(*args[1:], **kwargs)
+        return self.target(*args, **kwargs)
+
+
+@dataclass(frozen=True)
+class _Place:
+    index: int
+
+
+def _filled(value: Any, tensors: tuple[Tensor, ...]) -> Any:
+    if isinstance(value, _Place):
+        return tensors[value.index]
+    if isinstance(value, tuple | list):
+        return tuple(_filled(each, tensors) for each in value)
+    if isinstance(value, slice):
+        return slice(*_filled((value.start, value.stop, value.step), tensors))
+    if isinstance(value, dict):
+        return {name: _filled(each, tensors) for name, each in value.items()}
+    return value
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Island(Node):
+    """``module`` takes and gives real tensors."""
+
+    module: Any
+    reason: str
+
+    @property
+    def rounds(self) -> bool:  # type: ignore[override]
+        return self.output.quantizer is not None
+
+    @property
+    def size(self) -> int:
+        """Bytes of the parameters that stay in float."""
+        return sum(each.numel() * each.element_size() for each in self.module.parameters())
+
+    @torch.no_grad()
+    def integers(self, *inputs: Array) -> Array:
+        tensors = []
+        for x, spec in zip(inputs, self.inputs, strict=True):
+            tensor = torch.from_numpy(np.ascontiguousarray(x))
+            tensors.append(tensor if spec.quantizer is None else spec.quantizer.dequantize(tensor))
+        y = self.reals(*tensors)
+        return (y if self.output.quantizer is None else self.output.quantizer.quantize(y)).numpy()
+
+    def reals(self, *tensors: Tensor) -> Tensor:
+        y: Tensor = self.module(*(tensor.contiguous() for tensor in tensors))  # float kernels round by memory layout
+        return y
+
+    def kernel(self, engine: str) -> Kernel | None:
+        grid = self.output.quantizer
+
+        def run(*tensors: Tensor) -> Tensor:
+            y = self.reals(*(x.dequantize() if x.is_quantized else x for x in tensors))
+            return y if grid is None else requantized(y, grid)
+
+        return run
+
+    def write(self, to: Writer) -> None:
+        to.island(self, self.module)
+
+
+def island(site: Site, reason: str) -> Island:
+    """The node of a module that stays in float."""
+    return Island(**site.ends, module=site.module, reason=reason)
+
+
+FORMS[Float] = Form(placing=Placing.FLOAT, node=lambda site: island(site, site.module.reason))

@@ -1,0 +1,67 @@
+"""Linear layers. On more than two dimensions they work on rows, so that one integer kernel does for all."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, fx, nn
+from torch.nn import functional
+
+from qstrategies.operators.arithmetic import centered
+from qstrategies.operators.base import FORMS, Array, Call, Form, Kernel, Placing, Writer, recognizes, shape_of
+from qstrategies.operators.layer import Layer, layer_fields, own_copy
+from qstrategies.operators.movement import Reshape
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Linear(Layer):
+    """[N, in_features] to [N, out_features]."""
+
+    def integers(self, *inputs: Array) -> Array:
+        weight = self.rounded_layer.weight.astype(np.float64)
+        return self.finish(centered(inputs[0], self.inputs[0].grid) @ weight.T)
+
+    def reals(self, *tensors: Tensor) -> Tensor:
+        y = functional.linear(*tensors)
+        return y.relu() if self.relu else y
+
+    def kernel(self, engine: str) -> Kernel | None:
+        packed = torch.ops.quantized.linear_prepack(self.packed_weight(), self.packed_bias())
+        function = torch.ops.quantized.linear_relu if self.relu else torch.ops.quantized.linear
+        grid = self.output.grid
+        return lambda x: function(x, packed, grid.scale, grid.zero_point)
+
+    def write(self, to: Writer) -> None:
+        self.write_layer(to, "Gemm", transB=1)
+
+
+FORMS[nn.Linear] = Form(
+    placing=Placing.OWN,
+    node=lambda site: Linear(**layer_fields(site)),
+    takes_relu=True,
+    weighted=True,
+)
+
+
+@recognizes(nn.Linear)
+def _module(call: Call, layer: nn.Linear, x: fx.Node) -> fx.Node | None:
+    return _functional(call, x, layer.weight, layer.bias)
+
+
+@recognizes(functional.linear)
+def _functional(call: Call, input: fx.Node, weight: Any, bias: Any = None) -> fx.Node | None:
+    shape = shape_of(input)
+    if not isinstance(weight, Tensor) or not isinstance(bias, Tensor | None) or len(shape) < 2:
+        return None
+    outputs, features = weight.shape
+    layer = own_copy(nn.Linear(features, outputs, bias is not None), weight, bias)
+    if len(shape) == 2:
+        return call.emit(layer, input)
+    leading = shape[:-1]
+    rows = None if None in leading else math.prod(each for each in leading if each is not None)
+    flat = call.emit(Reshape((-1, features)), input, shape=(rows, features))
+    return call.reshape(call.emit(layer, flat, shape=(rows, outputs)))

@@ -1,0 +1,503 @@
+"""Operators that move values and compute nothing: reshape, permute, slice, pad, nearest upsampling, and what they make up."""
+
+from __future__ import annotations
+
+import itertools
+import operator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, fx, nn
+from torch.nn import functional
+
+from qstrategies.operators.base import (
+    FORMS,
+    Array,
+    Call,
+    Form,
+    Kernel,
+    Node,
+    Placing,
+    Shape,
+    Site,
+    Writer,
+    from_integers,
+    recognizes,
+    shape_of,
+)
+
+MODES = {"constant": "constant", "reflect": "reflect", "replicate": "edge", "circular": "wrap"}
+
+
+class Reshape(nn.Module):
+    """To ``sizes``, one of which may be -1."""
+
+    def __init__(self, sizes: tuple[int, ...]) -> None:
+        super().__init__()
+        self.sizes = sizes
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.reshape(self.sizes)
+
+
+class Permute(nn.Module):
+    """Dimensions in another ``order``."""
+
+    def __init__(self, order: tuple[int, ...]) -> None:
+        super().__init__()
+        self.order = order
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.permute(self.order)
+
+
+class Slice(nn.Module):
+    """``start`` to ``stop`` by ``step`` (positive) of one dimension."""
+
+    def __init__(self, dim: int, start: int, stop: int, step: int = 1) -> None:
+        super().__init__()
+        self.dim, self.start, self.stop, self.step = dim, start, stop, step
+
+    def forward(self, x: Tensor) -> Tensor:
+        taken = slice(self.start, self.stop, self.step)
+        return x[(slice(None),) * self.dim + (taken,)]
+
+
+class Pad(nn.Module):
+    """``pads``: how many values before and behind, per dimension; ``mode`` as in ``torch.nn.functional.pad``, zeros if constant."""
+
+    def __init__(self, pads: tuple[tuple[int, int], ...], mode: str = "constant") -> None:
+        super().__init__()
+        self.pads, self.mode = pads, mode
+
+    def forward(self, x: Tensor) -> Tensor:
+        return _pad_reals(x, self.pads, self.mode)
+
+
+class Upsample(nn.Module):
+    """Every value of an image repeated ``factors`` times, one factor per dimension of the image."""
+
+    def __init__(self, factors: tuple[int, ...]) -> None:
+        super().__init__()
+        self.factors = factors
+
+    def forward(self, x: Tensor) -> Tensor:
+        return _repeated(x, self.factors)
+
+
+def _pad_reals(x: Tensor, pads: tuple[tuple[int, int], ...], mode: str) -> Tensor:
+    inner = pads if mode == "constant" else pads[2:]
+    return functional.pad(x, [each for pair in reversed(inner) for each in pair], mode)
+
+
+def _repeated(x: Tensor, factors: tuple[int, ...]) -> Tensor:
+    for dim, factor in enumerate(factors, 2):
+        x = x.repeat_interleave(factor, dim)
+    return x
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Movement(Node):
+    """What all movements share: reals and integers move alike, and the quantizer stays."""
+
+    rounds = False
+
+    def moved(self, x: Tensor) -> Tensor:
+        """``x``, real or integer, moved."""
+        raise NotImplementedError(type(self).__name__)
+
+    def reals(self, *tensors: Tensor) -> Tensor:
+        return self.moved(tensors[0])
+
+    def kernel(self, engine: str) -> Kernel | None:
+        grid = self.output.grid
+        return lambda x: from_integers(self.moved(x.int_repr()), grid)
+
+    def write_moved(self, to: Writer, op: str, *constants: str, **attributes: Any) -> None:
+        """Write ``op`` between DequantizeLinear and QuantizeLinear, as all runtimes read it."""
+        result = to.emit(op, [to.real(self.inputs[0]), *constants], f"{self.name}.moved", **attributes)
+        to.give(self.output, result)
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Reshaping(Movement):
+    """``sizes`` as in ``Reshape``."""
+
+    sizes: tuple[int, ...]
+
+    def integers(self, *inputs: Array) -> Array:
+        return inputs[0].reshape(self.sizes)
+
+    def moved(self, x: Tensor) -> Tensor:
+        return x.reshape(self.sizes)
+
+    def write(self, to: Writer) -> None:
+        self.write_moved(to, "Reshape", to.constant(f"{self.name}.sizes", np.array(self.sizes, np.int64)))
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Permutation(Movement):
+    """``order`` as in ``Permute``."""
+
+    order: tuple[int, ...]
+
+    def integers(self, *inputs: Array) -> Array:
+        return inputs[0].transpose(self.order)
+
+    def moved(self, x: Tensor) -> Tensor:
+        return x.permute(self.order)
+
+    def write(self, to: Writer) -> None:
+        self.write_moved(to, "Transpose", perm=self.order)
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Slicing(Movement):
+    """``dim``, ``start``, ``stop`` and ``step`` as in ``Slice``."""
+
+    dim: int
+    start: int
+    stop: int
+    step: int
+
+    @property
+    def _index(self) -> tuple[slice, ...]:
+        return (slice(None),) * self.dim + (slice(self.start, self.stop, self.step),)
+
+    def integers(self, *inputs: Array) -> Array:
+        return inputs[0][self._index]
+
+    def moved(self, x: Tensor) -> Tensor:
+        return x[self._index]
+
+    def write(self, to: Writer) -> None:
+        settings = {"start": self.start, "stop": self.stop, "axis": self.dim, "step": self.step}
+        constants = []
+        for name, value in settings.items():
+            constants.append(to.constant(f"{self.name}.{name}", np.array([value], np.int64)))
+        self.write_moved(to, "Slice", *constants)
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Padding(Movement):
+    """``pads`` and ``mode`` as in ``Pad``; a constant is the real number 0."""
+
+    pads: tuple[tuple[int, int], ...]
+    mode: str
+
+    def integers(self, *inputs: Array) -> Array:
+        if self.mode == "constant":
+            return np.pad(inputs[0], self.pads, constant_values=self.output.grid.zero_point)
+        mode: Any = MODES[self.mode]
+        return np.pad(inputs[0], self.pads, mode)
+
+    def reals(self, *tensors: Tensor) -> Tensor:
+        return _pad_reals(tensors[0], self.pads, self.mode)
+
+    def kernel(self, engine: str) -> Kernel | None:
+        grid = self.output.grid
+
+        def pad(x: Tensor) -> Tensor:
+            steps = x.int_repr().float() - grid.zero_point
+            moved = _pad_reals(steps, self.pads, self.mode) + grid.zero_point
+            return from_integers(moved.to(torch.uint8), grid)
+
+        return pad
+
+    def write(self, to: Writer) -> None:
+        flat = [low for low, _ in self.pads] + [high for _, high in self.pads]
+        amounts = to.constant(f"{self.name}.pads", np.array(flat, np.int64))
+        self.write_moved(to, "Pad", amounts, mode=MODES[self.mode])
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Upsampling(Movement):
+    """``factors`` as in ``Upsample``."""
+
+    factors: tuple[int, ...]
+
+    def integers(self, *inputs: Array) -> Array:
+        x = inputs[0]
+        for dim, factor in enumerate(self.factors, 2):
+            x = np.repeat(x, factor, dim)
+        return x
+
+    def moved(self, x: Tensor) -> Tensor:
+        return _repeated(x, self.factors)
+
+    def write(self, to: Writer) -> None:
+        scales = to.constant(f"{self.name}.scales", np.array([1, 1, *self.factors], np.float32))
+        self.write_moved(
+            to,
+            "Resize",
+            "",
+            scales,
+            mode="nearest",
+            nearest_mode="floor",
+            coordinate_transformation_mode="asymmetric",
+        )
+
+
+def _moves(kind: type[nn.Module], node: type[Movement], *settings: str, homogeneous: bool = True) -> None:
+    def build(site: Site) -> Node:
+        return node(**site.ends, **{name: getattr(site.module, name) for name in settings})
+
+    FORMS[kind] = Form(placing=Placing.SHARED, node=build, homogeneous=homogeneous)
+
+
+_moves(Reshape, Reshaping, "sizes")
+_moves(Permute, Permutation, "order")
+_moves(Slice, Slicing, "dim", "start", "stop", "step")
+_moves(Pad, Padding, "pads", "mode")
+_moves(Upsample, Upsampling, "factors")
+
+
+# --- reshapes: whatever the arguments, the result's shape says all ---
+
+
+@recognizes(
+    torch.flatten,
+    torch.reshape,
+    torch.squeeze,
+    torch.unsqueeze,
+    torch.unflatten,
+    "flatten",
+    "reshape",
+    "reshape_as",
+    "squeeze",
+    "squeeze_",
+    "unflatten",
+    "unsqueeze",
+    "unsqueeze_",
+    "view",
+    "view_as",
+)
+def _reshape(call: Call, input: fx.Node, *_: Any, **__: Any) -> fx.Node:
+    return call.reshape(input)
+
+
+@recognizes(nn.Flatten, nn.Unflatten)
+def _reshape_module(call: Call, _: nn.Module, x: fx.Node) -> fx.Node:
+    return call.reshape(x)
+
+
+@recognizes("contiguous", "clone", "detach", torch.clone, torch.detach)
+def _copy(call: Call, input: fx.Node, *_: Any, **__: Any) -> fx.Node:
+    return input
+
+
+# --- permutations ---
+
+
+@recognizes(torch.permute, "permute")
+def _permute(call: Call, input: fx.Node, *dims: Any, **named: Any) -> fx.Node:
+    chosen = named.get("dims", dims[0] if len(dims) == 1 else dims)
+    rank = len(shape_of(input))
+    return call.emit(Permute(tuple(dim % rank for dim in chosen)), input)
+
+
+@recognizes(torch.transpose, torch.swapaxes, "transpose", "swapaxes", "transpose_")
+def _transpose(call: Call, input: fx.Node, dim0: int, dim1: int) -> fx.Node:
+    order = list(range(len(shape_of(input))))
+    order[dim0], order[dim1] = order[dim1], order[dim0]
+    return call.emit(Permute(tuple(order)), input)
+
+
+@recognizes("t", torch.t)
+def _t(call: Call, input: fx.Node) -> fx.Node:
+    return call.emit(Permute((1, 0)), input)
+
+
+# --- slices ---
+
+
+@recognizes(operator.getitem)
+def _getitem(call: Call, x: fx.Node, index: Any) -> fx.Node | None:
+    entries = _spelled_out(index, len(shape_of(x)))
+    if entries is None:
+        return None
+    dim = 0
+    for entry in entries:
+        if entry is not None:
+            sliced = _sliced(call, x, dim, entry)
+            if sliced is None:
+                return None
+            x, dim = sliced, dim + 1
+    return x if shape_of(x) == call.shape else call.reshape(x)
+
+
+def _spelled_out(index: Any, rank: int) -> list[Any] | None:
+    """One entry per dimension, and None for every new one; None for an index by anything but numbers and slices."""
+    entries = list(index) if isinstance(index, tuple) else [index]
+    if not all(entry is None or entry is Ellipsis or isinstance(entry, int | slice) for entry in entries):
+        return None
+    if any(isinstance(entry, bool) for entry in entries):
+        return None
+    taken = sum(entry is not None and entry is not Ellipsis for entry in entries)
+    whole: list[Any] = [slice(None)] * (rank - taken)
+    if Ellipsis not in entries:
+        return entries + whole
+    place = entries.index(Ellipsis)
+    return entries[:place] + whole + entries[place + 1 :]
+
+
+def _sliced(call: Call, x: fx.Node, dim: int, entry: int | slice) -> fx.Node | None:
+    if entry == slice(None):
+        return x
+    shape = shape_of(x)
+    size = shape[dim]
+    if size is None:
+        return None
+    if isinstance(entry, int):
+        entry = slice(entry % size, entry % size + 1)
+    start, stop, step = entry.indices(size)
+    if step < 1:
+        return None
+    count = len(range(start, stop, step))
+    return call.emit(Slice(dim, start, stop, step), x, shape=(*shape[:dim], count, *shape[dim + 1 :]))
+
+
+@recognizes(torch.narrow, "narrow")
+def _narrow(call: Call, input: fx.Node, dim: int, start: int, length: int) -> fx.Node | None:
+    dim %= len(shape_of(input))
+    return _sliced(call, input, dim, slice(start, start + length))
+
+
+@recognizes(torch.select, "select")
+def _select(call: Call, input: fx.Node, dim: int, index: int) -> fx.Node | None:
+    sliced = _sliced(call, input, dim % len(shape_of(input)), index)
+    return None if sliced is None else call.reshape(sliced)
+
+
+# --- padding ---
+
+
+@recognizes(functional.pad)
+def _pad(call: Call, input: fx.Node, pad: Any, mode: str = "constant", value: Any = None) -> fx.Node | None:
+    rank = len(shape_of(input))
+    if value or mode not in MODES or not all(isinstance(each, int) for each in pad):
+        return None
+    pairs = [(pad[place], pad[place + 1]) for place in range(0, len(pad), 2)]
+    pads = ((0, 0),) * (rank - len(pairs)) + tuple(reversed(pairs))
+    if min(itertools.chain(*pads)) < 0 or (mode != "constant" and rank < 3):
+        return None
+    return call.emit(Pad(pads, mode), input)
+
+
+_PADS: dict[Any, str] = {
+    **dict.fromkeys((nn.ZeroPad1d, nn.ZeroPad2d, nn.ZeroPad3d), "constant"),
+    **dict.fromkeys((nn.ConstantPad1d, nn.ConstantPad2d, nn.ConstantPad3d), "constant"),
+    **dict.fromkeys((nn.ReflectionPad1d, nn.ReflectionPad2d, nn.ReflectionPad3d), "reflect"),
+    **dict.fromkeys((nn.ReplicationPad1d, nn.ReplicationPad2d, nn.ReplicationPad3d), "replicate"),
+    **dict.fromkeys((nn.CircularPad1d, nn.CircularPad2d, nn.CircularPad3d), "circular"),
+}
+
+
+@recognizes(*_PADS)
+def _pad_module(call: Call, module: Any, x: fx.Node) -> fx.Node | None:
+    return _pad(call, x, module.padding, _PADS[type(module)], getattr(module, "value", None))
+
+
+# --- upsampling ---
+
+
+@recognizes(functional.interpolate)
+def _interpolate(
+    call: Call,
+    input: fx.Node,
+    size: Any = None,
+    scale_factor: Any = None,
+    mode: str = "nearest",
+    align_corners: Any = None,
+    recompute_scale_factor: Any = None,
+    antialias: bool = False,
+) -> fx.Node | None:
+    before, after = shape_of(input)[2:], call.shape[2:]
+    factors = _whole_factors(before, after)
+    if mode not in ("nearest", "nearest-exact") or antialias or factors is None:
+        return None
+    if size is None and _per_number(scale_factor, len(after)) != tuple(float(factor) for factor in factors):
+        return None
+    return call.emit(Upsample(factors), input)
+
+
+def _per_number(scale_factor: Any, dimensions: int) -> tuple[float, ...]:
+    """A scale factor, or one per dimension, as one float per dimension."""
+    given = scale_factor if isinstance(scale_factor, tuple | list) else (scale_factor,) * dimensions
+    return tuple(float(each) for each in given)
+
+
+def _whole_factors(before: Shape, after: Shape) -> tuple[int, ...] | None:
+    factors = []
+    for small, large in zip(before, after, strict=True):
+        if small is None or large is None or large % small:
+            return None
+        factors.append(large // small)
+    return tuple(factors)
+
+
+@recognizes(nn.Upsample, nn.UpsamplingNearest2d)
+def _upsample(call: Call, module: Any, x: fx.Node) -> fx.Node | None:
+    return _interpolate(call, x, module.size, module.scale_factor, module.mode)
+
+
+# --- what is made of these ---
+
+
+@recognizes(functional.pixel_shuffle)
+def _pixel_shuffle(call: Call, input: fx.Node, upscale_factor: int) -> fx.Node | None:
+    shape, factor = shape_of(input), upscale_factor
+    if len(shape) != 4 or None in shape[1:]:
+        return None
+    n, c, h, w = shape
+    assert c is not None
+    split = _reshaped(call, input, (n, c // factor**2, factor, factor, h, w))
+    order = (0, 1, 4, 2, 5, 3)
+    return call.reshape(_permuted(call, split, order))
+
+
+@recognizes(functional.pixel_unshuffle)
+def _pixel_unshuffle(call: Call, input: fx.Node, downscale_factor: int) -> fx.Node | None:
+    shape, factor = shape_of(input), downscale_factor
+    if len(shape) != 4 or None in shape[1:]:
+        return None
+    n, c, h, w = shape
+    assert h is not None and w is not None
+    split = _reshaped(call, input, (n, c, h // factor, factor, w // factor, factor))
+    return call.reshape(_permuted(call, split, (0, 1, 3, 5, 2, 4)))
+
+
+@recognizes(functional.channel_shuffle)
+def _channel_shuffle(call: Call, input: fx.Node, groups: int) -> fx.Node | None:
+    n, c, *image = shape_of(input)
+    if c is None or None in image:
+        return None
+    split = _reshaped(call, input, (n, groups, c // groups, *image))
+    return call.reshape(_permuted(call, split, (0, 2, 1, *range(3, 3 + len(image)))))
+
+
+def _reshaped(call: Call, x: fx.Node, shape: Shape) -> fx.Node:
+    sizes = tuple(-1 if size is None else size for size in shape)
+    return call.emit(Reshape(sizes), x, shape=shape)
+
+
+def _permuted(call: Call, x: fx.Node, order: tuple[int, ...]) -> fx.Node:
+    shape = shape_of(x)
+    return call.emit(Permute(order), x, shape=tuple(shape[dim] for dim in order))
+
+
+@recognizes(nn.PixelShuffle)
+def _pixel_shuffle_module(call: Call, module: nn.PixelShuffle, x: fx.Node) -> fx.Node | None:
+    return _pixel_shuffle(call, x, module.upscale_factor)
+
+
+@recognizes(nn.PixelUnshuffle)
+def _pixel_unshuffle_module(call: Call, module: nn.PixelUnshuffle, x: fx.Node) -> fx.Node | None:
+    return _pixel_unshuffle(call, x, module.downscale_factor)
+
+
+@recognizes(nn.ChannelShuffle)
+def _channel_shuffle_module(call: Call, module: nn.ChannelShuffle, x: fx.Node) -> fx.Node | None:
+    return _channel_shuffle(call, x, module.groups)

@@ -1,0 +1,92 @@
+"""Batch normalization with statistics of its own: folded into the layer before it, or a depthwise layer."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+from torch.nn import functional
+
+from qstrategies.operators.base import FORMS, Call, Form, Node, Placing, Site, recognizes, shape_of
+
+NORMS: dict[int, Any] = {2: nn.BatchNorm1d, 3: nn.BatchNorm1d, 4: nn.BatchNorm2d, 5: nn.BatchNorm3d}
+
+
+def _standing(site: Site) -> Node:
+    raise AssertionError(f"{site.output.name}: exact_forms leaves no batch normalization standing")
+
+
+for _kind in set(NORMS.values()):
+    FORMS[_kind] = Form(placing=Placing.OWN, node=_standing, takes_relu=True, weighted=True)
+
+
+@recognizes(nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
+def _module(call: Call, norm: Any, x: fx.Node) -> fx.Node | None:
+    statistics = (norm.running_mean, norm.running_var)
+    return _emit(call, x, *statistics, norm.weight, norm.bias, norm.momentum, norm.eps)
+
+
+@recognizes(functional.batch_norm)
+def _functional(
+    call: Call,
+    input: fx.Node,
+    running_mean: Any,
+    running_var: Any,
+    weight: Any = None,
+    bias: Any = None,
+    training: bool = False,
+    momentum: float = 0.1,
+    eps: float = 1e-5,
+) -> fx.Node | None:
+    return None if training else _emit(call, input, running_mean, running_var, weight, bias, momentum, eps)
+
+
+@torch.no_grad()
+def _emit(
+    call: Call,
+    x: fx.Node,
+    mean: Any,
+    var: Any,
+    weight: Any,
+    bias: Any,
+    momentum: float | None,
+    eps: float,
+) -> fx.Node | None:
+    known = isinstance(mean, Tensor) and isinstance(var, Tensor)
+    numbers = isinstance(weight, Tensor | None) and isinstance(bias, Tensor | None)
+    if not (known and numbers and len(shape_of(x)) in NORMS):
+        return None
+    norm = NORMS[len(shape_of(x))](len(mean), eps, momentum)
+    norm.running_mean.copy_(mean)
+    norm.running_var.copy_(var)
+    if weight is not None:
+        norm.weight.copy_(weight)
+    if bias is not None:
+        norm.bias.copy_(bias)
+    return call.emit(norm.eval(), x)
+
+
+def affine(call: Call, x: fx.Node, factor: Tensor | float, offset: Tensor | float) -> fx.Node | None:
+    """``factor x + offset`` with one number per channel: a normalization that needs no statistics, to be folded like any.
+
+    The tensors broadcast over ``x`` [N, C, ...] with one value per channel; None if they do not.
+    """
+    shape = shape_of(x)
+    channels = shape[1] if len(shape) in NORMS else None
+    if channels is None:
+        return None
+    numbers = [_per_channel(value, len(shape), channels) for value in (factor, offset)]
+    if any(number is None for number in numbers):
+        return None
+    weight, bias = numbers
+    ones = torch.ones(channels)
+    return _emit(call, x, 0 * ones, ones, weight, bias, 0.0, 0.0)
+
+
+def _per_channel(value: Tensor | float, dimensions: int, channels: int) -> Tensor | None:
+    if not isinstance(value, Tensor):
+        return torch.full((channels,), float(value))
+    whole = value.reshape((1,) * (dimensions - value.dim()) + tuple(value.shape)) if value.dim() <= dimensions else value
+    fits = whole.dim() == dimensions and tuple(whole.shape) == (1, channels, *[1] * (dimensions - 2))
+    return whole.reshape(-1).float() if fits and value.is_floating_point() else None

@@ -1,0 +1,95 @@
+"""Products of two tensors, and quotients by a number."""
+
+from __future__ import annotations
+
+import operator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, fx, nn
+
+from qstrategies.operators.arithmetic import centered, rounded
+from qstrategies.operators.base import (
+    FORMS,
+    Array,
+    Call,
+    Form,
+    Kernel,
+    Node,
+    Placing,
+    Writer,
+    is_number,
+    recognizes,
+)
+from qstrategies.operators.normalization import affine
+from qstrategies.operators.table import Elementwise
+
+
+class Multiply(nn.Module):
+    """``a * b``, with broadcasting."""
+
+    def forward(self, a: Tensor, b: Tensor) -> Tensor:
+        return a * b
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Product(Node):
+    """``a * b``; ``relu`` as in a layer."""
+
+    relu: bool = False
+
+    def integers(self, *inputs: Array) -> Array:
+        a, b = (centered(x, spec.grid) for x, spec in zip(inputs, self.inputs, strict=True))
+        total = a * b
+        if self.relu:
+            total = np.maximum(total, 0)
+        ratio = self.inputs[0].grid.scale * self.inputs[1].grid.scale / self.output.grid.scale
+        return rounded(total, ratio, self.output.grid)
+
+    def reals(self, *tensors: Tensor) -> Tensor:
+        y = tensors[0] * tensors[1]
+        return y.relu() if self.relu else y
+
+    def kernel(self, engine: str) -> Kernel | None:
+        function = torch.ops.quantized.mul_relu if self.relu else torch.ops.quantized.mul
+        grid = self.output.grid
+        return lambda a, b: function(a, b, grid.scale, grid.zero_point)
+
+    def write(self, to: Writer) -> None:
+        operands = [to.real(spec) for spec in self.inputs]
+        result = to.emit("Mul", operands, f"{self.name}.product")
+        if self.relu:
+            result = to.emit("Relu", [result], f"{self.name}.relu")
+        to.give(self.output, result)
+
+
+FORMS[Multiply] = Form(
+    placing=Placing.OWN,
+    node=lambda site: Product(**site.ends, relu=site.relu),
+    takes_relu=True,
+)
+
+
+@recognizes(operator.mul, operator.imul, torch.mul, torch.multiply, "mul", "mul_", "__mul__", "__rmul__", "__imul__")
+def _multiply(call: Call, input: Any, other: Any) -> fx.Node | None:
+    if isinstance(input, fx.Node) and isinstance(other, fx.Node):
+        return call.emit(Multiply(), input, other)
+    x, number = (input, other) if isinstance(input, fx.Node) else (other, input)
+    if isinstance(number, Tensor):
+        return affine(call, x, number, 0.0)
+    return call.emit(Elementwise(lambda value: value * number), x) if is_number(number) else None
+
+
+@recognizes(operator.truediv, operator.itruediv, torch.div, torch.divide, "div", "div_", "__truediv__", "__itruediv__")
+def _divide(call: Call, input: Any, other: Any, *, rounding_mode: str | None = None) -> fx.Node | None:
+    if rounding_mode is not None:
+        return None
+    if isinstance(other, Tensor):
+        return affine(call, input, 1 / other, 0.0)
+    if is_number(other):
+        return call.emit(Elementwise(lambda value: value / other), input)
+    if is_number(input):
+        return call.emit(Elementwise(lambda value: input / value), other)
+    return None

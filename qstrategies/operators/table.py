@@ -1,0 +1,168 @@
+"""Functions of one number: a table of 256 values, so that no executor's own approximation or rounding is left."""
+
+from __future__ import annotations
+
+import copy
+import functools
+import operator
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, fx, nn
+from torch.nn import functional
+
+from qstrategies.operators.base import (
+    FORMS,
+    Array,
+    Call,
+    Form,
+    Kernel,
+    Node,
+    Placing,
+    Site,
+    Writer,
+    from_integers,
+    recognizes,
+)
+
+MODULES = (
+    nn.CELU,
+    nn.ELU,
+    nn.GELU,
+    nn.Hardshrink,
+    nn.Hardsigmoid,
+    nn.Hardswish,
+    nn.LeakyReLU,
+    nn.LogSigmoid,
+    nn.Mish,
+    nn.SELU,
+    nn.Sigmoid,
+    nn.SiLU,
+    nn.Softplus,
+    nn.Softshrink,
+    nn.Softsign,
+    nn.Tanh,
+    nn.Tanhshrink,
+    nn.Threshold,
+)
+FUNCTIONS = (
+    functional.celu,
+    functional.elu,
+    functional.gelu,
+    functional.hardshrink,
+    functional.hardsigmoid,
+    functional.hardswish,
+    functional.leaky_relu,
+    functional.logsigmoid,
+    functional.mish,
+    functional.selu,
+    functional.sigmoid,
+    functional.silu,
+    functional.softplus,
+    functional.softsign,
+    functional.tanh,
+    functional.tanhshrink,
+    functional.threshold,
+)
+BY_NAME = ("abs", "exp", "neg", "pow", "reciprocal", "rsqrt", "sigmoid", "sign", "sqrt", "square", "tanh")
+OTHER_NAMES: dict[Any, Any] = {
+    functional.leaky_relu_: functional.leaky_relu,
+    functional.elu_: functional.elu,
+    functional.celu_: functional.celu,
+    functional.selu_: functional.selu,
+    torch.celu: functional.celu,
+    torch.selu: functional.selu,
+    operator.neg: torch.neg,
+    operator.pow: torch.pow,
+    operator.abs: torch.abs,
+    "__neg__": torch.neg,
+    "__pow__": torch.pow,
+    "__abs__": torch.abs,
+}
+
+
+class Elementwise(nn.Module):
+    """``function`` of every element."""
+
+    def __init__(self, function: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.function = function
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.function(x)
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Table(Node):
+    """``values``: uint8 [256], the result for every integer."""
+
+    values: Array
+    rounds = False
+
+    def integers(self, *inputs: Array) -> Array:
+        return self.values[inputs[0]]
+
+    @property
+    def constants(self) -> tuple[Array, ...]:
+        grid = self.output.grid
+        return (((self.values.astype(np.float64) - grid.zero_point) * grid.scale).astype(np.float32),)
+
+    def reals(self, *tensors: Tensor) -> Tensor:
+        x, values = tensors
+        grid = self.inputs[0].grid
+        return values[(torch.round(x / grid.scale) + grid.zero_point).long()]
+
+    def kernel(self, engine: str) -> Kernel | None:
+        values, grid = torch.from_numpy(self.values), self.output.grid
+        return lambda x: from_integers(values[x.int_repr().long()], grid)
+
+    def write(self, to: Writer) -> None:
+        name = self.name
+        index = to.emit("Cast", [to.integers(self.inputs[0])], f"{name}.index", to=6)  # int32
+        result = to.emit("Gather", [to.constant(f"{name}.table", self.values), index], f"{name}.looked_up", axis=0)
+        to.give_integers(self.output, result)
+
+
+@torch.no_grad()
+def _node(site: Site) -> Node:
+    entry, end = site.inputs[0].grid, site.output.grid
+    reals = (torch.arange(256) - entry.zero_point) * entry.scale
+    results = site.module(reals).double()
+    return Table(**site.ends, values=end.quantize(torch.nan_to_num(results)).numpy())
+
+
+FORMS[Elementwise] = Form(placing=Placing.OWN, node=_node)
+
+
+@recognizes(*MODULES)
+def _module(call: Call, module: Any, x: fx.Node) -> fx.Node:
+    function = copy.deepcopy(module)
+    if hasattr(function, "inplace"):
+        function.inplace = False
+    return call.emit(Elementwise(function), x)
+
+
+def _function(function: Any, call: Call, input: Any, *settings: Any, **named: Any) -> fx.Node | None:
+    named.pop("inplace", None)
+    numbers = (*settings, *named.values())
+    if not isinstance(input, fx.Node) or any(isinstance(each, fx.Node | Tensor) for each in numbers):
+        return None
+    return call.emit(Elementwise(functools.partial(_apply, function, settings, named)), input)
+
+
+def _apply(function: Any, settings: tuple[Any, ...], named: dict[str, Any], x: Tensor) -> Tensor:
+    result: Tensor = function(x, *settings, **named)
+    return result
+
+
+for _each in FUNCTIONS:
+    recognizes(_each)(functools.partial(_function, _each))
+for _target, _each in OTHER_NAMES.items():
+    recognizes(_target)(functools.partial(_function, _each))
+for _name in BY_NAME:
+    _each = getattr(torch, _name)
+    _spellings = {_each, _name, f"{_name}_"} - set(FUNCTIONS)
+    recognizes(*_spellings)(functools.partial(_function, _each))

@@ -1,0 +1,87 @@
+"""Running calibration batches through a prepared graph, its observers looking on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+
+from qstrategies.errors import InputError
+from qstrategies.quantization.prepare import Prepared
+
+
+class _Observing(fx.Interpreter):
+    def __init__(self, prepared: Prepared) -> None:
+        super().__init__(prepared.graph)
+        self.extra_traceback = False
+        self.prepared = prepared
+
+    def run_node(self, n: fx.Node) -> Any:
+        value = super().run_node(n)
+        observer = self.prepared.observers.get(self.prepared.placement.groups.get(n.name, -1))
+        return value if observer is None else observer(value)  # where a quantizer is to saturate, what is behind it sees that
+
+
+@torch.no_grad()
+def calibrate(prepared: Prepared, batches: Iterable[Any]) -> tuple[Tensor, ...]:
+    """Show ``batches`` of inputs, as the float model takes them, to the observers. Labels behind the inputs are left out.
+
+    Returns:
+        The inputs of the first batch.
+
+    Raises:
+        InputError: no batch; one that does not fit the model, is not finite, or contradicts ``input_scale``.
+    """
+    runner = _Observing(prepared)
+    first: tuple[Tensor, ...] | None = None
+    for number, batch in enumerate(batches, 1):
+        inputs = calibration_inputs(prepared, batch, number)
+        runner.run(*inputs)
+        first = inputs if first is None else first
+    if first is None:
+        raise InputError("calibration needs at least one batch: got none")
+    return first
+
+
+def calibration_inputs(prepared: Prepared, batch: Any, number: int) -> tuple[Tensor, ...]:
+    """The tensors of ``batch``, checked, in the dtypes that the float graph takes."""
+    found = []
+    placeholders = prepared.graph.graph.find_nodes(op="placeholder")
+    for node, tensor in zip(placeholders, prepared.arguments.tensors_of(batch), strict=True):
+        where = f"calibration batch {number}, input {node.name!r}"
+        found.append(_checked(tensor, node.meta["dtype"], node.meta["shape"], prepared.input_scale, where))
+    return tuple(found)
+
+
+def _checked(tensor: Tensor, dtype: torch.dtype, shape: Any, input_scale: float | None, where: str) -> Tensor:
+    fits = tensor.dim() == len(shape) and all(size in (None, given) for size, given in zip(shape, tensor.shape, strict=True))
+    if not fits:
+        raise InputError(f"{where} has shape {tuple(tensor.shape)}: expected {_spelled(shape)}, as in the example")
+    if dtype != torch.float32:
+        if tensor.is_floating_point():
+            raise InputError(f"{where} has dtype {tensor.dtype}: expected {dtype}, as in the example")
+        return tensor.to(dtype)
+    if not tensor.is_floating_point():
+        if input_scale is None:
+            raise InputError(f"{where} has dtype {tensor.dtype}: expected real values, or give input_scale")
+        return tensor.float() * input_scale
+    tensor = tensor.float()
+    if not torch.isfinite(tensor).all():
+        raise InputError(f"{where} holds NaN or infinity")
+    if input_scale is not None:
+        check_pixels(tensor, input_scale, where)
+    return tensor
+
+
+def check_pixels(tensor: Tensor, input_scale: float, where: str) -> None:
+    """Raise ``InputError`` unless real values are what pixels of 0 to 255 steps of ``input_scale`` can be."""
+    low, high = (float(end) for end in torch.aminmax(tensor))
+    top = 255 * input_scale
+    if low < -input_scale / 2 or high > top + input_scale / 2:
+        raise InputError(f"{where} holds values from {low:g} to {high:g}: with input_scale={input_scale:g} they lie in [0, {top:g}]")
+
+
+def _spelled(shape: Any) -> str:
+    return "[" + ", ".join("batch" if size is None else str(size) for size in shape) + "]"

@@ -1,0 +1,208 @@
+"""A user's module -> its FX graph. What cannot be traced becomes a leaf by itself, if the rest can."""
+
+from __future__ import annotations
+
+import math
+import operator
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from torch import fx, nn
+
+from qstrategies.errors import InputError, unknown
+from qstrategies.quantization.concrete import Concrete, NotKnownError
+from qstrategies.quantization.observe import describe, two_batches
+from qstrategies.quantization.structure import Arguments
+
+PLAIN = (
+    nn.Conv1d,
+    nn.Conv2d,
+    nn.Conv3d,
+    nn.ConvTranspose1d,
+    nn.ConvTranspose2d,
+    nn.ConvTranspose3d,
+    nn.Linear,
+    nn.BatchNorm1d,
+    nn.BatchNorm2d,
+    nn.BatchNorm3d,
+)
+
+
+def plain_base(module: nn.Module) -> type[nn.Module] | None:
+    """The layer of torch that ``module`` is: one of its class, or of a subclass with the same forward."""
+    for base in PLAIN:
+        same_forward = isinstance(module, base) and type(module).forward is base.forward
+        same_inner = getattr(type(module), "_conv_forward", None) is getattr(base, "_conv_forward", None)
+        if same_forward and same_inner:
+            return base
+    return None
+
+
+@dataclass(frozen=True)
+class Captured:
+    """``module`` shares the user's modules; ``leaves`` are those left in float, by name, with the reason."""
+
+    module: fx.GraphModule
+    leaves: Mapping[str, str]
+
+
+class _Proxy(fx.Proxy):
+    """A proxy whose numbers are known where they follow from the example's sizes."""
+
+    def _number(self) -> Any:
+        return self.tracer.concrete_value(self.node)  # type: ignore[attr-defined]
+
+    def __index__(self) -> int:
+        return operator.index(self._number())
+
+    def __int__(self) -> int:
+        return int(self._number())
+
+    def __float__(self) -> float:
+        return float(self._number())
+
+    def __ceil__(self) -> int:
+        return math.ceil(self._number())
+
+    def __floor__(self) -> int:
+        return math.floor(self._number())
+
+    def __setitem__(self, key: Any, value: Any) -> None:
+        self.tracer.create_proxy("call_function", operator.setitem, (self, key, value), {})
+
+
+class _Tracer(fx.Tracer):
+    """Leaves are what is left in float, torch's own modules, and subclasses of layers with the forward of their base."""
+
+    def __init__(self, leaves: Collection[str], arguments: Arguments | None = None) -> None:
+        super().__init__()
+        self.leaves, self.arguments = leaves, arguments
+        self.concrete: Concrete | None = None
+
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        if module_qualified_name in self.leaves or plain_base(m) is not None:
+            return True
+        return super().is_leaf_module(m, module_qualified_name) and not isinstance(m, PLAIN)
+
+    def path_of_module(self, mod: nn.Module) -> str:
+        """The name of ``mod``; one that is not registered in the model (it sits in a list or a closure) gets one."""
+        try:
+            return super().path_of_module(mod)
+        except NameError:
+            name = f"unregistered_{type(mod).__name__.lower()}_{len(self.root._modules)}"
+            self.root.add_module(name, mod)
+            return name
+
+    def call_module(self, m: nn.Module, forward: Callable[..., Any], args: Any, kwargs: Any) -> Any:
+        """What is run to know a number is run, not traced."""
+        if self.concrete is not None and self.concrete.running:
+            return forward(*args, **kwargs)
+        return super().call_module(m, forward, args, kwargs)
+
+    def getattr(self, attr: str, attr_val: Any, parameter_proxy_cache: dict[str, Any]) -> Any:
+        """The parameters of what is run are themselves."""
+        if self.concrete is not None and self.concrete.running:
+            return attr_val
+        return super().getattr(attr, attr_val, parameter_proxy_cache)
+
+    def concrete_value(self, node: fx.Node) -> Any:
+        """The value of a number made of sizes. Raises ``TraceError`` for any other."""
+        try:
+            if self.concrete is not None:
+                return self.concrete.value(node)
+            reason = "it is traced alone"
+        except NotKnownError as error:
+            reason = str(error)
+        raise fx.proxy.TraceError(f"a decision by {describe(node)}, and {reason}")
+
+    def to_bool(self, obj: fx.Proxy) -> bool:
+        """A decision by sizes; any other cannot be traced."""
+        return bool(self.concrete_value(obj.node))
+
+    def iter(self, obj: fx.Proxy) -> Any:
+        """What is unpacked as often as the caller says, or as often as its size in the example says."""
+        try:
+            return super().iter(obj)
+        except fx.proxy.TraceError:
+            several: Any = obj
+            return (several[place] for place in range(len(self.concrete_value(obj.node))))
+
+    def proxy(self, node: fx.Node) -> fx.Proxy:
+        """A proxy that also records assignments to parts of a tensor."""
+        return _Proxy(node, self)
+
+    def create_args_for_root(
+        self, root_fn: Callable[..., Any], is_module: bool, concrete_args: Any = None
+    ) -> tuple[Callable[..., Any], list[Any]]:
+        """Placeholders for the tensors of the example, in its structure; what it leaves out keeps its default."""
+        if self.arguments is None:
+            return super().create_args_for_root(root_fn, is_module, concrete_args)
+        self.concrete = Concrete(self.root, two_batches(self.arguments.tensors))
+        proxies = [self.create_proxy("placeholder", name, (), {}) for name in self.arguments.names]
+        args, kwargs = self.arguments.filled(proxies)
+        return lambda *given: root_fn(*given, **kwargs), [self.root, *args]
+
+
+def capture(model: nn.Module, arguments: Arguments, left: Mapping[str, str]) -> Captured:
+    """Trace ``model``, the modules ``left`` (name to reason) as leaves.
+
+    Raises:
+        InputError: the model's own forward cannot be traced; the module is named, with the remedy.
+    """
+    leaves = dict(left)
+    while True:
+        try:
+            graph = _Tracer(leaves, arguments).trace(model)
+            return Captured(fx.GraphModule(model, graph), leaves)
+        except Exception as error:  # whatever the forward of somebody's model raises when given proxies
+            name = _culprit(model, leaves)
+            if not name:
+                raise _refusal(model, error) from None
+            leaves[name] = f"it cannot be traced: {_first_line(error)}"
+
+
+def _culprit(model: nn.Module, leaves: Collection[str]) -> str:
+    """The innermost module that cannot be traced by itself; "" if that is the whole model."""
+    for name, module in reversed(list(model.named_modules())):
+        inside_leaf = any(name == other or name.startswith(f"{other}.") for other in leaves)
+        if not name or inside_leaf or type(module).__module__.startswith("torch.nn.modules"):
+            continue
+        try:
+            _Tracer(()).trace(module)
+        except Exception:
+            return name
+    return ""
+
+
+def _refusal(model: nn.Module, error: Exception) -> InputError:
+    where = _source_line(model, error)
+    advice = "move that part into a module of its own, which then stays in float"
+    return InputError(f"{type(model).__name__} cannot be traced ({_first_line(error)}){where}: {advice}")
+
+
+def _source_line(model: nn.Module, error: Exception) -> str:
+    """Where in the user's code ``error`` was raised."""
+    own, found = type(model).forward.__code__.co_filename, ""
+    trace = error.__traceback__
+    while trace is not None:
+        if trace.tb_frame.f_code.co_filename == own:
+            found = f" at {own}:{trace.tb_lineno}"
+        trace = trace.tb_next
+    return found
+
+
+def _first_line(error: BaseException) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__
+
+
+def left_names(model: nn.Module, chosen: Collection[str | type[nn.Module]]) -> dict[str, str]:
+    """The modules that ``chosen`` means by name or type, with the reason; ``InputError`` for a name that none has."""
+    known = [name for name, _ in model.named_modules() if name]
+    for name in chosen:
+        if isinstance(name, str) and name not in known:
+            raise unknown("module", name, known)
+    types = tuple(kind for kind in chosen if not isinstance(kind, str))
+    found = [name for name, module in model.named_modules() if name and (name in chosen or isinstance(module, types))]
+    return dict.fromkeys(found, "leave_in_float names it")

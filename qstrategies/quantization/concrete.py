@@ -1,0 +1,72 @@
+"""Numbers that a forward decides by while it is traced: sizes of the example, and what is computed from them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+from torch.fx.node import map_arg
+
+from qstrategies.quantization.observe import QUERIES, same
+
+
+class NotKnownError(Exception):
+    """A value that depends on the values of the input, or on how many examples there are."""
+
+
+class Concrete:
+    """Runs what is traced so far, each node once, on inputs of two batch sizes. Not to be traced while ``running``."""
+
+    def __init__(self, root: nn.Module, inputs: Sequence[tuple[Tensor, ...]]) -> None:
+        self.root, self.inputs = root, inputs
+        self.values: list[dict[fx.Node, Any]] = [{} for _ in inputs]
+        self.sizes_only: set[fx.Node] = set()
+        self.running = False
+
+    @torch.no_grad()
+    def value(self, node: fx.Node) -> Any:
+        """What ``node`` gives for the example. Raises ``NotKnownError`` unless that follows from sizes alone."""
+        self.running = True
+        try:
+            for each in list(node.graph.nodes):
+                if each not in self.values[0]:
+                    self._run(each)
+        finally:
+            self.running = False
+        found = [values[node] for values in self.values]
+        if node not in self.sizes_only:
+            raise NotKnownError("it depends on the values of the input")
+        if not same(*found):
+            raise NotKnownError("it depends on how many examples there are")
+        return found[0]
+
+    def _run(self, node: fx.Node) -> None:
+        for inputs, values in zip(self.inputs, self.values, strict=True):
+            values[node] = self._result(node, inputs, values)
+        sources = node.all_input_nodes
+        asks_for_a_size = node.target in QUERIES
+        if node.op != "placeholder" and (asks_for_a_size or all(source in self.sizes_only for source in sources)):
+            self.sizes_only.add(node)
+
+    def _result(self, node: fx.Node, inputs: tuple[Tensor, ...], values: dict[fx.Node, Any]) -> Any:
+        args, kwargs = map_arg((node.args, node.kwargs), values.__getitem__)
+        target: Any = node.target
+        if node.op == "placeholder":
+            place = [each for each in node.graph.nodes if each.op == "placeholder"].index(node)
+            return inputs[place].clone()
+        if node.op == "get_attr":
+            return _attribute(self.root, target)
+        if node.op == "call_module":
+            return self.root.get_submodule(target)(*args, **kwargs)
+        if node.op == "call_method":
+            return getattr(args[0], target)(*args[1:], **kwargs)
+        return target(*args, **kwargs)
+
+
+def _attribute(root: nn.Module, path: str) -> Any:
+    value: Any = root
+    for name in path.split("."):
+        value = getattr(value, name)
+    return value

@@ -1,0 +1,68 @@
+"""``QuantizedModel``: the integer graph, how the user's model is called, and the modules that compute it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from qstrategies.guest import guest
+from qstrategies.operators.island import Island
+from qstrategies.quantization.decide import decide
+from qstrategies.quantization.executables import Int8, Reference
+from qstrategies.quantization.integer_graph import IntegerGraph
+from qstrategies.quantization.interface import InputSpec
+from qstrategies.quantization.prepare import Prepared
+from qstrategies.quantization.structure import named_outputs
+from qstrategies.records import QuantizationConfig
+
+
+@dataclass(frozen=True, eq=False)
+class QuantizedModel:
+    """A model whose weights and biases are integers. ``outputs`` has the places of ``graph.outputs`` in what it returns."""
+
+    graph: IntegerGraph
+    config: QuantizationConfig
+    inputs: tuple[InputSpec, ...]
+    outputs: Any = field(repr=False, default=0)
+
+    @classmethod
+    def of(cls, prepared: Prepared) -> QuantizedModel:
+        """What ``prepared``, calibrated or trained, becomes. Raises ``InputError`` for a layer that cannot be rounded."""
+        graph = decide(prepared)
+        inputs = tuple(InputSpec.of(spec, prepared.input_scale) for spec in graph.inputs)
+        return cls(graph, prepared.config, inputs, prepared.outputs)
+
+    @guest
+    def int8(self, engine: str | None = None) -> Int8:
+        """The model with the int8 kernels of ``engine`` (default: the configured one)."""
+        return Int8(self.graph, self.inputs, self.outputs, engine or self.config.engine)
+
+    @guest
+    def reference(self) -> nn.Module:
+        """The same function in float32 arithmetic between roundings; it runs on any device."""
+        return Reference(self.graph, self.inputs, self.outputs).eval()
+
+    @property
+    def output_names(self) -> tuple[str, ...]:
+        """Of the graph's outputs: "logits" if there is one."""
+        places = [(place, name) for name, place in named_outputs(self.outputs)]
+        return tuple(name for _, name in sorted(places))
+
+    @property
+    def output_scale(self) -> float | None:
+        """The step of the (first) output; None if its last operator stays float."""
+        quantizer = self.graph.outputs[0].quantizer
+        return None if quantizer is None else quantizer.scale
+
+    @property
+    def weights(self) -> tuple[Tensor, ...]:
+        """The real weight of every layer, on its grid."""
+        return tuple(torch.from_numpy(layer.constants[0]) for layer in self.graph.layers)
+
+    @property
+    def islands(self) -> tuple[Island, ...]:
+        """The parts that stay in float, with the reason of each."""
+        return self.graph.islands

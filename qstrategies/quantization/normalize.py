@@ -1,0 +1,387 @@
+"""A captured model -> a graph of forms (``operators/``), by observing two runs of it.
+
+Nothing is decided from names where it can be seen. What is changed in place shows in a tensor's version, an alias in its
+storage, what does nothing in its result; a number is the batch size, or depends on it, if a run of two examples and
+one of three differ in it; a reshape is its result's shape. What depends on no input (standardized or parametrized
+weights, functional layers) is computed once, here. Only then are operators asked whether they know a call; what none
+knows stays in float.
+"""
+
+from __future__ import annotations
+
+import copy
+import inspect
+import operator
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+from torch.fx.node import map_arg
+
+from qstrategies.errors import InputError
+from qstrategies.operators import RECOGNIZERS
+from qstrategies.operators.base import FORMS, Shape, shape_of
+from qstrategies.operators.dropout import DROPOUTS
+from qstrategies.operators.island import Float, FunctionCall, Part
+from qstrategies.operators.movement import Reshape, Slice
+from qstrategies.quantization.capture import Captured, plain_base
+from qstrategies.quantization.observe import QUERIES, Fact, Facts, describe, holds_tensor, observe, overlap, place, same, two_batches
+from qstrategies.quantization.structure import mapped
+
+SPLITS = {"chunk", "split", "unbind", "tensor_split", torch.chunk, torch.split, torch.unbind, torch.tensor_split}
+
+
+class VariesWithBatch:
+    """A number that is, or depends on, the batch size: only a reshape, read off its result, may use it."""
+
+
+@dataclass(frozen=True)
+class Stale:
+    """A tensor that means nothing any more, and why."""
+
+    reason: str
+
+
+@dataclass(frozen=True)
+class Normalized:
+    """``module``: a graph whose every node calls a form; its meta has ``shape`` and ``dtype`` of each.
+
+    ``outputs``: what the model returns, nodes in the place of tensors. ``expected``: what the user's model gave for the two
+    examples of ``inputs``, one per tensor of ``outputs``: for the self-check.
+    """
+
+    module: fx.GraphModule
+    outputs: Any
+    inputs: tuple[Tensor, ...]
+    expected: Any
+
+
+def normalize(captured: Captured, example: Sequence[Tensor]) -> Normalized:
+    """The graph of forms of a model in eval mode; the user's modules are copied, not changed.
+
+    Raises:
+        InputError: the model fails on its example, decides by the values of its input, or changes a tensor in place that
+            is read later through another view.
+    """
+    runs = two_batches(example)
+    kept = tuple(tensor.clone() for tensor in runs[0])
+    facts = [observe(captured.module, inputs) for inputs in runs]
+    return _Rebuild(captured, *facts).run(kept)
+
+
+class _Rebuild:
+    def __init__(self, captured: Captured, two: Facts, three: Facts) -> None:
+        self.captured, self.two, self.three = captured, two, three
+        self.root, self.graph = nn.Module(), fx.Graph()
+        self.env: dict[fx.Node, Any] = {}
+        self.varying: set[fx.Node] = set()
+
+    def run(self, inputs: tuple[Tensor, ...]) -> Normalized:
+        nodes = self.captured.module.graph.nodes
+        for node in nodes:
+            self._visit(node)
+        end = self.captured.module.graph.output_node()
+        outputs = self._outputs(end)
+        for node in reversed(list(self.graph.nodes)):
+            if not node.users and node.op == "call_module":
+                self.graph.erase_node(node)
+        module = fx.GraphModule(self.root, self.graph).eval()
+        return Normalized(module, outputs, inputs, self.two[end].value)
+
+    def _visit(self, node: fx.Node) -> None:
+        fact, other = self.two[node], self.three[node].value
+        reads_input = any(source in self.varying for source in node.all_input_nodes)
+        if node.op == "placeholder":
+            self.varying.add(node)
+            self.env[node] = self._tagged(self.graph.placeholder(node.name), fact.value, other)
+        elif node.op == "output":
+            return
+        elif not reads_input:
+            self.env[node] = self._constant(node, fact.value, other)
+        elif not (holds_tensor(fact.value) or fact.changed):
+            self.env[node] = self._property(node, fact.value, other)
+        else:
+            self.varying.add(node)
+            self._varying(node, fact, other)
+
+    def _constant(self, node: fx.Node, value: Any, other: Any) -> Any:
+        """What depends on no input; numbers made of the batch size among it."""
+        if holds_tensor(value) and not same(value, other):
+            if _equal_rows(value, other):
+                return value[:1]  # a constant for every example: whatever reads it broadcasts, or the self-check fails
+            raise InputError(f"{describe(node)} gives other values in every run: it cannot be exported")
+        return _fixed(value, other)
+
+    def _property(self, node: fx.Node, value: Any, other: Any) -> Any:
+        """What depends on the input and is no tensor: a size or a type, else it is not known before the input is."""
+        first: Any = node.args[0] if node.args else None
+        source = self.env.get(first)
+        if node.target is operator.getitem and not isinstance(source, fx.Node):
+            return self._take(node.args[0])[node.args[1]]
+        if node.target not in QUERIES:
+            raise InputError(f"{describe(node)} depends on the values of the input, which a file cannot: take it out of forward")
+        return _fixed(value, other)
+
+    def _varying(self, node: fx.Node, fact: Fact, other: Any) -> None:
+        if fact.changed is not None and fact.value is None:
+            self._assignment(node, fact.changed)
+        elif fact.same_as is not None and not self._may_do_more(node):
+            self.env[node] = self._take(fact.same_as)
+        elif isinstance(fact.value, Tensor):
+            self.env[node] = self._call(node, fact.value, other)
+            if fact.changed is not None:
+                self._rename(node, fact.changed)
+        else:
+            self.env[node] = self._several(node, fact.value, other)
+
+    def _may_do_more(self, node: fx.Node) -> bool:
+        """Whether a node that returned its input as it was does something in training, or for other values."""
+        if node.op != "call_module":
+            return node.target in DROPOUTS
+        module = self.captured.module.get_submodule(str(node.target))
+        return node.target in self.captured.leaves or isinstance(module, nn.modules.dropout._DropoutNd)
+
+    def _call(self, node: fx.Node, value: Tensor, other: Tensor) -> fx.Node:
+        """The node of a form, or of an island, that gives what ``node`` gives."""
+        if node.target is operator.getitem and not isinstance(self.env[node.args[0]], fx.Node):  # type: ignore[index]
+            part: fx.Node = self._take(node.args[0])[node.args[1]]
+            return part
+        call = Call(self, node, value, other)
+        found = call.recognized()
+        return call.island() if found is None else found
+
+    def _several(self, node: fx.Node, values: Any, other: Any) -> Any:
+        """What a node gives that is a container of tensors: parts of its input, or of an island."""
+        if isinstance(node.target, type):  # a dataclass, made at the end of forward
+            return node.target(*self._take(node.args), **self._take(node.kwargs))
+        if node.target is operator.getitem and not isinstance(self.env[node.args[0]], fx.Node):  # type: ignore[index]
+            return self._take(node.args[0])[node.args[1]]
+        if node.target in SPLITS:
+            return self._slices(node, values, other)
+        return self._parts(node, values, other, ())
+
+    def _slices(self, node: fx.Node, values: Sequence[Tensor], others: Sequence[Tensor]) -> Any:
+        source: Any = node.args[0]
+        x, whole = self._take(source), self.two[source].value
+        unbound = values[0].dim() < whole.dim()
+        dim = _split_dimension(node, whole)
+        found, start = [], 0
+        for value, other in zip(values, others, strict=True):
+            count = 1 if unbound else value.shape[dim]
+            call = Call(self, node, value, other)
+            shape = shape_of(x)
+            if shape[dim] is None:
+                raise InputError(f"{describe(node)} splits the batch: it cannot be exported")
+            part = call.emit(Slice(dim, start, start + count), x, shape=(*shape[:dim], count, *shape[dim + 1 :]))
+            found.append(call.reshape(part) if unbound else part)
+            start += count
+        return tuple(found)
+
+    def _parts(self, node: fx.Node, value: Any, other: Any, path: tuple[Any, ...]) -> Any:
+        if isinstance(value, Tensor):
+            return Call(self, node, value, other).island(path)
+        if isinstance(value, Mapping):
+            return {name: self._parts(node, each, other[name], (*path, name)) for name, each in value.items()}
+        if isinstance(value, tuple | list):
+            pairs = enumerate(zip(value, other, strict=True))
+            return tuple(self._parts(node, a, b, (*path, index)) for index, (a, b) in pairs)
+        return _fixed(value, other)
+
+    def _assignment(self, node: fx.Node, changed: fx.Node) -> None:
+        """``x[index] = value`` and its like: a new tensor, which every name of the old one now means."""
+        before = self.two[changed].value
+        call = Call(self, node, before, self.three[changed].value)
+        self.env[node] = call.island(assigns=True)
+        self._rename(node, changed)
+
+    def _rename(self, node: fx.Node, changed: fx.Node) -> None:
+        """Let every name of the changed tensor mean the new value; other views of it mean nothing any more."""
+        target = self.two[changed].value
+        for old, fact in self.two.items():
+            if old is node or not isinstance(self.env.get(old), fx.Node | Stale) or not isinstance(fact.value, Tensor):
+                continue
+            if place(fact.value) == place(target):
+                self.env[old] = self.env[node]
+            elif overlap(fact.value, target):
+                self.env[old] = Stale(
+                    f"{describe(old)} is read after {describe(node)} changed a part of it in place: write that out of place"
+                )
+
+    def _outputs(self, end: fx.Node) -> Any:
+        values = self._take(end.args[0])
+
+        def leaf(path: str, value: Any) -> Any:
+            if isinstance(value, fx.Node) or value is None:
+                return value
+            raise InputError(f"output {path or 'of the model'} is {value!r:.60}: it does not depend on the input")
+
+        outputs = mapped(values, leaf)
+        nodes: list[fx.Node] = []
+        mapped(outputs, lambda _, value: nodes.append(value) if value is not None else None)
+        self.graph.output(tuple(nodes))
+        return outputs
+
+    def _take(self, arguments: Any) -> Any:
+        def one(node: fx.Node) -> Any:
+            value = self.env[node]
+            if isinstance(value, Stale):
+                raise InputError(value.reason)
+            return value
+
+        return map_arg(arguments, one)
+
+    def _tagged(self, node: fx.Node, value: Tensor, other: Tensor) -> fx.Node:
+        node.meta["shape"] = _shape(value, other)
+        node.meta["dtype"] = value.dtype
+        return node
+
+    def add(self, name: str, module: nn.Module, inputs: Sequence[fx.Node]) -> fx.Node:
+        """Call ``module`` under ``name``, or a name like it that is still free."""
+        free, number = name, 1
+        while _taken(self.root, free):
+            number += 1
+            free = f"{name}_{number}"
+        parent = self.root
+        *outer, last = free.split(".")
+        for each in outer:
+            if each not in parent._modules:
+                parent.add_module(each, nn.Module())
+            parent = parent.get_submodule(each)
+        parent.add_module(last, module)
+        return self.graph.call_module(free, tuple(inputs))
+
+
+def _taken(root: nn.Module, name: str) -> bool:
+    try:
+        root.get_submodule(name)
+    except AttributeError:
+        return False
+    return True
+
+
+class Call:
+    """A call of the user's graph, for its recognizer."""
+
+    def __init__(self, rebuild: _Rebuild, node: fx.Node, value: Tensor, other: Tensor) -> None:
+        self.rebuild, self.node, self.example = rebuild, node, value
+        self.shape: Shape = _shape(value, other)
+
+    def emit(self, module: nn.Module, *inputs: fx.Node, shape: Shape | None = None) -> fx.Node:
+        """Call ``module``; ``shape`` where it is not that of the whole result."""
+        named = self.node.op == "call_module" and type(module) in FORMS
+        name = str(self.node.target) if named else self.node.name
+        emitted = self.rebuild.add(name, module, inputs)
+        emitted.meta["shape"] = self.shape if shape is None else shape
+        emitted.meta["dtype"] = self.example.dtype
+        return emitted
+
+    def reshape(self, x: fx.Node) -> fx.Node:
+        """``x`` in the shape of the result. Raises ``InputError`` if the batch size is in two dimensions."""
+        sizes = tuple(-1 if size is None else size for size in self.shape)
+        if sizes.count(-1) > 1:
+            raise InputError(f"{describe(self.node)} has the batch size in two dimensions: it cannot be exported")
+        return x if shape_of(x) == self.shape else self.emit(Reshape(sizes), x)
+
+    def recognized(self) -> fx.Node | None:
+        """What the operators say that this call is; None if they do not know it, or not with these arguments."""
+        node, rebuild = self.node, self.rebuild
+        module = None
+        target: Any = node.target
+        if node.op == "call_module":
+            module = rebuild.captured.module.get_submodule(str(target))
+            if str(target) in rebuild.captured.leaves or _has_hooks(module):
+                return None
+            target = plain_base(module) or type(module)
+        recognizer = RECOGNIZERS.get(target) if _hashable(target) else None
+        if recognizer is None or not self._floats():
+            return None
+        args, kwargs = rebuild._take(node.args), rebuild._take(node.kwargs)
+        args = args if module is None else (module, *args)
+        try:
+            inspect.signature(recognizer).bind(self, *args, **kwargs)
+        except TypeError:
+            return None
+        return recognizer(self, *args, **kwargs)
+
+    def _floats(self) -> bool:
+        """Whether all tensors here are float32: integers and booleans have no quantizer."""
+        inputs = [self.rebuild.two[source].value for source in self.node.all_input_nodes]
+        tensors = [each for each in (*inputs, self.example) if isinstance(each, Tensor)]
+        return all(tensor.dtype == torch.float32 for tensor in tensors)
+
+    def island(self, path: tuple[Any, ...] = (), *, assigns: bool = False) -> fx.Node:
+        """The call as it is, in float; ``path`` to the wanted tensor if it gives several."""
+        node, rebuild = self.node, self.rebuild
+        args, kwargs = rebuild._take(node.args), rebuild._take(node.kwargs)
+        tensors: list[fx.Node] = []
+        map_arg((args, kwargs), lambda each: tensors.append(each) if each not in tensors else None)
+        _refuse_batch_numbers(node, (args, kwargs))
+        inner: nn.Module
+        target: Any = node.target
+        if node.op == "call_module":
+            inner = copy.deepcopy(rebuild.captured.module.get_submodule(str(target)))
+            name = type(inner).__name__
+            reason = rebuild.captured.leaves.get(str(target), f"{name} has no exact integer form with these settings")
+            if kwargs or list(args) != tensors:
+                inner = FunctionCall(inner, args, kwargs, tensors)
+        else:
+            name = target if isinstance(target, str) else getattr(target, "__name__", str(target))
+            reason = f"{name} has no exact integer form with these arguments"
+            inner = FunctionCall(_assigned if assigns else target, args, kwargs, tensors)
+        for place_ in path:
+            inner = Part(inner, place_)
+        return self.emit(Float(inner.eval(), name, reason), *tensors)
+
+
+def _assigned(x: Tensor, index: Any, value: Any) -> Tensor:
+    """``x`` after ``x[index] = value``; ``x`` itself is not changed."""
+    copied = x.clone()
+    copied[index] = value
+    return copied
+
+
+def _refuse_batch_numbers(node: fx.Node, arguments: Any) -> None:
+    def leaf(_: str, value: Any) -> None:
+        if isinstance(value, VariesWithBatch):
+            raise InputError(f"{describe(node)} computes with the batch size: it cannot be exported")
+
+    mapped(arguments, leaf)
+
+
+def _has_hooks(module: nn.Module) -> bool:
+    """Whether hooks of the user's may change what ``module`` computes; torch's own only compute its weight."""
+    hooks = (*module._forward_hooks.values(), *module._forward_pre_hooks.values())
+    return any(not type(hook).__module__.startswith("torch.nn.utils") for hook in hooks)
+
+
+def _hashable(target: Any) -> bool:
+    return getattr(target, "__hash__", None) is not None
+
+
+def _split_dimension(node: fx.Node, whole: Tensor) -> int:
+    position = 1 if node.target in ("unbind", torch.unbind) else 2
+    given = node.args[position] if len(node.args) > position else node.kwargs.get("dim", 0)
+    assert isinstance(given, int)
+    return given % whole.dim()
+
+
+def _shape(two: Tensor, three: Tensor) -> Shape:
+    return tuple(a if a == b else None for a, b in zip(two.shape, three.shape, strict=True))
+
+
+def _equal_rows(value: Any, other: Any) -> bool:
+    """Whether a tensor has one row per example, all alike."""
+    if not (isinstance(value, Tensor) and isinstance(other, Tensor)) or value.dim() == 0:
+        return False
+    return value.shape[1:] == other.shape[1:] and same(value[:1].expand_as(other), other)
+
+
+def _fixed(value: Any, other: Any) -> Any:
+    """``value`` where both runs agree, and ``VariesWithBatch`` where they do not."""
+    if same(value, other):
+        return value
+    if isinstance(value, tuple | list) and isinstance(other, tuple | list) and len(value) == len(other):
+        return tuple(_fixed(a, b) for a, b in zip(value, other, strict=True))
+    return VariesWithBatch()

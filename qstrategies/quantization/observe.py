@@ -1,0 +1,129 @@
+"""What a run of a traced graph shows of every node: what it gives, what it changes in place, what it only passes on."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+
+from qstrategies.errors import InputError
+from qstrategies.quantization.structure import leaves
+
+QUERIES = {"size", "dim", "numel", "ndimension", "is_floating_point", "type", "get_device", getattr, len}
+"""Calls that give a property of a tensor and no value of it."""
+
+
+def two_batches(example: Sequence[Tensor]) -> list[tuple[Tensor, ...]]:
+    """The example as a batch of two and as one of three: what differs between runs of them depends on the batch."""
+    return [tuple(_copies(each, count, len(example[0])) for each in example) for count in (2, 3)]
+
+
+def _copies(example: Tensor, count: int, batch: int) -> Tensor:
+    """``count`` examples; an input without the batch dimension is taken as it is."""
+    if example.dim() == 0 or len(example) != batch:
+        return example.clone()
+    repeated = torch.cat([example] * (count // len(example) + 1))
+    return repeated[:count].clone()
+
+
+@dataclass(frozen=True)
+class Fact:
+    """``changed``: whether the node changed a tensor in place; ``same_as``: the input that it returned as it was."""
+
+    value: Any
+    changed: fx.Node | None = None
+    same_as: fx.Node | None = None
+
+
+Facts = dict[fx.Node, Fact]
+
+
+class _Observer(fx.Interpreter):
+    def __init__(self, module: fx.GraphModule) -> None:
+        super().__init__(module, garbage_collect_values=False)  # storages must live on, to be compared
+        self.extra_traceback = False
+        self.facts: Facts = {}
+
+    def run_node(self, n: fx.Node) -> Any:
+        tensors = {node: self.env[node] for node in n.all_input_nodes if isinstance(self.env[node], Tensor)}
+        versions = {node: tensor._version for node, tensor in tensors.items()}
+        try:
+            value = super().run_node(n)
+        except Exception as error:
+            raise InputError(f"{describe(n)} fails on the example: {_first_line(error)}") from None
+        changed = [node for node, tensor in tensors.items() if tensor._version != versions[node]]
+        same = None
+        if isinstance(value, Tensor) and not changed:
+            same = next((node for node, tensor in tensors.items() if place(tensor) == place(value)), None)
+        self.facts[n] = Fact(value, changed[0] if changed else None, same)
+        return value
+
+
+@torch.no_grad()
+def observe(module: fx.GraphModule, inputs: Sequence[Tensor]) -> Facts:
+    """Run ``module`` on ``inputs``. Raises ``InputError`` that names the node if the model fails on them."""
+    observer = _Observer(module)
+    observer.run(*inputs)
+    return observer.facts
+
+
+def place(tensor: Tensor) -> tuple[Any, ...]:
+    """What two tensors have in common if they are one."""
+    storage = tensor.untyped_storage().data_ptr()
+    return storage, tensor.storage_offset(), tensor.shape, tensor.stride(), tensor.dtype
+
+
+def overlap(a: Tensor, b: Tensor) -> bool:
+    """Whether two tensors share an element."""
+    if a.untyped_storage().data_ptr() != b.untyped_storage().data_ptr():
+        return False
+    return bool(torch.isin(_elements(a), _elements(b)).any())
+
+
+def _elements(tensor: Tensor) -> Tensor:
+    """Where in its storage the elements of ``tensor`` lie."""
+    size = tensor.untyped_storage().nbytes() // tensor.element_size()
+    places = torch.arange(size)
+    return places.as_strided(tensor.shape, tensor.stride(), tensor.storage_offset()).flatten()
+
+
+def holds_tensor(value: Any) -> bool:
+    """Whether there is a tensor in ``value``."""
+    return any(isinstance(each, Tensor) for _, each in leaves(value))
+
+
+def same(a: Any, b: Any) -> bool:
+    """Whether two runs gave the same."""
+    if isinstance(a, Tensor):
+        return isinstance(b, Tensor) and a.shape == b.shape and _equal(a, b)
+    if isinstance(a, tuple | list) and isinstance(b, tuple | list) and len(a) == len(b):
+        return all(same(x, y) for x, y in zip(a, b, strict=True))
+    return type(a) is type(b) and bool(a == b)
+
+
+def _equal(a: Tensor, b: Tensor) -> bool:
+    if a.is_floating_point():
+        a, b = a.nan_to_num(), b.nan_to_num()
+    return torch.equal(a, b)
+
+
+def describe(node: fx.Node) -> str:
+    """A node as its author knows it: the module or function, and where it is called."""
+    target = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", str(node.target))
+    kind = {"call_module": "module", "call_method": "method"}.get(node.op, "function")
+    line = _user_line(node)
+    return f"{kind} {target!r}" + (f" ({line})" if line else "")
+
+
+def _user_line(node: fx.Node) -> str:
+    lines = (node.stack_trace or "").strip().splitlines()
+    files = [line.strip() for line in lines if line.strip().startswith("File ")]
+    return files[-1].removeprefix("File ").replace('"', "") if files else ""
+
+
+def _first_line(error: BaseException) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__

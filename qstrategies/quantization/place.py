@@ -1,0 +1,107 @@
+"""Where quantizers lie: one group of tensors per quantizer, by the rule of each operator."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import fx, nn
+
+from qstrategies.operators.base import Placing, form_of
+from qstrategies.quantization.exact_forms import NORM_KINDS, folds, module_at
+
+
+@dataclass(frozen=True)
+class Placement:
+    """Quantizers by the names of nodes.
+
+    Attributes:
+        groups: the quantized tensors, by the node that gives them; those with one number share a quantizer.
+        inner: nodes whose result is never rounded by itself: a layer before its batch normalization or its ReLU.
+        islands: nodes that compute in float.
+    """
+
+    groups: Mapping[str, int]
+    inner: frozenset[str]
+    islands: frozenset[str]
+
+    @property
+    def members(self) -> dict[int, list[str]]:
+        """The names in each group, in the order of the graph."""
+        found: dict[int, list[str]] = {}
+        for name, group in self.groups.items():
+            found.setdefault(group, []).append(name)
+        return found
+
+
+def place(graph: fx.GraphModule) -> Placement:
+    """Decide which tensors of ``graph`` are quantized, and which of them together.
+
+    What has no exact form computes in float. So does anything but a layer whose inputs are all in float: only integer
+    multiplication is worth a rounding. The other operators are quantized, and so is all that they read.
+    """
+    nodes = [node for node in graph.graph.nodes if node.op != "output"]
+    in_float: set[fx.Node] = set()
+    for node in nodes:
+        if _stays_in_float(graph, node, in_float):
+            in_float.add(node)
+    inner = {node for node in nodes if node not in in_float and _joins_its_reader(graph, node)}
+    sets = _Sets()
+    for node in nodes:
+        if node in in_float or node.op == "placeholder":
+            continue
+        sets.add(node)
+        for source in node.all_input_nodes:
+            sets.add(source)
+        form = form_of(module_at(graph, node))
+        if form is not None and form.placing is Placing.SHARED and not inner & set(node.all_input_nodes):
+            for source in node.all_input_nodes:
+                sets.join(node, source)
+    numbers: dict[fx.Node, int] = {}
+    groups = {}
+    for node in nodes:
+        if node in sets.parents and node not in inner:
+            groups[node.name] = numbers.setdefault(sets.find(node), len(numbers))
+    names = [frozenset(node.name for node in some) for some in (inner, in_float)]
+    return Placement(groups, *names)
+
+
+def _stays_in_float(graph: fx.GraphModule, node: fx.Node, in_float: set[fx.Node]) -> bool:
+    if node.meta["dtype"] != torch.float32:
+        return True
+    if node.op == "placeholder":
+        return False
+    form = form_of(module_at(graph, node))
+    if form is None or form.placing is Placing.FLOAT:
+        return True
+    return not form.weighted and all(source in in_float for source in node.all_input_nodes)
+
+
+def _joins_its_reader(graph: fx.GraphModule, node: fx.Node) -> bool:
+    form = form_of(module_at(graph, node))
+    if form is None or not form.takes_relu or len(node.users) != 1:
+        return False
+    reader = next(iter(node.users))
+    after = module_at(graph, reader)
+    if type(after) is nn.ReLU:
+        return True
+    return isinstance(after, NORM_KINDS) and folds(graph, reader)
+
+
+class _Sets:
+    """Disjoint sets of nodes."""
+
+    def __init__(self) -> None:
+        self.parents: dict[fx.Node, fx.Node] = {}
+
+    def add(self, node: fx.Node) -> None:
+        self.parents.setdefault(node, node)
+
+    def find(self, node: fx.Node) -> fx.Node:
+        while self.parents[node] is not node:
+            node = self.parents[node]
+        return node
+
+    def join(self, a: fx.Node, b: fx.Node) -> None:
+        self.parents[self.find(a)] = self.find(b)

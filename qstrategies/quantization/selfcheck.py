@@ -1,0 +1,136 @@
+"""Is the quantized model the user's? Two comparisons on a few examples, and the first place where one fails.
+
+* The normalized graph must compute what the user's own model computes, in evaluation mode, up to float rounding.
+* Every node of the integer graph must compute what the float form it was made from computes from the same inputs, with the
+  rounded weights: up to half a step of its output. So an error cannot hide behind the noise of quantization,
+  which on deep networks is as large as the signal.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, fx, nn
+
+from qstrategies.errors import SelfCheckError
+from qstrategies.operators.base import Node
+from qstrategies.operators.layer import Layer
+from qstrategies.quantization.exact_forms import module_at
+from qstrategies.quantization.executables import Reference
+from qstrategies.quantization.integer_graph import IntegerGraph
+from qstrategies.quantization.interface import InputSpec
+from qstrategies.quantization.structure import Arguments, leaves
+
+if TYPE_CHECKING:
+    from qstrategies.quantization.prepare import Prepared
+
+FLOAT_ROUNDING = 1e-3
+"""Of the output's root mean square: float32 through a hundred layers stays below 1e-4, a lost operator does not."""
+SLACK = 1e-3
+"""Of a step, beside the half that rounding may move: real inputs lie on the grid, so that float32 is nearly exact."""
+EXAMPLES = 8
+
+
+@torch.no_grad()
+def check_forms(user: nn.Module, graph: fx.GraphModule, arguments: Arguments, inputs: Sequence[Tensor]) -> None:
+    """Raise ``SelfCheckError`` unless ``graph`` gives what ``user``, in evaluation mode, gives for ``inputs``."""
+    args, kwargs = arguments.filled([tensor.clone() for tensor in inputs])
+    expected = [each for _, each in leaves(user(*args, **kwargs)) if isinstance(each, Tensor)]
+    found = graph(*(tensor.clone() for tensor in inputs))
+    for number, (ours, theirs) in enumerate(zip(found, expected, strict=True)):
+        if ours.shape != theirs.shape:
+            raise SelfCheckError(f"output {number} has shape {tuple(ours.shape)} instead of {tuple(theirs.shape)}")
+        error = _relative_error(ours, theirs)
+        if not error <= FLOAT_ROUNDING:
+            raise SelfCheckError(
+                f"output {number} of the captured graph is {error:.1%} away from {type(user).__name__}'s: "
+                "something in its forward was not captured"
+            )
+
+
+def _relative_error(ours: Tensor, theirs: Tensor) -> float:
+    """Root mean square of the difference over that of ``theirs``."""
+    difference = (ours.double() - theirs.double()).square().mean().sqrt()
+    size = theirs.double().square().mean().sqrt()
+    return float(difference / size) if size > 0 else float(difference > 0)
+
+
+@torch.no_grad()
+def check_nodes(prepared: Prepared, graph: IntegerGraph, inputs: Sequence[Tensor]) -> None:
+    """Raise ``SelfCheckError``, naming the node, unless every node rounds what its float form gives.
+
+    ``inputs``: as the float model takes them.
+    """
+    specs = [InputSpec.of(spec, prepared.input_scale) for spec in graph.inputs]
+    entered = [spec.integers(tensor) for spec, tensor in zip(specs, inputs, strict=True)]
+    watched = _Watched(graph, specs)
+    watched(*entered)
+    forms = {node.name: node for node in prepared.graph.graph.nodes}
+    for index, node in enumerate(graph.nodes):
+        values = [watched.values[spec.name] for spec in node.inputs]
+        constants = watched.constants(index)
+        expected = _form(prepared, forms[node.output.name], node, values, constants)
+        _compare(node, watched.values[node.output.name], expected)
+        if isinstance(node, Layer):
+            _check_weight(prepared, node, constants[0])
+
+
+class _Watched(Reference):
+    """The reference, which keeps every tensor."""
+
+    def __init__(self, graph: IntegerGraph, inputs: Sequence[InputSpec]) -> None:
+        super().__init__(graph, inputs, 0)
+        self.values: dict[str, Tensor] = {}
+
+    def entered(self, spec: Any, tensor: Tensor) -> Tensor:
+        self.values[spec.name] = super().entered(spec, tensor)
+        return self.values[spec.name]
+
+    def step(self, index: int, node: Node, arguments: list[Tensor]) -> Tensor:
+        self.values[node.output.name] = super().step(index, node, arguments)
+        return self.values[node.output.name]
+
+
+def _form(prepared: Prepared, end: fx.Node, node: Node, values: list[Tensor], constants: list[Tensor]) -> Tensor:
+    """What the float form of ``node`` gives for ``values``, with the rounded weights."""
+    module: Any = prepared.graph.get_submodule(node.name)
+    if isinstance(node, Layer):
+        weight, bias = constants
+        given = {"weight": weight} if module.bias is None else {"weight": weight, "bias": bias}
+        y = torch.func.functional_call(module, given, tuple(values))
+    else:
+        y = module(*values)
+    joined = str(end.target) != node.name
+    return module_at(prepared.graph, end)(y) if joined else y
+
+
+def _compare(node: Node, found: Tensor, expected: Tensor) -> None:
+    grid = node.output.quantizer
+    if found.shape != expected.shape:
+        raise SelfCheckError(f"{node.name} gives the shape {tuple(found.shape)} instead of {tuple(expected.shape)}")
+    if grid is None:
+        return
+    low, high = ((end - grid.zero_point) * grid.scale for end in (grid.quant_min, grid.quant_max))
+    steps = (found.double() - expected.double().clamp(low, high)).abs() / grid.scale
+    if steps.numel() and not steps.max() <= 0.5 + SLACK * max(1.0, _magnitude(expected, grid.scale)):
+        raise SelfCheckError(f"{node.name} ({type(node).__name__}) is up to {steps.max():.3g} steps away from its float form")
+
+
+def _magnitude(expected: Tensor, scale: float) -> float:
+    """How many thousands of steps the results are large: float32 rounds them relative to that."""
+    return float(expected.abs().max()) / scale / 1e3
+
+
+def _check_weight(prepared: Prepared, layer: Layer, rounded: Tensor) -> None:
+    """Every rounded weight lies within half a step of the float one, or at the end of the range."""
+    module: Any = prepared.graph.get_submodule(layer.name)
+    shape = [1] * rounded.dim()
+    shape[layer.weight_axis] = -1
+    step = torch.from_numpy(layer.weight_scale).reshape(shape)
+    group = prepared.placement.groups[layer.inputs[0].name]
+    unit = prepared.input_scale or 1.0 if group in prepared.pixel_groups else 1.0
+    steps = (rounded - module.weight.detach() * unit).abs() / step
+    if not steps.max() <= 0.5 + SLACK:
+        raise SelfCheckError(f"a weight of {layer.name} is {steps.max():.3g} steps away from the float one")

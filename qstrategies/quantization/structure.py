@@ -1,0 +1,146 @@
+"""How a model takes and gives its tensors: positionally, by name, or in tuples, lists, dicts and dataclasses."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from qstrategies.errors import InputError
+
+Leaf = Callable[[str, Any], Any]
+
+
+def mapped(value: Any, leaf: Leaf, path: str = "") -> Any:
+    """``value`` with ``leaf(path, x)`` in the place of everything that is no container."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        fields = {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
+        return type(value)(**mapped(fields, leaf, path))
+    if isinstance(value, Mapping):
+        items = {name: mapped(each, leaf, _joined(path, name)) for name, each in value.items()}
+        plain = type(value).__module__.startswith(("builtins", "torch.fx"))
+        return items if plain else type(value)(items)  # type: ignore[call-arg]
+    if isinstance(value, tuple) and hasattr(value, "_fields"):
+        parts = [mapped(each, leaf, _joined(path, name)) for name, each in zip(value._fields, value, strict=True)]
+        return type(value)(*parts)
+    if isinstance(value, tuple | list):
+        kind = list if isinstance(value, list) else tuple
+        return kind(mapped(each, leaf, _joined(path, index)) for index, each in enumerate(value))
+    return leaf(path, value)
+
+
+def leaves(value: Any) -> list[tuple[str, Any]]:
+    """Everything in ``value`` that is no container, with its path (``"boxes_0"``)."""
+    found: list[tuple[str, Any]] = []
+    mapped(value, lambda path, each: found.append((path, each)))
+    return found
+
+
+def _joined(path: str, name: Any) -> str:
+    return f"{path}_{name}" if path else str(name)
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """The arguments of a model's forward, as ``example`` gives them."""
+
+    args: tuple[Any, ...]
+    kwargs: Mapping[str, Any]
+    names: tuple[str, ...]
+    tensors: tuple[Tensor, ...]
+
+    @classmethod
+    def of(cls, model: nn.Module, example: Any) -> Arguments:
+        """One tensor, a tuple of what forward takes, or a dict by its parameters' names.
+
+        Raises:
+            InputError: something else than tensors in it.
+        """
+        parameters = _parameters(model)
+        args, kwargs = _split(example, parameters)
+        named = {**dict(zip(parameters, args, strict=False)), **kwargs}
+        extra = {f"input_{index}": each for index, each in enumerate(args) if index >= len(parameters)}
+        found = [(path, as_tensor(each)) for path, each in leaves({**named, **extra}) if each is not None]
+        if not found:
+            raise InputError("the example holds no tensor")
+        return cls(args, kwargs, tuple(name for name, _ in found), tuple(tensor for _, tensor in found))
+
+    def filled(self, values: Sequence[Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """The arguments with ``values`` in the place of the tensors."""
+        rest = iter(values)
+
+        def leaf(_: str, each: Any) -> Any:
+            return each if each is None else next(rest)
+
+        args = mapped(tuple(self.args), leaf)
+        return args, mapped(dict(self.kwargs), leaf)
+
+    def tensors_of(self, batch: Any) -> tuple[Tensor, ...]:
+        """The input tensors in a batch of a data loader, which may hold labels behind them.
+
+        Raises:
+            InputError: fewer tensors than the model takes, or names that it does not know.
+        """
+        if isinstance(batch, Mapping) and not self._is_one_mapping():
+            return self._by_name(batch)
+        found = [as_tensor(each) for _, each in leaves(batch) if each is not None]
+        if len(found) < len(self.names):
+            raise InputError(f"a batch of {len(found)} tensors: the model takes {len(self.names)}, {self._list()}")
+        return tuple(found[: len(self.names)])
+
+    def _is_one_mapping(self) -> bool:
+        return len(self.args) == 1 and isinstance(self.args[0], Mapping)
+
+    def _by_name(self, batch: Mapping[str, Any]) -> tuple[Tensor, ...]:
+        if all(name in batch for name in self.names):
+            return tuple(as_tensor(batch[name]) for name in self.names)
+        fitting = [each for _, each in leaves(batch) if self._fits(each)]
+        if len(self.names) == 1 and len(fitting) == 1:
+            return (as_tensor(fitting[0]),)
+        raise InputError(f"a batch with the keys {sorted(map(str, batch))}: the model takes {self._list()}")
+
+    def _fits(self, value: Any) -> bool:
+        if not isinstance(value, Tensor | np.ndarray):
+            return False
+        return tuple(value.shape[1:]) == tuple(self.tensors[0].shape[1:])
+
+    def _list(self) -> str:
+        return ", ".join(map(repr, self.names))
+
+
+def _parameters(model: nn.Module) -> list[str]:
+    """The names that forward takes positionally."""
+    kinds = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    signature = inspect.signature(model.forward)
+    return [each.name for each in signature.parameters.values() if each.kind in kinds]
+
+
+def _split(example: Any, parameters: list[str]) -> tuple[tuple[Any, ...], Mapping[str, Any]]:
+    if isinstance(example, Mapping) and all(name in parameters for name in example):
+        return (), example
+    if type(example) in (tuple, list) and (len(example) == 1 or len(parameters) != 1):
+        return tuple(example), {}
+    return (example,), {}
+
+
+def as_tensor(value: Any) -> Tensor:
+    """A tensor on the CPU; NumPy arrays are taken too. Raises ``InputError`` for anything else."""
+    if isinstance(value, Tensor):
+        return value.detach().cpu()
+    if isinstance(value, np.ndarray | np.number):
+        return torch.from_numpy(np.asarray(value).copy())
+    raise InputError(f"{value!r:.80} of type {type(value).__name__}: expected a tensor or an array")
+
+
+def named_outputs(value: Any) -> Iterator[tuple[str, Any]]:
+    """The outputs of a model with their names: "logits" for one tensor, else their paths."""
+    found = [(path, each) for path, each in leaves(value) if each is not None]
+    for path, each in found:
+        name = path or "logits"
+        yield (f"output_{name}" if name[0].isdigit() else name), each

@@ -1,0 +1,543 @@
+"""Kinds of networks that engineers bring: each comes out as what its author wrote, or is refused in one line.
+
+The right values are those of the float model; the bits must be equal in PyTorch's engines, the specification, the float
+reference and ONNX Runtime.
+"""
+
+import dataclasses
+import warnings
+
+import onnxruntime
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+import qstrategies as qs
+from qstrategies.quantization.integer_graph import real_output
+from qstrategies.quantization.structure import leaves
+from qstrategies.records import ENGINES
+
+SHAPE = (3, 12, 12)
+
+
+def images(count=16, shape=SHAPE, seed=0):
+    return torch.randn(count, *shape, generator=torch.Generator().manual_seed(seed))
+
+
+def decibels(expected, found):
+    noise = (expected - found).square().sum()
+    return float(10 * torch.log10(expected.square().sum() / noise.clamp(min=1e-30)))
+
+
+def tensors(value):
+    return [each for _, each in leaves(value) if isinstance(each, torch.Tensor)]
+
+
+def outputs_of_file(path, quantized, inputs, level="ORT_DISABLE_ALL"):
+    options = onnxruntime.SessionOptions()
+    options.graph_optimization_level = getattr(onnxruntime.GraphOptimizationLevel, level)
+    session = onnxruntime.InferenceSession(str(path), options)
+    pairs = zip(quantized.inputs, inputs, strict=True)
+    feeds = [spec.integers(tensor).numpy() for spec, tensor in pairs]
+    names = [entry.name for entry in session.get_inputs()]
+    return [torch.from_numpy(array) for array in session.run(None, dict(zip(names, feeds, strict=True)))]
+
+
+def check(model, tmp_path, inputs=None, *, least=20.0, islands=0, exact=None, **settings):
+    """Quantize ``model``, and hold every executor to the specification, and that to the float model."""
+    inputs = (images(),) if inputs is None else inputs
+    model = model.eval()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    with torch.no_grad():
+        expected = tensors(model(*(each.clone() for each in inputs)))
+    example = inputs if len(inputs) > 1 else inputs[0]
+    quantized = qs.quantize(model, [example], example, **settings)
+    assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
+    found = tensors(quantized.reference()(*(spec.reals(spec.integers(x)) for spec, x in zip(quantized.inputs, inputs, strict=True))))
+    assert [each.shape for each in found] == [each.shape for each in expected]
+    for ours, theirs in zip(found, expected, strict=True):
+        assert decibels(theirs, ours) > least
+    assert len(quantized.islands) == islands, [island.reason for island in quantized.islands]
+    exported = qs.export_onnx(quantized, tmp_path / "model.onnx")
+    if islands == 0 if exact is None else exact:
+        _same_bits(quantized, exported, inputs, found)
+    return quantized, exported
+
+
+def _same_bits(quantized, exported, inputs, expected):
+    certificate = exported[0].certificate
+    assert certificate["integer_kernels"] and certificate["float_executors"]
+    integers = [spec.integers(x) for spec, x in zip(quantized.inputs, inputs, strict=True)]
+    wild = [torch.randint(0, 256, each.shape, dtype=torch.uint8) if each.dtype == torch.uint8 else each for each in integers]
+    for entered in (integers, wild):
+        right = tensors(quantized.reference()(*entered))
+        values = quantized.graph.integers(*(each.numpy() for each in entered))
+        for spec, tensor in zip(quantized.graph.outputs, right, strict=True):
+            assert torch.equal(real_output(spec, values[spec.name]), tensor), "the specification"
+        for engine in (name for name in ENGINES if name in torch.backends.quantized.supported_engines):
+            for ours, tensor in zip(tensors(quantized.int8(engine)(*entered)), right, strict=True):
+                assert torch.equal(ours, tensor), engine
+        for file in exported:
+            for level in ("ORT_DISABLE_ALL", "ORT_ENABLE_BASIC", "ORT_ENABLE_EXTENDED", "ORT_ENABLE_ALL"):
+                for ours, tensor in zip(outputs_of_file(file.path, quantized, entered, level), right, strict=True):
+                    assert torch.equal(ours, tensor), (file.form, level)
+
+
+class Between(nn.Module):
+    """``function`` between two convolutions."""
+
+    def __init__(self, function, channels=8):
+        super().__init__()
+        torch.manual_seed(1)
+        self.before = nn.Conv2d(3, channels, 3, padding=1)
+        self.function = function
+        self.after = nn.LazyConv2d(4, 1)
+        self(images(2))
+
+    def forward(self, x):
+        return self.after(self.function(self.before(x)))
+
+
+def _assigned(y):
+    y = y.clone()
+    y[:, 0] = y[:, 1] * 2
+    return y
+
+
+def _old_name(change):
+    """``change`` works in place, and its argument is read again under the old name."""
+
+    def function(y):
+        z = change(y)
+        return z + y
+
+    return function
+
+
+IN_PLACE = {
+    "nn.ReLU": nn.ReLU(True),
+    "nn.ReLU6": nn.ReLU6(True),
+    "nn.Hardtanh": nn.Hardtanh(-0.3, 0.4, True),
+    "nn.SiLU": nn.SiLU(True),
+    "nn.Hardswish": nn.Hardswish(True),
+    "nn.LeakyReLU": nn.LeakyReLU(0.1, True),
+    "F.relu": lambda y: F.relu(y, inplace=True),
+    "relu_": lambda y: y.relu_(),
+    "clamp_": lambda y: y.clamp_(-0.2, 0.3),
+    "mul_": lambda y: y.mul_(0.5),
+    "add_": lambda y: y.add_(y),
+    "sub_": lambda y: y.sub_(0.25),
+    "neg_": lambda y: y.neg_(),
+    "+=": lambda y: y.__iadd__(1),
+}
+NUMBERS = {
+    "x + 3": lambda y: y + 3,
+    "3 + x": lambda y: 3 + y,
+    "x - 0.5": lambda y: y - 0.5,
+    "2 - x": lambda y: 2 - y,
+    "x * 0.1": lambda y: y * 0.1,
+    "x / 3": lambda y: y / 3,
+    "-x": lambda y: -y,
+    "abs": lambda y: abs(y) + y.abs(),
+    "square": lambda y: y**2,
+    "a size as a factor": lambda y: y * y.shape[1] ** -0.5,
+    "hand-written hard-swish": lambda y: y * F.relu6(y + 3) / 6,
+    "a buffer per channel": lambda y: y * torch.linspace(0.5, 2, 8).reshape(8, 1, 1) + torch.linspace(-1, 1, 8).reshape(1, 8, 1, 1),
+}
+CLAMPS = {
+    "F.hardtanh": lambda y: F.hardtanh(y, -0.3, 0.2),
+    "F.relu6": lambda y: F.relu6(y * 8),
+    "clamp": lambda y: torch.clamp(y, -0.1, 0.35),
+    "only below": lambda y: y.clamp(min=-0.15),
+    "only above": lambda y: torch.clamp(y, max=0.25),
+    "clamp_min of zero": lambda y: y.clamp_min(0),
+}
+POOLS = {
+    "max, ceil_mode": lambda y: F.max_pool2d(y, 3, 2, 1, ceil_mode=True),
+    "max, dilated": lambda y: F.max_pool2d(y, 2, 1, 0, 2),
+    "max, even window": nn.MaxPool2d(2, 3, 1),
+    "average of 9": nn.AvgPool2d(3),
+    "average of 4": nn.AvgPool2d(2),
+    "average, padding counted": nn.AvgPool2d(3, 2, 1),
+    "average, another divisor": nn.AvgPool2d(3, 2, 1, divisor_override=5),
+    "adaptive": nn.AdaptiveAvgPool2d(3),
+    "adaptive, unequal": nn.AdaptiveAvgPool2d((4, 2)),
+    "adaptive maximum": nn.AdaptiveMaxPool2d(4),
+    "mean of one dimension": lambda y: y.mean(3, keepdim=True),
+}
+MOVEMENTS = {
+    "view by sizes": lambda y: y.view(y.size(0), -1, y.size(2), y.size(3)),
+    "channel shuffle": lambda y: y.view(y.shape[0], 2, 4, 12, 12).transpose(1, 2).reshape(y.shape[0], 8, 12, 12),
+    "chunk": lambda y: torch.cat(y.chunk(2, 1)[::-1], 1),
+    "split": lambda y: torch.cat(torch.split(y, [3, 5], dim=1), 1),
+    "unbind and stack": lambda y: torch.stack(y.unbind(1), 1),
+    "slices": lambda y: y[:, 2:7, ::2, -5:],
+    "an index": lambda y: y[:, 3].unsqueeze(1),
+    "ellipsis and a new dimension": lambda y: y[..., 1:7][:, None].squeeze(1),
+    "narrow and select": lambda y: y.narrow(2, 1, 5).select(3, 2)[..., None],
+    "roll": lambda y: torch.roll(y, (1, -2), (2, 3)),
+    "permute there and back": lambda y: y.permute(0, 2, 3, 1).contiguous().permute(0, 3, 1, 2),
+    "pixel shuffle": lambda y: F.pixel_unshuffle(F.pixel_shuffle(y, 2), 2),
+    "nearest upsampling": lambda y: F.interpolate(y, scale_factor=2),
+    "padding": lambda y: F.pad(y, (1, 2, 0, 3)),
+    "reflection": nn.ReflectionPad2d((2, 1, 0, 3)),
+    "replication": nn.ReplicationPad2d(2),
+    "circular": nn.CircularPad2d((1, 2, 3, 0)),
+}
+SHARED_RELU6 = nn.ReLU6()
+SHARED_NORM = nn.BatchNorm2d(8).eval()
+nn.init.uniform_(SHARED_NORM.weight, 0.5, 2)
+CALLED_TWICE = {
+    "ReLU6": lambda y: SHARED_RELU6(SHARED_RELU6(y * 9) * 3 - 2),
+    "norm": lambda y: SHARED_NORM(F.relu(SHARED_NORM(y))),
+    "SiLU": lambda y: F.silu(F.silu(y)),
+}
+EXACT = {
+    **{f"in place, {name}": _old_name(change) for name, change in IN_PLACE.items()},
+    **NUMBERS,
+    **CLAMPS,
+    **POOLS,
+    **MOVEMENTS,
+    **{f"called twice, {name}": function for name, function in CALLED_TWICE.items()},
+    "Dropout": nn.Dropout(0.5),
+    "Dropout2d, functional": lambda y: F.dropout2d(y, 0.5, False),
+    "a difference": lambda y: y - F.relu(y) * 0.5,
+    "a product": lambda y: y * torch.sigmoid(y),
+    "a sum with itself": lambda y: y + y,
+}
+
+
+@pytest.mark.parametrize("name", EXACT)
+def test_what_has_an_exact_form_gets_it(name, tmp_path):
+    check(Between(EXACT[name]), tmp_path)
+
+
+ISLANDS = {
+    "softmax": (lambda y: y.softmax(1), 1),
+    "LayerNorm": (nn.LayerNorm([8, 12, 12]), 1),
+    "GroupNorm": (nn.GroupNorm(2, 8), 1),
+    "InstanceNorm": (nn.InstanceNorm2d(8, affine=True), 1),
+    "RMSNorm": (nn.RMSNorm([12]), 1),
+    "PReLU": (nn.PReLU(8), 1),
+    "norm without statistics": (nn.BatchNorm2d(8, track_running_stats=False), 1),
+    "average, fewer values at the border": (nn.AvgPool2d(3, 2, 1, count_include_pad=False), 1),
+    "average, ceil_mode": (nn.AvgPool2d(3, 2, ceil_mode=True), 1),
+    "a part assigned": (_assigned, 1),
+    "bilinear": (lambda y: F.interpolate(y, scale_factor=2, mode="bilinear"), 1),
+}
+
+
+@pytest.mark.parametrize("name", ISLANDS)
+def test_what_has_none_is_named_and_stays_in_float_alone(name, tmp_path):
+    function, count = ISLANDS[name]
+    quantized, _ = check(Between(function), tmp_path, islands=count)
+    assert all(island.reason for island in quantized.islands)
+    assert len(quantized.graph.layers) == 2, "the layers around it are quantized"
+
+
+PADDINGS = [{"padding": 1, "padding_mode": mode} for mode in ("reflect", "circular", "replicate")]
+PADDINGS += [{"padding": "same", "kernel_size": 4}, {"padding": "valid"}, {"padding": (2, 0), "stride": (2, 3), "dilation": (1, 2)}]
+
+
+@pytest.mark.parametrize("settings", PADDINGS, ids=str)
+def test_every_padding_of_a_convolution(settings, tmp_path):
+    check(Between(nn.Conv2d(8, 6, **{"kernel_size": 3, **settings})), tmp_path)
+
+
+TRANSPOSED = [
+    {"kernel_size": 3},
+    {"kernel_size": 2, "stride": 2},
+    {"kernel_size": 3, "stride": 2, "padding": 1, "output_padding": 1},
+    {"kernel_size": (2, 3), "groups": 2, "dilation": (2, 1), "bias": False},
+]
+
+
+@pytest.mark.parametrize("settings", TRANSPOSED, ids=str)
+@pytest.mark.parametrize("outputs", [8, 6])
+def test_transposed_convolutions_of_any_channels(settings, outputs, tmp_path):
+    check(Between(nn.ConvTranspose2d(8, outputs, **settings)), tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("model", "shape"),
+    [
+        (nn.Sequential(nn.Conv1d(3, 6, 3), nn.BatchNorm1d(6), nn.ReLU(), nn.MaxPool1d(2), nn.Conv1d(6, 2, 3)), (3, 20)),
+        (
+            nn.Sequential(nn.Conv3d(2, 4, 3), nn.BatchNorm3d(4), nn.ReLU(), nn.MaxPool3d(2), nn.AdaptiveAvgPool3d(1), nn.Flatten()),
+            (2, 8, 8, 8),
+        ),
+        (nn.Sequential(nn.ConvTranspose1d(3, 5, 3, 2), nn.ReLU(), nn.AvgPool1d(4)), (3, 9)),
+        (nn.Sequential(nn.ConvTranspose3d(2, 3, 2, 2), nn.ReLU(), nn.AvgPool3d(2)), (2, 4, 4, 4)),
+        (nn.Sequential(nn.Linear(12, 16), nn.BatchNorm1d(16), nn.ReLU(), nn.Linear(16, 4)), (12,)),
+        (nn.Sequential(nn.BatchNorm1d(12), nn.Linear(12, 4)), (12,)),
+        (nn.Sequential(nn.Linear(12, 16), nn.ReLU(), nn.Linear(16, 4)), (5, 12)),
+    ],
+)
+def test_one_and_three_dimensions_rows_and_sequences(model, shape, tmp_path):
+    torch.manual_seed(0)
+    check(model, tmp_path, (images(shape=shape),))
+
+
+class Twins(nn.Module):
+    """Two layers with one Parameter."""
+
+    def __init__(self):
+        super().__init__()
+        self.entry, self.first, self.second = nn.Conv2d(3, 3, 3), nn.Conv2d(3, 3, 3, bias=False), nn.Conv2d(3, 3, 3, bias=False)
+        self.second.weight = self.first.weight = self.entry.weight
+
+    def forward(self, x):
+        return self.second(torch.tanh(self.first(F.relu6(self.entry(x) * 4))))
+
+
+def test_layers_that_share_a_parameter_are_rounded_apart(tmp_path):
+    torch.manual_seed(0)
+    pixels = torch.randint(0, 256, (8, *SHAPE), generator=torch.Generator().manual_seed(0)) / 255
+    check(Twins(), tmp_path, (pixels,), input_scale=1 / 255)
+
+
+class OddLinear(nn.Linear):
+    """A subclass with the forward of its base."""
+
+
+class OddConv(nn.Conv2d):
+    """A subclass that pads by itself."""
+
+    def forward(self, x):
+        return F.conv2d(F.pad(x, (1, 1, 1, 1)), self.weight, self.bias)
+
+
+class OddNorm(nn.BatchNorm2d):
+    """timm's way: the activation is in the norm."""
+
+    def forward(self, x):
+        return F.relu(F.batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias, False, 0.1, self.eps))
+
+
+class Standardized(nn.Conv2d):
+    """Weight standardization: the weight is computed in every forward."""
+
+    def forward(self, x):
+        weight = self.weight - self.weight.mean((1, 2, 3), keepdim=True)
+        return F.conv2d(x, weight / (weight.std((1, 2, 3), keepdim=True) + 1e-5), self.bias)
+
+
+SUBCLASSES = {
+    "Linear": lambda: nn.Sequential(nn.Conv2d(3, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), OddLinear(4, 5)),
+    "Conv2d": lambda: nn.Sequential(OddConv(3, 4, 3), nn.ReLU(), nn.Conv2d(4, 2, 1)),
+    "BatchNorm2d": lambda: nn.Sequential(nn.Conv2d(3, 4, 3), OddNorm(4), nn.Conv2d(4, 2, 1)),
+    "standardized weight": lambda: nn.Sequential(Standardized(3, 4, 3), nn.ReLU(), nn.Conv2d(4, 2, 1)),
+    "weight_norm": lambda: nn.Sequential(nn.utils.parametrizations.weight_norm(nn.Conv2d(3, 4, 3)), nn.ReLU(), nn.Conv2d(4, 2, 1)),
+    "spectral_norm": lambda: nn.Sequential(nn.utils.parametrizations.spectral_norm(nn.Conv2d(3, 4, 3)), nn.ReLU()),
+}
+
+
+@pytest.mark.parametrize("name", SUBCLASSES)
+def test_subclasses_and_computed_weights_are_the_layers_that_they_are(name, tmp_path):
+    torch.manual_seed(0)
+    model = SUBCLASSES[name]()
+    model(images())
+    quantized, _ = check(model, tmp_path)
+    assert not any("BatchNorm" in type(node).__name__ for node in quantized.graph.nodes)
+
+
+class Returns(nn.Module):
+    """Two tensors in the container that ``pack`` makes."""
+
+    def __init__(self, pack):
+        super().__init__()
+        self.conv, self.pack = nn.Conv2d(3, 8, 3), pack
+
+    def forward(self, x):
+        y = self.conv(x)
+        return self.pack(y, F.max_pool2d(y, 2))
+
+
+@dataclasses.dataclass
+class Pair:
+    fine: torch.Tensor
+    coarse: torch.Tensor
+
+
+PACKS = {
+    "tuple": lambda a, b: (a, b),
+    "list": lambda a, b: [a, b],
+    "dict": lambda a, b: {"fine": a, "coarse": b},
+    "nested": lambda a, b: {"maps": [a, (b,)]},
+    "dataclass": Pair,
+    "twice the same": lambda a, b: (a, a),
+}
+
+
+@pytest.mark.parametrize("name", PACKS)
+def test_what_a_model_returns_keeps_its_form(name, tmp_path):
+    torch.manual_seed(0)
+    model = Returns(PACKS[name])
+    quantized, _ = check(model, tmp_path)
+    assert type(quantized.int8()(images())) is type(model(images()))
+
+
+class Takes(nn.Module):
+    """An argument named like our output, and an optional one."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(3, 8, 3, padding=1)
+
+    def forward(self, logits, mask=None, scale=2):
+        y = self.conv(logits) * scale
+        return y if mask is None else y * mask
+
+
+def test_optional_arguments_and_arguments_named_like_outputs(tmp_path):
+    torch.manual_seed(0)
+    check(Takes(), tmp_path)
+    check(Takes(), tmp_path, (images(), images(shape=(1, 12, 12), seed=1)))
+
+
+def test_examples_by_name(tmp_path):
+    torch.manual_seed(0)
+    model, example = Takes().eval(), {"logits": images(), "mask": images(shape=(1, 12, 12), seed=1)}
+    quantized = qs.quantize(model, [example], example)
+    assert [spec.name for spec in quantized.inputs] == ["logits", "mask"]
+    assert decibels(model(**example), quantized.reference()(*example.values())) > 20
+
+
+class Tokens(nn.Module):
+    """Integer inputs: an embedding, then layers."""
+
+    def __init__(self):
+        super().__init__()
+        self.embed, self.hidden, self.head = nn.Embedding(50, 16), nn.Linear(16, 16), nn.Linear(16, 4)
+
+    def forward(self, ids):
+        return self.head(F.relu(self.hidden(self.embed(ids))).mean(1))
+
+
+class Attention(nn.Module):
+    """Attention written by hand, and torch's own, over patches."""
+
+    def __init__(self):
+        super().__init__()
+        self.patches, self.qkv, self.out = nn.Conv2d(3, 16, 4, 4), nn.Linear(16, 48), nn.Linear(16, 16)
+        self.norm, self.own, self.head = nn.LayerNorm(16), nn.MultiheadAttention(16, 2, batch_first=True), nn.Linear(16, 4)
+
+    def forward(self, x):
+        x = self.patches(x).flatten(2).transpose(1, 2)
+        q, k, v = self.qkv(self.norm(x)).chunk(3, -1)
+        x = x + self.out((q @ k.transpose(-2, -1) * 0.25).softmax(-1) @ v)
+        x = x + self.own(x, x, x, need_weights=False)[0]
+        return self.head(x.mean(1))
+
+
+@pytest.mark.parametrize("kind", ["tokens", "attention"])
+def test_transformers_keep_their_layers_quantized_and_the_rest_in_float(kind, tmp_path):
+    torch.manual_seed(0)
+    tokens = torch.randint(0, 50, (8, 6), generator=torch.Generator().manual_seed(0))
+    model, inputs = (Tokens(), (tokens,)) if kind == "tokens" else (Attention(), (images(8),))
+    model = model.eval()
+    quantized = qs.quantize(model, [inputs], inputs)
+    exported = qs.export_onnx(quantized, tmp_path / "model.onnx", optimize_for=None)[0]
+    assert len(quantized.graph.layers) >= 2 and quantized.islands
+    assert decibels(model(*inputs), quantized.reference()(*inputs)) > 20
+    (found,) = outputs_of_file(exported.path, quantized, inputs)
+    assert decibels(model(*inputs), found) > 20
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_models_of_other_floats_are_taken_as_float32(dtype, tmp_path):
+    torch.manual_seed(0)
+    model = Between(nn.BatchNorm2d(8).eval()).eval()
+    expected = qs.quantize(model.to(dtype).float(), [images()], images()).reference()(images())
+    found = qs.quantize(model.to(dtype), [images().to(dtype).float()], images().to(dtype)).reference()(images())
+    assert decibels(expected, found) > 30
+
+
+BATCHES = {
+    "images and labels": lambda x: (x, torch.zeros(len(x), dtype=torch.long)),
+    "a list of them": lambda x: [x, torch.zeros(len(x), dtype=torch.long)],
+    "a dict": lambda x: {"image": x, "label": torch.zeros(len(x), dtype=torch.long)},
+    "NumPy": lambda x: x.numpy(),
+    "uint8": lambda x: (x * 255).round().byte(),
+}
+
+
+@pytest.mark.parametrize("name", BATCHES)
+def test_calibration_takes_what_loaders_give(name):
+    torch.manual_seed(0)
+    model = Between(nn.ReLU()).eval()
+    pixels = torch.randint(0, 256, (8, *SHAPE), generator=torch.Generator().manual_seed(0)) / 255
+    plain = qs.quantize(model, [pixels], pixels, input_scale=1 / 255)
+    other = qs.quantize(model, [BATCHES[name](pixels)], pixels, input_scale=1 / 255)
+    entered = plain.inputs[0].integers(pixels)
+    assert torch.equal(plain.reference()(entered), other.reference()(entered))
+
+
+def _refused(message, function):
+    with warnings.catch_warnings(), pytest.raises(qs.InputError, match=message):
+        warnings.simplefilter("error")
+        function()
+
+
+def test_calibration_refuses_what_cannot_be_meant():
+    model, x = Between(nn.ReLU()).eval(), images()
+    for message, batch, scale in [
+        ("NaN or infinity", x / 0, None),
+        ("values from .* lie in \\[0, 1\\]", x.abs() * 100, 1 / 255),
+        ("shape .* expected \\[batch, 3, 12, 12\\]", x[:, :2], None),
+        ("dtype torch.uint8", x.byte(), None),
+        ("keys \\['a', 'b'\\]", {"a": x, "b": x}, None),
+        ("expected a tensor or an array", "images", None),
+    ]:
+        _refused(message, lambda batch=batch, scale=scale: qs.quantize(model, [batch], x.clamp(0, 1), input_scale=scale))
+    _refused("at least one batch", lambda: qs.quantize(model, [], x))
+
+
+def test_weights_that_are_not_finite_are_refused():
+    model = Between(nn.ReLU()).eval()
+    model.before.weight.data[0, 0, 0, 0] = float("nan")
+    _refused("before.* not finite", lambda: qs.quantize(model, [images()], images()))
+
+
+def test_inputs_in_the_wrong_unit_are_refused():
+    pixels = torch.rand(4, *SHAPE)
+    quantized = qs.quantize(Between(nn.ReLU()).eval(), [pixels], pixels, input_scale=1 / 255)
+    raw = (pixels * 255).round()
+    right = quantized.int8()(raw.byte())
+    assert torch.equal(quantized.int8()(raw), right)
+    assert torch.equal(quantized.int8()(quantized.inputs[0].integers(pixels)), right)
+    _refused("raw pixels 0...255", lambda: quantized.int8()(pixels))
+    _refused("real values for input_scale", lambda: quantized.inputs[0].integers(raw))
+    _refused("NaN", lambda: quantized.int8()(raw * float("nan")))
+    _refused("has shape", lambda: quantized.int8()(raw[:, :, :5]))
+    _refused("got 2 inputs", lambda: quantized.int8()(raw, raw))
+
+
+class Decides(nn.Module):
+    """Control flow by the values of the input, in a part of the model."""
+
+    def forward(self, x):
+        return x * 2 if x.sum() > 0 else x
+
+
+class Fails(nn.Module):
+    def forward(self, x):
+        return x * x.sum().item()
+
+
+def test_what_cannot_be_traced_becomes_an_island_and_what_cannot_be_exported_is_refused_in_one_line():
+    quantized = qs.quantize(Between(Decides()).eval(), [images()], images())
+    (island,) = quantized.islands
+    assert "cannot be traced" in island.reason
+    for model, message in ((Decides(), "Decides cannot be traced"), (Fails(), "'item'.*depends on the values")):
+        with pytest.raises(qs.InputError, match=message) as caught:
+            qs.quantize(model.eval(), [images()], images())
+        assert "\n" not in str(caught.value)
+
+
+def test_a_hook_that_changes_what_a_layer_gives_is_kept(tmp_path):
+    torch.manual_seed(0)
+    model = Between(nn.Conv2d(8, 8, 1))
+    model.function.register_forward_hook(lambda module, inputs, output: output * 3)
+    check(model, tmp_path, islands=1)
