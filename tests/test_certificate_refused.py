@@ -131,7 +131,7 @@ REFUSED = {
             {"f": F([1, 1, 1.5, 1.5])},
             **SIGNED,
         ),
-        "other neighbours, since it resizes by 1.5",
+        "other neighbours: it resizes by 1.5",
     ),
     "Resize at ties": (
         between(

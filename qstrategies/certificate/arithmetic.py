@@ -1,4 +1,4 @@
-"""Operators that compute: exact as long as float32, or their type of integers, holds the results."""
+"""Operators that compute: exact as long as float32, or their integer type, holds the results."""
 
 from __future__ import annotations
 
@@ -90,7 +90,8 @@ def _divide(call: Call) -> Grid:
     if divisor is None or not divisor.size or not (np.isfinite(divisor) & (divisor != 0)).all():
         raise UnprovenError("it divides by zero or by nothing")
     if (mantissa(divisor) != 1).any():
-        raise UnprovenError("it divides by what is no power of two: some executors multiply by the reciprocal")
+        reason = "some executors multiply by the reciprocal"
+        raise UnprovenError(f"it divides by what is no power of two: {reason}")
     factor, grid = Grid.of(1 / divisor.astype(np.float64)).exact(), call.first.grid.exact()
     corners = [a * b for a in (grid.low, grid.high) for b in (factor.low, factor.high)]
     signed = factor.low < 0 or grid.signed_zero

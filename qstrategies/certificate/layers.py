@@ -185,8 +185,8 @@ def _integers(
 ) -> tuple[Array, Array, Array]:
     """Weights, steps and bias as in ``_Sums``.
 
-    Weights in float are integers too, in steps of the lowest bit of their channel; in float64, exact
-    below 2^53.
+    Weights in float are integers too, in steps of the lowest bit of their channel; in float64, so
+    exact below 2^53.
     """
     rows = by_output(call, weight.integers)
     if weight.scale is None:
@@ -215,7 +215,7 @@ def _bias(bias: Constant | None, channels: int, *, real: bool) -> Array:
     per_channel = values.size == 1 or values.size == values.shape[-1] == channels
     if not per_channel or not np.isfinite(values).all():
         shape = list(values.shape)
-        raise UnprovenError(f"its bias of shape {shape} is not one number for {channels} channels each")
+        raise UnprovenError(f"its bias of shape {shape} is not one number per output channel")
     return np.broadcast_to(values.reshape(-1), channels)
 
 

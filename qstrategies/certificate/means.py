@@ -56,8 +56,8 @@ def _mean(grid: Grid, sizes: list[int | None]) -> Grid:
 def check_mean(mean: Grid, scale: float, zero_point: int) -> None:
     """Raise ``UnprovenError`` unless every sum gives the same integer, whichever way it is divided.
 
-    Executors divide by the count or multiply by its float32 reciprocal, and add the zero point before
-    rounding or after. All sums that can occur are tried out; ``scale`` is that of the output.
+    Executors divide by the count or multiply by its float32 reciprocal, and add the zero point
+    before rounding or after. All possible sums are tried out; ``scale`` is that of the output.
     """
     ratio = mean.step / scale
     alike = mantissa(np.array(ratio)) == 1 and 2.0**-20 <= ratio <= 2.0**20
@@ -72,7 +72,8 @@ def check_mean(mean: Grid, scale: float, zero_point: int) -> None:
         for offset in (np.float32(0), np.float32(zero_point)):
             wrong = int((np.rint(value * np.float32(ratio) + offset) - offset != exact).sum())
             if wrong:
-                raise UnprovenError(f"a mean for which {wrong} of {len(sums)} sums are rounded differently if they are divided differently")
+                share = f"{wrong} of {len(sums)} sums are rounded differently"
+                raise UnprovenError(f"a mean for which {share} if they are divided differently")
 
 
 MEANS: dict[str, Declaration] = {

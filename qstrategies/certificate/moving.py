@@ -116,7 +116,7 @@ def _resized(call: Call) -> Grid:
     how = (call.attributes["coordinate_transformation_mode"], call.attributes["nearest_mode"])
     for factor in factors:
         if factor != 1 and not _whole(factor, *how):
-            raise UnprovenError(f"executors may pick other neighbours, since it resizes by {factor:g}")
+            raise UnprovenError(f"executors may pick other neighbours: it resizes by {factor:g}")
     return same(call)
 
 

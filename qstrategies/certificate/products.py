@@ -40,17 +40,18 @@ def multiplied(weight: Constant) -> Array | None:
 
 def pairs_of(sizes: Array) -> tuple[int, ...]:
     """The sum of the two largest of each row of uint8."""
-    others, largest = sizes.copy(), sizes.argmax(1)[:, None]
-    np.put_along_axis(others, largest, 0, 1)
-    second = others.max(1).astype(np.int64)
-    return tuple((np.take_along_axis(sizes, largest, 1)[:, 0] + second).tolist())
+    others = sizes.copy()
+    others[np.arange(len(sizes)), sizes.argmax(1)] = 0
+    return tuple(np.add(sizes.max(1), others.max(1), dtype=np.uint16).tolist())
 
 
 def adjacent_of(orders: list[Array]) -> tuple[int, ...]:
     """The largest sum of two neighbours of each row of uint8, over all orders."""
-    padded = [np.pad(rows, ((0, 0), (0, 1))) for rows in orders]
-    sums = [np.add(rows[:, :-1], rows[:, 1:], dtype=np.uint16).max(1) for rows in padded]
-    return tuple(np.max(sums, 0).tolist())
+    found = []
+    for rows in orders:
+        sums = np.add(rows[:, :-1], rows[:, 1:], dtype=np.uint16)
+        found.append(np.maximum(sums.max(1, initial=0), rows.max(1)))  # a single one has no neighbour
+    return tuple(np.max(found, 0).tolist())
 
 
 def kernel_orders(call: Call, array: Array) -> list[Array]:

@@ -40,7 +40,7 @@ DEQUANTIZE = Declaration(
 
 
 def quantizer_of(call: Call) -> Quantizer:
-    """The parameters of ``call``; raises ``UnprovenError`` unless they are one constant number each."""
+    """The parameters of ``call``; raises ``UnprovenError`` unless each is one constant number."""
     scale, zero_point = call.constant(1), call.constant(2)
     if scale is None or scale.size != 1 or (zero_point is not None and zero_point.size != 1):
         raise UnprovenError("its scale and zero point are not one constant number each")
@@ -94,7 +94,7 @@ def rounding_breaches(values: Tensor, to: Quantizer) -> Iterator[str]:
 
 
 def stands(call: Call, carried: Tensor) -> bool:
-    """Whether executors neither move quantizers past ``call``, which moves ``carried``, nor drop it."""
+    """Whether executors neither move quantizers past ``call``, which reads ``carried``, nor drop it."""
     if call.node.op_type in _PASSED:
         return False
     if call.node.op_type in ("Gather", "GatherND"):

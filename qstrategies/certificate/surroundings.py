@@ -94,7 +94,7 @@ def inferred_kinds(model: onnx.ModelProto, known: Mapping[str, Array]) -> dict[s
 
 
 def fixed_tensors(model: onnx.ModelProto) -> list[onnx.TensorProto]:
-    """The initializers, but not those that are an input too: whoever runs the file may override these.
+    """The initializers without those that are an input too, which a caller may override.
 
     Before version 4 of the format, every initializer had to be an input.
     """

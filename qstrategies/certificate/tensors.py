@@ -23,7 +23,7 @@ Shape = tuple[int | None, ...]
 class Kind:
     """The type of a tensor (of ``TensorProto``; 0 if unknown), and its shape.
 
-    The shape is None if not even its rank is known; a dimension that is unknown or symbolic is None.
+    The shape is None if not even its rank is known, as is a dimension that is unknown or symbolic.
     """
 
     element: int = 0
@@ -74,8 +74,8 @@ def _size(dim: onnx.TensorShapeProto.Dimension) -> int | None:
 class Constant:
     """A constant tensor: its ``integers`` times ``scale``, which broadcasts to them.
 
-    ``scale`` is None for a constant in float: its values are then in ``integers``. ``stored``: the name
-    of what the file holds; ``unquantized``: the integers there, with the zero point.
+    ``scale`` is None for a constant in float: its values are then in ``integers``. ``stored``: the
+    name of what the file holds; ``unquantized``: the integers there, with the zero point.
     """
 
     integers: Array
