@@ -2,7 +2,8 @@
 
     python experiments/fuzz.py --examples 1000 [--seed 0]
 
-A failing network is shrunk to a minimal one and printed as the call that builds it.
+A failing network is shrunk to a minimal one and printed as the call that builds it. Files of other tools and of hostile authors
+are the business of ``hostile.py``.
 """
 
 from __future__ import annotations

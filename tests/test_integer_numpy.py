@@ -199,8 +199,9 @@ def test_free_float_weights_unknown_operators_and_other_attributes_are_refused(t
     free = rng.normal(size=(2, 1, 3, 3)).astype(np.float32)
     for op, operands, attributes, reason in (
         ("Conv", [free], {}, "float constant"),
-        ("Conv", [Weight((2, 1, 3, 3))], {"auto_pad": "SAME_UPPER"}, "auto_pad"),
-        ("Sigmoid", [], {}, "no operator Sigmoid 'Sigmoid_1'. Valid: QuantizeLinear"),
+        ("MaxPool", [], {"kernel_shape": [3, 3], "storage_order": 1}, "storage_order=1; only 0"),
+        ("MaxPool", [], {"kernel_shape": [1, 7]}, "a kernel that spans 7 of 6 elements"),
+        ("Sigmoid", [], {}, "no operator Sigmoid 'Sigmoid_1'. Valid: Constant, QuantizeLinear"),
     ):
         path, arrays = random_file(tmp_path / "model.onnx", op, shape, operands, attributes)
         with pytest.raises(InputError, match=reason):
