@@ -178,8 +178,9 @@ def main(chosen: argparse.Namespace) -> int:
         while kills < chosen.kills:
             folder = Path(name) / str(comparisons)
             while kills < chosen.kills:
-                at_random = functools.partial(kill_at, draw.uniform(0, whole.seconds))
-                in_write = functools.partial(kill_in_write, draw.randrange(whole.writes), folder)
+                part = 1.0 if not folder.exists() else draw.random()  # of a comparison that goes on less is left
+                at_random = functools.partial(kill_at, draw.uniform(0, part * whole.seconds))
+                in_write = functools.partial(kill_in_write, int(draw.uniform(0, part * whole.writes)), folder)
                 if not killed(folder, in_write if kills % 2 else at_random):
                     break
                 kills += 1

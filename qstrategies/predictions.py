@@ -116,8 +116,8 @@ def _split(arrays: dict[str, Classes], name: str) -> SplitPredictions:
         raise ValueError(f"{name} has no {', '.join(missing)}")
     found = SplitPredictions(**{key: arrays[f"{name}/{key}"] for key in KEYS})
     lengths = {key: len(value) for key, value in vars(found).items()}
-    if len(set(lengths.values())) != 1 or not len(found.labels):
-        raise ValueError(f"{name} has {lengths} images: expected equally many, at least one")
+    if len(set(lengths.values())) != 1 or len(found.labels) < 2:
+        raise ValueError(f"{name} has {lengths} images: expected equally many, at least two")
     return found
 
 

@@ -238,6 +238,25 @@ def test_damaged_predictions_are_a_clear_error(runs, tmp_path):
         conclude(runs, tmp_path)
 
 
+def test_runs_on_other_images_are_not_paired(runs, tmp_path):
+    """As those of another dataset, or of one that changed in the meantime."""
+
+    def on_other_images(record):
+        folder = tmp_path / record.config.run_id
+        kept = Predictions.load(folder).test
+        test = SplitPredictions(*(array[1:] for array in (kept.labels, kept.float, kept.int8)))
+        Predictions(test, test).save(folder)
+
+    by_name = {name: [record for record in runs if record.label == name] for name in ("no_norm", "qat", "clamp")}
+    for record in by_name["qat"]:
+        on_other_images(record)
+    found, _ = conclude(by_name["no_norm"] + by_name["qat"], tmp_path)
+    assert {row.strategy: row.against for row in found.rows} == {"no_norm": None, "qat": None}
+    on_other_images(by_name["clamp"][1])
+    with pytest.raises(InputError, match=r"clamp-w8-s0-\w+ and clamp-w8-s1-\w+ were not tested on the same images, so clamp has no mean"):
+        conclude(runs, tmp_path)
+
+
 def test_many_classes_keep_their_numbers(tmp_path):
     labels = np.arange(1000)
     Predictions(SplitPredictions(labels, labels, labels), SplitPredictions(labels, labels, labels[::-1])).save(tmp_path)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from qstrategies.errors import InputError
 from qstrategies.evidence.candidates import Candidate, Constraints
 from qstrategies.evidence.paired import holm, mcnemar, paired_difference
 from qstrategies.evidence.recommend import Recommendation, recommend
@@ -74,7 +75,7 @@ def gather(records: Sequence[RunRecord], folder: Path, margin: float) -> Evidenc
     Holm's correction is over the strategies at one bit width.
 
     Raises:
-        InputError: predictions are missing or damaged.
+        InputError: predictions are missing or damaged, or the seeds of one strategy were tested on different images.
     """
     groups: dict[tuple[str, int], Group] = {}
     for name, record in zip(labels(records), records, strict=True):
@@ -83,6 +84,8 @@ def gather(records: Sequence[RunRecord], folder: Path, margin: float) -> Evidenc
             groups.setdefault(key, {})[record.config.seed] = record, Predictions.load(folder / record.config.run_id)
     if not groups:
         return None
+    for (name, _), group in groups.items():
+        _check_paired(name, group)
     names = list(dict.fromkeys(name for name, _ in groups))
     reference = next((name for name in names if name.split()[0] == REFERENCE), names[0])
     rows = []
@@ -107,12 +110,25 @@ def _rows(family: dict[str, Group], bits: int, reference: str, margin: float) ->
     for name, group in family.items():
         tests = [run.test for _, run in group.values()]
         changes[name] = paired_difference([test.int8_hits for test in tests], [test.float_hits for test in tests])
-        both = sorted(group.keys() & base.keys())
+        both = sorted(seed for seed in group.keys() & base.keys() if _same_images(group[seed], base[seed]))
         if name != reference and both:
             hits = [[runs[seed][1].test.int8_hits for seed in both] for runs in (group, base)]
             against[name] = paired_difference(*hits)
     verdicts, comparisons = compare_all(changes, margin), compare_all(against, margin)
     return [_row(name, bits, group, verdicts[name], comparisons.get(name)) for name, group in family.items()]
+
+
+def _check_paired(name: str, group: Group) -> None:
+    """Raise ``InputError`` unless all seeds were tested on the same images."""
+    first, *others = group.values()
+    for record, predictions in others:
+        if not _same_images((record, predictions), first):
+            runs = f"{first[0].config.run_id} and {record.config.run_id}"
+            raise InputError(f"{runs} were not tested on the same images, so {name} has no mean: run the same compare again")
+
+
+def _same_images(one: tuple[RunRecord, Predictions], other: tuple[RunRecord, Predictions]) -> bool:
+    return np.array_equal(one[1].test.labels, other[1].test.labels)
 
 
 def _row(name: str, bits: int, group: Group, change: Comparison, against: Comparison | None) -> Row:
