@@ -22,10 +22,8 @@ from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 from typing import Any
 
-import onnxscript
 import torch
 
-from qstrategies import timing
 from qstrategies.cli import guarded
 from qstrategies.comparison import plan, read_records, run_all
 from qstrategies.datasets import DATASETS
@@ -35,15 +33,15 @@ from qstrategies.evidence import conclude
 from qstrategies.files import TEMPORARY, sha256
 from qstrategies.pipeline import Workspace
 from qstrategies.progress import Progress
-from qstrategies.records import ExperimentConfig, RunRecord, TrainingConfig
+from qstrategies.records import ExperimentConfig, RunRecord, Speed, TrainingConfig
 from qstrategies.report import write
 
 SIZES = {"train": 1024, "validation": 128, "test": 200}
 SHORT = TrainingConfig(epochs=1, batch_size=64, learning_rate=3e-3)
 PAUSE = 1e-3
 """Seconds between two looks for a temporary file."""
-IMPORTED = (onnxscript,)
-"""What a run imports late, here before the processes are forked."""
+IMPORTED = ["torch", "onnxscript", "onnxruntime", "qstrategies.comparison", "qstrategies.report.write", "qstrategies.evidence"]
+"""What takes long to import, and is imported once, before the processes are forked."""
 
 
 @DATASETS.register("noise")
@@ -75,8 +73,7 @@ class Strict(Progress):
 
 
 def compare(folder: Path) -> None:
-    """The comparison, in a process of its own: a float model, and QAT on it; no speed is measured."""
-    timing.seconds_per_call = lambda paths, *_: [1.0] * len(paths)
+    """The comparison, in a process of its own: a float model, and QAT on it."""
     base = ExperimentConfig(strategy="no_norm", dataset="noise", training=SHORT, tuning=SHORT)
     configs = plan(base, ["no_norm", "qat"], [8], [0])
     quick = [dataclasses.replace(config, checks="quick") for config in configs]
@@ -86,6 +83,7 @@ def compare(folder: Path) -> None:
 def start(folder: Path | None) -> ForkServerProcess:
     """``compare`` (for None nothing) in a process forked from one that has imported everything already."""
     context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(IMPORTED)
     process = context.Process(target=compare, args=(folder,)) if folder else context.Process()
     process.start()
     return process
@@ -164,7 +162,9 @@ def left(folder: Path) -> dict[str, Any]:
 def timeless(record: RunRecord) -> RunRecord:
     """``record`` without what may differ between two runs."""
     curve = tuple(dataclasses.replace(epoch, seconds=0) for epoch in record.curve)
-    return dataclasses.replace(record, seconds={}, curve=curve, peak_bytes=1)
+    times = dict.fromkeys(("microseconds_batch_1", "images_per_second_batch_256", "speedup_batch_1", "speedup_batch_256"), 1.0)
+    speeds = tuple(Speed(file=speed.file, **times) for speed in record.speeds)
+    return dataclasses.replace(record, seconds={}, speeds=speeds, curve=curve, peak_bytes=1)
 
 
 def main(chosen: argparse.Namespace) -> int:
