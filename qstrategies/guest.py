@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import os
 import threading
 from collections.abc import Callable, Iterator
 from typing import ParamSpec, TypeVar
@@ -48,7 +49,10 @@ def selected_engine(engine: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def own_randomness() -> Iterator[None]:
-    """What is seeded and drawn inside leaves the generators of torch as they were, and so the choice of its kernels."""
+    """What is seeded and drawn inside leaves the generators of torch as they were, and so the choice of its kernels.
+
+    Not around what calls the user's data: random batches would come again. A layer that is made draws its first weights.
+    """
     import torch
 
     deterministic = torch.backends.cudnn.deterministic
@@ -58,3 +62,15 @@ def own_randomness() -> Iterator[None]:
             yield
     finally:
         torch.backends.cudnn.deterministic = deterministic
+
+
+@contextlib.contextmanager
+def own_environment() -> Iterator[None]:
+    """What is imported or set inside leaves the environment variables as they were."""
+    before = dict(os.environ)
+    try:
+        yield
+    finally:
+        for name in os.environ.keys() - before.keys():
+            del os.environ[name]
+        os.environ.update(before)

@@ -14,7 +14,7 @@ from qstrategies.diagnosis.findings import Finding, findings
 from qstrategies.diagnosis.measure import Site, site, sqnr
 from qstrategies.diagnosis.simulate import Simulation
 from qstrategies.errors import InputError
-from qstrategies.guest import guest
+from qstrategies.guest import guest, own_randomness
 from qstrategies.quantization.calibrate import calibrate
 from qstrategies.quantization.exact_forms import NORM_KINDS, folds, module_at
 from qstrategies.quantization.prepare import Prepared, normalized_copy, prepare
@@ -95,6 +95,7 @@ class Diagnosis:
 
 
 @guest
+@own_randomness()
 def diagnose(
     model: nn.Module,
     calibration: Iterable[Inputs],

@@ -12,6 +12,7 @@ import onnx
 import onnx_ir as ir
 import torch
 from torch import Tensor, nn
+from torch.fx.experimental.symbolic_shapes import ShapeEnv
 
 from qstrategies.errors import InputError
 from qstrategies.operators.island import Island
@@ -123,7 +124,10 @@ def exported(module: nn.Module, examples: tuple[Tensor, ...], dynamic: Sequence[
 
 
 def _release_shapes(program: torch.export.ExportedProgram) -> None:
-    """Break a cycle of sizes and tensors that leads through C++, where Python's collector does not look."""
+    """Break a cycle of sizes and tensors that leads through C++, where Python's collector does not look, and forget by instance."""
+    for method in vars(ShapeEnv).values():
+        if hasattr(method, "cache_clear"):
+            method.cache_clear()
     for node in program.graph.nodes:
         mode = getattr(node.meta.get("val"), "fake_mode", None)
         if mode is not None and mode.shape_env is not None:

@@ -21,7 +21,7 @@ from qstrategies.export.lowering import LOWERINGS, lower
 from qstrategies.export.onnx_writer import IR_VERSION, to_onnx
 from qstrategies.export.selfcheck import check_file
 from qstrategies.files import atomic_write, sha256
-from qstrategies.guest import guest
+from qstrategies.guest import guest, own_randomness
 from qstrategies.onnx_file import HASH_KEY, content_hash
 from qstrategies.quantization.model import QuantizedModel
 from qstrategies.records import PIXELS
@@ -47,6 +47,7 @@ class ExportedModel:
 
 
 @guest
+@own_randomness()
 def export_onnx(
     quantized: QuantizedModel,
     path: Path | str,
@@ -85,6 +86,7 @@ def export_onnx(
 
 
 @guest
+@own_randomness()
 def export_float_onnx(
     model: nn.Module, input_shape: tuple[int, ...], path: Path, metadata: Mapping[str, Any] | None = None
 ) -> ExportedModel:

@@ -11,6 +11,7 @@ import torch
 from torch import fx, nn
 
 from qstrategies.errors import InputError
+from qstrategies.guest import own_randomness
 from qstrategies.quantization.capture import capture, left_names
 from qstrategies.quantization.exact_forms import drop_training_only, entry_layers, fold_norms, norms_to_layers
 from qstrategies.quantization.normalize import Normalized, normalize
@@ -51,6 +52,7 @@ class Prepared:
         return {self.placement.groups[name] for name in names if name in self.placement.groups}
 
 
+@own_randomness()  # layers that are made draw their first weights
 def prepare(
     model: nn.Module,
     config: QuantizationConfig,

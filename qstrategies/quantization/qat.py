@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn import functional
 
+from qstrategies.guest import own_randomness
 from qstrategies.operators.convolution import is_transposed
 from qstrategies.quantization.exact_forms import (
     NORM_KINDS,
@@ -111,6 +112,7 @@ class FakeQuantizedModel(nn.Module):
         return self.view(*inputs)
 
 
+@own_randomness()
 def prepare_qat(model: nn.Module, config: QuantizationConfig, example: Any, *, input_scale: float | None = None) -> FakeQuantizedModel:
     """A copy of ``model`` with fake quantizers. ``model`` is not changed; arguments and errors as in ``prepare``."""
     arguments = Arguments.of(model, example)
@@ -127,6 +129,7 @@ def prepare_qat(model: nn.Module, config: QuantizationConfig, example: Any, *, i
     return FakeQuantizedModel(forms)
 
 
+@own_randomness()
 def finished(model: FakeQuantizedModel) -> Prepared:
     """The trained ``model`` as calibrated forms: batch normalization folded, ranges as trained. ``model`` is not changed."""
     trained = copy.deepcopy(model).cpu().eval()

@@ -13,6 +13,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import numpy_helper
 
+from qstrategies.guest import own_environment
 from qstrategies.runtimes import RUNTIMES
 from qstrategies.runtimes.base import Runtime, not_installed, read_model, refused
 
@@ -30,7 +31,8 @@ class OpenCV(Runtime):
         return not_installed("cv2")
 
     def __init__(self, path: Path) -> None:
-        import cv2
+        with own_environment():  # it lengthens LD_LIBRARY_PATH
+            import cv2
 
         self.path, self.error, self.logging = path, cv2.error, cv2.utils.logging
         model = read_model("OpenCV", path)

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
+from qstrategies.guest import own_environment
 from qstrategies.records import Epoch
 from qstrategies.trackers import TRACKERS
 from qstrategies.trackers.base import OnEpoch, Tracker, metrics
@@ -22,8 +23,9 @@ class MLflow(Tracker):
     module = "mlflow"
 
     def __init__(self, folder: Path) -> None:
-        os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"  # read when mlflow is imported
-        from mlflow import MlflowClient
+        with own_environment():
+            os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"  # read when mlflow is imported
+            from mlflow import MlflowClient
 
         folder.mkdir(parents=True, exist_ok=True)
         self.client = MlflowClient(os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{folder.resolve() / 'mlflow.db'}")
