@@ -34,6 +34,7 @@ POOLS: dict[str, Callable[[], nn.Module]] = {
     "average 3": lambda: nn.AvgPool2d(3, 1, padding=1),
     "average 2x3": lambda: nn.AvgPool2d((2, 3)),
 }
+UNPROVEN = ("openvino",)  # rounds some ties the other way behind weight scales that are no powers of two
 WEIGHTS = ("usual", "spread", "tiny", "huge", "dead channel", "zero", "constant output")
 
 
@@ -183,10 +184,10 @@ def everywhere(model: nn.Module, arguments: dict[str, Any], folder: Path) -> Cro
 
 
 def fast_runtimes() -> Iterator[str]:
-    """The installed runtimes that are quick to load and to run."""
+    """The installed runtimes that are quick to load and to run, and that the certificate speaks of."""
     for name in RUNTIMES.names():
         kind = RUNTIMES.get(name)
-        if kind.image_limit is None and kind.missing() is None:
+        if name not in UNPROVEN and kind.image_limit is None and kind.missing() is None:
             yield name
 
 

@@ -65,7 +65,11 @@ class Tally:
     def __str__(self) -> str:
         total = max(self.kinds.total(), 1)
         lines = [f"{name:<22} {count:>7} {count / total:>7.1%}" for name, count in self.kinds.most_common()]
-        lines += [f"{self.odd} of the certified hold something odd", "", "operator                 files certified"]
+        lines += [
+            f"{self.odd} of the certified hold something odd",
+            "",
+            "operator                 files certified",
+        ]
         lines += [f"{name:<22} {count:>7} {self.certified[name] / count:>9.1%}" for name, count in sorted(self.operators.items())]
         lines += ["", "executors that do not take a certified file"]
         lines += [f"{count:>7} {name}" for name, count in self.silent.most_common()]
@@ -173,7 +177,12 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--examples", type=int, default=1000, help="how many files (default: 1000)")
     parser.add_argument("--seed", type=int, default=0, help="of the generator")
-    parser.add_argument("--keep", type=Path, default=Path("hostile.onnx"), help="where a failing file goes (default: hostile.onnx)")
+    parser.add_argument(
+        "--keep",
+        type=Path,
+        default=Path("hostile.onnx"),
+        help="where a failing file goes (default: hostile.onnx)",
+    )
     chosen = parser.parse_args()
     tally = Tally()
     for start in range(0, chosen.examples, AT_ONCE):

@@ -110,7 +110,11 @@ class Draft:
         if how == "computed" and array.dtype == np.float32:
             return self._computed(array)
         tensor = numpy_helper.from_array(array, name)
-        self._enter(name, helper.make_tensor_type_proto(tensor.data_type, array.shape), float(np.abs(array.astype(float)).max(initial=0)))
+        self._enter(
+            name,
+            helper.make_tensor_type_proto(tensor.data_type, array.shape),
+            float(np.abs(array.astype(float)).max(initial=0)),
+        )
         self.known[name] = array
         if how == "node":
             self.nodes.append(helper.make_node("Constant", [], [name], name=name, value=tensor))
@@ -123,7 +127,11 @@ class Draft:
     def _stored(self, array: Array) -> str:
         name = self.name("stored")
         self.initializers.append(numpy_helper.from_array(array, name))
-        self._enter(name, helper.make_tensor_type_proto(helper.np_dtype_to_tensor_dtype(array.dtype), array.shape), 1.0)
+        self._enter(
+            name,
+            helper.make_tensor_type_proto(helper.np_dtype_to_tensor_dtype(array.dtype), array.shape),
+            1.0,
+        )
         self.known[name] = array
         return name
 
@@ -134,12 +142,24 @@ class Draft:
         if how == "Cast":
             return self.node(how, [self._stored(array.astype(np.float64))], to=TensorProto.FLOAT).name
         if how == "Mul":
-            return self.node(how, [self._stored(array / np.float32(3)), self._stored(np.array(3, np.float32))], top=top).name
+            return self.node(
+                how,
+                [self._stored(array / np.float32(3)), self._stored(np.array(3, np.float32))],
+                top=top,
+            ).name
         if how == "Exp":
             with np.errstate(all="ignore"):
-                return self.node(how, [self._stored(np.log(np.maximum(np.abs(array), np.float32(1e-30))))], top=top).name
+                return self.node(
+                    how,
+                    [self._stored(np.log(np.maximum(np.abs(array), np.float32(1e-30))))],
+                    top=top,
+                ).name
         if how == "MatMul" and array.ndim >= 2:
-            return self.node(how, [self._stored(array), self._stored(np.eye(array.shape[-1], dtype=np.float32))], top=top).name
+            return self.node(
+                how,
+                [self._stored(array), self._stored(np.eye(array.shape[-1], dtype=np.float32))],
+                top=top,
+            ).name
         if how == "Softmax" and array.ndim:
             return self.node(how, [self._stored(array / top)], top=1.0, axis=-1).name
         return (
@@ -148,7 +168,15 @@ class Draft:
             else self.node("Identity", [self._stored(array)], top=top).name
         )
 
-    def node(self, op: str, inputs: Sequence[str], top: float = 1.0, step: float = 1.0, outputs: int = 1, **attributes: Any) -> Tensor:
+    def node(
+        self,
+        op: str,
+        inputs: Sequence[str],
+        top: float = 1.0,
+        step: float = 1.0,
+        outputs: int = 1,
+        **attributes: Any,
+    ) -> Tensor:
         """The first output of a new node, its type inferred; attributes that are None are left out.
 
         Raises ``ImpossibleError`` where the standard does not allow the node.
@@ -208,7 +236,13 @@ class Draft:
     def quantize(self, real: Tensor, quantizer: Quantizer) -> Tensor:
         """QuantizeLinear."""
         extra = self._quantizer_attributes()
-        return self.node("QuantizeLinear", [real.name, *quantizer.names], top=255.0, step=quantizer.scale, **extra)
+        return self.node(
+            "QuantizeLinear",
+            [real.name, *quantizer.names],
+            top=255.0,
+            step=quantizer.scale,
+            **extra,
+        )
 
     def dequantize(self, integers: Tensor, quantizer: Quantizer) -> Tensor:
         """DequantizeLinear, rarely with another scale or zero point than the one that the integers were made with."""
@@ -219,7 +253,13 @@ class Draft:
         limits = np.iinfo(quantizer.dtype)
         top = max(limits.max - quantizer.zero_point, quantizer.zero_point - limits.min) * quantizer.scale
         axis = self.one_of((None,), (0, 1)) if self.opset >= 13 else None
-        real = self.node("DequantizeLinear", [integers.name, *quantizer.names], top=top, step=quantizer.scale, axis=axis)
+        real = self.node(
+            "DequantizeLinear",
+            [integers.name, *quantizer.names],
+            top=top,
+            step=quantizer.scale,
+            axis=axis,
+        )
         return replace(real, quantizer=quantizer)
 
     def _quantizer_attributes(self) -> dict[str, Any]:

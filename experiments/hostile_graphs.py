@@ -130,8 +130,17 @@ def claims(draft: Draft) -> list[onnx.ValueInfoProto]:
         return [_claim(tensor, tensor.dtype, "full") for tensor in inner]
     victim = draft.one_of(inner)
     if form == "wrong type":
-        return [_claim(victim, TensorProto.FLOAT16 if victim.dtype == TensorProto.FLOAT else TensorProto.FLOAT, "full")]
-    shape = [*victim.shape[:-1], *((victim.shape[-1] * 2,) if form == "wrong size" and victim.shape else ())]
+        return [
+            _claim(
+                victim,
+                TensorProto.FLOAT16 if victim.dtype == TensorProto.FLOAT else TensorProto.FLOAT,
+                "full",
+            )
+        ]
+    shape = [
+        *victim.shape[:-1],
+        *((victim.shape[-1] * 2,) if form == "wrong size" and victim.shape else ()),
+    ]
     return [helper.make_tensor_value_info(victim.name, victim.dtype, shape)]
 
 

@@ -75,7 +75,13 @@ def test_transposed_convolutions_of_any_window():
         cut = wider[:, :, top : wider.shape[2] - bottom, left : wider.shape[3] - right]
         if min(cut.shape) < 1:
             continue
-        settings = {"pads": pads, "strides": strides, "dilations": dilations, "group": group, "output_padding": [more] * 2}
+        settings = {
+            "pads": pads,
+            "strides": strides,
+            "dilations": dilations,
+            "group": group,
+            "output_padding": [more] * 2,
+        }
         check(run("ConvTranspose", x, weight, bias, **settings), cut + tensor(bias).reshape(-1, 1, 1))
 
 
@@ -87,7 +93,10 @@ def test_padding_that_follows_from_the_size(mode):
         total = max((out - 1) * stride + kernel - size, 0) if mode != "VALID" else 0
         before = total // 2 if mode == "SAME_UPPER" else total - total // 2
         around = functional.pad(tensor(x), (before, total - before))
-        check(run("Conv", x, weight, auto_pad=mode, strides=[stride]), functional.conv1d(around, tensor(weight), None, stride))
+        check(
+            run("Conv", x, weight, auto_pad=mode, strides=[stride]),
+            functional.conv1d(around, tensor(weight), None, stride),
+        )
         lowest = functional.pad(tensor(x), (before, total - before), value=-np.inf)
         found = run("MaxPool", x, auto_pad=mode, strides=[stride], kernel_shape=[kernel])
         check(found, functional.max_pool1d(lowest, kernel, stride))
@@ -106,13 +115,27 @@ def test_transposed_convolutions_to_a_given_size():
 
 def test_pools_with_and_without_ceil_mode():
     for kernel, stride, pad, ceil in itertools.product((2, 3), (1, 2, 3), (0, 1), (False, True)):
-        settings = {"kernel_shape": [kernel] * 2, "strides": [stride] * 2, "pads": [pad] * 4, "ceil_mode": int(ceil)}
-        check(run("MaxPool", X, **settings), functional.max_pool2d(tensor(X), kernel, stride, pad, ceil_mode=ceil))
+        settings = {
+            "kernel_shape": [kernel] * 2,
+            "strides": [stride] * 2,
+            "pads": [pad] * 4,
+            "ceil_mode": int(ceil),
+        }
+        check(
+            run("MaxPool", X, **settings),
+            functional.max_pool2d(tensor(X), kernel, stride, pad, ceil_mode=ceil),
+        )
         for include in (False, True):
             expected = functional.avg_pool2d(tensor(X), kernel, stride, pad, ceil, include)
             check(run("AveragePool", X, **settings, count_include_pad=int(include)), expected)
     expected = functional.max_pool2d(tensor(X), 3, 2, 1, (2, 1), True)
-    settings = {"kernel_shape": [3, 3], "strides": [2, 2], "pads": [1] * 4, "dilations": [2, 1], "ceil_mode": 1}
+    settings = {
+        "kernel_shape": [3, 3],
+        "strides": [2, 2],
+        "pads": [1] * 4,
+        "dilations": [2, 1],
+        "ceil_mode": 1,
+    }
     check(run("MaxPool", X, **settings), expected)
 
 
@@ -131,16 +154,29 @@ def test_pools_with_uneven_pads():
 def test_reductions_over_any_axes(axes, keepdims):
     over, keep = tuple(axes) if axes else None, keepdims != 0
     whole = X.astype(np.float64)
-    for op, expected in (("ReduceMean", whole.mean), ("ReduceMax", whole.max), ("ReduceSum", whole.sum)):
+    for op, expected in (
+        ("ReduceMean", whole.mean),
+        ("ReduceMax", whole.max),
+        ("ReduceSum", whole.sum),
+    ):
         given = [] if axes is None else [np.array(axes, np.int64)]
         check(run(op, X, *given, keepdims=keepdims), expected(axis=over, keepdims=keep))
-        check(run(op, X, opset=12, axes=axes or None, keepdims=keepdims), expected(axis=over, keepdims=keep))
+        check(
+            run(op, X, opset=12, axes=axes or None, keepdims=keepdims),
+            expected(axis=over, keepdims=keep),
+        )
         if axes == []:
             check(run(op, X, *given, keepdims=keepdims, noop_with_empty_axes=1), X)
 
 
 QUARTERS = X / 4
-BINARY = {"Add": np.add, "Sub": np.subtract, "Mul": np.multiply, "Max": np.maximum, "Min": np.minimum}
+BINARY = {
+    "Add": np.add,
+    "Sub": np.subtract,
+    "Mul": np.multiply,
+    "Max": np.maximum,
+    "Min": np.minimum,
+}
 
 
 @pytest.mark.parametrize("op", BINARY)
@@ -154,7 +190,10 @@ def test_one_operand():
     whole = QUARTERS.astype(np.float64)
     for op, expected in (("Neg", -whole), ("Abs", np.abs(whole)), ("Relu", np.maximum(whole, 0))):
         check(run(op, QUARTERS), expected)
-    check(run("Div", QUARTERS, np.array([-0.5, 4, 1, 2], np.float32).reshape(4, 1, 1)), whole / [[[-0.5]], [[4]], [[1]], [[2]]])
+    check(
+        run("Div", QUARTERS, np.array([-0.5, 4, 1, 2], np.float32).reshape(4, 1, 1)),
+        whole / [[[-0.5]], [[4]], [[1]], [[2]]],
+    )
     with pytest.raises(InputError, match="no power of two"):
         run("Div", QUARTERS, np.array(3, np.float32))
     check(run("GlobalMaxPool", QUARTERS), whole.max((2, 3), keepdims=True))
@@ -184,7 +223,10 @@ def test_padding_of_every_mode():
         run("Pad", QUARTERS, np.array([1, -2], np.int64), value, np.array([-1])),
         np.pad(QUARTERS, [*[(0, 0)] * 3, (1, 0)], constant_values=0.125)[..., :-2],
     )
-    check(run("Pad", np.uint8([[1, 2]]), np.array([0, 1, 0, 0], np.int64), np.array(9, np.uint8)), [[9, 1, 2]])
+    check(
+        run("Pad", np.uint8([[1, 2]]), np.array([0, 1, 0, 0], np.int64), np.array(9, np.uint8)),
+        [[9, 1, 2]],
+    )
 
 
 def test_what_only_moves_elements_before_and_after_its_attributes_became_inputs():
@@ -194,14 +236,21 @@ def test_what_only_moves_elements_before_and_after_its_attributes_became_inputs(
     check(run("Squeeze", wide, opset=11, axes=[1]), QUARTERS)
     check(run("Unsqueeze", QUARTERS, opset=11, axes=[1]), wide)
     check(run("Tile", QUARTERS, np.array([1, 2, 1, 3], np.int64)), np.tile(QUARTERS, (1, 2, 1, 3)))
-    check(run("Expand", wide, np.array([3, 1, 1, 1], np.int64)), np.broadcast_to(wide, (2, 3, 4, 7, 6)))
+    check(
+        run("Expand", wide, np.array([3, 1, 1, 1], np.int64)),
+        np.broadcast_to(wide, (2, 3, 4, 7, 6)),
+    )
     expected = functional.pixel_shuffle(tensor(QUARTERS), 2)
     check(run("DepthToSpace", QUARTERS, blocksize=2, mode="CRD"), expected)
 
 
 def test_integers_between_quantizers():
     ones, twos = RNG.integers(0, 100, (2, 3), np.uint8), RNG.integers(0, 100, (2, 3), np.uint8)
-    for op, expected in (("Max", np.maximum(ones, twos)), ("Min", np.minimum(ones, twos)), ("Add", ones + twos)):
+    for op, expected in (
+        ("Max", np.maximum(ones, twos)),
+        ("Min", np.minimum(ones, twos)),
+        ("Add", ones + twos),
+    ):
         found = run(op, ones, twos)
         assert found.dtype == np.uint8
         check(found, expected)

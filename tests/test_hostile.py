@@ -39,4 +39,8 @@ def test_a_certificate_that_certifies_everything_is_found_out(tmp_path, monkeypa
     monkeypatch.setattr(hostile, "certify", lambda path: nothing)
     pixels = np.arange(128, 148, 5, np.uint8)
     with pytest.raises(AssertionError, match="certified, but output 0"):
-        check(Drawn(onnx.parser.parse_model(MERGED), {"x": pixels}, 1), tmp_path / "model.onnx", Tally())
+        check(
+            Drawn(onnx.parser.parse_model(MERGED), {"x": pixels}, 1),
+            tmp_path / "model.onnx",
+            Tally(),
+        )

@@ -44,7 +44,13 @@ def _named(names: Sequence[str]) -> list[onnx.ValueInfoProto]:
     return [onnx.ValueInfoProto(name=name) for name in dict.fromkeys(names)]
 
 
-def pad(node: Node, x: Any, sides: Array | None = None, value: Array | None = None, axes: Array | None = None) -> Any:
+def pad(
+    node: Node,
+    x: Any,
+    sides: Array | None = None,
+    value: Array | None = None,
+    axes: Array | None = None,
+) -> Any:
     """Padding is moving, but for the constant: it is added where no element came to lie. A negative pad crops."""
     get, rank = node.attributes.get, len(_shape(x))
     if node.opset < 11:

@@ -88,7 +88,10 @@ class Window:
         kernel = self.kernel
         for position in np.ndindex(*kernel.sizes):
             axes = zip(position, kernel.dilations, self.out, kernel.strides, strict=True)
-            index: tuple[Any, ...] = (..., *(slice(p * d, p * d + (n - 1) * s + 1, s) for p, d, n, s in axes))
+            index: tuple[Any, ...] = (
+                ...,
+                *(slice(p * d, p * d + (n - 1) * s + 1, s) for p, d, n, s in axes),
+            )
             yield elements[index]
 
 
