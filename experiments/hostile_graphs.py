@@ -40,10 +40,18 @@ def files(draw: Callable[[st.SearchStrategy[Any]], Any]) -> Drawn:
             real = block(draft, real)
         except ImpossibleError:
             real = _undone(draft, start, real)
-    rng = np.random.default_rng(0)
-    shapes = {value.name: draft.tensors[value.name] for value in draft.inputs if value.name not in draft.known}
-    inputs = {name: _values(rng, helper.tensor_dtype_to_np_dtype(tensor.dtype), tensor.shape) for name, tensor in shapes.items()}
-    return Drawn(finished(draft, real), inputs, draft.oddities)
+    return Drawn(finished(draft, real), examples(draft), draft.oddities)
+
+
+def examples(draft: Draft) -> dict[str, Array]:
+    """Values for every input by name; those that are constants by default stay so."""
+    rng, extreme = np.random.default_rng(0), draft.one_of((False, False, True))
+    found = {}
+    for name in (value.name for value in draft.inputs if value.name not in draft.known):
+        tensor = draft.tensors[name]
+        dtype = helper.tensor_dtype_to_np_dtype(tensor.dtype)
+        found[name] = _values(rng, dtype, tensor.shape, extreme)
+    return found
 
 
 def entry(draft: Draft) -> Tensor:
@@ -153,15 +161,19 @@ def _claim(tensor: Tensor, dtype: int, shapes: str) -> onnx.ValueInfoProto:
     return helper.make_tensor_value_info(tensor.name, dtype, dims)
 
 
-def _values(rng: np.random.Generator, dtype: np.dtype[Any], shape: tuple[int, ...]) -> Array:
-    """Examples: random ones and the extremes; for real inputs also ties and magnitudes beyond any calibration."""
+def _values(rng: np.random.Generator, dtype: np.dtype[Any], shape: tuple[int, ...], extreme: bool) -> Array:
+    """Examples: random ones and the extremes; for real inputs also ties and magnitudes beyond any calibration.
+
+    The ``extreme`` ones are beyond the reference evaluator and the interpreter, too.
+    """
     if np.issubdtype(dtype, np.integer):
         limits = np.iinfo(dtype)
         values = rng.integers(limits.min, limits.max + 1, shape)
         values[0], values[1] = limits.min, limits.max
         return values.astype(dtype)
     halves = rng.integers(-600, 601, shape) / 2
-    sizes = np.array([1, 2.0**-8, 2.0**-5, 1e36, 1e-41, 0.01])
+    ends = (1e36, 1e-41) if extreme else (2.0**12, 2.0**-20)
+    sizes = np.array([1, 2.0**-8, 2.0**-5, *ends, 0.01])
     values = halves * sizes[: shape[0]].reshape(-1, *[1] * (len(shape) - 1))
     values[-1] = rng.normal(size=shape[1:])
     return values.astype(dtype)
