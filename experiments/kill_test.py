@@ -171,17 +171,21 @@ def main(chosen: argparse.Namespace) -> int:
     """Kill until there were enough kills; the exit code is 1 if anything differs."""
     check_range("number of kills", chosen.kills, 1, 100_000)
     draw = random.Random(chosen.seed)  # noqa: S311
-    kills = inside = comparisons = 0
+    kills = inside = attempts = comparisons = 0
     with tempfile.TemporaryDirectory() as name:
         whole = uninterrupted(Path(name) / "whole")
         print(f"uninterrupted: {whole.seconds:.1f} s, {whole.writes} writes, {len(whole.left)} results", flush=True)
+        seconds = whole.seconds
         while kills < chosen.kills:
             folder = Path(name) / str(comparisons)
             while kills < chosen.kills:
-                part = 1.0 if not folder.exists() else draw.random()  # of a comparison that goes on less is left
-                at_random = functools.partial(kill_at, draw.uniform(0, part * whole.seconds))
+                goes_on, started = folder.exists(), time.monotonic()
+                part = draw.random() if goes_on else 1.0  # of a comparison that goes on less is left
+                at_random = functools.partial(kill_at, draw.uniform(0, part * seconds))
                 in_write = functools.partial(kill_in_write, int(draw.uniform(0, part * whole.writes)), folder)
-                if not killed(folder, in_write if kills % 2 else at_random):
+                attempts += 1
+                if not killed(folder, in_write if attempts % 2 else at_random):
+                    seconds = seconds if goes_on else time.monotonic() - started  # other processes come and go
                     break
                 kills += 1
                 inside += bool(temporary(folder))
