@@ -96,7 +96,7 @@ def gather(records: Sequence[RunRecord], folder: Path, margin: float) -> Evidenc
     candidates = {
         _candidate(name, bits, group, baseline, plain=name == reference): _validation(group)
         for (name, bits), group in groups.items()
-        if _same_images(group, baseline)
+        if _same_validation(group, baseline)
     }
     order = {key: index for index, key in enumerate(groups)}
     rows.sort(key=lambda row: order[row.strategy, row.weight_bits])
@@ -152,7 +152,7 @@ def _validation(group: Group) -> Validation:
     return {seed: run.validation.int8_hits for seed, (_, run) in group.items()}
 
 
-def _same_images(group: Group, baseline: Group) -> bool:
+def _same_validation(group: Group, baseline: Group) -> bool:
     """Whether both were validated on the same images: accuracies on others, as of another dataset, cannot be compared."""
     splits = [run.validation.labels for runs in (group, baseline) for _, run in runs.values()]
     return all(np.array_equal(labels, splits[0]) for labels in splits)
