@@ -6,6 +6,7 @@ A new kind of input, as a checkpoint of the user, is one more part here.
 from __future__ import annotations
 
 import contextlib
+import pkgutil
 import platform
 import random
 import re
@@ -16,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from qstrategies import source_code
+from qstrategies import operators, source_code
 from qstrategies.datasets.base import Dataset
 from qstrategies.environment import package_version
 from qstrategies.files import sha256
@@ -27,8 +28,10 @@ from qstrategies.stages import tensors_sha256
 from qstrategies.strategies import STRATEGIES
 
 TRAINING = ("qstrategies.training", "qstrategies.stages")
-FAKE_QUANTIZERS = "qstrategies.quantization.prepare"
+FAKE_QUANTIZERS = "qstrategies.quantization.qat"
 RUN = "qstrategies.pipeline"
+OPERATORS = tuple(f"{operators.__name__}.{each.name}" for each in pkgutil.iter_modules(operators.__path__))
+"""Found by themselves, so that no import names them."""
 PACKAGES = ("torch", "numpy", "onnx", "onnxruntime")
 """torch trains, quantizes and has the int8 kernels, numpy computes with integers, onnx makes, checks and judges the files,
 ONNX Runtime executes them. torchvision only reads data, whose content is a part of its own."""
@@ -48,7 +51,7 @@ class Inputs:
         kind = STRATEGIES.get(config.strategy)
         names = [name for name in (config.strategy, kind.starts_from) if name is not None]
         parts = {key: value for name in names for key, value in self.of_training(config, name).items()}
-        roots = [RUN, *(RUNTIMES.get(name).__module__ for name in RUNTIMES.names())]
+        roots = [RUN, *OPERATORS, *(RUNTIMES.get(name).__module__ for name in RUNTIMES.names())]
         parts["code of quantization, export and checks"] = source_code.of_modules(roots).digest
         return parts | {name: str(package_version(name)) for name in PACKAGES}
 
@@ -64,7 +67,7 @@ class Inputs:
             "code of training": source_code.of_modules(TRAINING).digest,
         }
         if STRATEGIES.get(strategy).quantize_aware:
-            parts["code of fake quantizers"] = source_code.of_modules([FAKE_QUANTIZERS]).digest
+            parts["code of fake quantizers"] = source_code.of_modules([FAKE_QUANTIZERS, *OPERATORS]).digest
         return parts
 
     def _fresh(self, model: str) -> str:

@@ -248,6 +248,14 @@ REFUSED = {
         layer([[60, -3, 5, 7]], transB=1, x=(2.0**30, 0), w=2.0**-61, y=(2.0**-24, 0)),
         "outside of 2^-60 to 2^60",
     ),
+    "an int32 bias added behind a product, whose scale kernels leave unread": (
+        between(
+            [node("DequantizeLinear", ["b", "s"], "c"), node("Add", ["d", "c"], "r")],
+            {"b": np.array([3], np.int32), "s": F(2.0**-5)},
+            **SIGNED,
+        ),
+        "int32 constant",
+    ),
     "an addition that outgrows its kernels": (
         between([node("Add", ["d", "c"], "r")], {"c": F(2.0**-20)}, into=(2.0**-4, 128)),
         "fold the zero points",

@@ -16,6 +16,7 @@ import pytest
 
 from qstrategies import text
 from qstrategies.cli import experiments, parser
+from qstrategies.errors import InputError
 from qstrategies.evidence import conclude
 from qstrategies.predictions import Predictions, SplitPredictions
 from qstrategies.records import (
@@ -157,11 +158,12 @@ def test_ids_of_the_figures_are_unique(written):
     assert len(ids) == len(set(ids)) > 20
 
 
-def test_a_damaged_diagnosis_is_left_out(written, tmp_path):
+@pytest.mark.parametrize("content", ["{", "[]", '{"findings": [1]}', '{"findings": [{"rule": "x"}]}'])
+def test_a_damaged_diagnosis_is_named(content, written, tmp_path):
     records, _ = written
-    for content in ("{", "[]", '{"findings": [1]}', '{"findings": [{"rule": "x"}]}'):
-        runs.keep_diagnosis(tmp_path / records[0].config.run_id, content)
-        assert not runs.diagnoses(records, tmp_path).rows
+    runs.keep_diagnosis(tmp_path / records[0].config.run_id, content)
+    with pytest.raises(InputError, match="diagnosis.json' is not a diagnosis"):
+        runs.diagnoses(records, tmp_path)
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from qstrategies import source_code
+from qstrategies import dependencies, source_code
 from qstrategies.models import MODELS
 from qstrategies.strategies import STRATEGIES
 
@@ -81,7 +81,7 @@ def test_code_that_was_broken_after_its_import_counts_as_changed(digest):
 
 SCRIPT = """\
 import functools, torch
-from qstrategies import source_code
+from qstrategies import dependencies, source_code
 SCALE = {scale}
 WORDS = {{"a", "b", "c"}}
 def helper(x):
@@ -127,6 +127,11 @@ def test_of_this_package_what_computes_counts_and_what_shows_does_not(monkeypatc
     read = []
     real = source_code._module
     monkeypatch.setattr(source_code, "_module", lambda path, name: read.append(name) or real(path, name))
-    source_code.of_modules(["qstrategies.pipeline"])
-    assert {"qstrategies.quantization.scales", "qstrategies.export.passes", "qstrategies.training"} <= set(read)
+    source_code.of_modules([dependencies.RUN, *dependencies.OPERATORS])
+    assert {
+        "qstrategies.quantization.scales",
+        "qstrategies.export.onnx_writer",
+        "qstrategies.operators.pooling",
+        "qstrategies.training",
+    } <= set(read)
     assert not {name for name in read if name.split(".")[1] in source_code.GROUND}

@@ -66,8 +66,8 @@ WEIGHTED: dict[str, Declaration] = {
 }
 
 
-def certify_layer(call: Call) -> tuple[Layer, Grid, list[tuple[str, str]]]:
-    """The figures of ``call``, the values of its output, and its breaches as (guarantee, reason).
+def certify_layer(call: Call) -> tuple[Layer, Grid, Array, list[tuple[str, str]]]:
+    """The figures of ``call``, the values of its output, its step per channel, and its breaches as (guarantee, reason).
 
     Raises ``UnprovenError`` for a form of the operator that no bound is known for.
     """
@@ -87,7 +87,7 @@ def certify_layer(call: Call) -> tuple[Layer, Grid, list[tuple[str, str]]]:
         breaches += _scale_breaches(sums, bias)
     in_integers = weight.scale is not None and call.first.moved_from is not None
     breaches += _bound_breaches(layer, EXACT[1:] if in_integers else EXACT)
-    return layer, sums.output, breaches
+    return layer, sums.output, sums.step, breaches
 
 
 @dataclass(frozen=True)

@@ -201,7 +201,7 @@ MOVING: dict[str, Declaration] = {
         (11, 13, 18, *WIDENED),
         (2, 4),
         _padded,
-        {"mode": only(b"constant", b"edge", b"reflect")},
+        {"mode": only(b"constant", b"edge", b"reflect", b"wrap")},
     ),
     "Resize": _ARRANGED(
         (11, 13, 18, 19),

@@ -104,7 +104,8 @@ class Tensor:
 
     ``through``: the operators that its values passed since they were last quantized or summed up;
     ``moved_from``: the quantizer of the DequantizeLinear among them, if its values were only moved;
-    ``apart``: whether one of them separates it for good from that.
+    ``apart``: whether one of them separates it for good from that; ``steps``: of the sums of a layer,
+    one per output channel.
     """
 
     kind: Kind
@@ -113,6 +114,7 @@ class Tensor:
     through: frozenset[str] = frozenset()
     moved_from: Quantizer | None = None
     apart: bool = False
+    steps: Array | None = None
 
     @property
     def proven(self) -> bool:

@@ -235,11 +235,11 @@ class _Walk:
             raise UnprovenError("its integers can overflow")
 
     def _summed(self, call: Call) -> Tensor:
-        layer, grid, breaches = certify_layer(call)
+        layer, grid, steps, breaches = certify_layer(call)
         self.layers.append(layer)
         for guarantee, reason in breaches:
             self._breach(call.node.name, reason, [guarantee])
-        return Tensor(call.outputs[0], grid, through=frozenset({call.node.op_type}))
+        return Tensor(call.outputs[0], grid, through=frozenset({call.node.op_type}), steps=steps)
 
     def _dequantized(self, call: Call) -> Tensor:
         if call.first.constant is not None:
