@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import tempfile
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -12,19 +13,21 @@ import numpy as np
 import onnx
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
 from qstrategies.errors import InputError
 from qstrategies.evaluation import BATCH, Evaluation
 from qstrategies.export.onnx_export import ExportedModel
 from qstrategies.guest import guest
 from qstrategies.quantization.model import QuantizedModel
+from qstrategies.quantization.structure import leaves
 from qstrategies.records import ENGINES, RuntimeCheck, Skipped
 from qstrategies.runtimes import RUNTIMES
-from qstrategies.runtimes.base import Runtime, refusing
+from qstrategies.runtimes.base import Runtime, joined, refusing
 from qstrategies.text import line
 
 Outputs = NDArray[np.float32]
+Steps = float | NDArray[np.float64] | None
 REFERENCE = "onnxruntime-disabled"
 """The runtime that computes every node of a file as it stands."""
 
@@ -98,12 +101,14 @@ def cross_check(
         raise InputError(f"got {len(tensors)} inputs: expected {len(quantized.inputs) if quantized else 'an int8 export'}")
     integers = [spec.integers(tensor) for spec, tensor in zip(quantized.inputs, tensors, strict=True)]
     names = None if runtimes is None else list(runtimes)
-    reference = Evaluation(run_engine(quantized, quantized.config.engine, integers), None)
+    exact = quantized.config.exact
+    module = quantized.reference() if exact else quantized.int8()  # free scales: whatever the configured kernels make of them
+    reference = Evaluation(run_module(module, quantized, integers), None)
     checks, engines_skipped = check_engines(quantized, integers, reference)
     skipped = [*engines_skipped]
     arrays = [tensor.numpy() for tensor in integers]
     for file in files:
-        found, left_out = check_runtimes(file.path, arrays, reference, quantized.output_scale, names)
+        found, left_out = check_runtimes(file.path, arrays, reference, output_steps(quantized), names)
         checks += found
         skipped += left_out
     return CrossCheck(tuple(checks), tuple(dict.fromkeys(skipped)))
@@ -115,36 +120,49 @@ def check_engines(quantized: QuantizedModel, integers: Sequence[Tensor], referen
     checks, skipped = [], []
     for name in (name for name in ENGINES if name in torch.backends.quantized.supported_engines):
         try:
-            outputs = run_engine(quantized, name, integers)
+            outputs = run_module(quantized.int8(name), quantized, integers)
         except Exception as error:  # torch raises many types where an engine lacks a kernel
             reason = (str(error).splitlines() or [""])[0]
             skipped.append(Skipped(runtime=f"pytorch-{name}", reason=reason or type(error).__name__))
             continue
-        checks.append(compare(f"pytorch-{name}", "int8 module", outputs, reference, quantized.output_scale))
+        checks.append(compare(f"pytorch-{name}", "int8 module", outputs, reference, output_steps(quantized)))
     return checks, skipped
 
 
 @torch.no_grad()
-def run_engine(quantized: QuantizedModel, engine: str, integers: Sequence[Tensor]) -> Outputs:
-    """The output of PyTorch's int8 kernels for the integers of every input."""
+def run_module(module: nn.Module, quantized: QuantizedModel, integers: Sequence[Tensor]) -> Outputs:
+    """The outputs of a module of ``quantized`` for the integers of every input; several as in ``joined``."""
     reals = [spec.reals(tensor) for spec, tensor in zip(quantized.inputs, integers, strict=True)]
-    int8 = quantized.int8(engine)
-    return torch.cat([int8(*batch) for batch in zip(*(tensor.split(BATCH) for tensor in reals), strict=True)]).numpy()
+    batches = zip(*(tensor.split(BATCH) for tensor in reals), strict=True)
+    results = [joined([each for _, each in leaves(module(*batch)) if each is not None]) for batch in batches]
+    return np.concatenate(results)
+
+
+def output_steps(quantized: QuantizedModel) -> Steps:
+    """The step of the output, None if it has none; of several, one for each column of ``joined``."""
+    specs = quantized.graph.outputs
+    if len(specs) == 1:
+        return quantized.output_scale
+    columns = []
+    for spec in specs:
+        count = math.prod(size or 1 for size in spec.shape[1:])
+        columns.append(np.full(count, 1.0 if spec.quantizer is None else spec.quantizer.scale))
+    return np.concatenate(columns)
 
 
 def check_runtimes(
     path: Path,
     inputs: Sequence[NDArray[Any]],
     reference: Evaluation,
-    output_scale: float | None,
+    output_scale: Steps,
     runtimes: Iterable[str] | None = None,
     predictions: dict[str, Any] | None = None,
 ) -> tuple[list[RuntimeCheck], list[Skipped]]:
     """Compare each runtime (default: all that are registered) with ``reference`` over ``inputs``, each [N, ...].
 
-    ``output_scale`` is the step of the output. A runtime with an ``image_limit`` runs the first images only; one that
-    is not installed or does not take the file is returned as skipped, with its reason. ``predictions`` gets what each
-    predicts, by "runtime/file".
+    ``output_scale`` is the step of the output (of several, of every column). A runtime with an ``image_limit`` runs the
+    first images only; one that is not installed or does not take the file is returned as skipped, with its reason.
+    ``predictions`` gets what each predicts, by "runtime/file".
     """
     checks, skipped = [], []
     for name in runtimes if runtimes is not None else RUNTIMES.names():
@@ -166,9 +184,7 @@ class Checked:
     outputs: Outputs
 
 
-def check_runtime(
-    name: str, path: Path, inputs: Sequence[NDArray[Any]], reference: Evaluation, output_scale: float | None
-) -> Checked | Skipped:
+def check_runtime(name: str, path: Path, inputs: Sequence[NDArray[Any]], reference: Evaluation, output_scale: Steps) -> Checked | Skipped:
     """Runtime ``name`` over as many examples as it takes against ``reference``, or why it gives nothing."""
     kind = RUNTIMES.get(name)
     if (reason := kind.missing()) is not None:
@@ -207,14 +223,15 @@ def run_in_batches(runtime: Runtime, *inputs: NDArray[Any]) -> Outputs:
     return np.concatenate([runtime.run(*(array[start : start + BATCH] for array in inputs)) for start in starts])
 
 
-def compare(runtime: str, file: str, logits: Outputs, reference: Evaluation, output_scale: float | None) -> RuntimeCheck:
+def compare(runtime: str, file: str, logits: Outputs, reference: Evaluation, output_scale: Steps) -> RuntimeCheck:
     """Hold ``logits`` [n, classes, ...] against the first n rows of ``reference``. NaN is the same as NaN."""
     expected = reference.logits[: len(logits)]
     if logits.shape != expected.shape:
         return _other_shape(runtime, file, logits, expected)
     different = (logits != expected) & ~(np.isnan(logits) & np.isnan(expected))
     labels = predicted(logits)
-    farthest = float(np.abs(logits.astype(np.float64) - expected).max(where=different, initial=0) / (output_scale or 1.0))
+    steps = 1.0 if output_scale is None else output_scale
+    farthest = float((np.abs(logits.astype(np.float64) - expected) / steps).max(where=different, initial=0))
     return RuntimeCheck(
         runtime=runtime,
         file=file,

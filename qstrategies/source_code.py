@@ -22,7 +22,7 @@ from qstrategies.files import read_bytes, sha256
 
 OWN = __name__.partition(".")[0]
 GROUND = frozenset({"cli", "report", "trackers", "environment", "errors", "files", "progress", "registry"})
-GROUND |= {"records", "predictions", "typed_json"}
+GROUND |= {"records", "predictions", "text", "typed_json"}
 """Modules of this package that name, keep and show: no result depends on them."""
 _SITE = {"site-packages", "dist-packages"}
 

@@ -374,8 +374,10 @@ PACKS = {
 def test_what_a_model_returns_keeps_its_form(name, tmp_path):
     torch.manual_seed(0)
     model = Returns(PACKS[name])
-    quantized, _ = check(model, tmp_path)
+    quantized, exported = check(model, tmp_path)
     assert type(quantized.int8()(images())) is type(model(images()))
+    report = qs.cross_check(exported, images(), ["onnxruntime-all", "numpy-integer", "onnx-reference", "tract", "opencv-dnn"])
+    assert report.same and {check.runtime for check in report.checks} >= {"onnxruntime-all", "numpy-integer"}
 
 
 class Takes(nn.Module):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -43,7 +43,7 @@ class Runtime(ABC):
 
     @abstractmethod
     def run(self, *inputs: NDArray[Any]) -> NDArray[np.float32]:
-        """The file's output [N, ...] for one array [N, ...] per input of the file, in its order.
+        """The file's output [N, ...] for one array [N, ...] per input of the file, in its order; several as in ``joined``.
 
         Arrays are cast to the dtype that the file takes: raw pixels 0...255 may come as uint8 whatever that is. Raises
         ``InputError`` if this executor finds only now that it cannot run the file.
@@ -89,3 +89,11 @@ def input_dtypes(model: onnx.ModelProto) -> dict[str, np.dtype]:
     constants = {tensor.name for tensor in model.graph.initializer}
     entries = [entry for entry in model.graph.input if entry.name not in constants]
     return {entry.name: onnx.helper.tensor_dtype_to_np_dtype(entry.type.tensor_type.elem_type) for entry in entries}
+
+
+def joined(outputs: Sequence[Any]) -> NDArray[np.float32]:
+    """One output as it is; several, each [N, ...], as the columns of one array [N, columns], in their order."""
+    arrays = [np.asarray(output) for output in outputs]
+    if len(arrays) == 1:
+        return arrays[0]
+    return np.concatenate([array.reshape(len(array), -1).astype(np.float32) for array in arrays], 1)

@@ -16,7 +16,7 @@ from onnx import numpy_helper
 
 from qstrategies.errors import InputError
 from qstrategies.runtimes import RUNTIMES
-from qstrategies.runtimes.base import Runtime, input_dtypes, read_model, refused
+from qstrategies.runtimes.base import Runtime, input_dtypes, joined, read_model, refused
 from qstrategies.runtimes.exact import (
     Array,
     Node,
@@ -242,7 +242,7 @@ class IntegerNumpy(Runtime):
         model = read_model("the integer interpreter", path)
         self.path, self.inputs = path, input_dtypes(model)
         self.known: dict[str, Any] = {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
-        self.output = model.graph.output[0].name
+        self.outputs = [output.name for output in model.graph.output]
         self.nodes = []
         for node in (Node(proto, opset_of(model)) for proto in model.graph.node):
             if all(name in self.known for name in node.proto.input if name):
@@ -256,10 +256,7 @@ class IntegerNumpy(Runtime):
             values[name] = array.astype(dtype, copy=False)
         for node in self.nodes:
             self._compute(node, values)
-        output = values[self.output]
-        if isinstance(output, Real):
-            output = np.ldexp(output.integers / output.divisor, output.exponent)
-        return output.astype(np.float32)
+        return joined([_in_floats(values[name]) for name in self.outputs])
 
     def _compute(self, node: Node, values: dict[str, Any]) -> None:
         """Add the outputs of ``node`` to ``values``."""
@@ -272,3 +269,9 @@ class IntegerNumpy(Runtime):
         except Exception as error:  # a strange node may break any assumption
             raise refused("the integer interpreter", self.path, ValueError(f"{name}: {error}")) from None
         values.update(zip(node.proto.output, outputs if isinstance(outputs, list) else [outputs], strict=True))
+
+
+def _in_floats(output: Any) -> NDArray[np.float32]:
+    if isinstance(output, Real):
+        output = np.ldexp(output.integers / output.divisor, output.exponent)
+    return output.astype(np.float32)

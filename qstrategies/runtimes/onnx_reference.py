@@ -13,7 +13,7 @@ from onnx.reference.op_run import OpRun
 from onnx.reference.ops.op_dequantize_linear import DequantizeLinear_19
 
 from qstrategies.runtimes import RUNTIMES
-from qstrategies.runtimes.base import Runtime, input_dtypes, read_model, refused
+from qstrategies.runtimes.base import Runtime, input_dtypes, joined, read_model, refused
 from qstrategies.runtimes.exact import Node, opset_of
 
 
@@ -75,7 +75,7 @@ class OnnxReference(Runtime):
 
     def run(self, *inputs: NDArray[Any]) -> NDArray[np.float32]:
         pairs = zip(self.dtypes.items(), inputs, strict=True)
-        return self.outputs({name: array.astype(dtype, copy=False) for (name, dtype), array in pairs})[0]
+        return joined(self.outputs({name: array.astype(dtype, copy=False) for (name, dtype), array in pairs}))
 
     def outputs(self, inputs: dict[str, NDArray[Any]]) -> list[NDArray[Any]]:
         """All outputs of the file for its ``inputs`` by name; raises ``InputError`` as ``run`` does."""

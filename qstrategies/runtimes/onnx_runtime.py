@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from qstrategies.errors import InputError
 from qstrategies.runtimes import RUNTIMES
-from qstrategies.runtimes.base import Runtime, refused
+from qstrategies.runtimes.base import Runtime, joined, refused
 
 _DTYPES = {"tensor(uint8)": np.uint8, "tensor(float)": np.float32}
 _LEVELS = onnxruntime.GraphOptimizationLevel
@@ -39,7 +39,7 @@ class OnnxRuntime(Runtime):
 
     def run(self, *inputs: NDArray[Any]) -> NDArray[np.float32]:
         pairs = zip(self.dtypes.items(), inputs, strict=True)
-        return self.session.run(None, {name: array.astype(dtype, copy=False) for (name, dtype), array in pairs})[0]
+        return joined(self.session.run(None, {name: array.astype(dtype, copy=False) for (name, dtype), array in pairs}))
 
 
 @RUNTIMES.register("onnxruntime-disabled")

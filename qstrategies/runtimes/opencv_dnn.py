@@ -52,6 +52,8 @@ class OpenCV(Runtime):
         self.net.enableWinograd(False)
 
     def run(self, *inputs: NDArray[Any]) -> NDArray[np.float32]:
+        if len(self.net.getUnconnectedOutLayersNames()) > 1:
+            raise refused("OpenCV", self.path, ValueError("it gives one of several outputs only"))
         try:
             for name, array in zip(self.inputs, inputs, strict=True):
                 self.net.setInput(array.astype(np.float32), name)

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
 from qstrategies.runtimes import RUNTIMES
-from qstrategies.runtimes.base import Rewriting, Runtime, not_installed, read_model, refused
+from qstrategies.runtimes.base import Rewriting, Runtime, joined, not_installed, read_model, refused
 
 REASON = "it fuses a convolution with the addition behind it and leaves out the rounding between them"
 
@@ -39,7 +39,8 @@ class OpenVino(Runtime):
     def run(self, *inputs: NDArray[Any]) -> NDArray[np.float32]:
         pairs = zip(inputs, self.model.inputs, strict=True)
         try:
-            return self.model([array.astype(entry.element_type.to_dtype(), copy=False) for array, entry in pairs])[0].copy()
+            results = self.model([array.astype(entry.element_type.to_dtype(), copy=False) for array, entry in pairs])
+            return joined([results[place].copy() for place in range(len(self.model.outputs))])
         except RuntimeError as error:
             raise refused("OpenVINO", self.path, error) from None
 

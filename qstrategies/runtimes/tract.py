@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qstrategies.runtimes import RUNTIMES
-from qstrategies.runtimes.base import Runtime, input_dtypes, not_installed, read_model, refused
+from qstrategies.runtimes.base import Runtime, input_dtypes, joined, not_installed, read_model, refused
 
 
 @RUNTIMES.register("tract")
@@ -36,6 +36,6 @@ class Tract(Runtime):
     def run(self, *inputs: NDArray[Any]) -> NDArray[np.float32]:
         arrays = [np.ascontiguousarray(array, dtype) for array, dtype in zip(inputs, self.dtypes, strict=True)]
         try:
-            return self.runnable.run(arrays)[0].to_numpy()
+            return joined([output.to_numpy() for output in self.runnable.run(arrays)])
         except self.error as error:
             raise refused("tract", self.path, error) from None

@@ -54,6 +54,7 @@ async function run(session, types, first) {
     const shape = JSON.parse(Buffer.from(index ? await next() : first));
     feeds[session.inputNames[index]] = new ort.Tensor(type, new ARRAYS[type]((await next()).buffer), shape);
   }
+  if (session.outputNames.length > 1) throw new Error("one of several outputs only");
   const output = (await session.run(feeds))[session.outputNames[0]];
   sendJson({ shape: output.dims });
   send(output.data);
