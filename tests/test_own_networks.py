@@ -137,6 +137,8 @@ EXACT = {
     "a difference": lambda y: y - F.relu(y) * 0.5,
     "a product": lambda y: y * torch.sigmoid(y),
     "a sum with itself": lambda y: y + y,
+    "a maximum": lambda y: torch.maximum(y, -0.5 * y),
+    "a minimum, broadcast": lambda y: torch.min(y, y.mean((2, 3), keepdim=True)),
 }
 
 
