@@ -238,3 +238,11 @@ def test_the_fast_view_of_a_fake_quantized_model_rounds_once_and_after_pooling(m
     twin, images = copy.deepcopy(prepared.double()), images.double()
     first, second = prepared.train()(images), fast_view(twin).train()(images)
     torch.testing.assert_close(first, second, rtol=1e-5, atol=1e-5)  # ranges observed after pooling are the same
+
+
+def test_what_the_user_froze_stays_frozen_in_training():
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(torch.nn.Conv2d(1, 4, 3), torch.nn.BatchNorm2d(4, affine=False), torch.nn.ReLU(), torch.nn.Conv2d(4, 2, 3))
+    model[0].weight.requires_grad_(False)
+    trained = {name for name, parameter in prepare_qat(model, QuantizationConfig(), EXAMPLE).named_parameters() if parameter.requires_grad}
+    assert trained == {"0.bias", "3.weight", "3.bias"}

@@ -110,9 +110,15 @@ def layer_fields(site: Site) -> dict[str, Any]:
 
 def own_copy(layer: Any, weight: Tensor, bias: Tensor | None) -> nn.Module:
     """``layer`` with copies of these parameters, in eval mode."""
-    with torch.no_grad():
-        layer.weight.copy_(weight)
-        if bias is not None:
-            layer.bias.copy_(bias)
+    take(layer.weight, weight)
+    if bias is not None:
+        take(layer.bias, bias)
     evaluated: nn.Module = layer.eval()
     return evaluated
+
+
+@torch.no_grad()
+def take(own: Tensor, value: Tensor) -> None:
+    """Let the parameter ``own`` be as ``value``, and be trained if that is: what is computed from others counts as trained."""
+    own.copy_(value)
+    own.requires_grad_(not isinstance(value, nn.Parameter) or value.requires_grad)

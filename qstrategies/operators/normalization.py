@@ -9,6 +9,7 @@ from torch import Tensor, fx, nn
 from torch.nn import functional
 
 from qstrategies.operators.base import FORMS, Call, Form, Node, Placing, Site, recognizes, shape_of
+from qstrategies.operators.layer import take
 
 NORMS: dict[int, Any] = {2: nn.BatchNorm1d, 3: nn.BatchNorm1d, 4: nn.BatchNorm2d, 5: nn.BatchNorm3d}
 
@@ -60,10 +61,11 @@ def _emit(
     norm = NORMS[len(shape_of(x))](len(mean), eps, momentum)
     norm.running_mean.copy_(mean)
     norm.running_var.copy_(var)
-    if weight is not None:
-        norm.weight.copy_(weight)
-    if bias is not None:
-        norm.bias.copy_(bias)
+    for own, value in ((norm.weight, weight), (norm.bias, bias)):
+        if value is None:
+            own.requires_grad_(False)  # the user's has none
+        else:
+            take(own, value)
     return call.emit(norm.eval(), x)
 
 
