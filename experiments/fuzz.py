@@ -38,6 +38,36 @@ UNPROVEN = ("openvino",)  # rounds some ties the other way behind weight scales 
 WEIGHTS = ("usual", "spread", "tiny", "huge", "dead channel", "zero", "constant output")
 
 
+FUNCTIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "x / 3": lambda x: x / 3,
+    "2 - x": lambda x: 2 - x,
+    "-x * 0.1 + 3": lambda x: -x * 0.1 + 3,
+    "clamp": lambda x: x.clamp(-0.37, 1.21),
+    "clamp above": lambda x: torch.clamp(x, max=0.6),
+    "relu in place, read again": lambda x: x.relu_() + x,
+    "roll": lambda x: torch.roll(x, (1, -2), (2, 3)),
+    "maximum": lambda x: torch.maximum(x, x * -0.5),
+    "difference": lambda x: x - torch.sigmoid(x),
+    "halves": lambda x: torch.cat(x.chunk(2, 1)[::-1], 1),
+    "dropout": lambda x: nn.functional.dropout(x, 0.5, training=False),
+    "mean of rows": lambda x: x - x.mean(3, keepdim=True),
+}
+
+
+class Applied(nn.Module):
+    """A function of ``FUNCTIONS``, which keeps the shape."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__()
+        self.name = name
+
+    def forward(self, x: Tensor) -> Tensor:
+        return FUNCTIONS[self.name](x)
+
+    def extra_repr(self) -> str:
+        return repr(self.name)
+
+
 class Residual(nn.Module):
     """x + branch(x)."""
 
@@ -89,7 +119,9 @@ def networks(draw: Any) -> nn.Module:
 @st.composite
 def blocks(draw: Any, channels: int, size: int) -> tuple[nn.Module, int, int]:
     """One block, with the channels and the size that it leaves."""
-    kind = draw(st.sampled_from(["conv", "depthwise", "residual", "gate", "concat", "pool", "norm", "shuffle", "up", "transposed"]))
+    kind = draw(
+        st.sampled_from(["conv", "depthwise", "residual", "gate", "concat", "pool", "norm", "shuffle", "up", "transposed", "function"])
+    )
     activation = draw(st.sampled_from(ACTIVATIONS))()
     if kind == "conv":
         outputs, kernel, stride = draw(st.sampled_from([2, 4, 6])), draw(st.sampled_from([1, 3])), draw(st.sampled_from([1, 2]))
@@ -115,6 +147,7 @@ def blocks(draw: Any, channels: int, size: int) -> tuple[nn.Module, int, int]:
         "gate": Gate(same),
         "norm": nn.BatchNorm2d(channels),
         "shuffle": Shuffle(),
+        "function": Applied(draw(st.sampled_from(sorted(FUNCTIONS)))),
     }
     if kind == "concat":
         return Concat(same), 2 * channels, size

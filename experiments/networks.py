@@ -179,6 +179,7 @@ calibrated on {calibration} random images in [0, {top}], tested on {images} in [
 four engines, over ONNX Runtime's four optimisation levels, and for each other runtime, with both forms of the file (- where it
 takes neither). Then what `certify` proves. *dB*: signal to noise of the first output against the float model, less its mean over
 the images, with exact and with free scales (random weights: compare along a row). *s*: seconds from the model to certified files.
+OpenVINO leaves out the rounding between a convolution and the addition behind it, and rounds some ties its own way (exactness.md).
 
 """
 

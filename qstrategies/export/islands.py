@@ -19,7 +19,7 @@ from qstrategies.operators.island import Island
 from qstrategies.quantization.integer_graph import IntegerGraph
 
 if TYPE_CHECKING:
-    from qstrategies.export.onnx_writer import _Writer
+    from qstrategies.export.onnx_writer import OnnxWriter
 
 EXAMPLES = 2
 
@@ -54,7 +54,7 @@ class ExportedIslands:
         self.makers = {output: node for node in graph.node for output in node.output}
         self.tensors = {tensor.name: tensor for tensor in graph.initializer}
 
-    def write(self, output: str, to: _Writer, inputs: Sequence[str]) -> str:
+    def write(self, output: str, to: OnnxWriter, inputs: Sequence[str]) -> str:
         """Write the island that gives ``output`` on ``inputs``; the name of its result."""
         place = self.ends[output]
         given = [self.graph.input[index].name for index in self.places[place]]
@@ -74,7 +74,7 @@ class ExportedIslands:
                 open_names += node.input
         return [node for node in self.graph.node if node.name in wanted]
 
-    def _copy(self, node: onnx.NodeProto, island: str, to: _Writer, renamed: dict[str, str]) -> None:
+    def _copy(self, node: onnx.NodeProto, island: str, to: OnnxWriter, renamed: dict[str, str]) -> None:
         copied = onnx.NodeProto()
         copied.CopyFrom(node)
         for index, name in enumerate(node.input):
@@ -82,9 +82,9 @@ class ExportedIslands:
                 renamed[name] = to.constant(f"{island}.{name}", onnx.numpy_helper.to_array(self.tensors[name]))
             copied.input[index] = renamed.get(name, name)
         for index, name in enumerate(node.output):
-            renamed[name] = to._free(f"{island}.{name}") if name else name
+            renamed[name] = to.free_name(f"{island}.{name}") if name else name
             copied.output[index] = renamed[name]
-        copied.name = to._free(f"{island}.{node.name}")
+        copied.name = to.free_name(f"{island}.{node.name}")
         del copied.metadata_props[:]
         copied.doc_string = ""
         to.nodes.append(copied)

@@ -23,10 +23,10 @@ def to_onnx(quantized: QuantizedModel, pixels: str) -> onnx.ModelProto:
     Raises:
         InputError: a float island that cannot be exported.
     """
-    return _Writer(quantized, pixels).model()
+    return OnnxWriter(quantized, pixels).model()
 
 
-class _Writer:
+class OnnxWriter:
     """Nodes and constants in the order of execution; ``names`` are taken once."""
 
     def __init__(self, quantized: QuantizedModel, pixels: str) -> None:
@@ -56,7 +56,7 @@ class _Writer:
         array = np.array(array, order="C")  # ascontiguousarray would make a vector of a scalar
         key = array.dtype.str, array.shape, array.tobytes()
         if key not in self.known_constants:
-            self.known_constants[key] = self._free(name)
+            self.known_constants[key] = self.free_name(name)
             self.add_initializer(numpy_helper.from_array(array, self.known_constants[key]))
         return self.known_constants[key]
 
@@ -66,7 +66,7 @@ class _Writer:
 
     def emit(self, op: str, inputs: Sequence[str], output: str, **attributes: Any) -> str:
         """A node named after its output; returns that."""
-        name = self._free(output)
+        name = self.free_name(output)
         self.nodes.append(helper.make_node(op, list(inputs), [name], name, **attributes))
         return name
 
@@ -121,7 +121,7 @@ class _Writer:
         ]
 
     def _input(self, spec: TensorSpec) -> onnx.ValueInfoProto:
-        name = self._free(spec.name)
+        name = self.free_name(spec.name)
         if spec.quantizer is None:
             self.values[spec.name] = name
             return _value_info(name, spec, onnx_type(spec))
@@ -138,7 +138,7 @@ class _Writer:
         self.nodes.append(helper.make_node(op, operands, [name], name))
         return _value_info(name, spec, onnx_type(spec))
 
-    def _free(self, name: str) -> str:
+    def free_name(self, name: str) -> str:
         """``name``, or one like it that is not taken, and take it."""
         free, number = name, 1
         while free in self.names:
