@@ -377,7 +377,9 @@ def test_transformers_keep_their_layers_quantized_and_the_rest_in_float(kind, tm
     quantized = qs.quantize(model, [inputs], inputs)
     exported = qs.export_onnx(quantized, tmp_path / "model.onnx", optimize_for=None)[0]
     assert len(quantized.graph.layers) >= 2 and quantized.islands
-    assert decibels(model(*inputs), quantized.reference()(*inputs)) > 20
+    expected = quantized.reference()(*inputs)
+    assert decibels(model(*inputs), expected) > 20
+    assert all(torch.equal(quantized.int8(engine)(*inputs), expected) for engine in ("x86", "qnnpack")), "islands are the same code"
     (found,) = outputs_of_file(exported.path, quantized, inputs)
     assert decibels(model(*inputs), found) > 20
 

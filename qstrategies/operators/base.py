@@ -220,8 +220,8 @@ def per_dimension(value: Any, dimensions: int) -> tuple[int, ...]:
 
 
 def requantized(real: Tensor, quantizer: Quantizer) -> Tensor:
-    """A real tensor as a quantized one of PyTorch."""
-    return torch.quantize_per_tensor(real, quantizer.scale, quantizer.zero_point, torch.quint8)
+    """A real tensor as a quantized one of PyTorch, whose own kernel adds the zero point in float32 before it rounds."""
+    return from_integers(quantizer.quantize(real), quantizer)
 
 
 def from_integers(integers: Tensor, quantizer: Quantizer) -> Tensor:
