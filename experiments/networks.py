@@ -66,7 +66,7 @@ TORCHVISION = (
     *(Network(name) for name in ("shufflenet_v2_x0_5", "shufflenet_v2_x1_0", "efficientnet_b0", "efficientnet_v2_s")),
     *(Network(name) for name in ("regnet_y_400mf", "regnet_x_400mf", "densenet121", "convnext_tiny")),
     Network("googlenet", settings={"init_weights": False}),
-    Network("inception_v3", shape=(3, 128, 128), settings={"init_weights": False}),
+    Network("inception_v3", settings={"init_weights": False, "aux_logits": False}),
     *(Network(name, shape=LARGE) for name in ("vit_b_32", "swin_t")),
     Network("lraspp_mobilenet_v3_large", **SEGMENTATION),
     Network("fcn_resnet50", **SEGMENTATION),

@@ -101,6 +101,7 @@ POOLS = {
 MOVEMENTS = {
     "view by sizes": lambda y: y.view(y.size(0), -1, y.size(2), y.size(3)),
     "channel shuffle": lambda y: y.view(y.shape[0], 2, 4, 12, 12).transpose(1, 2).reshape(y.shape[0], 8, 12, 12),
+    "one part": lambda y: torch.cat([y], 1),
     "chunk": lambda y: torch.cat(y.chunk(2, 1)[::-1], 1),
     "split": lambda y: torch.cat(torch.split(y, [3, 5], dim=1), 1),
     "unbind and stack": lambda y: torch.stack(y.unbind(1), 1),

@@ -69,6 +69,8 @@ FORMS[Concat] = Form(
 def _cat(call: Call, tensors: Any, dim: int = 0, axis: int | None = None) -> fx.Node | None:
     if not all(isinstance(part, fx.Node) for part in tensors):
         return None
+    if len(tensors) == 1:
+        return call.reshape(tensors[0])
     chosen = dim if axis is None else axis
     return call.emit(Concat(chosen % len(call.shape)), *tensors)
 
