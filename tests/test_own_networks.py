@@ -481,3 +481,48 @@ def test_a_hook_that_changes_what_a_layer_gives_is_kept(tmp_path):
     model = Between(nn.Conv2d(8, 8, 1))
     model.function.register_forward_hook(lambda module, inputs, output: output * 3)
     check(model, tmp_path, islands=1, export=False)
+
+
+class ClassToken(nn.Module):
+    """A vision transformer's beginning: a token for every example, and positions made in forward."""
+
+    def __init__(self):
+        super().__init__()
+        self.patches, self.token, self.head = nn.Conv2d(3, 8, 4, 4), nn.Parameter(torch.randn(1, 1, 8)), nn.Linear(8, 4)
+
+    def forward(self, x):
+        x = self.patches(x).flatten(2).transpose(1, 2)
+        x = torch.cat([self.token.expand(x.shape[0], -1, -1), x], 1)
+        positions = torch.zeros(x.shape[:2]).add(1).cumsum(1)[..., None] / 10
+        return self.head(x + positions)
+
+
+class SizesDecide(nn.Module):
+    """Decisions and loops by the sizes of the input."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4, 3)
+
+    def forward(self, x):
+        if x.shape[2] % 8 != 0:
+            x = F.pad(x, (0, 0, 0, 8 - x.shape[2] % 8))
+        for _ in range(x.size(1) - 1):
+            x = F.relu(x) * 0.9
+        return self.conv(x) if x.dim() == 4 else x
+
+
+def test_constants_for_every_example_are_repeated_as_often_as_there_are_examples(tmp_path):
+    torch.manual_seed(0)
+    model = ClassToken().eval()
+    quantized = qs.quantize(model, [images()], images())
+    exported = qs.export_onnx(quantized, tmp_path / "model.onnx", optimize_for=None)[0]
+    for count in (1, 5):
+        expected = quantized.reference()(images(count))
+        assert decibels(model(images(count)), expected) > 20
+        assert torch.equal(outputs_of_file(exported.path, quantized, (images(count),))[0], expected)
+
+
+def test_decisions_by_sizes_are_taken_as_the_example_takes_them(tmp_path):
+    torch.manual_seed(0)
+    check(SizesDecide(), tmp_path)

@@ -15,15 +15,16 @@ from qstrategies.quantization.model import QuantizedModel
 from qstrategies.quantization.structure import leaves
 
 EXAMPLES = 3
-ISLAND_NOISE = 2.0
-"""Steps: float islands round in each executor as it likes, which may move a value over a tie and on from there."""
+FEW_STEPS, MOST_NOISE = 2.0, 0.1
+"""Float islands round in each executor as it likes, which may move a value over a tie, and on from there: through the twelve blocks of
+a vision transformer to a noise of 0.6 % of the power. An operator that is lost leaves as much noise as signal."""
 
 
 def check_file(quantized: QuantizedModel, model: onnx.ModelProto) -> None:
     """Raise ``SelfCheckError`` unless ``model`` gives the results of ``quantized`` on random integers.
 
-    The same bits, but where parts stay in float or scales are free: there each output within ``ISLAND_NOISE`` steps of its
-    quantizer, or 1 % of its largest value, in nine of ten values.
+    The same bits, but where parts stay in float or scales are free: there within ``FEW_STEPS`` of the output's quantizer, or with
+    ``MOST_NOISE`` of the signal's power.
     """
     inputs = [random_input(spec) for spec in quantized.graph.inputs]
     expected = _expected(quantized, inputs)
@@ -69,5 +70,6 @@ def _agree(spec: TensorSpec, ours: Array, theirs: Array, *, strict: bool) -> boo
     if strict or not np.issubdtype(ours.dtype, np.floating):
         return bool(np.array_equal(ours, theirs))
     step = 0.0 if spec.quantizer is None else spec.quantizer.scale
-    allowed = max(ISLAND_NOISE * step, 0.01 * float(np.abs(ours).max(initial=0)))
-    return bool((np.abs(ours - theirs) <= allowed).mean() >= 0.9)
+    difference = np.abs(ours.astype(np.float64) - theirs)
+    noise, signal = float(np.square(difference).sum()), float(np.square(ours, dtype=np.float64).sum())
+    return bool(difference.max(initial=0) <= FEW_STEPS * step or noise <= MOST_NOISE * signal)

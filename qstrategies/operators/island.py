@@ -35,6 +35,19 @@ class Part(nn.Module):
         return self.module(*tensors)[self.place]
 
 
+class Repeated(nn.Module):
+    """``row`` once for every example of the tensor that it is given."""
+
+    row: Tensor
+
+    def __init__(self, row: Tensor) -> None:
+        super().__init__()
+        self.register_buffer("row", row)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.row.expand(x.shape[0], *self.row.shape[1:])
+
+
 class FunctionCall(nn.Module):
     """A function or method with its arguments; the graph's nodes among them are the inputs, in their order."""
 
@@ -60,7 +73,8 @@ def _filled(value: Any, tensors: tuple[Tensor, ...]) -> Any:
     if isinstance(value, _Place):
         return tensors[value.index]
     if isinstance(value, tuple | list):
-        return tuple(_filled(each, tensors) for each in value)
+        kind = list if isinstance(value, list) else tuple
+        return kind(_filled(each, tensors) for each in value)
     if isinstance(value, slice):
         return slice(*_filled((value.start, value.stop, value.step), tensors))
     if isinstance(value, dict):

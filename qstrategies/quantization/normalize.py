@@ -24,17 +24,25 @@ from qstrategies.errors import InputError
 from qstrategies.operators import RECOGNIZERS
 from qstrategies.operators.base import FORMS, Shape, shape_of
 from qstrategies.operators.dropout import DROPOUTS
-from qstrategies.operators.island import Float, FunctionCall, Part
+from qstrategies.operators.island import Float, FunctionCall, Part, Repeated
 from qstrategies.operators.movement import Reshape, Slice
 from qstrategies.quantization.capture import Captured, plain_base
 from qstrategies.quantization.observe import QUERIES, Fact, Facts, describe, holds_tensor, observe, overlap, place, same, two_batches
 from qstrategies.quantization.structure import mapped
 
+BROADCASTING = {*(getattr(operator, name) for name in ("add", "sub", "mul", "truediv")), torch.add, torch.sub, torch.mul, "add", "mul"}
 SPLITS = {"chunk", "split", "unbind", "tensor_split", torch.chunk, torch.split, torch.unbind, torch.tensor_split}
 
 
 class VariesWithBatch:
     """A number that is, or depends on, the batch size: only a reshape, read off its result, may use it."""
+
+
+@dataclass(frozen=True)
+class RowPerExample:
+    """A constant with one equal row for every example: a class token, positions."""
+
+    row: Tensor
 
 
 @dataclass(frozen=True)
@@ -110,7 +118,7 @@ class _Rebuild:
         """What depends on no input; numbers made of the batch size among it."""
         if holds_tensor(value) and not same(value, other):
             if _equal_rows(value, other):
-                return value[:1]  # a constant for every example: whatever reads it broadcasts, or the self-check fails
+                return RowPerExample(value[:1])
             raise InputError(f"{describe(node)} gives other values in every run: it cannot be exported")
         return _fixed(value, other)
 
@@ -223,14 +231,26 @@ class _Rebuild:
         self.graph.output(tuple(nodes))
         return outputs
 
-    def _take(self, arguments: Any) -> Any:
+    def _take(self, arguments: Any, *, broadcasts: bool = False) -> Any:
+        """What the nodes in ``arguments`` stand for; with ``broadcasts``, a constant row stands for itself."""
+
         def one(node: fx.Node) -> Any:
             value = self.env[node]
             if isinstance(value, Stale):
                 raise InputError(value.reason)
+            if isinstance(value, RowPerExample):
+                return value.row if broadcasts else self._repeated(node, value.row)
             return value
 
         return map_arg(arguments, one)
+
+    def _repeated(self, node: fx.Node, row: Tensor) -> fx.Node:
+        """``row`` for as many examples as the input has."""
+        entry = next(each for each in self.graph.nodes if each.op == "placeholder" and shape_of(each)[:1] == (None,))
+        emitted = self.add(node.name, Float(Repeated(row.clone()), "expand", "it is a constant for every example"), [entry])
+        emitted.meta["shape"], emitted.meta["dtype"] = (None, *row.shape[1:]), row.dtype
+        self.env[node] = emitted
+        return emitted
 
     def _tagged(self, node: fx.Node, value: Tensor, other: Tensor) -> fx.Node:
         node.meta["shape"] = _shape(value, other)
@@ -297,7 +317,8 @@ class Call:
         recognizer = RECOGNIZERS.get(target) if _hashable(target) else None
         if recognizer is None or not self._floats():
             return None
-        args, kwargs = rebuild._take(node.args), rebuild._take(node.kwargs)
+        broadcasts = target in BROADCASTING
+        args, kwargs = (rebuild._take(each, broadcasts=broadcasts) for each in (node.args, node.kwargs))
         args = args if module is None else (module, *args)
         try:
             inspect.signature(recognizer).bind(self, *args, **kwargs)
@@ -314,7 +335,8 @@ class Call:
     def island(self, path: tuple[Any, ...] = (), *, assigns: bool = False) -> fx.Node:
         """The call as it is, in float; ``path`` to the wanted tensor if it gives several."""
         node, rebuild = self.node, self.rebuild
-        args, kwargs = rebuild._take(node.args), rebuild._take(node.kwargs)
+        broadcasts = node.target in BROADCASTING
+        args, kwargs = (rebuild._take(each, broadcasts=broadcasts) for each in (node.args, node.kwargs))
         tensors: list[fx.Node] = []
         map_arg((args, kwargs), lambda each: tensors.append(each) if each not in tensors else None)
         _refuse_batch_numbers(node, (args, kwargs))
