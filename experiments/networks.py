@@ -49,10 +49,10 @@ class Network:
     def build(self) -> nn.Module:
         """The network with random weights and the statistics of random images."""
         torch.manual_seed(0)
+        models: Any = torchvision().models  # timm imports torchvision too
         if self.source == "timm":
             timm = importlib.import_module("timm")
             return with_statistics(timm.create_model(self.name, pretrained=False), self.shape)
-        models: Any = torchvision().models
         home = models if self.source == "classification" else getattr(models, self.source)
         return with_statistics(getattr(home, self.name)(weights=None, **self.settings), self.shape)
 
