@@ -26,7 +26,7 @@ from qstrategies.operators.base import (
     shape_of,
 )
 from qstrategies.operators.layer import Layer, layer_fields, own_copy
-from qstrategies.operators.movement import Pad
+from qstrategies.operators.padding import Pad
 
 CONVOLUTIONS: dict[int, Any] = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
 TRANSPOSED: dict[int, Any] = {1: nn.ConvTranspose1d, 2: nn.ConvTranspose2d, 3: nn.ConvTranspose3d}

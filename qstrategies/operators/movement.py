@@ -1,8 +1,7 @@
-"""Operators that move values and compute nothing: reshape, permute, slice, pad, nearest upsampling, and what they make up."""
+"""Operators that move values and compute nothing: reshape, permute, slice, and what they make up."""
 
 from __future__ import annotations
 
-import itertools
 import operator
 from dataclasses import dataclass
 from typing import Any
@@ -27,8 +26,6 @@ from qstrategies.operators.base import (
     recognizes,
     shape_of,
 )
-
-MODES = {"constant": "constant", "reflect": "reflect", "replicate": "edge", "circular": "wrap"}
 
 
 class Reshape(nn.Module):
@@ -63,39 +60,6 @@ class Slice(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         taken = slice(self.start, self.stop, self.step)
         return x[(slice(None),) * self.dim + (taken,)]
-
-
-class Pad(nn.Module):
-    """``pads``: how many values before and behind, per dimension; ``mode`` as in ``torch.nn.functional.pad``, zeros if constant."""
-
-    def __init__(self, pads: tuple[tuple[int, int], ...], mode: str = "constant") -> None:
-        super().__init__()
-        self.pads, self.mode = pads, mode
-
-    def forward(self, x: Tensor) -> Tensor:
-        return _pad_reals(x, self.pads, self.mode)
-
-
-class Upsample(nn.Module):
-    """Every value of an image repeated ``factors`` times, one factor per dimension of the image."""
-
-    def __init__(self, factors: tuple[int, ...]) -> None:
-        super().__init__()
-        self.factors = factors
-
-    def forward(self, x: Tensor) -> Tensor:
-        return _repeated(x, self.factors)
-
-
-def _pad_reals(x: Tensor, pads: tuple[tuple[int, int], ...], mode: str) -> Tensor:
-    inner = pads if mode == "constant" else pads[2:]
-    return functional.pad(x, [each for pair in reversed(inner) for each in pair], mode)
-
-
-def _repeated(x: Tensor, factors: tuple[int, ...]) -> Tensor:
-    for dim, factor in enumerate(factors, 2):
-        x = x.repeat_interleave(factor, dim)
-    return x
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -180,78 +144,18 @@ class Slicing(Movement):
         self.write_moved(to, "Slice", *constants)
 
 
-@dataclass(frozen=True, eq=False, kw_only=True)
-class Padding(Movement):
-    """``pads`` and ``mode`` as in ``Pad``; a constant is the real number 0."""
+def moves(kind: type[nn.Module], node: type[Movement], *settings: str) -> None:
+    """Register the form ``kind`` of ``node``, which has the attributes ``settings`` of it."""
 
-    pads: tuple[tuple[int, int], ...]
-    mode: str
-
-    def integers(self, *inputs: Array) -> Array:
-        if self.mode == "constant":
-            return np.pad(inputs[0], self.pads, constant_values=self.output.grid.zero_point)
-        mode: Any = MODES[self.mode]
-        return np.pad(inputs[0], self.pads, mode)
-
-    def reals(self, *tensors: Tensor) -> Tensor:
-        return _pad_reals(tensors[0], self.pads, self.mode)
-
-    def kernel(self, engine: str) -> Kernel | None:
-        grid = self.output.grid
-
-        def pad(x: Tensor) -> Tensor:
-            steps = x.int_repr().float() - grid.zero_point
-            moved = _pad_reals(steps, self.pads, self.mode) + grid.zero_point
-            return from_integers(moved.to(torch.uint8), grid)
-
-        return pad
-
-    def write(self, to: Writer) -> None:
-        flat = [low for low, _ in self.pads] + [high for _, high in self.pads]
-        amounts = to.constant(f"{self.name}.pads", np.array(flat, np.int64))
-        self.write_moved(to, "Pad", amounts, mode=MODES[self.mode])
-
-
-@dataclass(frozen=True, eq=False, kw_only=True)
-class Upsampling(Movement):
-    """``factors`` as in ``Upsample``."""
-
-    factors: tuple[int, ...]
-
-    def integers(self, *inputs: Array) -> Array:
-        x = inputs[0]
-        for dim, factor in enumerate(self.factors, 2):
-            x = np.repeat(x, factor, dim)
-        return x
-
-    def moved(self, x: Tensor) -> Tensor:
-        return _repeated(x, self.factors)
-
-    def write(self, to: Writer) -> None:
-        scales = to.constant(f"{self.name}.scales", np.array([1, 1, *self.factors], np.float32))
-        self.write_moved(
-            to,
-            "Resize",
-            "",
-            scales,
-            mode="nearest",
-            nearest_mode="floor",
-            coordinate_transformation_mode="asymmetric",
-        )
-
-
-def _moves(kind: type[nn.Module], node: type[Movement], *settings: str, homogeneous: bool = True) -> None:
     def build(site: Site) -> Node:
         return node(**site.ends, **{name: getattr(site.module, name) for name in settings})
 
-    FORMS[kind] = Form(placing=Placing.SHARED, node=build, homogeneous=homogeneous)
+    FORMS[kind] = Form(placing=Placing.SHARED, node=build, homogeneous=True)
 
 
-_moves(Reshape, Reshaping, "sizes")
-_moves(Permute, Permutation, "order")
-_moves(Slice, Slicing, "dim", "start", "stop", "step")
-_moves(Pad, Padding, "pads", "mode")
-_moves(Upsample, Upsampling, "factors")
+moves(Reshape, Reshaping, "sizes")
+moves(Permute, Permutation, "order")
+moves(Slice, Slicing, "dim", "start", "stop", "step")
 
 
 # --- reshapes: whatever the arguments, the result's shape says all ---
@@ -369,78 +273,6 @@ def _narrow(call: Call, input: fx.Node, dim: int, start: int, length: int) -> fx
 def _select(call: Call, input: fx.Node, dim: int, index: int) -> fx.Node | None:
     sliced = _sliced(call, input, dim % len(shape_of(input)), index)
     return None if sliced is None else call.reshape(sliced)
-
-
-# --- padding ---
-
-
-@recognizes(functional.pad)
-def _pad(call: Call, input: fx.Node, pad: Any, mode: str = "constant", value: Any = None) -> fx.Node | None:
-    rank = len(shape_of(input))
-    if value or mode not in MODES or not all(isinstance(each, int) for each in pad):
-        return None
-    pairs = [(pad[place], pad[place + 1]) for place in range(0, len(pad), 2)]
-    pads = ((0, 0),) * (rank - len(pairs)) + tuple(reversed(pairs))
-    if min(itertools.chain(*pads)) < 0 or (mode != "constant" and rank < 3):
-        return None
-    return call.emit(Pad(pads, mode), input)
-
-
-_PADS: dict[Any, str] = {
-    **dict.fromkeys((nn.ZeroPad1d, nn.ZeroPad2d, nn.ZeroPad3d), "constant"),
-    **dict.fromkeys((nn.ConstantPad1d, nn.ConstantPad2d, nn.ConstantPad3d), "constant"),
-    **dict.fromkeys((nn.ReflectionPad1d, nn.ReflectionPad2d, nn.ReflectionPad3d), "reflect"),
-    **dict.fromkeys((nn.ReplicationPad1d, nn.ReplicationPad2d, nn.ReplicationPad3d), "replicate"),
-    **dict.fromkeys((nn.CircularPad1d, nn.CircularPad2d, nn.CircularPad3d), "circular"),
-}
-
-
-@recognizes(*_PADS)
-def _pad_module(call: Call, module: Any, x: fx.Node) -> fx.Node | None:
-    return _pad(call, x, module.padding, _PADS[type(module)], getattr(module, "value", None))
-
-
-# --- upsampling ---
-
-
-@recognizes(functional.interpolate)
-def _interpolate(
-    call: Call,
-    input: fx.Node,
-    size: Any = None,
-    scale_factor: Any = None,
-    mode: str = "nearest",
-    align_corners: Any = None,
-    recompute_scale_factor: Any = None,
-    antialias: bool = False,
-) -> fx.Node | None:
-    before, after = shape_of(input)[2:], call.shape[2:]
-    factors = _whole_factors(before, after)
-    if mode not in ("nearest", "nearest-exact") or antialias or factors is None:
-        return None
-    if size is None and _per_number(scale_factor, len(after)) != tuple(float(factor) for factor in factors):
-        return None
-    return call.emit(Upsample(factors), input)
-
-
-def _per_number(scale_factor: Any, dimensions: int) -> tuple[float, ...]:
-    """A scale factor, or one per dimension, as one float per dimension."""
-    given = scale_factor if isinstance(scale_factor, tuple | list) else (scale_factor,) * dimensions
-    return tuple(float(each) for each in given)
-
-
-def _whole_factors(before: Shape, after: Shape) -> tuple[int, ...] | None:
-    factors = []
-    for small, large in zip(before, after, strict=True):
-        if small is None or large is None or large % small:
-            return None
-        factors.append(large // small)
-    return tuple(factors)
-
-
-@recognizes(nn.Upsample, nn.UpsamplingNearest2d)
-def _upsample(call: Call, module: Any, x: fx.Node) -> fx.Node | None:
-    return _interpolate(call, x, module.size, module.scale_factor, module.mode)
 
 
 # --- what is made of these ---
