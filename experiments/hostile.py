@@ -29,7 +29,7 @@ from hypothesis import HealthCheck, Phase, given, seed, settings
 from qstrategies.certificate import Certificate, certify
 from qstrategies.cli import guarded
 from qstrategies.errors import InputError
-from qstrategies.runtimes import RUNTIMES
+from qstrategies.runtimes.integer_numpy import IntegerNumpy
 from qstrategies.runtimes.onnx_reference import OnnxReference
 
 LEVELS = {
@@ -118,7 +118,7 @@ def run(name: str, path: Path, inputs: dict[str, Array]) -> Outputs | str:
             return _onnx_runtime(path, LEVELS[name], inputs)
         if name == "reference":
             return OnnxReference(path).outputs(inputs)
-        return [RUNTIMES.get("numpy-integer")(path).run(*inputs.values())]
+        return IntegerNumpy(path).outputs(*inputs.values())
     except Exception as error:  # every executor has types of its own for what it does not take
         lines = str(error).replace(str(path), "").splitlines() or [""]
         reason = re.sub("[0-9]+", "0", lines[0])  # so that like reasons are counted together
@@ -135,7 +135,7 @@ def _onnx_runtime(path: Path, level: Any, inputs: dict[str, Array]) -> Outputs:
 
 
 def differences(outputs: dict[str, Outputs]) -> Iterator[str]:
-    """What of ``outputs`` differs from the first executor's, in words; of the interpreter only the first output is known."""
+    """What of ``outputs`` differs from the first executor's, in words."""
     (first, expected), *others = [*outputs.items()] or [("none", [])]
     for name, found in others:
         for index, (ours, theirs) in enumerate(zip(expected, found, strict=False)):

@@ -242,7 +242,7 @@ class IntegerNumpy(Runtime):
         model = read_model("the integer interpreter", path)
         self.path, self.inputs = path, input_dtypes(model)
         self.known: dict[str, Any] = {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
-        self.outputs = [output.name for output in model.graph.output]
+        self.ends = [output.name for output in model.graph.output]
         self.nodes = []
         for node in (Node(proto, opset_of(model)) for proto in model.graph.node):
             if all(name in self.known for name in node.proto.input if name):
@@ -251,12 +251,16 @@ class IntegerNumpy(Runtime):
                 self.nodes.append(node)
 
     def run(self, *inputs: NDArray[Any]) -> NDArray[np.float32]:
+        return joined(self.outputs(*inputs))
+
+    def outputs(self, *inputs: NDArray[Any]) -> list[NDArray[np.float32]]:
+        """Every output of the file by itself."""
         values: dict[str, Any] = dict(self.known)
         for (name, dtype), array in zip(self.inputs.items(), inputs, strict=True):
             values[name] = array.astype(dtype, copy=False)
         for node in self.nodes:
             self._compute(node, values)
-        return joined([_in_floats(values[name]) for name in self.outputs])
+        return [_in_floats(values[name]) for name in self.ends]
 
     def _compute(self, node: Node, values: dict[str, Any]) -> None:
         """Add the outputs of ``node`` to ``values``."""
