@@ -77,16 +77,19 @@ class Convolution(Layer):
         grid = self.output.grid
         return lambda x: function(x, packed, grid.scale, grid.zero_point)
 
+    @property
+    def attributes(self) -> dict[str, Any]:
+        """Of the ONNX operator."""
+        return {
+            "kernel_shape": self.rounded_layer.weight.shape[2:],
+            "strides": self.stride,
+            "pads": (*self.padding, *self.padding),
+            "dilations": self.dilation,
+            "group": self.groups,
+        }
+
     def write(self, to: Writer) -> None:
-        self.write_layer(
-            to,
-            "Conv",
-            kernel_shape=self.rounded_layer.weight.shape[2:],
-            strides=self.stride,
-            pads=(*self.padding, *self.padding),
-            dilations=self.dilation,
-            group=self.groups,
-        )
+        self.write_layer(to, "Conv", **self.attributes)
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -134,39 +137,20 @@ class TransposedConvolution(Convolution):
         return None  # fbgemm packs other weights, onednn and qnnpack compute something else for some shapes
 
     def write(self, to: Writer) -> None:
-        self.write_layer(
-            to,
-            "ConvTranspose",
-            kernel_shape=self.rounded_layer.weight.shape[2:],
-            strides=self.stride,
-            pads=(*self.padding, *self.padding),
-            dilations=self.dilation,
-            output_padding=self.output_padding,
-            group=self.groups,
-        )
+        self.write_layer(to, "ConvTranspose", **self.attributes, output_padding=self.output_padding)
+
+
+def _fields(site: Site) -> dict[str, Any]:
+    names = ("stride", "padding", "dilation", "groups")
+    return layer_fields(site) | {name: getattr(site.module, name) for name in names}
 
 
 def _node(site: Site) -> Convolution:
-    layer = site.module
-    return Convolution(
-        **layer_fields(site),
-        stride=layer.stride,
-        padding=layer.padding,
-        dilation=layer.dilation,
-        groups=layer.groups,
-    )
+    return Convolution(**_fields(site))
 
 
 def _transposed_node(site: Site) -> TransposedConvolution:
-    layer = site.module
-    return TransposedConvolution(
-        **layer_fields(site),
-        stride=layer.stride,
-        padding=layer.padding,
-        dilation=layer.dilation,
-        groups=layer.groups,
-        output_padding=layer.output_padding,
-    )
+    return TransposedConvolution(**_fields(site), output_padding=site.module.output_padding)
 
 
 for _kind in CONVOLUTIONS.values():
