@@ -1,7 +1,9 @@
-"""How often the recommendation is right, by simulation: python experiments/advice.py --repetitions 200 (minutes).
+"""How often the recommendation is right, by simulation: python experiments/advice.py --repetitions
+200 (minutes).
 
-Some images are hard for every model: image i is wrong with probability p_i, of Beta(0.01, 0.99), so that two equally good models
-differ on about 1 % of the images, as strategies do. A candidate with a loss, or trained from an unlucky seed, is wrong on some more.
+Some images are hard for every model: image i is wrong with probability p_i, of Beta(0.01, 0.99), so
+that two equally good models differ on about 1 % of the images, as strategies do. A candidate with a
+loss, or trained from an unlucky seed, is wrong on some more.
 """
 
 from __future__ import annotations
@@ -27,8 +29,8 @@ HOPELESS = (0.01, 0.7)
 
 @dataclass(frozen=True, kw_only=True)
 class Setting:
-    """``spread``: standard deviation of the accuracy over seeds; ``loss``: what the cheapest of the candidates truly loses against
-    the others, ``hopeless`` of which lose much more. Fractions."""
+    """``spread``: standard deviation of the accuracy over seeds; ``loss``: what the cheapest of the
+    candidates truly loses against the others, ``hopeless`` of which lose much more. Fractions."""
 
     seeds: int
     candidates: int = 8
@@ -46,7 +48,8 @@ class Setting:
 
 @dataclass(frozen=True)
 class Rates:
-    """Shares of the repetitions in which the cheapest was named, and in which it was shown to lie within the margin."""
+    """Shares of the repetitions in which the cheapest was named, and in which it was shown to lie
+    within the margin."""
 
     named: float
     within: float
@@ -72,7 +75,10 @@ def simulated(setting: Setting, random: np.random.Generator) -> Recommendation:
     hard = random.beta(ERROR, 1 - ERROR, setting.images)
     found = {}
     for number, loss in enumerate(setting.losses):
-        hits = {seed: _hits(hard, loss + setting.spread * random.standard_normal(), random) for seed in range(setting.seeds)}
+        hits = {
+            seed: _hits(hard, loss + setting.spread * random.standard_normal(), random)
+            for seed in range(setting.seeds)
+        }
         accuracy = float(np.mean([hit.mean() for hit in hits.values()]))
         found[_candidate(number, accuracy)] = hits
     return recommend(found, Constraints(), MARGIN)
@@ -80,7 +86,9 @@ def simulated(setting: Setting, random: np.random.Generator) -> Recommendation:
 
 def _hits(hard: NDArray[np.float64], loss: float, random: np.random.Generator) -> NDArray[np.bool_]:
     """Hits of a model whose mean error is ``ERROR + loss``."""
-    wrong = hard + loss * (1 - hard) / (1 - ERROR) if loss > 0 else hard * max(0.0, 1 + loss / ERROR)
+    wrong = (
+        hard + loss * (1 - hard) / (1 - ERROR) if loss > 0 else hard * max(0.0, 1 + loss / ERROR)
+    )
     return random.random(len(hard)) >= wrong
 
 
@@ -105,7 +113,9 @@ def rates(setting: Setting, repetitions: int) -> Rates:
     random = np.random.default_rng(0)
     advice = [simulated(setting, random) for _ in range(repetitions)]
     named = [item for item in advice if item.chosen is not None and item.chosen.plain]
-    within = [item for item in named if item.standing is not None and item.standing.verdict == "within"]
+    within = [
+        item for item in named if item.standing is not None and item.standing.verdict == "within"
+    ]
     return Rates(len(named) / repetitions, len(within) / repetitions)
 
 
@@ -125,12 +135,19 @@ def row(setting: Setting, repetitions: int) -> list[str]:
 
 def main() -> int:
     """Print the table, its rows as they come."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--repetitions", type=int, default=200, help="of each setting (default: 200)")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--repetitions", type=int, default=200, help="of each setting (default: 200)"
+    )
     repetitions = parser.parse_args().repetitions
     check_range("number of repetitions", repetitions, 1, 10**6)
     started = time.process_time()
-    show("| loss of the cheapest | seeds | spread | candidates | hopeless | named, % | shown within, % |")
+    show(
+        "| loss of the cheapest | seeds | spread | candidates | hopeless | named, % | "
+        "shown within, % |"
+    )
     show("| ---: | ---: | ---: | ---: | ---: | ---: | ---: |")
     for setting in SETTINGS:
         show(f"| {' | '.join(row(setting, repetitions))} |")

@@ -1,4 +1,5 @@
-"""Speed, as ratios in one run: training against the usual loop and the bare kernels, int8 against float and quantize_static."""
+"""Speed, as ratios in one run: training against the usual loop and the bare kernels, int8 against
+float and quantize_static."""
 
 from __future__ import annotations
 
@@ -37,9 +38,11 @@ ROUNDS, IMAGES = 5, 25_600
 
 
 class UsualTraining:
-    """torchvision's MNIST, ToTensor, DataLoader, batch 64, Adam 1e-3, float32: the loop of most tutorials.
+    """torchvision's MNIST, ToTensor, DataLoader, batch 64, Adam 1e-3, float32: the loop of most
+    tutorials.
 
-    It lives in a process of its own, as it would without this package, whose training sets the allocator of its process.
+    It lives in a process of its own, as it would without this package, whose training sets the
+    allocator of its process.
     """
 
     def __init__(self, root: Path) -> None:
@@ -64,7 +67,10 @@ def usual_worker(root: Path, connection: Connection) -> None:
     torchvision()
     from torchvision import datasets, transforms
 
-    train_set, test_set = (datasets.MNIST(str(root), train=train, transform=transforms.ToTensor()) for train in (True, False))
+    train_set, test_set = (
+        datasets.MNIST(str(root), train=train, transform=transforms.ToTensor())
+        for train in (True, False)
+    )
     torch.manual_seed(0)
     model = MODELS.get("cnn")().train()
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
@@ -75,7 +81,9 @@ def usual_worker(root: Path, connection: Connection) -> None:
             connection.send(None if wanted else usual_accuracy(model, test_set))
 
 
-def usual_loop(model: nn.Module, optimizer: torch.optim.Optimizer, images: Dataset[Any], wanted: int) -> None:
+def usual_loop(
+    model: nn.Module, optimizer: torch.optim.Optimizer, images: Dataset[Any], wanted: int
+) -> None:
     """As it stands in most tutorials."""
     seen = 0
     while seen < wanted:
@@ -93,15 +101,24 @@ def usual_accuracy(model: nn.Module, images: Dataset[Any]) -> float:
     """Test accuracy of the usual loop's model, as a fraction."""
     model.eval()
     with torch.no_grad():
-        hits = torch.cat([model(pixels).argmax(1) == labels for pixels, labels in DataLoader(images, batch_size=500)])
+        hits = torch.cat(
+            [
+                model(pixels).argmax(1) == labels
+                for pixels, labels in DataLoader(images, batch_size=500)
+            ]
+        )
     model.train()
     return hits.float().mean().item()
 
 
 def our_training(splits: dict[str, Split], batch_size: int) -> Callable[[], None]:
     """One epoch over ``IMAGES`` images with the package's own loop."""
-    part = {"train": Split("train", splits["train"].images[:IMAGES], splits["train"].labels[:IMAGES])}
-    part["validation"] = Split("validation", splits["validation"].images[:2], splits["validation"].labels[:2])
+    part = {
+        "train": Split("train", splits["train"].images[:IMAGES], splits["train"].labels[:IMAGES])
+    }
+    part["validation"] = Split(
+        "validation", splits["validation"].images[:2], splits["validation"].labels[:2]
+    )
     one_epoch = TrainingConfig(epochs=1, batch_size=batch_size)
 
     def run() -> None:
@@ -111,7 +128,8 @@ def our_training(splits: dict[str, Split], batch_size: int) -> Callable[[], None
 
 
 def bare_kernels(batch_size: int) -> Callable[[], None]:
-    """Forward and backward of the two convolutions and the linear layer alone, in the training's dtype and layout."""
+    """Forward and backward of the two convolutions and the linear layer alone, in the training's
+    dtype and layout."""
     dtype = compute_dtype()
     model = MODELS.get("cnn")().to(dtype).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     shapes = {model.conv1: (1, 28, 28), model.conv2: (32, 13, 13), model.fc: (1600,)}
@@ -133,7 +151,8 @@ def bare_kernels(batch_size: int) -> Callable[[], None]:
 
 
 def training_rows(workspace: Workspace, epochs: int) -> list[str]:
-    """Images per second, the least time of ``ROUNDS`` rounds taken in turns, and the accuracy of both loops."""
+    """Images per second, the least time of ``ROUNDS`` rounds taken in turns, and the accuracy of
+    both loops."""
     dataset = workspace.dataset("mnist")
     splits = dataset.splits
     usual = UsualTraining(dataset.location.root)
@@ -144,10 +163,22 @@ def training_rows(workspace: Workspace, epochs: int) -> list[str]:
         "bare kernels, batch 64",
         "bare kernels, batch 256",
     ]
-    actions = [lambda: usual.train(IMAGES), our_training(splits, 64), our_training(splits, 256), bare_kernels(64), bare_kernels(256)]
+    actions = [
+        lambda: usual.train(IMAGES),
+        our_training(splits, 64),
+        our_training(splits, 256),
+        bare_kernels(64),
+        bare_kernels(256),
+    ]
     rates = [IMAGES / seconds for seconds in interleaved(actions, 1, ROUNDS)]
-    rows = [f"| {name} | {rate:.0f} | {rate / rates[0]:.2f} |" for name, rate in zip(names, rates, strict=True)]
-    rows.append(f"| share of the bare kernels' speed, batch 64 / 256 | | {rates[1] / rates[3]:.2f} / {rates[2] / rates[4]:.2f} |")
+    rows = [
+        f"| {name} | {rate:.0f} | {rate / rates[0]:.2f} |"
+        for name, rate in zip(names, rates, strict=True)
+    ]
+    rows.append(
+        f"| share of the bare kernels' speed, batch 64 / 256 | | {rates[1] / rates[3]:.2f} "
+        f"/ {rates[2] / rates[4]:.2f} |"
+    )
     usual = UsualTraining(dataset.location.root)
     usual.train(epochs * 60_000)
     ours = MODELS.get("cnn")()
@@ -179,27 +210,40 @@ def inference_rows(workspace: Workspace, epochs: int, seed: int) -> list[str]:
             "fast int8": folder / "model.fast.onnx",
         }
         times = {
-            batch: file_times(list(files.values()), images[:batch].numpy(), repeats) for batch, repeats in ((1, 400), (64, 20), (256, 5))
+            batch: file_times(list(files.values()), images[:batch].numpy(), repeats)
+            for batch, repeats in ((1, 400), (64, 20), (256, 5))
         }
     rows = []
     for index, name in enumerate(files):
         cells = [
-            f"| {mine[index] / batch * 1e6:.1f} | {mine[0] / mine[index]:.2f} | {mine[1] / mine[index]:.2f} "
+            (
+                f"| {mine[index] / batch * 1e6:.1f} | {mine[0] / mine[index]:.2f} | "
+                f"{mine[1] / mine[index]:.2f} "
+            )
             for batch, mine in times.items()
         ]
         rows.append(f"| {name} {''.join(cells)}|")
-    columns = " | ".join(f"us/image, batch {batch} | against float | against static" for batch in times)
+    columns = " | ".join(
+        f"us/image, batch {batch} | against float | against static" for batch in times
+    )
     return [f"| file | {columns} |", "| --- |" + " ---: |" * 9, *rows]
 
 
 def reuse_rows(records: list[RunRecord]) -> list[str]:
-    """What the comparison took, and what its runs would have taken had each trained all that it depends on."""
-    floats = {record.config.strategy: trained(record) for record in records if record.starts_from is None}
+    """What the comparison took, and what its runs would have taken had each trained all that it
+    depends on."""
+    floats = {
+        record.config.strategy: trained(record) for record in records if record.starts_from is None
+    }
     actual = sum(sum(record.seconds.values()) for record in records)
     alone = 0.0
     for record in records:
         others = sum(seconds for name, seconds in record.seconds.items() if name != "train")
-        alone += others + trained(record) + (floats.get(record.starts_from, 0.0) if record.starts_from else 0.0)
+        alone += (
+            others
+            + trained(record)
+            + (floats.get(record.starts_from, 0.0) if record.starts_from else 0.0)
+        )
     peak = max(record.peak_bytes or 0 for record in records)
     return [
         "| comparison | |",
@@ -244,7 +288,10 @@ def machine() -> str:
     """What was measured on."""
     here = environment.describe()
     packages = ", ".join(f"{name} {here['packages'][name]}" for name in ("torch", "onnxruntime"))
-    return f"{here['cpu']}, {here['threads']} threads, {', '.join(here['cpu_flags'])}; training in {here['training_dtype']}; {packages}"
+    return (
+        f"{here['cpu']}, {here['threads']} threads, {', '.join(here['cpu_flags'])}; training "
+        f"in {here['training_dtype']}; {packages}"
+    )
 
 
 if __name__ == "__main__":

@@ -1,4 +1,5 @@
-"""Where the post's effect shows: 1 epoch, more epochs and weight_norm, from 8 to 2 weight bits, per channel and per tensor."""
+"""Where the post's effect shows: 1 epoch, more epochs and weight_norm, from 8 to 2 weight bits, per
+channel and per tensor."""
 
 import dataclasses
 import sys
@@ -20,7 +21,9 @@ def run() -> int:
             base = config(chosen)
             training = dataclasses.replace(base.training, epochs=epochs)
             base = dataclasses.replace(
-                base, training=training, quantization=dataclasses.replace(base.quantization, per_channel=per_channel)
+                base,
+                training=training,
+                quantization=dataclasses.replace(base.quantization, per_channel=per_channel),
             )
             configs = plan(base, ["no_norm", "weight_norm"], DEFAULT_BITS, [chosen.seed])
             records = run_all(configs, Workspace(chosen.out, progress=Progress(0)))

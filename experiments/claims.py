@@ -1,4 +1,5 @@
-"""The claims of the post, each tested on the runs of post_runs.py; numbers and verdicts are computed, none is typed in."""
+"""The claims of the post, each tested on the runs of post_runs.py; numbers and verdicts are
+computed, none is typed in."""
 
 from __future__ import annotations
 
@@ -18,7 +19,8 @@ from qstrategies.records import MARGIN, QuantizationConfig, WeightHistogram
 
 LEVEL = 0.05
 REMARKABLE = 0.01
-"""A drop, as a fraction, that would deserve the post's word "remarkable"; the post gives no figure."""
+"""A drop, as a fraction, that would deserve the post's word "remarkable"; the post gives no
+figure."""
 GOALS = (0.98, 0.985, 0.988)
 """Validation accuracies that the epochs are counted to."""
 FEATURES = {
@@ -27,12 +29,14 @@ FEATURES = {
     "spread": "channel spread, worst folded layer",
 }
 LAST = 3
-"""Epochs at the end of training over which validation accuracy is averaged, since single epochs jump."""
+"""Epochs at the end of training over which validation accuracy is averaged, since single epochs
+jump."""
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """One test of a claim. ``holds``: True, False, or None where the interval [low, high] leaves it open."""
+    """One test of a claim. ``holds``: True, False, or None where the interval [low, high] leaves it
+    open."""
 
     condition: str
     estimate: float
@@ -45,7 +49,8 @@ class Outcome:
 class Claim:
     """What the post says, how it is tested, and what came out.
 
-    ``own`` names the conditions of the post itself; ``beside`` are figures that explain and decide nothing.
+    ``own`` names the conditions of the post itself; ``beside`` are figures that explain and decide
+    nothing.
     """
 
     text: str
@@ -57,9 +62,14 @@ class Claim:
 
     @property
     def verdict(self) -> str:
-        """confirmed or refuted by the post's own conditions; where those refute it but others do not, it says which."""
+        """confirmed or refuted by the post's own conditions; where those refute it but others do
+        not, it says which."""
         own = [outcome.holds for outcome in self.outcomes if outcome.condition in self.own]
-        elsewhere = [outcome.condition for outcome in self.outcomes if outcome.holds and outcome.condition not in self.own]
+        elsewhere = [
+            outcome.condition
+            for outcome in self.outcomes
+            if outcome.holds and outcome.condition not in self.own
+        ]
         if all(own):
             return "confirmed"
         if any(holds is not False for holds in own):
@@ -76,7 +86,8 @@ Rule = Callable[[float, float], bool | None]
 
 
 def above(limit: float, slack: float = 0.0) -> Rule:
-    """It holds where the interval lies above ``limit``, and does not where it lies below ``limit + slack``."""
+    """It holds where the interval lies above ``limit``, and does not where it lies below ``limit +
+    slack``."""
     return lambda low, high: True if low > limit else False if high <= limit + slack else None
 
 
@@ -85,10 +96,13 @@ def below(limit: float) -> Rule:
     return lambda low, high: True if high < limit else False if low >= limit else None
 
 
-def claim(text: str, test: str, unit: str, measures: dict[str, Measure], rule: Rule, own: Sequence[str]) -> Claim:
+def claim(
+    text: str, test: str, unit: str, measures: dict[str, Measure], rule: Rule, own: Sequence[str]
+) -> Claim:
     """Test a claim by ``rule`` under every condition of ``measures``.
 
-    The intervals of the post's own conditions hold together at 95 %, and so do those of all others: Bonferroni over each.
+    The intervals of the post's own conditions hold together at 95 %, and so do those of all others:
+    Bonferroni over each.
     """
     sizes = {True: len(own), False: len(measures) - len(own)}
     outcomes = []
@@ -103,21 +117,33 @@ def describe(recipe: QuantizationConfig) -> str:
     parts = [f"W{recipe.weight_bits}", "per channel" if recipe.per_channel else "per tensor"]
     parts += ["histogram"] if recipe.observer == "histogram" else []
     parts += ["reduced range"] if recipe.reduce_range else []
-    return " ".join([*parts, *([] if recipe.exact else ["free scales"]), *(["AVX2"] if recipe.engine == "fbgemm" else [])])
+    return " ".join(
+        [
+            *parts,
+            *([] if recipe.exact else ["free scales"]),
+            *(["AVX2"] if recipe.engine == "fbgemm" else []),
+        ]
+    )
 
 
 OWN = describe(RECIPE)
 
 
 def lost(results: Results, name: str, recipe: QuantizationConfig) -> list[NDArray[np.int8]]:
-    """Per seed and test image 1 where only the float model is right, -1 where only the int8 one is."""
+    """Per seed and test image 1 where only the float model is right, -1 where only the int8 one
+    is."""
     tests = [run.test for run in results.predictions[name, recipe]]
     return [test.float_hits.astype(np.int8) - test.int8_hits.astype(np.int8) for test in tests]
 
 
-def drop_measure(first: Sequence[NDArray[np.int8]], second: Sequence[NDArray[np.int8]] | None = None) -> Measure:
-    """The mean of ``first``, minus that of ``second`` where there is one, over images and seeds together; at most 1 either way."""
-    found = paired_difference(first, second if second is not None else [np.zeros_like(item) for item in first])
+def drop_measure(
+    first: Sequence[NDArray[np.int8]], second: Sequence[NDArray[np.int8]] | None = None
+) -> Measure:
+    """The mean of ``first``, minus that of ``second`` where there is one, over images and seeds
+    together; at most 1 either way."""
+    found = paired_difference(
+        first, second if second is not None else [np.zeros_like(item) for item in first]
+    )
 
     def measure(level: float) -> Interval:
         low, high = np.clip(found.interval(level), -1, 1).tolist()
@@ -167,30 +193,57 @@ def recipes(results: Results, *names: str) -> list[QuantizationConfig]:
     every = [{recipe for name, recipe in results.records if name == wanted} for wanted in names]
     shared = set.intersection(*every)
     return sorted(
-        shared, key=lambda recipe: (-recipe.weight_bits, not recipe.per_channel, recipe.observer or "", recipe.reduce_range, recipe.exact)
+        shared,
+        key=lambda recipe: (
+            -recipe.weight_bits,
+            not recipe.per_channel,
+            recipe.observer or "",
+            recipe.reduce_range,
+            recipe.exact,
+        ),
     )
 
 
 def last_histogram(results: Results, name: str) -> list[WeightHistogram]:
     """The weights after the last epoch, as they were trained, per seed."""
     records = results.records[name, recipes(results, name)[0]]
-    return [[item for item in record.histograms if item.when == "training"][-1] for record in records]
+    return [
+        [item for item in record.histograms if item.when == "training"][-1] for record in records
+    ]
 
 
 def curves(results: Results, name: str) -> list[list[float]]:
     """Validation accuracy after each epoch, per seed."""
-    return [[epoch.accuracy for epoch in record.curve] for record in results.records[name, recipes(results, name)[0]]]
+    return [
+        [epoch.accuracy for epoch in record.curve]
+        for record in results.records[name, recipes(results, name)[0]]
+    ]
 
 
 def drops_remarkably(results: Results) -> Claim:
     """Plain training for 15 epochs, then int8."""
-    measures = {describe(recipe): drop_measure(lost(results, PLAIN, recipe)) for recipe in recipes(results, PLAIN)}
+    measures = {
+        describe(recipe): drop_measure(lost(results, PLAIN, recipe))
+        for recipe in recipes(results, PLAIN)
+    }
     for name in OTHERWISE:
-        measures |= {f"{name}, {describe(recipe)}": drop_measure(lost(results, name, recipe)) for recipe in recipes(results, name)}
-    text, test = "After 15 epochs without normalization int8 loses remarkably", f"drop above {REMARKABLE * 100:g} point"
+        measures |= {
+            f"{name}, {describe(recipe)}": drop_measure(lost(results, name, recipe))
+            for recipe in recipes(results, name)
+        }
+    text, test = (
+        "After 15 epochs without normalization int8 loses remarkably",
+        f"drop above {REMARKABLE * 100:g} point",
+    )
     tested = claim(text, test, "points", measures, above(REMARKABLE), [OWN])
-    free = [(record.float_accuracy or 0.0) - (record.free_scales_accuracy or 0.0) for record in results.records[PLAIN, RECIPE]]
-    return dataclasses.replace(tested, beside=(Outcome(f"{OWN}, free scales, over seeds", *by_seed(free)(1 - LEVEL), None),))
+    free = [
+        (record.float_accuracy or 0.0) - (record.free_scales_accuracy or 0.0)
+        for record in results.records[PLAIN, RECIPE]
+    ]
+    return dataclasses.replace(
+        tested,
+        beside=(Outcome(f"{OWN}, free scales, over seeds", *by_seed(free)(1 - LEVEL), None),),
+    )
 
 
 def less_after_one(results: Results) -> Claim:
@@ -207,15 +260,26 @@ def weights_compared(results: Results, first: str, second: str) -> dict[str, Mea
     """Weights of training ``first`` over those of ``second``."""
     pairs = list(zip(last_histogram(results, first), last_histogram(results, second), strict=True))
     return {
-        "largest weight": ratio([one.max_abs for one, _ in pairs], [other.max_abs for _, other in pairs]),
-        "standard deviation": ratio([one.sigma for one, _ in pairs], [other.sigma for _, other in pairs]),
+        "largest weight": ratio(
+            [one.max_abs for one, _ in pairs], [other.max_abs for _, other in pairs]
+        ),
+        "standard deviation": ratio(
+            [one.sigma for one, _ in pairs], [other.sigma for _, other in pairs]
+        ),
     }
 
 
 def weights_grow(results: Results) -> Claim:
     """Weights after 15 epochs against those after one."""
     measures = weights_compared(results, PLAIN, SHORT)
-    return claim("The weights grow with training", "after 15 epochs over after 1, above 1", "times", measures, above(1), list(measures))
+    return claim(
+        "The weights grow with training",
+        "after 15 epochs over after 1, above 1",
+        "times",
+        measures,
+        above(1),
+        list(measures),
+    )
 
 
 def larger_weights_cause_it(results: Results) -> Claim:
@@ -230,7 +294,15 @@ def larger_weights_cause_it(results: Results) -> Claim:
         for feature, shown in FEATURES.items():
             values = [look[feature] for name in names for look in results.weights[name]]
             estimate, low, high = rank_correlation(values, drops)(1 - LEVEL)
-            beside.append(Outcome(f"{describe(recipe)}: rank correlation of the drop with {shown}", estimate, low, high, None))
+            beside.append(
+                Outcome(
+                    f"{describe(recipe)}: rank correlation of the drop with {shown}",
+                    estimate,
+                    low,
+                    high,
+                    None,
+                )
+            )
     return dataclasses.replace(tested, beside=tuple(beside))
 
 
@@ -238,16 +310,28 @@ def clamping_stalls(results: Results) -> Claim:
     """What clamped training still gains after its first epoch."""
     measures: dict[str, Measure] = {}
     for threshold, name in CLAMPED.items():
-        measures[f"threshold {threshold:g}"] = by_seed([float(np.mean(curve[-LAST:])) - curve[0] for curve in curves(results, name)])
+        measures[f"threshold {threshold:g}"] = by_seed(
+            [float(np.mean(curve[-LAST:])) - curve[0] for curve in curves(results, name)]
+        )
     text = "Clamped weights learn in the first iterations only"
-    test = f"what validation accuracy gains from epoch 1 to the last {LAST}, below {MARGIN * 100:g} points"
+    test = (
+        f"what validation accuracy gains from epoch 1 to the last {LAST}, below "
+        f"{MARGIN * 100:g} points"
+    )
     return claim(text, test, "points", measures, below(MARGIN), list(measures))
 
 
 def norm_shrinks_weights(results: Results) -> Claim:
     """weight_norm against plain training, both 15 epochs."""
     measures = weights_compared(results, PLAIN, NORMED)
-    return claim("weight_norm keeps the weights smaller", "without over with it, above 1", "times", measures, above(1), list(measures))
+    return claim(
+        "weight_norm keeps the weights smaller",
+        "without over with it, above 1",
+        "times",
+        measures,
+        above(1),
+        list(measures),
+    )
 
 
 def norm_shrinks_drop(results: Results) -> Claim:
@@ -264,29 +348,53 @@ def size_falls(results: Results) -> Claim:
     """Files on disk."""
     sizes = [record.sizes for record in results.records[PLAIN, recipes(results, PLAIN)[0]]]
     measures = {
-        "ONNX files": ratio([size["float"] for size in sizes], [size["portable"] for size in sizes]),
-        "PyTorch state": ratio([size["float_pytorch"] for size in sizes], [size["int8_pytorch"] for size in sizes]),
+        "ONNX files": ratio(
+            [size["float"] for size in sizes], [size["portable"] for size in sizes]
+        ),
+        "PyTorch state": ratio(
+            [size["float_pytorch"] for size in sizes], [size["int8_pytorch"] for size in sizes]
+        ),
     }
-    return claim("The size falls about four times", "float over int8, above 3", "times", measures, above(3), list(measures))
+    return claim(
+        "The size falls about four times",
+        "float over int8, above 3",
+        "times",
+        measures,
+        above(3),
+        list(measures),
+    )
 
 
 def slower_epochs(seconds: dict[str, list[float]]) -> Claim:
     """``seconds``: of equal pieces of training, PLAIN and NORMED in turn."""
     measures = {"a fifth of an epoch, in turn": ratio(seconds[NORMED], seconds[PLAIN])}
     text = "weight_norm takes longer per epoch"
-    return claim(text, "seconds with it over without, above 1", "times", measures, above(1), list(measures))
+    return claim(
+        text, "seconds with it over without, above 1", "times", measures, above(1), list(measures)
+    )
 
 
 def epochs_to(curve: Sequence[float], goal: float) -> int:
-    """The first epoch whose validation accuracy is at least ``goal``; one more than there are if none is."""
-    return next((number for number, accuracy in enumerate(curve, 1) if accuracy >= goal), len(curve) + 1)
+    """The first epoch whose validation accuracy is at least ``goal``; one more than there are if
+    none is."""
+    return next(
+        (number for number, accuracy in enumerate(curve, 1) if accuracy >= goal), len(curve) + 1
+    )
 
 
 def fewer_epochs(results: Results) -> Claim:
     """Epochs until the same accuracy."""
     pairs = list(zip(curves(results, PLAIN), curves(results, NORMED), strict=True))
-    measures = {f"to {goal:.1%}": by_seed([epochs_to(one, goal) - epochs_to(other, goal) for one, other in pairs]) for goal in GOALS}
-    text, test = "weight_norm converges in fewer epochs", "epochs to a validation accuracy, without minus with it, above 0"
+    measures = {
+        f"to {goal:.1%}": by_seed(
+            [epochs_to(one, goal) - epochs_to(other, goal) for one, other in pairs]
+        )
+        for goal in GOALS
+    }
+    text, test = (
+        "weight_norm converges in fewer epochs",
+        "epochs to a validation accuracy, without minus with it, above 0",
+    )
     return claim(text, test, "epochs", measures, above(0), list(measures))
 
 
@@ -295,16 +403,39 @@ def keras_weights(keras: dict[str, list[dict[str, Any]]], results: Results) -> C
     ours = last_histogram(results, TWIN)
     theirs = keras["nothing"]
     measures = {
-        "largest weight": ratio([item.max_abs for item in ours], [item["max_abs"] for item in theirs]),
-        "standard deviation": ratio([item.sigma for item in ours], [item["sigma"] for item in theirs]),
+        "largest weight": ratio(
+            [item.max_abs for item in ours], [item["max_abs"] for item in theirs]
+        ),
+        "standard deviation": ratio(
+            [item.sigma for item in ours], [item["sigma"] for item in theirs]
+        ),
     }
-    return claim("The Keras model has smaller weights", "PyTorch's over Keras's, above 1", "times", measures, above(1), list(measures))
+    return claim(
+        "The Keras model has smaller weights",
+        "PyTorch's over Keras's, above 1",
+        "times",
+        measures,
+        above(1),
+        list(measures),
+    )
 
 
 def keras_quantizes_better(keras: dict[str, list[dict[str, Any]]], results: Results) -> Claim:
     """The drop of the PyTorch twin minus that of the Keras model, on the same images."""
     measures = {}
     for recipe in recipes(results, TWIN):
-        measures[describe(recipe)] = drop_measure(lost(results, TWIN, recipe), [run["lost"][describe(recipe)] for run in keras["nothing"]])
-    text, test = "The Keras model quantizes well where PyTorch's does not", "drop of PyTorch's minus drop of Keras's, above 0"
-    return claim(text, test, "points", measures, above(0, MARGIN), [name for name in measures if name.startswith("W8")])
+        measures[describe(recipe)] = drop_measure(
+            lost(results, TWIN, recipe), [run["lost"][describe(recipe)] for run in keras["nothing"]]
+        )
+    text, test = (
+        "The Keras model quantizes well where PyTorch's does not",
+        "drop of PyTorch's minus drop of Keras's, above 0",
+    )
+    return claim(
+        text,
+        test,
+        "points",
+        measures,
+        above(0, MARGIN),
+        [name for name in measures if name.startswith("W8")],
+    )

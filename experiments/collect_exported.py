@@ -1,4 +1,5 @@
-"""Copy the int8 models of a comparison into exported/, with card and checksums: python experiments/collect_exported.py RUNS."""
+"""Copy the int8 models of a comparison into exported/, with card and checksums: python
+experiments/collect_exported.py RUNS."""
 
 from __future__ import annotations
 
@@ -30,12 +31,16 @@ Versions: {versions}. Code: commit {commit}.
 
 | file | accuracy | float model | bytes | how trained |
 | --- | ---: | ---: | ---: | --- |
-"""
+"""  # noqa: E501
 
 
 def collect(runs: Path) -> int:
     """Write models, CARD.md and SHA256SUMS."""
-    records = [record for record in read_records(runs) if record.config.quantization.weight_bits == 8 and record.config.seed == 0]
+    records = [
+        record
+        for record in read_records(runs)
+        if record.config.quantization.weight_bits == 8 and record.config.seed == 0
+    ]
     lines, sums = [], []
     for record in records:
         for name in record.files:
@@ -43,12 +48,15 @@ def collect(runs: Path) -> int:
             target = file_name(record.config.strategy) + name.removeprefix("model")
             atomic_write(TARGET / target, data)
             lines.append(
-                f"| {markdown(target)} | {record.int8_accuracy:.2%} | {record.float_accuracy:.2%} | {len(data)} | {markdown(how(record))} |"
+                f"| {markdown(target)} | {record.int8_accuracy:.2%} | "
+                f"{record.float_accuracy:.2%} | {len(data)} | {markdown(how(record))} |"
             )
             sums.append(f"{sha256(data)}  {target}")
     metadata = read_metadata(TARGET / f"{records[0].config.strategy}.onnx")
     versions = ", ".join(f"{name} {version}" for name, version in metadata["packages"].items())
-    header = HEADER.format(labels=" ".join(metadata["labels"]), versions=versions, commit=metadata["commit"])
+    header = HEADER.format(
+        labels=" ".join(metadata["labels"]), versions=versions, commit=metadata["commit"]
+    )
     atomic_write(TARGET / "CARD.md", header + "\n".join(lines) + "\n")
     atomic_write(TARGET / "SHA256SUMS", "\n".join(sums) + "\n")
     return 0
@@ -56,7 +64,11 @@ def collect(runs: Path) -> int:
 
 def how(record: RunRecord) -> str:
     """The training in a few words."""
-    epochs = f"{record.epochs_before} + {len(record.curve)}" if record.epochs_before else str(len(record.curve))
+    epochs = (
+        f"{record.epochs_before} + {len(record.curve)}"
+        if record.epochs_before
+        else str(len(record.curve))
+    )
     options = "".join(f", {name} {value:g}" for name, value in record.config.options.items())
     return f"{record.config.strategy}, {epochs} epochs{options}"
 

@@ -1,4 +1,5 @@
-"""What every experiment script shares: its command line, its workspace, and how its record is shown."""
+"""What every experiment script shares: its command line, its workspace, and how its record is
+shown."""
 
 from __future__ import annotations
 
@@ -20,26 +21,49 @@ from qstrategies.training import keep_freed_memory
 
 
 def options(description: str | None) -> argparse.Namespace:
-    """--seed, --epochs, --quick, where data is found, and --out; and the process made ready for training."""
+    """--seed, --epochs, --quick, where data is found, and --out; and the process made ready for
+    training."""
     keep_freed_memory()
     parser = argparse.ArgumentParser(description=description)
-    parser.add_argument("--seed", type=int, default=0, help="of weights, batches and calibration (default: 0)")
-    parser.add_argument("--epochs", type=int, help="epochs of the float training, and of QAT from scratch (default: the preset's)")
+    parser.add_argument(
+        "--seed", type=int, default=0, help="of weights, batches and calibration (default: 0)"
+    )
+    parser.add_argument(
+        "--epochs",
+        type=int,
+        help="epochs of the float training, and of QAT from scratch (default: the preset's)",
+    )
     parser.add_argument("--quick", action="store_true", help="one epoch: a look, not a result")
-    parser.add_argument("--data-dir", type=Path, help="folder with the IDX files of a dataset that is not in the package")
-    parser.add_argument("--download", action="store_true", help="let torchvision download such a dataset")
-    parser.add_argument("--out", type=Path, default=Path("runs") / Path(sys.argv[0]).stem, help="folder of what is written")
+    parser.add_argument(
+        "--data-dir",
+        type=Path,
+        help="folder with the IDX files of a dataset that is not in the package",
+    )
+    parser.add_argument(
+        "--download", action="store_true", help="let torchvision download such a dataset"
+    )
+    parser.add_argument(
+        "--out",
+        type=Path,
+        default=Path("runs") / Path(sys.argv[0]).stem,
+        help="folder of what is written",
+    )
     return parser.parse_args()
 
 
 def config(chosen: argparse.Namespace, epochs: int | None = None) -> ExperimentConfig:
-    """The default preset with the command line's seed and number of epochs (``epochs`` where it names none)."""
+    """The default preset with the command line's seed and number of epochs (``epochs`` where it
+    names none)."""
     asked = chosen.epochs if chosen.epochs is not None else epochs or TrainingConfig().epochs
     number = 1 if chosen.quick else asked
-    return ExperimentConfig(strategy="no_norm", training=dataclasses.replace(TrainingConfig(), epochs=number), seed=chosen.seed)
+    return ExperimentConfig(
+        strategy="no_norm",
+        training=dataclasses.replace(TrainingConfig(), epochs=number),
+        seed=chosen.seed,
+    )
 
 
-def experiment(
+def experiment(  # noqa: PLR0913 - one keyword per setting
     description: str | None,
     strategies: Sequence[str],
     bits: Sequence[int] = (8,),
@@ -49,7 +73,8 @@ def experiment(
     dataset: str = "mnist",
     per_channel: Sequence[bool] = (True,),
 ) -> None:
-    """Run ``strategies`` at ``bits``, print the table, write models and figures; exits with code 2 on bad input."""
+    """Run ``strategies`` at ``bits``, print the table, write models and figures; exits with code 2
+    on bad input."""
     chosen = options(description)
 
     def run() -> int:
@@ -57,13 +82,25 @@ def experiment(
         configs = []
         for granularity in per_channel:
             quantization = dataclasses.replace(base.quantization, per_channel=granularity)
-            configs += plan(dataclasses.replace(base, quantization=quantization), strategies, bits, [chosen.seed])
+            configs += plan(
+                dataclasses.replace(base, quantization=quantization),
+                strategies,
+                bits,
+                [chosen.seed],
+            )
         location = Location(folder=chosen.data_dir, download=chosen.download)
         records = run_all(configs, Workspace(chosen.out, location, progress=Progress(0)))
         conclusion = conclude(records, chosen.out)
         written = write.write_report(records, chosen.out, *conclusion)
-        models = [chosen.out / record.config.run_id / name for record in records for name in record.files]
-        print(write.as_text(records, chosen.out, *conclusion), "Written:", *(str(path) for path in [*written, *models]), sep="\n  ")
+        models = [
+            chosen.out / record.config.run_id / name for record in records for name in record.files
+        ]
+        print(
+            write.as_text(records, chosen.out, *conclusion),
+            "Written:",
+            *(str(path) for path in [*written, *models]),
+            sep="\n  ",
+        )
         return 0
 
     sys.exit(guarded(run))

@@ -1,4 +1,5 @@
-"""A depthwise-separable net on Fashion-MNIST: where one weight scale for a whole tensor really costs accuracy."""
+"""A depthwise-separable net on Fashion-MNIST: where one weight scale for a whole tensor really
+costs accuracy."""
 
 from common import experiment
 

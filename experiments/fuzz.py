@@ -1,9 +1,10 @@
-"""Random small networks, quantized, exported and run everywhere: all executors must give the same bits.
+"""Random small networks, quantized, exported and run everywhere: all executors must give the same
+bits.
 
     python experiments/fuzz.py --examples 1000 [--seed 0]
 
-A failing network is shrunk to a minimal one and printed as the call that builds it. Files of other tools and of hostile authors
-are the business of ``hostile.py``.
+A failing network is shrunk to a minimal one and printed as the call that builds it. Files of other
+tools and of hostile authors are the business of ``hostile.py``.
 """
 
 from __future__ import annotations
@@ -26,7 +27,16 @@ from qstrategies.crosscheck import CrossCheck
 from qstrategies.runtimes import RUNTIMES
 
 CHANNELS, SIZE, EXAMPLES = 4, 12, 24
-ACTIVATIONS = (nn.Identity, nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.Hardswish, nn.SiLU, nn.Sigmoid, nn.Hardsigmoid)
+ACTIVATIONS = (
+    nn.Identity,
+    nn.ReLU,
+    nn.ReLU6,
+    nn.LeakyReLU,
+    nn.Hardswish,
+    nn.SiLU,
+    nn.Sigmoid,
+    nn.Hardsigmoid,
+)
 POOLS: dict[str, Callable[[], nn.Module]] = {
     "max 2": lambda: nn.MaxPool2d(2),
     "max 3": lambda: nn.MaxPool2d(3, 2, padding=1),
@@ -34,7 +44,9 @@ POOLS: dict[str, Callable[[], nn.Module]] = {
     "average 3": lambda: nn.AvgPool2d(3, 1, padding=1),
     "average 2x3": lambda: nn.AvgPool2d((2, 3)),
 }
-UNPROVEN = ("openvino",)  # rounds some ties the other way behind weight scales that are no powers of two
+UNPROVEN = (
+    "openvino",
+)  # rounds some ties the other way behind weight scales that are no powers of two
 WEIGHTS = ("usual", "spread", "tiny", "huge", "dead channel", "zero", "constant output")
 
 
@@ -120,17 +132,46 @@ def networks(draw: Any) -> nn.Module:
 def blocks(draw: Any, channels: int, size: int) -> tuple[nn.Module, int, int]:
     """One block, with the channels and the size that it leaves."""
     kind = draw(
-        st.sampled_from(["conv", "depthwise", "residual", "gate", "concat", "pool", "norm", "shuffle", "up", "transposed", "function"])
+        st.sampled_from(
+            [
+                "conv",
+                "depthwise",
+                "residual",
+                "gate",
+                "concat",
+                "pool",
+                "norm",
+                "shuffle",
+                "up",
+                "transposed",
+                "function",
+            ]
+        )
     )
     activation = draw(st.sampled_from(ACTIVATIONS))()
     if kind == "conv":
-        outputs, kernel, stride = draw(st.sampled_from([2, 4, 6])), draw(st.sampled_from([1, 3])), draw(st.sampled_from([1, 2]))
+        outputs, kernel, stride = (
+            draw(st.sampled_from([2, 4, 6])),
+            draw(st.sampled_from([1, 3])),
+            draw(st.sampled_from([1, 2])),
+        )
         dilation = draw(st.sampled_from([1, 2]))
         padding = dilation * (kernel - 1) // 2
         conv = nn.Conv2d(
-            channels, outputs, kernel, stride, padding, dilation, bias=draw(st.booleans()), groups=draw(st.sampled_from([1, 2]))
+            channels,
+            outputs,
+            kernel,
+            stride,
+            padding,
+            dilation,
+            bias=draw(st.booleans()),
+            groups=draw(st.sampled_from([1, 2])),
         )
-        parts = [conv, nn.BatchNorm2d(outputs), activation] if draw(st.booleans()) else [conv, activation]
+        parts = (
+            [conv, nn.BatchNorm2d(outputs), activation]
+            if draw(st.booleans())
+            else [conv, activation]
+        )
         return nn.Sequential(*parts), outputs, -(-size // stride)
     if kind == "pool" and size >= 4:
         name = draw(st.sampled_from(sorted(POOLS)))
@@ -138,11 +179,19 @@ def blocks(draw: Any, channels: int, size: int) -> tuple[nn.Module, int, int]:
         if name != "average 2x3":
             return pool, channels, pool(torch.zeros(1, 1, size, size)).shape[2]
     if kind in ("up", "transposed") and size <= SIZE:
-        up: nn.Module = nn.Upsample(scale_factor=2) if kind == "up" else nn.ConvTranspose2d(channels, channels, 2, 2)
+        up: nn.Module = (
+            nn.Upsample(scale_factor=2)
+            if kind == "up"
+            else nn.ConvTranspose2d(channels, channels, 2, 2)
+        )
         return up, channels, 2 * size
     same = nn.Sequential(nn.Conv2d(channels, channels, 1), activation)
     simple: dict[str, nn.Module] = {
-        "depthwise": nn.Sequential(nn.Conv2d(channels, channels, 3, padding=1, groups=channels), nn.BatchNorm2d(channels), activation),
+        "depthwise": nn.Sequential(
+            nn.Conv2d(channels, channels, 3, padding=1, groups=channels),
+            nn.BatchNorm2d(channels),
+            activation,
+        ),
         "residual": Residual(same),
         "gate": Gate(same),
         "norm": nn.BatchNorm2d(channels),
@@ -184,11 +233,16 @@ def _weights(model: nn.Module, draw: Any) -> None:
         module.reset_parameters()
         kind, weight = draw(st.sampled_from(WEIGHTS)), module.weight
         if kind == "spread":
-            weight.mul_(10.0 ** torch.empty(len(weight)).uniform_(-4, 4).reshape(-1, *[1] * (weight.dim() - 1)))
+            weight.mul_(
+                10.0
+                ** torch.empty(len(weight)).uniform_(-4, 4).reshape(-1, *[1] * (weight.dim() - 1))
+            )
         elif kind == "dead channel":
             weight[0] = 0
         else:
-            weight.mul_({"tiny": 1e-6, "huge": 1e4, "zero": 0.0, "constant output": 0.0}.get(kind, 1.0))
+            weight.mul_(
+                {"tiny": 1e-6, "huge": 1e4, "zero": 0.0, "constant output": 0.0}.get(kind, 1.0)
+            )
         if kind == "constant output" and module.bias is not None:
             module.bias.fill_(0.7)
 
@@ -206,18 +260,24 @@ def cases(draw: Any) -> tuple[nn.Module, dict[str, Any]]:
 
 
 def everywhere(model: nn.Module, arguments: dict[str, Any], folder: Path) -> CrossCheck:
-    """``model``, quantized with ``arguments`` and exported, in every engine and every fast runtime."""
+    """``model``, quantized with ``arguments`` and exported, in every engine and every fast
+    runtime."""
     torch.manual_seed(1)
     shape = (CHANNELS, SIZE, SIZE)
-    batch = torch.rand(EXAMPLES, *shape) if arguments["input_scale"] else torch.randn(EXAMPLES, *shape)
+    batch = (
+        torch.rand(EXAMPLES, *shape) if arguments["input_scale"] else torch.randn(EXAMPLES, *shape)
+    )
     quantized = qs.quantize(model, [batch], batch[:2], **arguments)
     integers = torch.randint(0, 256, (EXAMPLES, *shape), dtype=torch.uint8)
     integers[0], integers[1] = 0, 255
-    return qs.cross_check(qs.export_onnx(quantized, folder / "model.onnx"), integers, list(fast_runtimes()))
+    return qs.cross_check(
+        qs.export_onnx(quantized, folder / "model.onnx"), integers, list(fast_runtimes())
+    )
 
 
 def fast_runtimes() -> Iterator[str]:
-    """The installed runtimes that are quick to load and to run, and that the certificate speaks of."""
+    """The installed runtimes that are quick to load and to run, and that the certificate speaks
+    of."""
     for name in RUNTIMES.names():
         kind = RUNTIMES.get(name)
         if name not in UNPROVEN and kind.image_limit is None and kind.missing() is None:
@@ -225,7 +285,8 @@ def fast_runtimes() -> Iterator[str]:
 
 
 def fuzz(examples: int, first: int) -> int:
-    """Run ``examples`` random cases; returns how many ran. Raises on the first failure, after shrinking it."""
+    """Run ``examples`` random cases; returns how many ran. Raises on the first failure, after
+    shrinking it."""
     count = 0
     with tempfile.TemporaryDirectory() as folder:
 
@@ -254,11 +315,18 @@ def fuzz(examples: int, first: int) -> int:
 
 def main() -> int:
     """The command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--examples", type=int, default=100, help="how many networks (default: 100)")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--examples", type=int, default=100, help="how many networks (default: 100)"
+    )
     parser.add_argument("--seed", type=int, default=0, help="of the generator")
     chosen = parser.parse_args()
-    print(f"{fuzz(chosen.examples, chosen.seed)} networks, all the same bits in {', '.join(fast_runtimes())} and PyTorch's engines")
+    print(
+        f"{fuzz(chosen.examples, chosen.seed)} networks, all the same bits in "
+        f"{', '.join(fast_runtimes())} and PyTorch's engines"
+    )
     return 0
 
 

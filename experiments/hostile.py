@@ -1,10 +1,12 @@
-"""Random QDQ files of other tools and of hostile authors: what the certificate promises of them must be so.
+"""Random QDQ files of other tools and of hostile authors: what the certificate promises of them
+must be so.
 
     python experiments/hostile.py --examples 1000 [--seed 0]
 
-Every file that is certified runs in ONNX Runtime at four levels, the ONNX reference evaluator and the integer interpreter; one
-bit of difference is a failure, which is shrunk, printed and saved. The rate of certified files is shown by operator, so that a
-certificate that refuses everything does not pass.
+Every file that is certified runs in ONNX Runtime at four levels, the ONNX reference evaluator and
+the integer interpreter; one bit of difference is a failure, which is shrunk, printed and saved. The
+rate of certified files is shown by operator, so that a certificate that refuses everything does not
+pass.
 """
 
 from __future__ import annotations
@@ -46,7 +48,8 @@ Outputs = list[Array]
 
 @dataclass
 class Tally:
-    """How many files there were, by what became of them, and how many certified of those that hold an operator."""
+    """How many files there were, by what became of them, and how many certified of those that hold
+    an operator."""
 
     kinds: Counter[str] = field(default_factory=Counter)
     operators: Counter[str] = field(default_factory=Counter)
@@ -64,20 +67,27 @@ class Tally:
 
     def __str__(self) -> str:
         total = max(self.kinds.total(), 1)
-        lines = [f"{name:<22} {count:>7} {count / total:>7.1%}" for name, count in self.kinds.most_common()]
+        lines = [
+            f"{name:<22} {count:>7} {count / total:>7.1%}"
+            for name, count in self.kinds.most_common()
+        ]
         lines += [
             f"{self.odd} of the certified hold something odd",
             "",
             "operator                 files certified",
         ]
-        lines += [f"{name:<22} {count:>7} {self.certified[name] / count:>9.1%}" for name, count in sorted(self.operators.items())]
+        lines += [
+            f"{name:<22} {count:>7} {self.certified[name] / count:>9.1%}"
+            for name, count in sorted(self.operators.items())
+        ]
         lines += ["", "executors that do not take a certified file"]
         lines += [f"{count:>7} {name}" for name, count in self.silent.most_common()]
         return "\n".join(lines)
 
 
 def check(drawn: Drawn, path: Path, tally: Tally) -> None:
-    """Certify the file and hold its executors to what is promised; ``AssertionError`` if they differ."""
+    """Certify the file and hold its executors to what is promised; ``AssertionError`` if they
+    differ."""
     path.write_bytes(drawn.model.SerializeToString())
     try:
         certificate = certify(path)
@@ -108,7 +118,11 @@ def executors(certificate: Certificate) -> tuple[str, ...]:
     """The executors for which the certificate gives a guarantee."""
     if not certificate.holds("float_executors"):
         return INTEGER_KERNELS if certificate.holds("integer_kernels") else ()
-    return ("disabled", "reference", "interpreter") if not certificate.holds("integer_kernels") else (*LEVELS, "reference", "interpreter")
+    return (
+        ("disabled", "reference", "interpreter")
+        if not certificate.holds("integer_kernels")
+        else (*LEVELS, "reference", "interpreter")
+    )
 
 
 def run(name: str, path: Path, inputs: dict[str, Array]) -> Outputs | str:
@@ -143,11 +157,15 @@ def differences(outputs: dict[str, Outputs]) -> Iterator[str]:
                 yield f"output {index}: {first} gives {ours.shape}, {name} {theirs.shape}"
             elif not np.array_equal(ours, theirs, equal_nan=ours.dtype.kind == "f"):
                 place = tuple(np.argwhere(ours != theirs)[0])
-                yield f"output {index} at {[int(i) for i in place]}: {first} gives {ours[place]!r}, {name} {theirs[place]!r}"
+                yield (
+                    f"output {index} at {[int(i) for i in place]}: {first} gives "
+                    f"{ours[place]!r}, {name} {theirs[place]!r}"
+                )
 
 
 def hunt(examples: int, first: int, tally: Tally, kept: Path) -> None:
-    """Check ``examples`` files; raises ``AssertionError`` on the first failure, which it shrinks and copies to ``kept``."""
+    """Check ``examples`` files; raises ``AssertionError`` on the first failure, which it shrinks
+    and copies to ``kept``."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "model.onnx"
 
@@ -174,7 +192,9 @@ def hunt(examples: int, first: int, tally: Tally, kept: Path) -> None:
 
 def main() -> int:
     """The command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--examples", type=int, default=1000, help="how many files (default: 1000)")
     parser.add_argument("--seed", type=int, default=0, help="of the generator")
     parser.add_argument(

@@ -1,4 +1,5 @@
-"""A QDQ file while it is drawn: every choice is either usual or, with a probability that is drawn first, odd."""
+"""A QDQ file while it is drawn: every choice is either usual or, with a probability that is drawn
+first, odd."""
 
 from __future__ import annotations
 
@@ -40,8 +41,8 @@ class Quantizer:
 
 @dataclass(frozen=True)
 class Tensor:
-    """A value of the graph; no magnitude in it exceeds ``top`` by much, ``step`` is the scale that it was
-    quantized with, and ``quantizer`` what DequantizeLinear made it of, if it did.
+    """A value of the graph; no magnitude in it exceeds ``top`` by much, ``step`` is the scale that
+    it was quantized with, and ``quantizer`` what DequantizeLinear made it of, if it did.
     """
 
     name: str
@@ -60,7 +61,8 @@ class Tensor:
 
 
 class Draft:
-    """Nodes, constants and inputs so far. ``rng`` fills large arrays; what decides the structure is drawn by hypothesis."""
+    """Nodes, constants and inputs so far. ``rng`` fills large arrays; what decides the structure is
+    drawn by hypothesis."""
 
     def __init__(self, draw: Callable[[st.SearchStrategy[Any]], Any]) -> None:
         self.draw = draw
@@ -92,10 +94,15 @@ class Draft:
         return f"{stem}_{self.names}"
 
     def add_input(self, dtype: int, shape: tuple[int, ...]) -> Tensor:
-        """A graph input for ``EXAMPLES`` examples, its batch or all of its dimensions perhaps symbolic."""
+        """A graph input for ``EXAMPLES`` examples, its batch or all of its dimensions perhaps
+        symbolic."""
         name = f"input_{len(self.inputs)}"
         batch = self.one_of(("n", EXAMPLES))
-        dims = (batch, *shape) if not self.odd() else tuple(f"d{axis}" for axis in range(len(shape) + 1))
+        dims = (
+            (batch, *shape)
+            if not self.odd()
+            else tuple(f"d{axis}" for axis in range(len(shape) + 1))
+        )
         self.inputs.append(helper.make_tensor_value_info(name, dtype, dims))
         return self._enter(name, helper.make_tensor_type_proto(dtype, (EXAMPLES, *shape)), 255.0)
 
@@ -104,7 +111,8 @@ class Draft:
         return self.tensors[name]
 
     def constant(self, value: Any) -> str:
-        """The name of the constant ``value``, however it is stored; odd ones are computed when the file is loaded."""
+        """The name of the constant ``value``, however it is stored; odd ones are computed when the
+        file is loaded."""
         array, name = np.asarray(value), self.name("constant")
         how = self.one_of(("initializer", "initializer", "node"), ("computed", "computed", "input"))
         if how == "computed" and array.dtype == np.float32:
@@ -129,7 +137,9 @@ class Draft:
         self.initializers.append(numpy_helper.from_array(array, name))
         self._enter(
             name,
-            helper.make_tensor_type_proto(helper.np_dtype_to_tensor_dtype(array.dtype), array.shape),
+            helper.make_tensor_type_proto(
+                helper.np_dtype_to_tensor_dtype(array.dtype), array.shape
+            ),
             1.0,
         )
         self.known[name] = array
@@ -140,7 +150,9 @@ class Draft:
         how = self.one_of(COMPUTED)
         top = float(np.abs(array).max(initial=0)) or 1.0
         if how == "Cast":
-            return self.node(how, [self._stored(array.astype(np.float64))], to=TensorProto.FLOAT).name
+            return self.node(
+                how, [self._stored(array.astype(np.float64))], to=TensorProto.FLOAT
+            ).name
         if how == "Mul":
             return self.node(
                 how,
@@ -183,13 +195,21 @@ class Draft:
         """
         name = self.name(op)
         given = {key: value for key, value in attributes.items() if value is not None}
-        node = helper.make_node(op, inputs, [name, *(f"{name}_{index}" for index in range(1, outputs))], name=name)
+        node = helper.make_node(
+            op, inputs, [name, *(f"{name}_{index}" for index in range(1, outputs))], name=name
+        )
         node.attribute.extend(_attribute(key, value) for key, value in given.items())
         kinds = {text: self.tensors[text].kind for text in inputs if text}
-        known = {text: numpy_helper.from_array(self.known[text], text) for text in inputs if text in self.known}
+        known = {
+            text: numpy_helper.from_array(self.known[text], text)
+            for text in inputs
+            if text in self.known
+        }
         try:
             schema = onnx.defs.get_schema(op, self.opset, "")
-            found = shape_inference.infer_node_outputs(schema, node, kinds, known, opset_imports=self.opsets, ir_version=IR_VERSION)
+            found = shape_inference.infer_node_outputs(
+                schema, node, kinds, known, opset_imports=self.opsets, ir_version=IR_VERSION
+            )
         except Exception as error:  # the checker and the inference raise unrelated types
             raise ImpossibleError(str(error)) from None
         for text in node.output:
@@ -223,11 +243,19 @@ class Draft:
     def quantizer(self, wanted: float, signed: bool | None = None) -> Quantizer:
         """Scale near ``wanted`` and zero point for an activation."""
         scale, wide = self.scale(wanted), self.opset >= 21
-        dtype = np.dtype(self.one_of((np.uint8, np.uint8, np.int8), (np.uint16, np.int16) if wide else ()))
+        dtype = np.dtype(
+            self.one_of((np.uint8, np.uint8, np.int8), (np.uint16, np.int16) if wide else ())
+        )
         low, high = int(np.iinfo(dtype).min), int(np.iinfo(dtype).max)
         middle = (low + high + 1) // 2
-        usual = (middle, low, low, middle + 2 * (low < 0)) if signed is None else (middle if signed else low,)
-        zero_point = self.one_of(usual, (low + 1, high, high - 1, middle + 1, int(self.rng.integers(low, high + 1))))
+        usual = (
+            (middle, low, low, middle + 2 * (low < 0))
+            if signed is None
+            else (middle if signed else low,)
+        )
+        zero_point = self.one_of(
+            usual, (low + 1, high, high - 1, middle + 1, int(self.rng.integers(low, high + 1)))
+        )
         names = [self.constant(scale)]
         if not (dtype == np.uint8 and zero_point == 0 and self.odd()):
             names.append(self.constant(np.array(zero_point, dtype)))
@@ -245,13 +273,17 @@ class Draft:
         )
 
     def dequantize(self, integers: Tensor, quantizer: Quantizer) -> Tensor:
-        """DequantizeLinear, rarely with another scale or zero point than the one that the integers were made with."""
+        """DequantizeLinear, rarely with another scale or zero point than the one that the integers
+        were made with."""
         if self.odd():
             other = self.quantizer(quantizer.scale)
             if other.dtype == quantizer.dtype and len(other.names) == len(quantizer.names):
                 quantizer = other
         limits = np.iinfo(quantizer.dtype)
-        top = max(limits.max - quantizer.zero_point, quantizer.zero_point - limits.min) * quantizer.scale
+        top = (
+            max(limits.max - quantizer.zero_point, quantizer.zero_point - limits.min)
+            * quantizer.scale
+        )
         axis = self.one_of((None,), (0, 1)) if self.opset >= 13 else None
         real = self.node(
             "DequantizeLinear",
@@ -285,4 +317,7 @@ def _attribute(key: str, value: Any) -> onnx.AttributeProto:
 
 def _complete(kind: onnx.TypeProto) -> bool:
     dims = kind.tensor_type.shape.dim
-    return all(dim.HasField("dim_value") and dim.dim_value > 0 for dim in dims) and math.prod(dim.dim_value for dim in dims) < 2**16
+    return (
+        all(dim.HasField("dim_value") and dim.dim_value > 0 for dim in dims)
+        and math.prod(dim.dim_value for dim in dims) < 2**16
+    )

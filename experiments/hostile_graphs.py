@@ -1,4 +1,5 @@
-"""Whole files: inputs, a few blocks of operators between quantizers, outputs, and what the file claims about its tensors."""
+"""Whole files: inputs, a few blocks of operators between quantizers, outputs, and what the file
+claims about its tensors."""
 
 from __future__ import annotations
 
@@ -65,8 +66,12 @@ def entry(draft: Draft) -> Tensor:
         return draft.add_input(TensorProto.FLOAT, shape)
     quantizer = draft.quantizer(draft.one_of((1.0, 2.0**-7, 2.0**-4)))
     if kind == "real":
-        return draft.dequantize(draft.quantize(draft.add_input(TensorProto.FLOAT, shape), quantizer), quantizer)
-    return draft.dequantize(draft.add_input(helper.np_dtype_to_tensor_dtype(quantizer.dtype), shape), quantizer)
+        return draft.dequantize(
+            draft.quantize(draft.add_input(TensorProto.FLOAT, shape), quantizer), quantizer
+        )
+    return draft.dequantize(
+        draft.add_input(helper.np_dtype_to_tensor_dtype(quantizer.dtype), shape), quantizer
+    )
 
 
 def block(draft: Draft, real: Tensor) -> Tensor:
@@ -116,7 +121,8 @@ def _undone(draft: Draft, start: int, real: Tensor) -> Tensor:
 
 
 def finished(draft: Draft, real: Tensor) -> onnx.ModelProto:
-    """The model whose outputs are ``real`` and perhaps others, with what it claims about their shapes."""
+    """The model whose outputs are ``real`` and perhaps others, with what it claims about their
+    shapes."""
     outputs = [real]
     if draft.odd():
         produced = [name for node in draft.nodes for name in node.output if name not in draft.known]
@@ -124,7 +130,9 @@ def finished(draft: Draft, real: Tensor) -> onnx.ModelProto:
         outputs += [draft.tensors[second]] if second != real.name else []
     shapes = draft.one_of(("full", "batch", "symbolic"))
     entries = [_claim(tensor, tensor.dtype, shapes) for tensor in outputs]
-    graph = helper.make_graph(draft.nodes, "hostile", draft.inputs, entries, draft.initializers, value_info=claims(draft))
+    graph = helper.make_graph(
+        draft.nodes, "hostile", draft.inputs, entries, draft.initializers, value_info=claims(draft)
+    )
     return helper.make_model(graph, opset_imports=draft.opsets, ir_version=IR_VERSION)
 
 
@@ -161,8 +169,11 @@ def _claim(tensor: Tensor, dtype: int, shapes: str) -> onnx.ValueInfoProto:
     return helper.make_tensor_value_info(tensor.name, dtype, dims)
 
 
-def _values(rng: np.random.Generator, dtype: np.dtype[Any], shape: tuple[int, ...], extreme: bool) -> Array:
-    """Examples: random ones and the extremes; for real inputs also ties and magnitudes beyond any calibration.
+def _values(
+    rng: np.random.Generator, dtype: np.dtype[Any], shape: tuple[int, ...], extreme: bool
+) -> Array:
+    """Examples: random ones and the extremes; for real inputs also ties and magnitudes beyond any
+    calibration.
 
     The ``extreme`` ones are beyond the reference evaluator and the interpreter, too.
     """

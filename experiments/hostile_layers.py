@@ -27,19 +27,24 @@ def spatial(x: Tensor) -> int:
 
 
 def weight(draft: Draft, shape: tuple[int, ...], axis: int, x: Tensor) -> tuple[str, float, Array]:
-    """The name of a weight, the largest output for ``x``, and its steps per channel along ``axis``, or one."""
+    """The name of a weight, the largest output for ``x``, and its steps per channel along ``axis``,
+    or one."""
     values = draft.rng.integers(-64, 65, shape)
     limit = draft.one_of((64, 8, 64), (127, 1))
     values = np.clip(values * 2 if limit == 127 else values, -limit, limit)
     channels = shape[axis] if draft.opset >= 13 and draft.one_of((True, False)) else 1
     wanted = draft.one_of((2.0**-6, 2.0**-9, 1.0))
-    scales = np.array([draft.scale(wanted * 2.0 ** -(index % 3)) for index in range(min(channels, 3))], np.float32)
+    scales = np.array(
+        [draft.scale(wanted * 2.0 ** -(index % 3)) for index in range(min(channels, 3))], np.float32
+    )
     scales = np.resize(scales, channels)
     if draft.opset >= 13 and not draft.odd():
         scales = scales * np.float32(draft.one_of((1, 1, 3, 5, 11, 29), (7, 13, 15, 255)))
     largest = finite(x.top * float(np.abs(values).sum() / shape[axis] * scales.max()))
     form = draft.one_of(("quantized",), ("float", "free", "quantized at load"))
-    spread = scales.reshape([-1 if index == axis and channels > 1 else 1 for index in range(len(shape))])
+    spread = scales.reshape(
+        [-1 if index == axis and channels > 1 else 1 for index in range(len(shape))]
+    )
     if form == "free":
         return (
             draft.constant((draft.rng.normal(size=shape) * 0.1).astype(np.float32)),
@@ -51,7 +56,9 @@ def weight(draft: Draft, shape: tuple[int, ...], axis: int, x: Tensor) -> tuple[
     dtype = draft.one_of((np.int8,), (np.uint8,))
     shift = 128 if dtype == np.uint8 else 0
     zero_point = draft.one_of((shift,), (shift, 0, 1, 2, 64))
-    stored = (values + shift).clip(*np.array([np.iinfo(dtype).min, np.iinfo(dtype).max])).astype(dtype)
+    stored = (
+        (values + shift).clip(*np.array([np.iinfo(dtype).min, np.iinfo(dtype).max])).astype(dtype)
+    )
     names = [draft.constant(scales if channels > 1 or draft.odd() else scales.reshape(()))]
     if shift or not draft.one_of((False, False, True)):
         names.append(draft.constant(np.full(draft.tensors[names[0]].shape, zero_point, dtype)))
@@ -78,7 +85,11 @@ def bias(draft: Draft, channels: int, x: Tensor, scales: Array, top: float) -> l
     if form == "float":
         return [draft.constant((values * step).astype(np.float32))]
     if form == "off the grid":
-        return [draft.constant(((values + draft.rng.uniform(-0.5, 0.5, channels)) * step).astype(np.float32))]
+        return [
+            draft.constant(
+                ((values + draft.rng.uniform(-0.5, 0.5, channels)) * step).astype(np.float32)
+            )
+        ]
     if form == "huge":
         values = draft.rng.integers(-(2**31), 2**31, channels).astype(np.int32)
     if form == "wrong scale":
@@ -92,7 +103,11 @@ def bias(draft: Draft, channels: int, x: Tensor, scales: Array, top: float) -> l
 def windows(draft: Draft, rank: int) -> dict[str, Any]:
     """Strides, dilations and padding of a convolution or a pool."""
     dilations = draft.one_of((None, None, None, [2] * rank), ([1] * (rank - 1) + [3],))
-    autos = (None, None, None, None, "VALID") if dilations else (None, None, None, None, "SAME_UPPER", "SAME_LOWER", "VALID")
+    autos = (
+        (None, None, None, None, "VALID")
+        if dilations
+        else (None, None, None, None, "SAME_UPPER", "SAME_LOWER", "VALID")
+    )
     auto = draft.one_of(autos, ("NOTSET",))
     pads = [draft.one_of((0, 1, 0), (2, 3)) for _ in range(2 * rank)]
     return {
@@ -112,7 +127,9 @@ def conv(draft: Draft, x: Tensor) -> Tensor:
     name, top, scales = weight(draft, (outs, channels // group, *kernel), 0, x)
     extra = bias(draft, outs, x, scales, top)
     shape = draft.one_of((kernel, None))
-    return draft.node("Conv", [x.name, name, *extra], top, group=group, kernel_shape=shape, **windows(draft, rank))
+    return draft.node(
+        "Conv", [x.name, name, *extra], top, group=group, kernel_shape=shape, **windows(draft, rank)
+    )
 
 
 def conv_transpose(draft: Draft, x: Tensor) -> Tensor:
@@ -127,7 +144,9 @@ def conv_transpose(draft: Draft, x: Tensor) -> Tensor:
     extra = bias(draft, outs * group, x, scales, top)
     around = windows(draft, rank)
     strided = around["strides"] == [2] * rank
-    around["output_padding"] = draft.one_of((None, [1] * rank) if strided else (None,), ([1] * rank,))
+    around["output_padding"] = draft.one_of(
+        (None, [1] * rank) if strided else (None,), ([1] * rank,)
+    )
     around["output_shape"] = draft.one_of((None,), ([5] * rank, [size * 2 for size in x.shape[2:]]))
     return draft.node("ConvTranspose", [x.name, name, *extra], top, group=group, **around)
 
@@ -137,7 +156,9 @@ def gemm(draft: Draft, x: Tensor) -> Tensor:
         x = flatten(draft, x)
     outs, transposed = draft.one_of((1, 2, 5)), draft.one_of((1, 0, None))
     inner = x.shape[1]
-    name, top, scales = weight(draft, (outs, inner) if transposed else (inner, outs), 0 if transposed else 1, x)
+    name, top, scales = weight(
+        draft, (outs, inner) if transposed else (inner, outs), 0 if transposed else 1, x
+    )
     extra = bias(draft, draft.one_of((outs,), (1,)), x, scales[:outs], top)
     more = {
         "alpha": draft.one_of((None, None, 1.0), (0.5, 2.0, 0.3)),
@@ -151,8 +172,14 @@ def matmul(draft: Draft, x: Tensor) -> Tensor:
     outs = draft.one_of((1, 2, 4))
     if draft.odd() and len(x.shape) > 2:
         axes = [*range(len(x.shape) - 2), len(x.shape) - 1, len(x.shape) - 2]
-        return draft.node("MatMul", [x.name, draft.node("Transpose", [x.name], x.top, perm=axes).name], x.top**2)
-    shape = (x.shape[-1], outs) if not draft.odd() or len(x.shape) < 3 else (x.shape[-3], x.shape[-1], outs)
+        return draft.node(
+            "MatMul", [x.name, draft.node("Transpose", [x.name], x.top, perm=axes).name], x.top**2
+        )
+    shape = (
+        (x.shape[-1], outs)
+        if not draft.odd() or len(x.shape) < 3
+        else (x.shape[-3], x.shape[-1], outs)
+    )
     name, top, scales = weight(draft, shape, len(shape) - 1, x)
     product = draft.node("MatMul", [x.name, name], top)
     extra = bias(draft, outs, x, scales, top)

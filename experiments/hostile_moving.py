@@ -37,7 +37,11 @@ def resize(draft: Draft, x: Tensor) -> Tensor:
         ("pytorch_half_pixel", "align_corners", "tf_crop_and_resize", None),
     )
     rounding = draft.one_of(("floor",), ("round_prefer_floor", "round_prefer_ceil", "ceil", None))
-    roi = draft.constant(floats(*[0] * (rank + 2), *[1.5] * (rank + 2))) if place == "tf_crop_and_resize" else ""
+    roi = (
+        draft.constant(floats(*[0] * (rank + 2), *[1.5] * (rank + 2)))
+        if place == "tf_crop_and_resize"
+        else ""
+    )
     extra = [roi, scales]
     if draft.odd():
         extra = [
@@ -65,7 +69,9 @@ def reshape(draft: Draft, x: Tensor) -> Tensor:
     shapes = ([0, -1], [EXAMPLES, -1], [0, 1, -1], [0, -1, 1, 1])
     target = draft.one_of(shapes, ([-1], [-1, 1, x.shape[-1]], [0, 0, -1]))
     allow = draft.one_of((None,), (0,)) if draft.opset >= 14 else None
-    return draft.node("Reshape", [x.name, draft.constant(ints(*target))], x.top, x.step, allowzero=allow)
+    return draft.node(
+        "Reshape", [x.name, draft.constant(ints(*target))], x.top, x.step, allowzero=allow
+    )
 
 
 def transpose(draft: Draft, x: Tensor) -> Tensor:
@@ -76,7 +82,9 @@ def transpose(draft: Draft, x: Tensor) -> Tensor:
 
 def sliced(draft: Draft, x: Tensor) -> Tensor:
     axis = draft.one_of(tuple(range(1, len(x.shape))) or (0,))
-    start, end, step = draft.one_of(((0, 2, 1), (1, 1000, 1), (0, 1000, 2)), ((-1, -1000, -1), (-2, 1000, 1), (1000, -1000, -2)))
+    start, end, step = draft.one_of(
+        ((0, 2, 1), (1, 1000, 1), (0, 1000, 2)), ((-1, -1000, -1), (-2, 1000, 1), (1000, -1000, -2))
+    )
     return draft.node(
         "Slice",
         [x.name, *(draft.constant(ints(value)) for value in (start, end, axis, step))],
@@ -97,15 +105,21 @@ def split(draft: Draft, x: Tensor) -> Tensor:
     elif draft.opset >= 18 and draft.odd():
         left = draft.node("Split", [x.name], x.top, x.step, 2, axis=axis, num_outputs=2)
     else:
-        left = draft.node("Split", [x.name, draft.constant(ints(*parts))], x.top, x.step, 2, axis=axis)
+        left = draft.node(
+            "Split", [x.name, draft.constant(ints(*parts))], x.top, x.step, 2, axis=axis
+        )
     right = draft.tensors[f"{left.name}_1"]
-    return left if first else draft.node("Concat", [right.name, left.name], x.top, x.step, axis=axis)
+    return (
+        left if first else draft.node("Concat", [right.name, left.name], x.top, x.step, axis=axis)
+    )
 
 
 def gather(draft: Draft, x: Tensor) -> Tensor:
     axis = draft.one_of(tuple(range(1, len(x.shape))) or (0,))
     size = x.shape[axis]
-    index = draft.one_of((ints(size - 1, 0), ints(0)), (ints(-1, 0), np.zeros(1, np.int32), np.array(0, np.int64)))
+    index = draft.one_of(
+        (ints(size - 1, 0), ints(0)), (ints(-1, 0), np.zeros(1, np.int32), np.array(0, np.int64))
+    )
     return draft.node("Gather", [x.name, draft.constant(index)], x.top, x.step, axis=axis)
 
 
@@ -115,7 +129,9 @@ def tile(draft: Draft, x: Tensor) -> Tensor:
 
 
 def expand(draft: Draft, x: Tensor) -> Tensor:
-    shape = [1 if size > 1 or axis == 0 else draft.one_of((2, 1)) for axis, size in enumerate(x.shape)]
+    shape = [
+        1 if size > 1 or axis == 0 else draft.one_of((2, 1)) for axis, size in enumerate(x.shape)
+    ]
     return draft.node("Expand", [x.name, draft.constant(ints(*shape))], x.top, x.step)
 
 
@@ -131,5 +147,7 @@ def depth_to_space(draft: Draft, x: Tensor) -> Tensor:
     op = draft.one_of(("SpaceToDepth", "DepthToSpace"))
     if op == "SpaceToDepth" and any(size % 2 for size in x.shape[2:]):
         raise ImpossibleError("no multiple of the block")
-    mode = draft.one_of((None, "DCR", "CRD")) if op == "DepthToSpace" and draft.opset >= 11 else None
+    mode = (
+        draft.one_of((None, "DCR", "CRD")) if op == "DepthToSpace" and draft.opset >= 11 else None
+    )
     return draft.node(op, [x.name], x.top, x.step, blocksize=draft.one_of((2,), (1, 3)), mode=mode)

@@ -1,4 +1,5 @@
-"""The operators that a drawn file may hold, each with the attributes that tools write and with those that nobody expects."""
+"""The operators that a drawn file may hold, each with the attributes that tools write and with
+those that nobody expects."""
 
 from __future__ import annotations
 
@@ -19,14 +20,29 @@ from hostile_layers import (
     max_pool,
     over_space,
 )
-from hostile_moving import depth_to_space, expand, gather, pad, reshape, resize, sliced, split, squeeze, tile, transpose
+from hostile_moving import (
+    depth_to_space,
+    expand,
+    gather,
+    pad,
+    reshape,
+    resize,
+    sliced,
+    split,
+    squeeze,
+    tile,
+    transpose,
+)
 from onnx import TensorProto
 
 
 def other(draft: Draft, x: Tensor) -> Tensor:
-    """A second operand: another tensor of its type that broadcasts, itself, or a constant on a grid."""
+    """A second operand: another tensor of its type that broadcasts, itself, or a constant on a
+    grid."""
     fitting = [tensor for tensor in draft.tensors.values() if _broadcasts(tensor, x)]
-    form = draft.one_of(("tensor", "tensor", "quantized", "float"), ("off the grid", "integer", "scalar"))
+    form = draft.one_of(
+        ("tensor", "tensor", "quantized", "float"), ("off the grid", "integer", "scalar")
+    )
     if form == "tensor" and fitting:
         return draft.one_of(fitting[-4:])
     shape = x.shape[1:] if draft.one_of((True, False)) else (1,) * (len(x.shape) - 1)
@@ -36,14 +52,23 @@ def other(draft: Draft, x: Tensor) -> Tensor:
         names = [draft.constant(values.astype(np.int8)), draft.constant(step)]
         return draft.node("DequantizeLinear", names, 100 * float(step), float(step))
     if form == "off the grid":
-        return draft.tensors[draft.constant((values * draft.rng.uniform(0.3, 1)).astype(np.float32))]
+        return draft.tensors[
+            draft.constant((values * draft.rng.uniform(0.3, 1)).astype(np.float32))
+        ]
     if form == "scalar":
-        return draft.tensors[draft.constant(np.float32(draft.one_of((0.0, -1.0, 3.0, 1e38, 1e-40, 0.1))))]
+        return draft.tensors[
+            draft.constant(np.float32(draft.one_of((0.0, -1.0, 3.0, 1e38, 1e-40, 0.1))))
+        ]
     return draft.tensors[draft.constant((values * step).astype(np.float32))]
 
 
 def _broadcasts(tensor: Tensor, x: Tensor) -> bool:
-    if tensor.dtype != x.dtype or not tensor.shape or tensor.shape[0] != EXAMPLES or len(tensor.shape) != len(x.shape):
+    if (
+        tensor.dtype != x.dtype
+        or not tensor.shape
+        or tensor.shape[0] != EXAMPLES
+        or len(tensor.shape) != len(x.shape)
+    ):
         return False
     return all(1 in pair or pair[0] == pair[1] for pair in zip(tensor.shape, x.shape, strict=True))
 
@@ -55,14 +80,20 @@ def binary(op: str) -> Operator:
         y = other(draft, x)
         if op == "Div":
             powers = 2.0 ** draft.rng.integers(-3, 4, draft.one_of(((), (1,))))
-            y = draft.tensors[draft.constant(np.float32(powers))] if draft.one_of((True,), (False,)) else y
+            y = (
+                draft.tensors[draft.constant(np.float32(powers))]
+                if draft.one_of((True,), (False,))
+                else y
+            )
         tops = {
             "Mul": x.top * y.top,
             "Div": x.top / (y.top or 1),
             "Max": max(x.top, y.top),
             "Min": max(x.top, y.top),
         }
-        names = draft.one_of(([x.name, y.name], [y.name, x.name])) if op != "Div" else [x.name, y.name]
+        names = (
+            draft.one_of(([x.name, y.name], [y.name, x.name])) if op != "Div" else [x.name, y.name]
+        )
         if op in ("Max", "Min"):
             names = draft.one_of((names,), (names[:1], [*names, x.name]))
         return draft.node(op, names, tops.get(op, x.top + y.top), x.step)
@@ -143,7 +174,9 @@ def cast(draft: Draft, x: Tensor) -> Tensor:
     )
     there = draft.node("Cast", [x.name], x.top, x.step, to=to)
     if to not in (TensorProto.INT32, TensorProto.INT8) and draft.one_of((True, False)):
-        there = draft.one_of((unary("Relu"), unary("Neg"), binary("Add"), reduced("ReduceMean")))(draft, there)
+        there = draft.one_of((unary("Relu"), unary("Neg"), binary("Add"), reduced("ReduceMean")))(
+            draft, there
+        )
     return draft.node("Cast", [there.name], x.top, x.step, to=TensorProto.FLOAT)
 
 
@@ -233,10 +266,11 @@ RARE: dict[str, Operator] = {
 }
 WEIGHTED = ("Conv", "Gemm", "MatMul", "ConvTranspose")
 MOVING = (
-    "Identity", "Reshape", "Flatten", "Transpose", "Slice", "Split", "Gather", "Tile", "Expand", "Squeeze", "DepthToSpace", "MaxPool",
-    "Pad",
+    "Identity", "Reshape", "Flatten", "Transpose", "Slice", "Split", "Gather", "Tile", "Expand",
+    "Squeeze", "DepthToSpace", "MaxPool", "Pad",
 )  # fmt: skip
-"""Operators that may also be applied to the integers between QuantizeLinear and DequantizeLinear."""
+"""Operators that may also be applied to the integers between QuantizeLinear and
+DequantizeLinear."""
 INTEGER = (
     "Concat",
     "Max",

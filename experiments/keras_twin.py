@@ -1,6 +1,8 @@
-"""The post's network in Keras 3: trained with Keras's defaults, or with one of PyTorch's in its place; extra ``keras``.
+"""The post's network in Keras 3: trained with Keras's defaults, or with one of PyTorch's in its
+place; extra ``keras``.
 
-python experiments/keras_twin.py [--instead DEFAULT] [--seed 0] [--epochs 15] --out runs/verdict/keras
+python experiments/keras_twin.py [--instead DEFAULT] [--seed 0] [--epochs 15] --out
+runs/verdict/keras
 """
 
 from __future__ import annotations
@@ -24,8 +26,8 @@ from qstrategies.files import atomic_write
 from qstrategies.models.cnn import CNN
 
 INSTEAD = ("nothing", "initialisation", "batch norm", "Adam epsilon")
-"""Which default is PyTorch's: uniform weights and biases within 1 / sqrt(fan in) for Glorot's and zeros; BN momentum 0.9 and
-epsilon 1e-5 for 0.99 and 1e-3; Adam epsilon 1e-8 for 1e-7."""
+"""Which default is PyTorch's: uniform weights and biases within 1 / sqrt(fan in) for Glorot's and
+zeros; BN momentum 0.9 and epsilon 1e-5 for 0.99 and 1e-3; Adam epsilon 1e-8 for 1e-7."""
 BATCH = 64
 CALIBRATION = 1024
 
@@ -43,7 +45,10 @@ def build(instead: str) -> Any:
         if instead != "initialisation":
             return {}
         bound = fan_in**-0.5
-        return {f"{kind}_initializer": keras.initializers.RandomUniform(-bound, bound) for kind in ("kernel", "bias")}
+        return {
+            f"{kind}_initializer": keras.initializers.RandomUniform(-bound, bound)
+            for kind in ("kernel", "bias")
+        }
 
     norm = {"momentum": 0.9, "epsilon": 1e-5} if instead == "batch norm" else {}
     layers = keras.layers
@@ -62,8 +67,14 @@ def build(instead: str) -> Any:
             layers.Dense(10, **start(1600)),
         ]
     )
-    optimizer = keras.optimizers.Adam(1e-3, **({"epsilon": 1e-8} if instead == "Adam epsilon" else {}))
-    model.compile(optimizer, keras.losses.SparseCategoricalCrossentropy(from_logits=True), metrics=["accuracy"])
+    optimizer = keras.optimizers.Adam(
+        1e-3, **({"epsilon": 1e-8} if instead == "Adam epsilon" else {})
+    )
+    model.compile(
+        optimizer,
+        keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+        metrics=["accuracy"],
+    )
     return model
 
 
@@ -73,17 +84,25 @@ def images_of(split: Split) -> NDArray[np.float32]:
 
 
 def weights_for_torch(model: Any) -> dict[str, NDArray[np.float32]]:
-    """The state of the shared CNN: kernels as [out, in, height, width], the flattened features in channel order."""
+    """The state of the shared CNN: kernels as [out, in, height, width], the flattened features in
+    channel order."""
     first, norm1, second, norm2, linear = (layer for layer in model.layers if layer.weights)
     state: dict[str, Any] = {}
     for target, layer in (("conv1", first), ("conv2", second)):
         kernel, bias = layer.get_weights()
         state |= {f"{target}.weight": kernel.transpose(3, 2, 0, 1), f"{target}.bias": bias}
     for target, layer in (("bn1", norm1), ("bn2", norm2)):
-        values = dict(zip(("weight", "bias", "running_mean", "running_var"), layer.get_weights(), strict=True))
-        state |= {f"{target}.{key}": value for key, value in values.items()} | {f"{target}.eps": np.float32(layer.epsilon)}
+        values = dict(
+            zip(("weight", "bias", "running_mean", "running_var"), layer.get_weights(), strict=True)
+        )
+        state |= {f"{target}.{key}": value for key, value in values.items()} | {
+            f"{target}.eps": np.float32(layer.epsilon)
+        }
     kernel, bias = linear.get_weights()
-    state |= {"fc.weight": kernel.reshape(5, 5, 64, 10).transpose(3, 2, 0, 1).reshape(10, 1600), "fc.bias": bias}
+    state |= {
+        "fc.weight": kernel.reshape(5, 5, 64, 10).transpose(3, 2, 0, 1).reshape(10, 1600),
+        "fc.bias": bias,
+    }
     return {key: np.ascontiguousarray(value) for key, value in state.items()}
 
 
@@ -99,7 +118,8 @@ def load(path: Path) -> CNN:
 
 
 def litert(model: Any, calibration: NDArray[np.float32]) -> bytes:
-    """``model`` in int8 throughout, as LiteRT's converter makes it from the images of ``calibration``."""
+    """``model`` in int8 throughout, as LiteRT's converter makes it from the images of
+    ``calibration``."""
     import tensorflow as tf
 
     converter = tf.lite.TFLiteConverter.from_keras_model(model)
@@ -119,16 +139,21 @@ def litert_classes(content: bytes, images: NDArray[np.float32]) -> NDArray[np.in
     interpreter.resize_tensor_input(entry["index"], images.shape)
     interpreter.allocate_tensors()
     scale, zero_point = entry["quantization"]
-    interpreter.set_tensor(entry["index"], np.clip(np.rint(images / scale + zero_point), -128, 127).astype(np.int8))
+    interpreter.set_tensor(
+        entry["index"], np.clip(np.rint(images / scale + zero_point), -128, 127).astype(np.int8)
+    )
     interpreter.invoke()
     return interpreter.get_tensor(out["index"]).argmax(1)
 
 
 def main() -> int:
-    """Train one network; leave its weights, learning curve and float classes of the test images, and LiteRT's int8 ones."""
+    """Train one network; leave its weights, learning curve and float classes of the test images,
+    and LiteRT's int8 ones."""
     os.environ.setdefault("KERAS_BACKEND", "tensorflow")
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--instead", default="nothing", help=f"the default that is PyTorch's: {', '.join(INSTEAD)}")
+    parser.add_argument(
+        "--instead", default="nothing", help=f"the default that is PyTorch's: {', '.join(INSTEAD)}"
+    )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--epochs", type=int, default=15)
     parser.add_argument("--out", type=Path, required=True)
@@ -143,7 +168,12 @@ def main() -> int:
     model = build(chosen.instead)
     validation = images["validation"], splits["validation"].labels.numpy()
     history = model.fit(
-        images["train"], splits["train"].labels.numpy(), BATCH, chosen.epochs, verbose=0, validation_data=validation
+        images["train"],
+        splits["train"].labels.numpy(),
+        BATCH,
+        chosen.epochs,
+        verbose=0,
+        validation_data=validation,
     ).history
     found: dict[str, Any] = {
         "validation_accuracy": history["val_accuracy"],
@@ -151,12 +181,17 @@ def main() -> int:
     }
     try:
         content = litert(model, images["train"][:CALIBRATION])
-        found |= {"litert_classes": litert_classes(content, images["test"]), "litert_bytes": len(content)}
+        found |= {
+            "litert_classes": litert_classes(content, images["test"]),
+            "litert_bytes": len(content),
+        }
     except ImportError as error:
         print(f"LiteRT skipped: {error}", flush=True)
     buffer = io.BytesIO()
     np.savez_compressed(buffer, allow_pickle=False, **found, **weights_for_torch(model))
-    atomic_write(chosen.out / f"{name(chosen.instead, chosen.seed, chosen.epochs)}.npz", buffer.getvalue())
+    atomic_write(
+        chosen.out / f"{name(chosen.instead, chosen.seed, chosen.epochs)}.npz", buffer.getvalue()
+    )
     return 0
 
 

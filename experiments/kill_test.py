@@ -1,8 +1,10 @@
-"""Kill a small comparison at random moments, start it again until it is done, compare it with one that nobody killed.
+"""Kill a small comparison at random moments, start it again until it is done, compare it with one
+that nobody killed.
 
     python experiments/kill_test.py [--kills 100] [--seed 0]
 
-Every other kill waits for a temporary file, so that it falls into a write. All must be equal but times.
+Every other kill waits for a temporary file, so that it falls into a write. All must be equal but
+times.
 """
 
 from __future__ import annotations
@@ -40,7 +42,14 @@ SIZES = {"train": 1024, "validation": 128, "test": 200}
 SHORT = TrainingConfig(epochs=1, batch_size=64, learning_rate=3e-3)
 PAUSE = 1e-3
 """Seconds between two looks for a temporary file."""
-IMPORTED = ["torch", "onnxscript", "onnxruntime", "qstrategies.comparison", "qstrategies.report.write", "qstrategies.evidence"]
+IMPORTED = [
+    "torch",
+    "onnxscript",
+    "onnxruntime",
+    "qstrategies.comparison",
+    "qstrategies.report.write",
+    "qstrategies.evidence",
+]
 """What takes long to import, and is imported once, before the processes are forked."""
 
 
@@ -81,7 +90,8 @@ def compare(folder: Path) -> None:
 
 
 def start(folder: Path | None) -> ForkServerProcess:
-    """``compare`` (for None nothing) in a process forked from one that has imported everything already."""
+    """``compare`` (for None nothing) in a process forked from one that has imported everything
+    already."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(IMPORTED)
     process = context.Process(target=compare, args=(folder,)) if folder else context.Process()
@@ -107,7 +117,8 @@ def writes(process: ForkServerProcess, folder: Path) -> Iterator[Path]:
 
 @dataclasses.dataclass(frozen=True)
 class Whole:
-    """An uninterrupted comparison: what it left, how many seconds it took and how many writes were seen."""
+    """An uninterrupted comparison: what it left, how many seconds it took and how many writes were
+    seen."""
 
     left: dict[str, Any]
     seconds: float
@@ -146,7 +157,8 @@ def killed(folder: Path, kill: Callable[[ForkServerProcess], None]) -> bool:
 
 
 def left(folder: Path) -> dict[str, Any]:
-    """All that a comparison left, by name, without times: records, tables, and the bytes of what holds none."""
+    """All that a comparison left, by name, without times: records, tables, and the bytes of what
+    holds none."""
     records = [timeless(record) for record in read_records(folder)]
     found: dict[str, Any] = {record.config.run_id: record for record in records}
     found["table"] = write.as_data(records, *conclude(records, folder))
@@ -162,7 +174,15 @@ def left(folder: Path) -> dict[str, Any]:
 def timeless(record: RunRecord) -> RunRecord:
     """``record`` without what may differ between two runs."""
     curve = tuple(dataclasses.replace(epoch, seconds=0) for epoch in record.curve)
-    times = dict.fromkeys(("microseconds_batch_1", "images_per_second_batch_256", "speedup_batch_1", "speedup_batch_256"), 1.0)
+    times = dict.fromkeys(
+        (
+            "microseconds_batch_1",
+            "images_per_second_batch_256",
+            "speedup_batch_1",
+            "speedup_batch_256",
+        ),
+        1.0,
+    )
     speeds = tuple(Speed(file=speed.file, **times) for speed in record.speeds)
     return dataclasses.replace(record, seconds={}, speeds=speeds, curve=curve, peak_bytes=1)
 
@@ -174,34 +194,60 @@ def main(chosen: argparse.Namespace) -> int:
     kills = inside = attempts = comparisons = 0
     with tempfile.TemporaryDirectory() as name:
         whole = uninterrupted(Path(name) / "whole")
-        print(f"uninterrupted: {whole.seconds:.1f} s, {whole.writes} writes, {len(whole.left)} results", flush=True)
+        print(
+            f"uninterrupted: {whole.seconds:.1f} s, {whole.writes} writes, "
+            f"{len(whole.left)} results",
+            flush=True,
+        )
         seconds = whole.seconds
         while kills < chosen.kills:
             folder = Path(name) / str(comparisons)
             while kills < chosen.kills:
                 goes_on, started = folder.exists(), time.monotonic()
-                part = draw.random() if goes_on else 1.0  # of a comparison that goes on less is left
+                part = (
+                    draw.random() if goes_on else 1.0
+                )  # of a comparison that goes on less is left
                 at_random = functools.partial(kill_at, draw.uniform(0, part * seconds))
-                in_write = functools.partial(kill_in_write, int(draw.uniform(0, part * whole.writes)), folder)
+                in_write = functools.partial(
+                    kill_in_write, int(draw.uniform(0, part * whole.writes)), folder
+                )
                 attempts += 1
                 if not killed(folder, in_write if attempts % 2 else at_random):
-                    seconds = seconds if goes_on else time.monotonic() - started  # other processes come and go
+                    seconds = (
+                        seconds if goes_on else time.monotonic() - started
+                    )  # other processes come and go
                     break
                 kills += 1
                 inside += bool(temporary(folder))
             assert not killed(folder, ForkServerProcess.join), "nobody killed it"
             comparisons += 1
             found = left(folder)
-            apart = [key for key in whole.left.keys() | found.keys() if whole.left.get(key, "") != found.get(key, "")]
-            print(f"{kills} kills, {inside} inside a write, {comparisons} comparisons", *apart, sep="\n  differs: ", flush=True)
+            apart = [
+                key
+                for key in whole.left.keys() | found.keys()
+                if whole.left.get(key, "") != found.get(key, "")
+            ]
+            print(
+                f"{kills} kills, {inside} inside a write, {comparisons} comparisons",
+                *apart,
+                sep="\n  differs: ",
+                flush=True,
+            )
             if apart:
                 return 1
-    print(f"{kills} kills, {inside} of them inside a write, over {comparisons} comparisons: all results are equal")
+    print(
+        f"{kills} kills, {inside} of them inside a write, over {comparisons} comparisons: "
+        "all results are equal"
+    )
     return 0
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--kills", type=int, default=100, help="how often a process is killed (default: 100)")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--kills", type=int, default=100, help="how often a process is killed (default: 100)"
+    )
     parser.add_argument("--seed", type=int, default=0, help="of the moments (default: 0)")
     sys.exit(guarded(lambda: main(parser.parse_args())))

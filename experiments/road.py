@@ -37,7 +37,7 @@ Written by `python experiments/road.py`: milliseconds on one core, the fastest o
 
 | network | {stages} | total |
 | --- |{columns} ---: |
-"""
+"""  # noqa: E501
 
 
 def rounds(model: nn.Module, images: Tensor, path: Path) -> list[float]:
@@ -84,14 +84,27 @@ def row(name: str, size: int, path: Path) -> str:
 
 def main() -> int:
     """Measure, print, and write the table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--size", type=int, default=64, help="of torchvision's images in pixels (default: 64)")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--size", type=int, default=64, help="of torchvision's images in pixels (default: 64)"
+    )
     parser.add_argument("--out", type=Path, default=Path("docs/road.md"), help="the table")
     chosen = parser.parse_args()
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:
-        rows = [row(name, chosen.size, Path(folder) / "model.onnx") for name in (*MODELS.names(), *NETWORKS)]
-    head = HEAD.format(repeats=REPEATS, size=chosen.size, images=IMAGES, stages=" | ".join(STAGES), columns=" ---: |" * len(STAGES))
+        rows = [
+            row(name, chosen.size, Path(folder) / "model.onnx")
+            for name in (*MODELS.names(), *NETWORKS)
+        ]
+    head = HEAD.format(
+        repeats=REPEATS,
+        size=chosen.size,
+        images=IMAGES,
+        stages=" | ".join(STAGES),
+        columns=" ---: |" * len(STAGES),
+    )
     text = head + "\n".join(rows) + "\n"
     atomic_write(chosen.out, text)
     print(text)

@@ -1,4 +1,5 @@
-"""Which runtime gives the same bits on which models, over the whole test split: writes docs/runtimes.md.
+"""Which runtime gives the same bits on which models, over the whole test split: writes
+docs/runtimes.md.
 
 python experiments/runtimes.py [FILE...] [--data-dir FOLDER] [--out docs/runtimes.md]
 """
@@ -34,7 +35,9 @@ PACKAGES = {
 }
 
 
-SLOW = {"onnx-reference": 32}  # images of each file; all others run the whole split, as slow as they are
+SLOW = {
+    "onnx-reference": 32
+}  # images of each file; all others run the whole split, as slow as they are
 
 
 def version_of(runtime: str) -> str:
@@ -45,12 +48,16 @@ def version_of(runtime: str) -> str:
 
 
 def table(reports: list[dict[str, Any]]) -> str:
-    """One line per runtime: how many files of each form it gave the same bits for, and on how many images of each."""
+    """One line per runtime: how many files of each form it gave the same bits for, and on how many
+    images of each."""
     found: dict[tuple[str, bool], list[dict[str, Any]]] = defaultdict(list)
     for report in reports:
         for check in report["checks"]:
             found[check["runtime"], ".fast." in report["file"]].append(check)
-    lines = ["| runtime | version | images per file | portable | fast |", "| --- | --- | ---: | ---: | ---: |"]
+    lines = [
+        "| runtime | version | images per file | portable | fast |",
+        "| --- | --- | ---: | ---: | ---: |",
+    ]
     for name in RUNTIMES.names():
         both = [found[name, fast] for fast in (False, True)]
         if not any(both):
@@ -58,18 +65,38 @@ def table(reports: list[dict[str, Any]]) -> str:
             lines.append(f"| {name} | skipped: {reason} | - | - | - |")
             continue
         images = max(check["images"] for checks in both for check in checks)
-        same = [f"{sum(check['rows_equal'] == 1 for check in checks)} of {len(checks)}" for checks in both]
+        same = [
+            f"{sum(check['rows_equal'] == 1 for check in checks)} of {len(checks)}"
+            for checks in both
+        ]
         lines.append(f"| {name} | {version_of(name)} | {images} | {same[0]} | {same[1]} |")
     return "\n".join(lines)
 
 
 def main() -> int:
     """The command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     committed = sorted(Path("exported").glob("*.onnx"))
-    parser.add_argument("files", type=Path, nargs="*", default=committed, help="exported models (default: those in exported/)")
-    parser.add_argument("--data-dir", type=Path, help="folder with the IDX files of a dataset that is not in the package")
-    parser.add_argument("--out", type=Path, default=Path("docs/runtimes.md"), help="what to write (default: docs/runtimes.md)")
+    parser.add_argument(
+        "files",
+        type=Path,
+        nargs="*",
+        default=committed,
+        help="exported models (default: those in exported/)",
+    )
+    parser.add_argument(
+        "--data-dir",
+        type=Path,
+        help="folder with the IDX files of a dataset that is not in the package",
+    )
+    parser.add_argument(
+        "--out",
+        type=Path,
+        default=Path("docs/runtimes.md"),
+        help="what to write (default: docs/runtimes.md)",
+    )
     chosen = parser.parse_args()
     if not chosen.files:
         raise InputError("no files: name some, or run this where exported/ is")
@@ -78,15 +105,30 @@ def main() -> int:
     reports = [verify(path, Location(folder=chosen.data_dir)) for path in chosen.files]
     models = sorted({read_metadata(path)["model"] for path in chosen.files})
     cpu = ", ".join([describe()["cpu"], *describe()["cpu_flags"]])
-    head = f"# Runtimes\n\nWritten by `python experiments/runtimes.py` on {datetime.date.today()}: {cpu}.\n"
-    head += "So many files have logits that are bit-equal to those of PyTorch on every image, by model and form of the file.\n"
+    head = (
+        "# Runtimes\n\nWritten by `python experiments/runtimes.py` on "
+        f"{datetime.date.today()}: {cpu}.\n"
+    )
+    head += (
+        "So many files have logits that are bit-equal to those of PyTorch on every image, by "
+        "model and form of the file.\n"
+    )
     for model in models:
-        found = [report for path, report in zip(chosen.files, reports, strict=True) if read_metadata(path)["model"] == model]
+        found = [
+            report
+            for path, report in zip(chosen.files, reports, strict=True)
+            if read_metadata(path)["model"] == model
+        ]
         head += f"\n## {model}, {len(found)} files\n\n{table(found)}\n"
         apart = {
-            (check["runtime"], check["known"]) for report in found for check in report["checks"] if check["runtime"] in report["apart"]
+            (check["runtime"], check["known"])
+            for report in found
+            for check in report["checks"]
+            if check["runtime"] in report["apart"]
         }
-        head += "".join(f"\n{name}: {known or 'DIFFERENT'}.\n" for name, known in sorted(apart, key=str))
+        head += "".join(
+            f"\n{name}: {known or 'DIFFERENT'}.\n" for name, known in sorted(apart, key=str)
+        )
     atomic_write(chosen.out, head.encode())
     print(head)
     return 0

@@ -1,9 +1,11 @@
-"""The post, claim by claim: its setting and variations of it, each claim tested, a page with figures.
+"""The post, claim by claim: its setting and variations of it, each claim tested, a page with
+figures.
 
 python experiments/verdict.py [--seeds 5] [--quick] [--out runs/verdict]
 
-50 float trainings, 400 quantizations and 20 trainings in Keras: some four hours of one core, about two on 2 cores; resumable. The
-Keras part needs the extra ``keras`` and, for LiteRT, ``litert``; without them it is left out, with the reason in the page.
+50 float trainings, 400 quantizations and 20 trainings in Keras: some four hours of one core, about
+two on 2 cores; resumable. The Keras part needs the extra ``keras`` and, for LiteRT, ``litert``;
+without them it is left out, with the reason in the page.
 """
 
 from __future__ import annotations
@@ -44,7 +46,15 @@ ROUNDS = 6
 def add_avx2(workspace: Workspace, results: Results, seeds: int, epochs: int | None) -> None:
     """The runs in fbgemm held to AVX2, in a process that was started so."""
     environment = {**os.environ, "FBGEMM_ENABLE_INSTRUCTIONS": "AVX2"}
-    command = [sys.executable, __file__, "--avx2", "--seeds", str(seeds), "--out", str(workspace.folder)]
+    command = [
+        sys.executable,
+        __file__,
+        "--avx2",
+        "--seeds",
+        str(seeds),
+        "--out",
+        str(workspace.folder),
+    ]
     subprocess.run(command + (["--quick"] if epochs else []), env=environment, check=True)
     for (name, recipe), configs in post_runs.plan_avx2(seeds, epochs).items():
         for record in run_all(configs, workspace):
@@ -52,11 +62,15 @@ def add_avx2(workspace: Workspace, results: Results, seeds: int, epochs: int | N
 
 
 def time_epochs(workspace: Workspace) -> dict[str, list[float]]:
-    """Seconds of a fifth of an epoch in the post's setting, without and with weight_norm in turn, after one round to warm up."""
+    """Seconds of a fifth of an epoch in the post's setting, without and with weight_norm in turn,
+    after one round to warm up."""
     path = workspace.folder / "epoch_seconds.json"
     if not path.is_file():
         splits = workspace.dataset("mnist").splits
-        part = {"train": _first(splits["train"], 11_000), "validation": _first(splits["validation"], 100)}
+        part = {
+            "train": _first(splits["train"], 11_000),
+            "validation": _first(splits["validation"], 100),
+        }
         one = post_runs.config(PLAIN, FEW[0], 0, 1).training
         seconds: dict[str, list[float]] = {PLAIN: [], NORMED: []}
         for _ in range(ROUNDS + 1):
@@ -71,7 +85,8 @@ def _first(split: Split, number: int) -> Split:
 
 
 def train_keras(folder: Path, seeds: int, epochs: int) -> str | None:
-    """Train the Keras models that are not in ``folder`` yet; the reason if that cannot be done here."""
+    """Train the Keras models that are not in ``folder`` yet; the reason if that cannot be done
+    here."""
     for seed in range(seeds):
         for instead in keras_twin.INSTEAD:
             if (folder / f"{keras_twin.name(instead, seed, epochs)}.npz").is_file():
@@ -79,7 +94,16 @@ def train_keras(folder: Path, seeds: int, epochs: int) -> str | None:
             if importlib.util.find_spec("keras") is None:
                 return "Keras is not installed: pip install 'qstrategies[keras]'"
             print(f"Keras, {instead}, seed {seed}", flush=True)
-            command = [sys.executable, keras_twin.__file__, "--instead", instead, "--seed", str(seed), "--epochs", str(epochs)]
+            command = [
+                sys.executable,
+                keras_twin.__file__,
+                "--instead",
+                instead,
+                "--seed",
+                str(seed),
+                "--epochs",
+                str(epochs),
+            ]
             subprocess.run([*command, "--out", str(folder)], check=True, stderr=subprocess.DEVNULL)
     return None
 
@@ -90,7 +114,9 @@ def keras_outcome(workspace: Workspace, path: Path, seed: int) -> dict[str, Any]
     labels = splits["test"].labels.numpy()
     stored = np.load(path, allow_pickle=False)
     floating = evaluate(lambda images: model(to_input(images)), splits["test"]).predictions
-    weights = np.concatenate([layer.weight.detach().numpy().ravel() for layer in weighted_layers(model)])
+    weights = np.concatenate(
+        [layer.weight.detach().numpy().ravel() for layer in weighted_layers(model)]
+    )
     outcome: dict[str, Any] = {
         **post_runs.look_at_weights(workspace, post_runs.config(TWIN, FEW[0], seed), model),
         "sigma": float(weights.std()),
@@ -101,7 +127,9 @@ def keras_outcome(workspace: Workspace, path: Path, seed: int) -> dict[str, Any]
     }
     for recipe in FEW:
         chosen = post_runs.config(TWIN, recipe, seed)
-        quantized = quantize_stage(chosen, STRATEGIES.get("no_norm")(), splits["train"], model, None)
+        quantized = quantize_stage(
+            chosen, STRATEGIES.get("no_norm")(), splits["train"], model, None
+        )
         classes = evaluate(on_pixels(quantized.int8()), splits["test"]).predictions
         outcome["lost"][claims.describe(recipe)] = _lost(floating, classes, labels)
         if recipe == FEW[0]:
@@ -119,11 +147,20 @@ def _lost(floating: Any, int8: Any, labels: Any) -> Any:
 
 def main() -> int:
     """Run what is missing, test the claims, write the page."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--seeds", type=int, default=5, help="how many, from 0 (default: 5)")
-    parser.add_argument("--quick", action="store_true", help="one epoch everywhere: a look, not a result")
+    parser.add_argument(
+        "--quick", action="store_true", help="one epoch everywhere: a look, not a result"
+    )
     parser.add_argument("--avx2", action="store_true", help=argparse.SUPPRESS)
-    parser.add_argument("--out", type=Path, default=Path("runs/verdict"), help="folder of the runs and of verdict.md")
+    parser.add_argument(
+        "--out",
+        type=Path,
+        default=Path("runs/verdict"),
+        help="folder of the runs and of verdict.md",
+    )
     chosen = parser.parse_args()
     check_range("number of seeds", chosen.seeds, 1, 1000)
     keep_freed_memory()
@@ -152,10 +189,20 @@ def main() -> int:
     keras: dict[str, list[dict[str, Any]]] = {}
     if missing is None:
         for instead in keras_twin.INSTEAD:
-            paths = [folder / f"{keras_twin.name(instead, seed, keras_epochs)}.npz" for seed in range(chosen.seeds)]
-            keras[instead] = [keras_outcome(workspace, path, seed) for seed, path in enumerate(paths)]
-        found += [claims.keras_weights(keras, results), claims.keras_quantizes_better(keras, results)]
-    for path in verdict_page.write(chosen.out, found, results, keras, missing, epochs or POST.epochs):
+            paths = [
+                folder / f"{keras_twin.name(instead, seed, keras_epochs)}.npz"
+                for seed in range(chosen.seeds)
+            ]
+            keras[instead] = [
+                keras_outcome(workspace, path, seed) for seed, path in enumerate(paths)
+            ]
+        found += [
+            claims.keras_weights(keras, results),
+            claims.keras_quantizes_better(keras, results),
+        ]
+    for path in verdict_page.write(
+        chosen.out, found, results, keras, missing, epochs or POST.epochs
+    ):
         print(path)
     return 0
 

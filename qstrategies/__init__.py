@@ -1,4 +1,5 @@
-"""Compare quantization strategies by what they do to the int8 model. Importing this loads no torch."""
+"""Compare quantization strategies by what they do to the int8 model. Importing this loads no
+torch."""
 
 from __future__ import annotations
 

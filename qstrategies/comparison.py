@@ -1,4 +1,5 @@
-"""Many runs as one comparison: every finished run is kept, stages are shared, an interrupted comparison goes on."""
+"""Many runs as one comparison: every finished run is kept, stages are shared, an interrupted
+comparison goes on."""
 
 from __future__ import annotations
 
@@ -9,29 +10,63 @@ from pathlib import Path
 
 from qstrategies.dependencies import Inputs, changed
 from qstrategies.errors import InputError
-from qstrategies.files import RUNS_FOLDER, check_folder, doing, exclusive, exists, read_bytes, sha256
-from qstrategies.pipeline import SECONDS_PER_EPOCH, SECONDS_PER_RUN, Workspace, check_config, run_experiment
+from qstrategies.files import (
+    RUNS_FOLDER,
+    check_folder,
+    doing,
+    exclusive,
+    exists,
+    read_bytes,
+    sha256,
+)
+from qstrategies.pipeline import (
+    SECONDS_PER_EPOCH,
+    SECONDS_PER_RUN,
+    Workspace,
+    check_config,
+    run_experiment,
+)
 from qstrategies.predictions import Predictions
 from qstrategies.records import RECORD, ExperimentConfig, RunRecord, read_record
 from qstrategies.strategies import STRATEGIES
 
-DEFAULT_STRATEGIES = ("no_norm", "clamp", "weight_norm", "finetune", "qat", "qat_scratch", "qat_weight_norm", "qat_clamp")
+DEFAULT_STRATEGIES = (
+    "no_norm",
+    "clamp",
+    "weight_norm",
+    "finetune",
+    "qat",
+    "qat_scratch",
+    "qat_weight_norm",
+    "qat_clamp",
+)
 DEFAULT_BITS = (8, 4, 3, 2)
 
 
-def plan(base: ExperimentConfig, strategies: Sequence[str], bits: Sequence[int], seeds: Iterable[int]) -> list[ExperimentConfig]:
-    """One configuration per seed, strategy and weight bit width, checked; every runtime at the largest width only.
+def plan(
+    base: ExperimentConfig, strategies: Sequence[str], bits: Sequence[int], seeds: Iterable[int]
+) -> list[ExperimentConfig]:
+    """One configuration per seed, strategy and weight bit width, checked; every runtime at the
+    largest width only.
 
-    Options of ``base`` go to the strategies that have them. Raises ``InputError`` for unknown names and options.
+    Options of ``base`` go to the strategies that have them. Raises ``InputError`` for unknown names
+    and options.
     """
     known = {name for strategy in strategies for name in STRATEGIES.get(strategy).options}
     for name in base.options:
         if name not in known:
-            raise InputError(f"none of {', '.join(strategies)} has the option {name!r}. Valid: {', '.join(sorted(known)) or 'none'}")
+            raise InputError(
+                f"none of {', '.join(strategies)} has the option {name!r}. Valid: "
+                f"{', '.join(sorted(known)) or 'none'}"
+            )
     configs = []
     for seed in seeds:
         for strategy in strategies:
-            options = {name: value for name, value in base.options.items() if name in STRATEGIES.get(strategy).options}
+            options = {
+                name: value
+                for name, value in base.options.items()
+                if name in STRATEGIES.get(strategy).options
+            }
             for width in bits:
                 configs.append(
                     dataclasses.replace(
@@ -48,19 +83,24 @@ def plan(base: ExperimentConfig, strategies: Sequence[str], bits: Sequence[int],
 
 
 def run_all(configs: Sequence[ExperimentConfig], workspace: Workspace) -> list[RunRecord]:
-    """The records of ``configs``, in order; those that lie in the workspace's folder already are read, not run again.
+    """The records of ``configs``, in order; those that lie in the workspace's folder already are
+    read, not run again.
 
-    A run that is damaged there, or whose data, code, initial weights or packages changed since, is run again, and the
-    progress display says why. Raises ``InputError`` at once if another process writes to the same folder.
+    A run that is damaged there, or whose data, code, initial weights or packages changed since, is
+    run again, and the progress display says why. Raises ``InputError`` at once if another process
+    writes to the same folder.
     """
     with exclusive(workspace.folder):
         finished = _finished(configs, workspace)
-        workspace.progress.expected = expected_seconds([config for config in configs if config.run_id not in finished])
+        workspace.progress.expected = expected_seconds(
+            [config for config in configs if config.run_id not in finished]
+        )
         return [finished.get(config.run_id) or _run(config, workspace) for config in configs]
 
 
 def _finished(configs: Sequence[ExperimentConfig], workspace: Workspace) -> dict[str, RunRecord]:
-    """The records of the finished ``configs``, by run; why others are not is said once for all that have the reason."""
+    """The records of the finished ``configs``, by run; why others are not is said once for all that
+    have the reason."""
     inputs = Inputs(workspace.dataset)
     found: dict[str, RunRecord] = {}
     reasons: dict[str, list[str]] = {}
@@ -80,14 +120,21 @@ def _finished(configs: Sequence[ExperimentConfig], workspace: Workspace) -> dict
 def _run(config: ExperimentConfig, workspace: Workspace) -> RunRecord:
     started = time.perf_counter()
     record = run_experiment(config, workspace)
-    outcome = f"int8 {record.int8_accuracy:.2%}" if record.int8_accuracy is not None else f"failed: {record.reason}"
+    outcome = (
+        f"int8 {record.int8_accuracy:.2%}"
+        if record.int8_accuracy is not None
+        else f"failed: {record.reason}"
+    )
     label = f"{config.strategy} w{config.quantization.weight_bits} seed {config.seed}"
-    workspace.progress.advance(SECONDS_PER_RUN[config.checks], f"{label}: {outcome}, {time.perf_counter() - started:.0f} s")
+    workspace.progress.advance(
+        SECONDS_PER_RUN[config.checks], f"{label}: {outcome}, {time.perf_counter() - started:.0f} s"
+    )
     return record
 
 
 def finished_record(folder: Path, config: ExperimentConfig, inputs: Inputs) -> RunRecord:
-    """The record of ``config`` in ``folder``, whose predictions and files are whole and whose inputs are what they were.
+    """The record of ``config`` in ``folder``, whose predictions and files are whole and whose
+    inputs are what they were.
 
     Raises ``InputError`` that says what is not so.
     """
@@ -109,7 +156,8 @@ def finished_record(folder: Path, config: ExperimentConfig, inputs: Inputs) -> R
 def read_records(folder: Path) -> list[RunRecord]:
     """All records in ``folder``, by strategy, bits and seed.
 
-    Raises ``InputError`` if there are none, one or its predictions are damaged, or two are of the same run.
+    Raises ``InputError`` if there are none, one or its predictions are damaged, or two are of the
+    same run.
     """
     check_folder(folder, *RUNS_FOLDER)
     with doing("look through", folder):
@@ -120,7 +168,9 @@ def read_records(folder: Path) -> list[RunRecord]:
         record = read_record(path)
         other = places.setdefault(record.config.run_id, path)
         if other != path:
-            raise InputError(f"{str(other)!r} and {str(path)!r} are records of the same run: remove one")
+            raise InputError(
+                f"{str(other)!r} and {str(path)!r} are records of the same run: remove one"
+            )
         if record.status == "done":
             Predictions.of(record, folder / record.config.run_id)
         records.append(record)
@@ -137,13 +187,18 @@ def read_records(folder: Path) -> list[RunRecord]:
 
 
 def expected_seconds(configs: Sequence[ExperimentConfig]) -> float:
-    """A first guess of the time that ``configs`` take, shared stages counted once; only the progress display uses it."""
+    """A first guess of the time that ``configs`` take, shared stages counted once; only the
+    progress display uses it."""
     stages: dict[tuple[object, ...], float] = {}
     for config in configs:
         kind = STRATEGIES.get(config.strategy)
-        stages["float", kind.starts_from or config.strategy, config.seed] = SECONDS_PER_EPOCH[False] * config.training.epochs
+        stages["float", kind.starts_from or config.strategy, config.seed] = (
+            SECONDS_PER_EPOCH[False] * config.training.epochs
+        )
         if kind.starts_from is not None:
             epochs = (config.training if kind.from_scratch else config.tuning).epochs
             width = config.quantization.weight_bits if kind.quantize_aware else None
-            stages[config.strategy, width, config.seed] = SECONDS_PER_EPOCH[kind.quantize_aware] * epochs
+            stages[config.strategy, width, config.seed] = (
+                SECONDS_PER_EPOCH[kind.quantize_aware] * epochs
+            )
     return sum(stages.values()) + sum(SECONDS_PER_RUN[config.checks] for config in configs)

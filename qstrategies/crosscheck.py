@@ -34,14 +34,16 @@ REFERENCE = "onnxruntime-disabled"
 
 @dataclass(frozen=True)
 class CrossCheck:
-    """Every executor against PyTorch's int8 module with the configured engine. ``print`` shows it as a table."""
+    """Every executor against PyTorch's int8 module with the configured engine. ``print`` shows it
+    as a table."""
 
     checks: tuple[RuntimeCheck, ...]
     skipped: tuple[Skipped, ...]
 
     @property
     def same(self) -> bool:
-        """Whether all gave the same bits but those of which it is known what they compute instead: see ``Runtime.rewriting``."""
+        """Whether all gave the same bits but those of which it is known what they compute instead:
+        see ``Runtime.rewriting``."""
         return not any(unexplained(check) for check in self.checks)
 
     @property
@@ -50,16 +52,22 @@ class CrossCheck:
         return list(dict.fromkeys(check.runtime for check in self.checks if check.rows_equal < 1))
 
     def __str__(self) -> str:
-        lines = [f"{'executor':<22} {'file':<22} {'examples':>8} {'rows equal':>11} {'max steps':>10}"]
+        lines = [
+            f"{'executor':<22} {'file':<22} {'examples':>8} {'rows equal':>11} {'max steps':>10}"
+        ]
         for check in self.checks:
             lines.append(
-                f"{check.runtime:<22} {check.file:<22} {check.images:>8} {check.rows_equal:>11.2%} {distance(check.max_steps):>10}"
+                f"{check.runtime:<22} {check.file:<22} {check.images:>8} "
+                f"{check.rows_equal:>11.2%} {distance(check.max_steps):>10}"
             )
             if check.first_difference:
                 lines.append(line(f"{'':<22} first difference: {check.first_difference}"))
             if check.known:
                 lines.append(line(f"{'':<22} known: {check.known}"))
-        lines += [line(f"{item.runtime:<22} {item.file or '':<22} skipped: {item.reason}") for item in self.skipped]
+        lines += [
+            line(f"{item.runtime:<22} {item.file or '':<22} skipped: {item.reason}")
+            for item in self.skipped
+        ]
         return "\n".join([*lines, verdict(self.same, self.apart)])
 
 
@@ -82,14 +90,18 @@ def verdict(same: bool, apart: Sequence[str]) -> str:
 
 @guest
 def cross_check(
-    exported: ExportedModel | Sequence[ExportedModel], inputs: Tensor | tuple[Tensor, ...], runtimes: Iterable[str] | None = None
+    exported: ExportedModel | Sequence[ExportedModel],
+    inputs: Tensor | tuple[Tensor, ...],
+    runtimes: Iterable[str] | None = None,
 ) -> CrossCheck:
-    """Run ``inputs`` through PyTorch's engines and through every installed runtime (or those named).
+    """Run ``inputs`` through PyTorch's engines and through every installed runtime (or those
+    named).
 
     Args:
         exported: what ``export_onnx`` returned.
-        inputs: one tensor [N, ...] per input of the model: real values as the float model takes them, or uint8 values
-            that are taken to be the integers of the input's quantizer (raw pixels).
+        inputs: one tensor [N, ...] per input of the model: real values as the float model takes
+            them, or uint8 values that are taken to be the integers of the input's quantizer (raw
+            pixels).
 
     Raises:
         InputError: an unknown runtime, or another number of inputs than the model has.
@@ -98,48 +110,68 @@ def cross_check(
     quantized = files[0].quantized
     tensors = inputs if isinstance(inputs, tuple) else (inputs,)
     if quantized is None or len(tensors) != len(quantized.inputs):
-        raise InputError(f"got {len(tensors)} inputs: expected {len(quantized.inputs) if quantized else 'an int8 export'}")
-    integers = [spec.integers(tensor) for spec, tensor in zip(quantized.inputs, tensors, strict=True)]
+        raise InputError(
+            f"got {len(tensors)} inputs: expected "
+            f"{len(quantized.inputs) if quantized else 'an int8 export'}"
+        )
+    integers = [
+        spec.integers(tensor) for spec, tensor in zip(quantized.inputs, tensors, strict=True)
+    ]
     names = None if runtimes is None else list(runtimes)
     exact = quantized.config.exact
-    module = quantized.reference() if exact else quantized.int8()  # free scales: whatever the configured kernels make of them
+    module = (
+        quantized.reference() if exact else quantized.int8()
+    )  # free scales: whatever the configured kernels make of them
     reference = Evaluation(run_module(module, quantized, integers), None)
     checks, engines_skipped = check_engines(quantized, integers, reference)
     skipped = [*engines_skipped]
     arrays = [tensor.numpy() for tensor in integers]
     for file in files:
-        found, left_out = check_runtimes(file.path, arrays, reference, output_steps(quantized), names)
+        found, left_out = check_runtimes(
+            file.path, arrays, reference, output_steps(quantized), names
+        )
         checks += found
         skipped += left_out
     return CrossCheck(tuple(checks), tuple(dict.fromkeys(skipped)))
 
 
-def check_engines(quantized: QuantizedModel, integers: Sequence[Tensor], reference: Evaluation) -> tuple[list[RuntimeCheck], list[Skipped]]:
-    """Every int8 engine that this build of PyTorch has, against ``reference``; one without a kernel that the model needs
-    is skipped."""
+def check_engines(
+    quantized: QuantizedModel, integers: Sequence[Tensor], reference: Evaluation
+) -> tuple[list[RuntimeCheck], list[Skipped]]:
+    """Every int8 engine that this build of PyTorch has, against ``reference``; one without a kernel
+    that the model needs is skipped."""
     checks, skipped = [], []
     for name in (name for name in ENGINES if name in torch.backends.quantized.supported_engines):
         try:
             outputs = run_module(quantized.int8(name), quantized, integers)
         except Exception as error:  # torch raises many types where an engine lacks a kernel
             reason = (str(error).splitlines() or [""])[0]
-            skipped.append(Skipped(runtime=f"pytorch-{name}", reason=reason or type(error).__name__))
+            skipped.append(
+                Skipped(runtime=f"pytorch-{name}", reason=reason or type(error).__name__)
+            )
             continue
-        checks.append(compare(f"pytorch-{name}", "int8 module", outputs, reference, output_steps(quantized)))
+        checks.append(
+            compare(f"pytorch-{name}", "int8 module", outputs, reference, output_steps(quantized))
+        )
     return checks, skipped
 
 
 @torch.no_grad()
 def run_module(module: nn.Module, quantized: QuantizedModel, integers: Sequence[Tensor]) -> Outputs:
-    """The outputs of a module of ``quantized`` for the integers of every input; several as in ``joined``."""
+    """The outputs of a module of ``quantized`` for the integers of every input; several as in
+    ``joined``."""
     reals = [spec.reals(tensor) for spec, tensor in zip(quantized.inputs, integers, strict=True)]
     batches = zip(*(tensor.split(BATCH) for tensor in reals), strict=True)
-    results = [joined([each for _, each in leaves(module(*batch)) if each is not None]) for batch in batches]
+    results = [
+        joined([each for _, each in leaves(module(*batch)) if each is not None])
+        for batch in batches
+    ]
     return np.concatenate(results)
 
 
 def output_steps(quantized: QuantizedModel) -> Steps:
-    """The step of the output, None if it has none; of several, one for each column of ``joined``."""
+    """The step of the output, None if it has none; of several, one for each column of
+    ``joined``."""
     specs = quantized.graph.outputs
     if len(specs) == 1:
         return quantized.output_scale
@@ -158,11 +190,13 @@ def check_runtimes(
     runtimes: Iterable[str] | None = None,
     predictions: dict[str, Any] | None = None,
 ) -> tuple[list[RuntimeCheck], list[Skipped]]:
-    """Compare each runtime (default: all that are registered) with ``reference`` over ``inputs``, each [N, ...].
+    """Compare each runtime (default: all that are registered) with ``reference`` over ``inputs``,
+    each [N, ...].
 
-    ``output_scale`` is the step of the output (of several, of every column). A runtime with an ``image_limit`` runs the
-    first images only; one that is not installed or does not take the file is returned as skipped, with its reason.
-    ``predictions`` gets what each predicts, by "runtime/file".
+    ``output_scale`` is the step of the output (of several, of every column). A runtime with an
+    ``image_limit`` runs the first images only; one that is not installed or does not take the file
+    is returned as skipped, with its reason. ``predictions`` gets what each predicts, by
+    "runtime/file".
     """
     checks, skipped = [], []
     for name in runtimes if runtimes is not None else RUNTIMES.names():
@@ -184,8 +218,15 @@ class Checked:
     outputs: Outputs
 
 
-def check_runtime(name: str, path: Path, inputs: Sequence[NDArray[Any]], reference: Evaluation, output_scale: Steps) -> Checked | Skipped:
-    """Runtime ``name`` over as many examples as it takes against ``reference``, or why it gives nothing."""
+def check_runtime(
+    name: str,
+    path: Path,
+    inputs: Sequence[NDArray[Any]],
+    reference: Evaluation,
+    output_scale: Steps,
+) -> Checked | Skipped:
+    """Runtime ``name`` over as many examples as it takes against ``reference``, or why it gives
+    nothing."""
     kind = RUNTIMES.get(name)
     if (reason := kind.missing()) is not None:
         return Skipped(runtime=name, reason=reason)
@@ -202,8 +243,11 @@ def check_runtime(name: str, path: Path, inputs: Sequence[NDArray[Any]], referen
     return Checked(check, outputs)
 
 
-def _explanation(runtime: Runtime, path: Path, inputs: Sequence[NDArray[Any]], outputs: Outputs) -> str | None:
-    """What ``runtime`` changes in the file, if that gives exactly its ``outputs`` for ``inputs``; None if nobody knows."""
+def _explanation(
+    runtime: Runtime, path: Path, inputs: Sequence[NDArray[Any]], outputs: Outputs
+) -> str | None:
+    """What ``runtime`` changes in the file, if that gives exactly its ``outputs`` for ``inputs``;
+    None if nobody knows."""
     try:
         with refusing(str(path), path), tempfile.TemporaryDirectory() as folder:
             rewriting = runtime.rewriting()
@@ -220,23 +264,32 @@ def _explanation(runtime: Runtime, path: Path, inputs: Sequence[NDArray[Any]], o
 def run_in_batches(runtime: Runtime, *inputs: NDArray[Any]) -> Outputs:
     """The output [N, ...] for one array [N, ...] per input."""
     starts = range(0, len(inputs[0]), BATCH)
-    return np.concatenate([runtime.run(*(array[start : start + BATCH] for array in inputs)) for start in starts])
+    return np.concatenate(
+        [runtime.run(*(array[start : start + BATCH] for array in inputs)) for start in starts]
+    )
 
 
-def compare(runtime: str, file: str, logits: Outputs, reference: Evaluation, output_scale: Steps) -> RuntimeCheck:
-    """Hold ``logits`` [n, classes, ...] against the first n rows of ``reference``. NaN is the same as NaN."""
+def compare(
+    runtime: str, file: str, logits: Outputs, reference: Evaluation, output_scale: Steps
+) -> RuntimeCheck:
+    """Hold ``logits`` [n, classes, ...] against the first n rows of ``reference``. NaN is the same
+    as NaN."""
     expected = reference.logits[: len(logits)]
     if logits.shape != expected.shape:
         return _other_shape(runtime, file, logits, expected)
     different = (logits != expected) & ~(np.isnan(logits) & np.isnan(expected))
     labels = predicted(logits)
     steps = 1.0 if output_scale is None else output_scale
-    farthest = float((np.abs(logits.astype(np.float64) - expected) / steps).max(where=different, initial=0))
+    farthest = float(
+        (np.abs(logits.astype(np.float64) - expected) / steps).max(where=different, initial=0)
+    )
     return RuntimeCheck(
         runtime=runtime,
         file=file,
         images=len(logits),
-        accuracy=None if reference.labels is None else float((labels == reference.labels[: len(logits)]).mean()),
+        accuracy=None
+        if reference.labels is None
+        else float((labels == reference.labels[: len(logits)]).mean()),
         agreement=float((labels == predicted(expected)).mean()),
         rows_equal=float(1 - different.reshape(len(different), -1).any(1).mean()),
         max_steps=farthest if np.isfinite(farthest) else None,
@@ -268,4 +321,7 @@ def _first(different: NDArray[np.bool_], logits: Outputs, expected: Outputs) -> 
         return None
     image, *position = (int(index) for index in np.argwhere(different)[0])
     where = (image, *position)
-    return f"image {image}, logit {', '.join(map(str, position))}: {logits[where]:g} instead of {expected[where]:g}"
+    return (
+        f"image {image}, logit {', '.join(map(str, position))}: {logits[where]:g} instead of "
+        f"{expected[where]:g}"
+    )

@@ -1,4 +1,5 @@
-"""What a run and a trained model depend on, in named parts: equal parts, equal results; other parts, and one can say which.
+"""What a run and a trained model depend on, in named parts: equal parts, equal results; other
+parts, and one can say which.
 
 A new kind of input, as a checkpoint of the user, is one more part here.
 """
@@ -30,11 +31,14 @@ from qstrategies.strategies import STRATEGIES
 TRAINING = ("qstrategies.training", "qstrategies.stages")
 FAKE_QUANTIZERS = "qstrategies.quantization.qat"
 RUN = "qstrategies.pipeline"
-OPERATORS = tuple(f"{operators.__name__}.{each.name}" for each in pkgutil.iter_modules(operators.__path__))
+OPERATORS = tuple(
+    f"{operators.__name__}.{each.name}" for each in pkgutil.iter_modules(operators.__path__)
+)
 """Found by themselves, so that no import names them."""
 PACKAGES = ("torch", "numpy", "onnx", "onnxruntime")
-"""torch trains, quantizes and has the int8 kernels, numpy computes with integers, onnx makes, checks and judges the files,
-ONNX Runtime executes them. torchvision only reads data, whose content is a part of its own."""
+"""torch trains, quantizes and has the int8 kernels, numpy computes with integers, onnx makes,
+checks and judges the files, ONNX Runtime executes them. torchvision only reads data, whose content
+is a part of its own."""
 
 Parts = dict[str, str]
 
@@ -50,13 +54,16 @@ class Inputs:
         """What the run of ``config`` depends on besides ``config``."""
         kind = STRATEGIES.get(config.strategy)
         names = [name for name in (config.strategy, kind.starts_from) if name is not None]
-        parts = {key: value for name in names for key, value in self.of_training(config, name).items()}
+        parts = {
+            key: value for name in names for key, value in self.of_training(config, name).items()
+        }
         roots = [RUN, *OPERATORS, *(RUNTIMES.get(name).__module__ for name in RUNTIMES.names())]
         parts["code of quantization, export and checks"] = source_code.of_modules(roots).digest
         return parts | {name: str(package_version(name)) for name in PACKAGES}
 
     def of_training(self, config: ExperimentConfig, strategy: str) -> Parts:
-        """What training the model of ``config`` with ``strategy`` depends on besides settings, seed and machine."""
+        """What training the model of ``config`` with ``strategy`` depends on besides settings, seed
+        and machine."""
         parts = {
             "Python": ".".join(platform.python_version_tuple()[:2]),
             "torch": str(package_version("torch")),
@@ -67,7 +74,9 @@ class Inputs:
             "code of training": source_code.of_modules(TRAINING).digest,
         }
         if STRATEGIES.get(strategy).quantize_aware:
-            parts["code of fake quantizers"] = source_code.of_modules([FAKE_QUANTIZERS, *OPERATORS]).digest
+            parts["code of fake quantizers"] = source_code.of_modules(
+                [FAKE_QUANTIZERS, *OPERATORS]
+            ).digest
         return parts
 
     def _fresh(self, model: str) -> str:
@@ -85,7 +94,8 @@ def changed(before: Mapping[str, str], now: Mapping[str, str]) -> str | None:
 
 
 def fresh_model(name: str, seed: int) -> nn.Module:
-    """The model ``name`` as its factory builds it with all random states seeded; the user's stay as they were."""
+    """The model ``name`` as its factory builds it with all random states seeded; the user's stay as
+    they were."""
     with _seeded(seed):
         return MODELS.get(name)()
 
@@ -101,7 +111,10 @@ def _code(part: str, thing: Any) -> Parts:
     """The hash of its own code, and the versions of the packages of others that this imports."""
     source = source_code.of_object(thing)
     versions = {name: package_version(name) for name in sorted(source.packages)}
-    return {part: source.digest, **{name: version for name, version in versions.items() if version is not None}}
+    return {
+        part: source.digest,
+        **{name: version for name, version in versions.items() if version is not None},
+    }
 
 
 @contextlib.contextmanager

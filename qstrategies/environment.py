@@ -44,10 +44,16 @@ def package_version(package: str) -> str | None:
 
 
 def _commit() -> str | None:
-    """The commit of the checkout that this package runs from; None for an installed package or without git."""
+    """The commit of the checkout that this package runs from; None for an installed package or
+    without git."""
     folder = Path(__file__).parent
     command = ["git", "-C", str(folder), "log", "-1", "--format=%H", "--", "."]
     try:
-        return subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout.strip() or None
+        return (
+            subprocess.run(
+                command, capture_output=True, text=True, timeout=10, check=True
+            ).stdout.strip()
+            or None
+        )
     except (OSError, subprocess.SubprocessError):
         return None

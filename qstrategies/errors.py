@@ -7,7 +7,8 @@ from collections.abc import Iterable
 
 
 class InputError(ValueError):
-    """A user's mistake: the message names the bad value and, where there are any, the valid choices."""
+    """A user's mistake: the message names the bad value and, where there are any, the valid
+    choices."""
 
 
 def unknown(kind: str, value: object, choices: Iterable[str]) -> InputError:
@@ -32,4 +33,5 @@ def check_range(kind: str, value: float, low: float, high: float) -> None:
 
 
 class SelfCheckError(InputError):
-    """What was made is not the user's model: nothing is returned. A fault of this package, which names the place."""
+    """What was made is not the user's model: nothing is returned. A fault of this package, which
+    names the place."""

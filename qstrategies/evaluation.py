@@ -1,4 +1,5 @@
-"""Predictor and split -> Evaluation, with every example's logits kept so that results can be paired."""
+"""Predictor and split -> Evaluation, with every example's logits kept so that results can be
+paired."""
 
 from __future__ import annotations
 
@@ -13,12 +14,14 @@ from torch import Tensor
 from qstrategies.datasets.base import Split
 
 BATCH = 200
-"""Images per evaluation batch: the float activations of more no longer fit the cache, which costs a factor of three."""
+"""Images per evaluation batch: the float activations of more no longer fit the cache, which costs a
+factor of three."""
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Logits [N, classes] float32 and labels [N] (None where nobody knows them) of one predictor on one split."""
+    """Logits [N, classes] float32 and labels [N] (None where nobody knows them) of one predictor on
+    one split."""
 
     logits: NDArray[np.float32]
     labels: NDArray[np.int64] | None
@@ -37,6 +40,7 @@ class Evaluation:
 
 @torch.no_grad()
 def evaluate(predictor: Callable[[Tensor], Tensor], split: Split) -> Evaluation:
-    """Run ``predictor`` (uint8 images [N, C, H, W] -> logits [N, classes]) over all of ``split`` in batches."""
+    """Run ``predictor`` (uint8 images [N, C, H, W] -> logits [N, classes]) over all of ``split`` in
+    batches."""
     logits = torch.cat([predictor(batch) for batch in split.images.split(BATCH)])
     return Evaluation(logits.float().numpy(), split.labels.numpy())

@@ -1,4 +1,5 @@
-"""Writing files so that a reader never sees half of one, and folders so that two writers never mix."""
+"""Writing files so that a reader never sees half of one, and folders so that two writers never
+mix."""
 
 from __future__ import annotations
 
@@ -18,14 +19,16 @@ TEMPORARY = (".qstrategies-", ".part")
 
 
 class FileError(InputError, OSError):
-    """What the system refused: the message says what was being done, to which file or folder, and why."""
+    """What the system refused: the message says what was being done, to which file or folder, and
+    why."""
 
     errno: int | None
 
 
 @contextlib.contextmanager
 def doing(action: str, path: Path) -> Iterator[None]:
-    """Raise what the system refuses inside as ``FileError``: "cannot ``action`` ``path``: reason"."""
+    """Raise what the system refuses inside as ``FileError``: "cannot ``action`` ``path``:
+    reason"."""
     try:
         yield
     except InputError:
@@ -47,9 +50,11 @@ RUN_FOLDER = "record.json", "the folder of one run"
 
 
 def atomic_write(path: Path, data: bytes | str) -> None:
-    """Write ``data`` to a temporary file beside ``path``, flush it to disk, then rename it into place.
+    """Write ``data`` to a temporary file beside ``path``, flush it to disk, then rename it into
+    place.
 
-    The temporary file is locked while it is written: who can lock it knows that its writer was killed.
+    The temporary file is locked while it is written: who can lock it knows that its writer was
+    killed.
 
     Raises ``FileError`` (a full disk, say) with ``path`` untouched and the temporary file removed.
     """
@@ -64,7 +69,8 @@ def atomic_write(path: Path, data: bytes | str) -> None:
 
 @contextlib.contextmanager
 def _temporary(folder: Path) -> Iterator[tuple[int, Path]]:
-    """A new, locked file in ``folder``, as its descriptor and its path; removed after an exception."""
+    """A new, locked file in ``folder``, as its descriptor and its path; removed after an
+    exception."""
     handle, path = _locked_file(folder)
     try:
         yield handle, path
@@ -91,7 +97,8 @@ def _locked_file(folder: Path) -> tuple[int, Path]:
 
 
 def sweep(folder: Path) -> None:
-    """Remove the temporary files of killed writers from ``folder`` and the folders in it, links not followed.
+    """Remove the temporary files of killed writers from ``folder`` and the folders in it, links not
+    followed.
 
     A file whose writer lives is locked, and stays.
     """
@@ -130,20 +137,26 @@ def read_bytes(path: Path) -> bytes:
 
 
 def check_file(path: Path) -> None:
-    """Raise ``InputError`` unless ``path`` is a regular file that is neither empty nor too large; it is not opened."""
+    """Raise ``InputError`` unless ``path`` is a regular file that is neither empty nor too large;
+    it is not opened."""
     if not path.exists():
         raise InputError(f"no such file: {str(path)!r}")
     if not path.is_file():
-        raise InputError(f"{str(path)!r} is a {'folder' if path.is_dir() else 'device or pipe'}: expected a file")
+        raise InputError(
+            f"{str(path)!r} is a {'folder' if path.is_dir() else 'device or pipe'}: expected a file"
+        )
     size = path.stat().st_size
     if size == 0:
         raise InputError(f"{str(path)!r} is empty")
     if size > LARGEST_FILE:
-        raise InputError(f"{str(path)!r} has {size >> 20} MB: at most {LARGEST_FILE >> 20} MB are read")
+        raise InputError(
+            f"{str(path)!r} has {size >> 20} MB: at most {LARGEST_FILE >> 20} MB are read"
+        )
 
 
 def check_folder(path: Path, pattern: str, expected: str) -> None:
-    """Raise ``InputError`` unless ``path`` holds a file of ``pattern``; ``expected`` says which folder was asked for."""
+    """Raise ``InputError`` unless ``path`` holds a file of ``pattern``; ``expected`` says which
+    folder was asked for."""
     with doing("look through", path):
         found = any(path.glob(pattern))
     if not found:
@@ -159,8 +172,8 @@ def sha256(data: bytes) -> str:
 def exclusive(folder: Path) -> Iterator[None]:
     """Hold ``folder`` for one writer, freed of what killed ones left half-written.
 
-    Raises ``InputError`` at once if another process holds it. The kernel drops the lock when the process ends, however it
-    ends, so a crash leaves no lock to clean up.
+    Raises ``InputError`` at once if another process holds it. The kernel drops the lock when the
+    process ends, however it ends, so a crash leaves no lock to clean up.
     """
     make_folder(folder)
     with doing("lock", folder / ".lock"):
@@ -172,7 +185,10 @@ def exclusive(folder: Path) -> Iterator[None]:
         except FileError as error:
             if error.errno not in (errno.EWOULDBLOCK, errno.EACCES):
                 raise
-            raise InputError(f"another comparison is writing to {str(folder)!r}: wait for it, or give another --out") from None
+            raise InputError(
+                f"another comparison is writing to {str(folder)!r}: wait for it, or give "
+                "another --out"
+            ) from None
         with doing("look through", folder):
             sweep(folder)
         yield

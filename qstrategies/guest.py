@@ -1,10 +1,13 @@
-"""The package is a guest in its user's process: one call at a time, and what is global is left as it was found.
+"""The package is a guest in its user's process: one call at a time, and what is global is left as
+it was found.
 
-torch.fx, torch.export and ``torch.backends.quantized.engine`` belong to the whole process: while one thread traces, torch.fx has
-replaced ``nn.Module.__call__`` for all of them. So every public function that touches them is a ``guest``, which waits until no
-other is at work. What only switches a setting puts it back by a context manager of this module.
+torch.fx, torch.export and ``torch.backends.quantized.engine`` belong to the whole process: while
+one thread traces, torch.fx has replaced ``nn.Module.__call__`` for all of them. So every public
+function that touches them is a ``guest``, which waits until no other is at work. What only switches
+a setting puts it back by a context manager of this module.
 
-A thread that runs modules of its own, without this package, knows nothing of that lock: torch.fx is not made for it.
+A thread that runs modules of its own, without this package, knows nothing of that lock: torch.fx is
+not made for it.
 """
 
 from __future__ import annotations
@@ -35,7 +38,8 @@ def guest(function: Callable[P, R]) -> Callable[P, R]:
 
 @contextlib.contextmanager
 def selected_engine(engine: str) -> Iterator[None]:
-    """Under the lock of the package, with ``engine`` as torch's int8 kernels; afterwards the user's again."""
+    """Under the lock of the package, with ``engine`` as torch's int8 kernels; afterwards the user's
+    again."""
     from torch.backends import quantized
 
     with _lock:
@@ -49,9 +53,11 @@ def selected_engine(engine: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def own_randomness() -> Iterator[None]:
-    """What is seeded and drawn inside leaves the generators of torch as they were, and so the choice of its kernels.
+    """What is seeded and drawn inside leaves the generators of torch as they were, and so the
+    choice of its kernels.
 
-    Not around what calls the user's data: random batches would come again. A layer that is made draws its first weights.
+    Not around what calls the user's data: random batches would come again. A layer that is made
+    draws its first weights.
     """
     import torch
 

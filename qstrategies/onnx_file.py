@@ -1,4 +1,5 @@
-"""Reading ONNX files that may come from anywhere, and telling whether an exported one was altered."""
+"""Reading ONNX files that may come from anywhere, and telling whether an exported one was
+altered."""
 
 from __future__ import annotations
 
@@ -27,11 +28,16 @@ METADATA: dict[str, Any] = {
     "weight_bits": int,
 }
 """What the entries are that are read again, where there are any."""
-INTEGRITY = {True: "unchanged since its export", False: "ALTERED after its export", None: "no hash in this file"}
+INTEGRITY = {
+    True: "unchanged since its export",
+    False: "ALTERED after its export",
+    None: "no hash in this file",
+}
 
 
 def load_checked(path: Path) -> onnx.ModelProto:
-    """The model in ``path``: valid, self-contained, and made of standard operators only; else raises ``InputError``."""
+    """The model in ``path``: valid, self-contained, and made of standard operators only; else
+    raises ``InputError``."""
     check_file(path)
     try:
         model = onnx.load(str(path), load_external_data=False)
@@ -39,7 +45,9 @@ def load_checked(path: Path) -> onnx.ModelProto:
         onnx.checker.check_model(model, full_check=True)
     except InputError:
         raise
-    except Exception as error:  # protobuf and the checker raise many unrelated types for a broken file
+    except (
+        Exception
+    ) as error:  # protobuf and the checker raise many unrelated types for a broken file
         reason = str(error).strip().splitlines() or [type(error).__name__]
         raise InputError(f"{str(path)!r} is not a valid ONNX file: {reason[0]}") from None
     return model
@@ -47,21 +55,41 @@ def load_checked(path: Path) -> onnx.ModelProto:
 
 def _refuse_foreign_parts(model: onnx.ModelProto, path: Path) -> None:
     if model.functions:
-        raise InputError(f"{str(path)!r} defines functions of its own ({model.functions[0].name!r}): only standard operators are read")
+        raise InputError(
+            f"{str(path)!r} defines functions of its own ({model.functions[0].name!r}): "
+            "only standard operators are read"
+        )
     for graph in _graphs(model.graph):
         attributes = [attribute for node in graph.node for attribute in node.attribute]
-        constants = [tensor for attribute in attributes for tensor in (attribute.t, *attribute.tensors)]
-        sparse = [attribute.sparse_tensor for attribute in attributes] + list(graph.sparse_initializer)
+        constants = [
+            tensor for attribute in attributes for tensor in (attribute.t, *attribute.tensors)
+        ]
+        sparse = [attribute.sparse_tensor for attribute in attributes] + list(
+            graph.sparse_initializer
+        )
         parts = [part for tensor in sparse for part in (tensor.values, tensor.indices)]
-        if any(tensor.data_location == tensor.EXTERNAL or tensor.external_data for tensor in (*graph.initializer, *constants, *parts)):
-            raise InputError(f"{str(path)!r} keeps its weights in other files: only self-contained files are read")
+        if any(
+            tensor.data_location == tensor.EXTERNAL or tensor.external_data
+            for tensor in (*graph.initializer, *constants, *parts)
+        ):
+            raise InputError(
+                f"{str(path)!r} keeps its weights in other files: only self-contained "
+                "files are read"
+            )
         named = (*graph.node, *graph.initializer, *graph.input, *graph.output)
-        names = [name for node in graph.node for name in (node.op_type, node.domain, *node.input, *node.output)]
+        names = [
+            name
+            for node in graph.node
+            for name in (node.op_type, node.domain, *node.input, *node.output)
+        ]
         if not all(isinstance(name, str) for name in [*names, *(item.name for item in named)]):
             raise InputError(f"{str(path)!r} has names that are no UTF-8 text")
         for node in graph.node:
             if node.domain not in ("", "ai.onnx"):
-                raise InputError(f"{str(path)!r} has the operator {node.op_type!r} of {node.domain!r}: only standard operators are read")
+                raise InputError(
+                    f"{str(path)!r} has the operator {node.op_type!r} of {node.domain!r}: "
+                    "only standard operators are read"
+                )
 
 
 def _graphs(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:
@@ -74,23 +102,30 @@ def _graphs(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:
 
 
 def read_metadata(path: Path) -> dict[str, Any]:
-    """What ``export_onnx`` stored in ``path``; raises ``InputError`` for a broken file or one of another tool."""
+    """What ``export_onnx`` stored in ``path``; raises ``InputError`` for a broken file or one of
+    another tool."""
     model = load_checked(path)
     if model.producer_name != "qstrategies":
-        raise InputError(f"{str(path)!r} was not exported by qstrategies (its producer is {model.producer_name!r})")
+        raise InputError(
+            f"{str(path)!r} was not exported by qstrategies (its producer is "
+            f"{model.producer_name!r})"
+        )
     return metadata_of(model, path)
 
 
 def metadata_of(model: onnx.ModelProto, path: Path) -> dict[str, Any]:
     """The metadata of a file that qstrategies exported; empty for one of another tool.
 
-    Raises ``InputError`` for metadata that is not JSON or of other types than ``METADATA``. ``path`` is named in the message.
+    Raises ``InputError`` for metadata that is not JSON or of other types than ``METADATA``.
+    ``path`` is named in the message.
     """
     if model.producer_name != "qstrategies":
         return {}
     try:
         found = {item.key: load(item.value) for item in model.metadata_props}
-        return found | {name: build(kind, found[name], name) for name, kind in METADATA.items() if name in found}
+        return found | {
+            name: build(kind, found[name], name) for name, kind in METADATA.items() if name in found
+        }
     except InputError as error:
         raise InputError(f"{str(path)!r} has damaged metadata: {error}") from None
 
@@ -105,6 +140,7 @@ def content_hash(model: onnx.ModelProto) -> str:
 
 
 def unchanged(model: onnx.ModelProto) -> bool | None:
-    """Whether ``model`` is what ``export_onnx`` wrote, by the hash that it stored; None if there is no hash."""
+    """Whether ``model`` is what ``export_onnx`` wrote, by the hash that it stored; None if there is
+    no hash."""
     stored = [item.value for item in model.metadata_props if item.key == HASH_KEY]
     return stored == [json.dumps(content_hash(model))] if stored else None

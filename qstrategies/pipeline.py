@@ -52,25 +52,45 @@ from qstrategies.strategies.base import Strategy
 from qstrategies.text import file_name
 from qstrategies.timing import measure
 from qstrategies.trackers.base import Tracker
-from qstrategies.training import PIXEL_SCALE, History, TrainingDivergedError, to_input, train, weight_histogram
+from qstrategies.training import (
+    PIXEL_SCALE,
+    History,
+    TrainingDivergedError,
+    to_input,
+    train,
+    weight_histogram,
+)
 
 DEFAULT_RUNTIME = "onnxruntime-all"
 QUICK_IMAGES = 500  # what the engines and runtimes get that do not run over all images
-QUICK_LEFT_OUT = ("numpy-integer", "onnx-reference", "onnxruntime-web", "opencv-dnn", "openvino", "tract")  # slow to start or to run
-SECONDS_PER_EPOCH = {False: 6.5, True: 9.0}  # float and QAT: only the first guess of the remaining time
+QUICK_LEFT_OUT = (
+    "numpy-integer",
+    "onnx-reference",
+    "onnxruntime-web",
+    "opencv-dnn",
+    "openvino",
+    "tract",
+)  # slow to start or to run
+SECONDS_PER_EPOCH = {
+    False: 6.5,
+    True: 9.0,
+}  # float and QAT: only the first guess of the remaining time
 SECONDS_PER_RUN = {"full": 11.0, "quick": 3.0}
 
 
 @dataclass
 class Workspace:
-    """Where results and reusable stages are kept, where data is found, and who hears of progress."""
+    """Where results and reusable stages are kept, where data is found, and who hears of
+    progress."""
 
     folder: Path
     location: Location = field(default_factory=Location)
     progress: Progress = field(default_factory=lambda: Progress(0, quiet=True))
     trackers: Sequence[Tracker] = ()
     datasets: dict[tuple[type[Dataset], Location], Dataset] = field(default_factory=dict)
-    float_results: dict[Path, tuple[dict[str, Evaluation], ExportedModel]] = field(default_factory=dict)
+    float_results: dict[Path, tuple[dict[str, Evaluation], ExportedModel]] = field(
+        default_factory=dict
+    )
 
     def dataset(self, name: str) -> Dataset:
         """The dataset ``name``, loaded once."""
@@ -95,17 +115,22 @@ def check_config(config: ExperimentConfig) -> None:
 @guest
 @own_randomness()
 def run_experiment(config: ExperimentConfig, workspace: Workspace) -> RunRecord:
-    """Run ``config`` from training to cross-check; its record and its models lie in ``workspace.folder / config.run_id``.
+    """Run ``config`` from training to cross-check; its record and its models lie in
+    ``workspace.folder / config.run_id``.
 
     A diverged training gives a record with status "failed".
     """
     check_config(config)
     inputs = Inputs(workspace.dataset).of_run(config)
-    remove(workspace.folder / config.run_id / RECORD)  # an older record must not lie beside the files of this run
+    remove(
+        workspace.folder / config.run_id / RECORD
+    )  # an older record must not lie beside the files of this run
     try:
         record = _run(config, workspace)
     except TrainingDivergedError as error:
-        record = RunRecord(config=config, status="failed", reason=str(error), environment=environment.describe())
+        record = RunRecord(
+            config=config, status="failed", reason=str(error), environment=environment.describe()
+        )
     record = dataclasses.replace(record, inputs=inputs)
     atomic_write(workspace.folder / config.run_id / RECORD, record.to_json())
     if record.status == "done":
@@ -115,12 +140,24 @@ def run_experiment(config: ExperimentConfig, workspace: Workspace) -> RunRecord:
 
 
 def _told(record: RunRecord) -> tuple[dict[str, str], dict[str, float]]:
-    """What trackers hear of a finished run: its settings, and the figures that one ranks runs by."""
+    """What trackers hear of a finished run: its settings, and the figures that one ranks runs
+    by."""
     config = dataclasses.asdict(record.config)
-    nested = {f"{group}.{name}": value for group in config if isinstance(config[group], dict) for name, value in config[group].items()}
+    nested = {
+        f"{group}.{name}": value
+        for group in config
+        if isinstance(config[group], dict)
+        for name, value in config[group].items()
+    }
     flat = {name: value for name, value in config.items() if not isinstance(value, dict)} | nested
-    results = {name: getattr(record, name) for name in ("float_accuracy", "int8_accuracy", "validation_accuracy", "agreement")}
-    return {name: str(value) for name, value in flat.items()}, {**results, **{f"bytes_{name}": size for name, size in record.sizes.items()}}
+    results = {
+        name: getattr(record, name)
+        for name in ("float_accuracy", "int8_accuracy", "validation_accuracy", "agreement")
+    }
+    return {name: str(value) for name, value in flat.items()}, {
+        **results,
+        **{f"bytes_{name}": size for name, size in record.sizes.items()},
+    }
 
 
 def _run(config: ExperimentConfig, workspace: Workspace) -> RunRecord:
@@ -136,18 +173,30 @@ def _run(config: ExperimentConfig, workspace: Workspace) -> RunRecord:
     quantized = quantize_stage(config, strategy, splits["train"], reference_model.model, tuned)
     clock.lap("quantize")
     engines, references, int8 = _evaluate_engines(config, quantized, splits["test"])
-    int8_evaluations = {"validation": evaluate(on_pixels(int8), splits["validation"]), "test": references[config.quantization.engine]}
+    int8_evaluations = {
+        "validation": evaluate(on_pixels(int8), splits["validation"]),
+        "test": references[config.quantization.engine],
+    }
     free = _free_scales_accuracy(config, strategy, splits, reference_model.model)
     clock.lap("evaluate_int8")
     reference, float_accuracy = int8_evaluations["test"], float_evaluations["test"].accuracy
     exported = _export(config, workspace, quantized, reference)
     clock.lap("export")
-    executors: dict[str, Any] = {f"pytorch-{name}": evaluation.predictions for name, evaluation in references.items()}
-    checks, skipped = _cross_check(config, exported, splits["test"], reference, quantized.output_scale, executors)
+    executors: dict[str, Any] = {
+        f"pytorch-{name}": evaluation.predictions for name, evaluation in references.items()
+    }
+    checks, skipped = _cross_check(
+        config, exported, splits["test"], reference, quantized.output_scale, executors
+    )
     clock.lap("cross_check")
-    speeds = measure(float_file.path, [model.path for model in exported], splits["test"].images.numpy())
+    speeds = measure(
+        float_file.path, [model.path for model in exported], splits["test"].images.numpy()
+    )
     clock.lap("speed")
-    validation, test = (_predictions(float_evaluations[name], int8_evaluations[name]) for name in ("validation", "test"))
+    validation, test = (
+        _predictions(float_evaluations[name], int8_evaluations[name])
+        for name in ("validation", "test")
+    )
     Predictions(validation, test, executors).save(workspace.folder / config.run_id)
     last = tuned or baseline
     onnxruntime = next(check for check in checks if check.runtime == DEFAULT_RUNTIME)
@@ -160,7 +209,11 @@ def _run(config: ExperimentConfig, workspace: Workspace) -> RunRecord:
         float_key=reference_model.key,
         int8_accuracy=reference.accuracy,
         validation_accuracy=int8_evaluations["validation"].accuracy,
-        engines={name: evaluation.accuracy for name, evaluation in references.items() if len(evaluation.logits) == len(splits["test"])},
+        engines={
+            name: evaluation.accuracy
+            for name, evaluation in references.items()
+            if len(evaluation.logits) == len(splits["test"])
+        },
         engines_equal=all(check.rows_equal == 1 for check in engines),
         onnxruntime_accuracy=onnxruntime.accuracy,
         agreement=float((test.float == test.int8).mean()),
@@ -170,12 +223,19 @@ def _run(config: ExperimentConfig, workspace: Workspace) -> RunRecord:
         exactness=read_metadata(exported[0].path)["certificate"],
         checks=(*engines, *checks),
         skipped=tuple(skipped),
-        sizes={"float": float_file.size, **{model.form: model.size for model in exported}, **_torch_sizes(reference_model.model, int8)},
+        sizes={
+            "float": float_file.size,
+            **{model.form: model.size for model in exported},
+            **_torch_sizes(reference_model.model, int8),
+        },
         speeds=speeds,
         peak_bytes=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
         epochs_before=0 if tuned is None or strategy.from_scratch else len(baseline.history.curve),
         curve=last.history.curve,
-        histograms=(*last.history.histograms, weight_histogram(quantized.weights, "folded", len(last.history.curve))),
+        histograms=(
+            *last.history.histograms,
+            weight_histogram(quantized.weights, "folded", len(last.history.curve)),
+        ),
         seconds=clock.laps,
         files={model.path.name: model.sha256 for model in exported},
     )
@@ -196,7 +256,10 @@ def float_stage(config: ExperimentConfig, workspace: Workspace) -> Stage:
     recipe = STRATEGIES.get(config.strategy).starts_from or config.strategy
     kind = STRATEGIES.get(recipe)
     options = {name: value for name, value in config.options.items() if name in kind.options}
-    depends_on = _common(config, workspace, recipe) | {"strategy": recipe, "options": kind(**options).values}
+    depends_on = _common(config, workspace, recipe) | {
+        "strategy": recipe,
+        "options": kind(**options).values,
+    }
     depends_on["training"] = dataclasses.asdict(config.training)
 
     def build() -> nn.Module:
@@ -213,18 +276,35 @@ def tuned_stage(config: ExperimentConfig, workspace: Workspace, baseline: Stage)
         return None
     strategy = kind(**config.options)
     schedule = config.training if kind.from_scratch else config.tuning
-    depends_on = _common(config, workspace, config.strategy) | {"strategy": config.strategy, "options": strategy.values}
+    depends_on = _common(config, workspace, config.strategy) | {
+        "strategy": config.strategy,
+        "options": strategy.values,
+    }
     depends_on |= {"parent": baseline.key, "training": dataclasses.asdict(schedule)}
     if kind.quantize_aware:
-        depends_on["quantization"] = {**dataclasses.asdict(_resolved(config, strategy)), "engine": "", "calibration_images": 0}
+        depends_on["quantization"] = {
+            **dataclasses.asdict(_resolved(config, strategy)),
+            "engine": "",
+            "calibration_images": 0,
+        }
 
     def build() -> nn.Module:
-        model = fresh_model(config.model, config.seed) if kind.from_scratch else copy.deepcopy(baseline.model)
+        model = (
+            fresh_model(config.model, config.seed)
+            if kind.from_scratch
+            else copy.deepcopy(baseline.model)
+        )
         if not kind.quantize_aware:
             return model
-        return prepare_qat(model, _resolved(config, strategy), _example(config), input_scale=PIXEL_SCALE)
+        return prepare_qat(
+            model, _resolved(config, strategy), _example(config), input_scale=PIXEL_SCALE
+        )
 
-    label = f"{config.strategy} w{config.quantization.weight_bits}" if kind.quantize_aware else config.strategy
+    label = (
+        f"{config.strategy} w{config.quantization.weight_bits}"
+        if kind.quantize_aware
+        else config.strategy
+    )
     trainer = _trainer(config, workspace, strategy, schedule, label)
     return stage(workspace.stages, depends_on, build, trainer, workspace.progress.note)
 
@@ -245,12 +325,17 @@ def _common(config: ExperimentConfig, workspace: Workspace, strategy: str) -> di
 
 
 def _trainer(
-    config: ExperimentConfig, workspace: Workspace, strategy: Strategy, schedule: TrainingConfig, label: str
+    config: ExperimentConfig,
+    workspace: Workspace,
+    strategy: Strategy,
+    schedule: TrainingConfig,
+    label: str,
 ) -> Callable[[nn.Module, str], History]:
     def run(model: nn.Module, key: str) -> History:
         def report(number: int, epoch: Epoch) -> None:
             text = (
-                f"{label} seed {config.seed}: epoch {number} of {schedule.epochs}, loss {epoch.loss:.4f}, validation {epoch.accuracy:.2%}"
+                f"{label} seed {config.seed}: epoch {number} of {schedule.epochs}, loss "
+                f"{epoch.loss:.4f}, validation {epoch.accuracy:.2%}"
             )
             workspace.progress.advance(SECONDS_PER_EPOCH[strategy.quantize_aware], text)
             for listener in listeners:
@@ -258,8 +343,17 @@ def _trainer(
 
         name = f"{file_name(label.replace(' ', '-'))}-s{config.seed}-{key[:8]}"
         with contextlib.ExitStack() as stack:
-            listeners = [stack.enter_context(tracker.training(name)) for tracker in workspace.trackers]
-            return train(model, strategy, workspace.dataset(config.dataset).splits, schedule, config.seed, report)
+            listeners = [
+                stack.enter_context(tracker.training(name)) for tracker in workspace.trackers
+            ]
+            return train(
+                model,
+                strategy,
+                workspace.dataset(config.dataset).splits,
+                schedule,
+                config.seed,
+                report,
+            )
 
     return run
 
@@ -279,9 +373,14 @@ def _example(config: ExperimentConfig) -> Tensor:
 
 
 def quantize_stage(
-    config: ExperimentConfig, strategy: Strategy, train_split: Split, model: nn.Module, tuned: Stage | None
+    config: ExperimentConfig,
+    strategy: Strategy,
+    train_split: Split,
+    model: nn.Module,
+    tuned: Stage | None,
 ) -> QuantizedModel:
-    """Calibrate a float model (PTQ) or take the trained quantizers (QAT), and put everything on its integer grid."""
+    """Calibrate a float model (PTQ) or take the trained quantizers (QAT), and put everything on its
+    integer grid."""
     if strategy.quantize_aware:
         assert tuned is not None and isinstance(tuned.model, FakeQuantizedModel)
         return QuantizedModel.of(finished(tuned.model))
@@ -292,21 +391,31 @@ def quantize_stage(
     return QuantizedModel.of(prepared)
 
 
-def _free_scales_accuracy(config: ExperimentConfig, strategy: Strategy, splits: dict[str, Split], model: nn.Module) -> float | None:
-    """What a float model would reach without the restriction to exact scales; None where that takes another training."""
+def _free_scales_accuracy(
+    config: ExperimentConfig, strategy: Strategy, splits: dict[str, Split], model: nn.Module
+) -> float | None:
+    """What a float model would reach without the restriction to exact scales; None where that takes
+    another training."""
     if strategy.quantize_aware or not config.quantization.exact:
         return None
-    free = dataclasses.replace(config, quantization=dataclasses.replace(config.quantization, exact=False))
+    free = dataclasses.replace(
+        config, quantization=dataclasses.replace(config.quantization, exact=False)
+    )
     int8 = quantize_stage(free, strategy, splits["train"], model, None).int8()
     return evaluate(on_pixels(int8), splits["test"]).accuracy
 
 
-def _float_results(config: ExperimentConfig, workspace: Workspace, trained: Stage) -> tuple[dict[str, Evaluation], ExportedModel]:
+def _float_results(
+    config: ExperimentConfig, workspace: Workspace, trained: Stage
+) -> tuple[dict[str, Evaluation], ExportedModel]:
     """The float model on validation and test images, and its ONNX file; once per model."""
     path = workspace.stages / f"{trained.key[:24]}.float.onnx"
     if path not in workspace.float_results or not path.is_file():
         model, splits = trained.model, workspace.dataset(config.dataset).splits
-        evaluations = {name: evaluate(lambda images: model(to_input(images)), splits[name]) for name in ("validation", "test")}
+        evaluations = {
+            name: evaluate(lambda images: model(to_input(images)), splits[name])
+            for name in ("validation", "test")
+        }
         shape = tuple(splits["test"].images.shape[1:])
         exported = export_float_onnx(model, shape, path, {"accuracy": evaluations["test"].accuracy})
         workspace.float_results[path] = evaluations, exported
@@ -321,16 +430,36 @@ def _predictions(floating: Evaluation, int8: Evaluation) -> SplitPredictions:
 def _evaluate_engines(
     config: ExperimentConfig, quantized: QuantizedModel, split: Split
 ) -> tuple[list[RuntimeCheck], dict[str, Evaluation], nn.Module]:
-    """The configured engine over all of ``split``, which is the reference, then the others against it."""
+    """The configured engine over all of ``split``, which is the reference, then the others against
+    it."""
     first = config.quantization.engine
-    part = split if config.checks == "full" else Split(split.name, split.images[:QUICK_IMAGES], split.labels[:QUICK_IMAGES])
-    names = [first, *(name for name in ENGINES if name != first and name in torch.backends.quantized.supported_engines)]
+    part = (
+        split
+        if config.checks == "full"
+        else Split(split.name, split.images[:QUICK_IMAGES], split.labels[:QUICK_IMAGES])
+    )
+    names = [
+        first,
+        *(
+            name
+            for name in ENGINES
+            if name != first and name in torch.backends.quantized.supported_engines
+        ),
+    ]
     checks, evaluations = [], {}
     int8 = quantized.int8(first)
     for name in names:
         model = int8 if name == first else quantized.int8(name)
         evaluations[name] = evaluate(on_pixels(model), split if name == first else part)
-        checks.append(compare(f"pytorch-{name}", "int8 module", evaluations[name].logits, evaluations[first], quantized.output_scale))
+        checks.append(
+            compare(
+                f"pytorch-{name}",
+                "int8 module",
+                evaluations[name].logits,
+                evaluations[first],
+                quantized.output_scale,
+            )
+        )
     return checks, evaluations, int8
 
 
@@ -339,7 +468,9 @@ def on_pixels(int8: nn.Module) -> Callable[[Tensor], Tensor]:
     return lambda images: int8(images)
 
 
-def _export(config: ExperimentConfig, workspace: Workspace, quantized: QuantizedModel, reference: Evaluation) -> list[ExportedModel]:
+def _export(
+    config: ExperimentConfig, workspace: Workspace, quantized: QuantizedModel, reference: Evaluation
+) -> list[ExportedModel]:
     dataset, here = workspace.dataset(config.dataset), environment.describe()
     metadata = {
         "strategy": config.strategy,
@@ -358,12 +489,17 @@ def _export(config: ExperimentConfig, workspace: Workspace, quantized: Quantized
         "commit": here["commit"],
         "packages": here["packages"],
     }
-    return export_onnx(quantized, workspace.folder / config.run_id / "model.onnx", metadata, pixels=config.pixels)
+    return export_onnx(
+        quantized, workspace.folder / config.run_id / "model.onnx", metadata, pixels=config.pixels
+    )
 
 
 def logits_hash(logits: Any) -> str:
-    """SHA-256 over the float32 logits [N, classes] of the whole test split: two executors agree iff the hashes do."""
-    return sha256((np.ascontiguousarray(logits, np.float32) + 0.0).tobytes())  # + 0.0 turns -0.0 into 0.0
+    """SHA-256 over the float32 logits [N, classes] of the whole test split: two executors agree iff
+    the hashes do."""
+    return sha256(
+        (np.ascontiguousarray(logits, np.float32) + 0.0).tobytes()
+    )  # + 0.0 turns -0.0 into 0.0
 
 
 def _cross_check(
@@ -374,7 +510,8 @@ def _cross_check(
     scale: float | None,
     predictions: dict[str, Any],
 ) -> tuple[list[RuntimeCheck], list[Skipped]]:
-    """Every runtime over all images of the portable form when checks are full; else the default one, the others over a part.
+    """Every runtime over all images of the portable form when checks are full; else the default
+    one, the others over a part.
 
     What each predicts is added to ``predictions``.
     """
@@ -388,7 +525,9 @@ def _cross_check(
         else:
             parts = [(images, [DEFAULT_RUNTIME]), (images[:QUICK_IMAGES], others)]
         for part, names in parts:
-            found, left_out = check_runtimes(model.path, [part], reference, scale, names, predictions)
+            found, left_out = check_runtimes(
+                model.path, [part], reference, scale, names, predictions
+            )
             checks += found
             skipped += left_out
     return checks, list(dict.fromkeys(skipped))

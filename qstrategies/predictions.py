@@ -1,4 +1,5 @@
-"""What one run predicted for every image, kept so that any two runs can be paired. Imports no torch."""
+"""What one run predicted for every image, kept so that any two runs can be paired. Imports no
+torch."""
 
 from __future__ import annotations
 
@@ -28,7 +29,8 @@ Hits = NDArray[np.bool_]
 
 @dataclass(frozen=True)
 class SplitPredictions:
-    """Labels and predicted classes of one split, each [N]; "int8" is PyTorch's module with the configured engine."""
+    """Labels and predicted classes of one split, each [N]; "int8" is PyTorch's module with the
+    configured engine."""
 
     labels: Classes
     float: Classes
@@ -47,7 +49,8 @@ class SplitPredictions:
 
 @dataclass(frozen=True)
 class Predictions:
-    """Of one run: both splits that are not trained on, and what every other executor said of the first test images."""
+    """Of one run: both splits that are not trained on, and what every other executor said of the
+    first test images."""
 
     validation: SplitPredictions
     test: SplitPredictions
@@ -55,10 +58,16 @@ class Predictions:
 
     def save(self, folder: Path) -> None:
         """Write them, compressed, beside the record."""
-        arrays = {f"{name}/{key}": value for name in SPLITS for key, value in vars(getattr(self, name)).items()}
+        arrays = {
+            f"{name}/{key}": value
+            for name in SPLITS
+            for key, value in vars(getattr(self, name)).items()
+        }
         arrays |= {f"executors/{name}": value for name, value in self.executors.items()}
         buffer = io.BytesIO()
-        np.savez_compressed(buffer, allow_pickle=False, **{name: _small(value) for name, value in arrays.items()})
+        np.savez_compressed(
+            buffer, allow_pickle=False, **{name: _small(value) for name, value in arrays.items()}
+        )
         atomic_write(folder / FILE, buffer.getvalue())
 
     @classmethod
@@ -70,18 +79,23 @@ class Predictions:
         except FileError as error:
             if error.errno != errno.ENOENT:
                 raise
-            raise InputError(f"{str(path)!r} is missing: run the same compare again, it makes what is not there") from None
+            raise InputError(
+                f"{str(path)!r} is missing: run the same compare again, it makes what is not there"
+            ) from None
         try:
             arrays = _arrays(data)
             validation, test = (_split(arrays, name) for name in SPLITS)
             return cls(validation, test, _executors(arrays, len(test.labels)))
         except Exception as error:  # a damaged archive can fail in any of the parsers
             reason = (str(error).splitlines() or [type(error).__name__])[0]
-            raise InputError(f"{str(path)!r} does not hold the predictions of a run: {reason}") from None
+            raise InputError(
+                f"{str(path)!r} does not hold the predictions of a run: {reason}"
+            ) from None
 
     @classmethod
     def of(cls, record: RunRecord, folder: Path) -> Predictions:
-        """Those of the run of ``record`` in ``folder``; raises ``InputError`` also if the two do not belong together."""
+        """Those of the run of ``record`` in ``folder``; raises ``InputError`` also if the two do
+        not belong together."""
         found = cls.load(folder)
         for name, value in found.figures.items():
             noted = getattr(record, name)
@@ -123,7 +137,11 @@ def _split(arrays: dict[str, Classes], name: str) -> SplitPredictions:
 
 def _executors(arrays: dict[str, Classes], images: int) -> dict[str, Classes]:
     prefix = "executors/"
-    found = {name.removeprefix(prefix): value for name, value in arrays.items() if name.startswith(prefix)}
+    found = {
+        name.removeprefix(prefix): value
+        for name, value in arrays.items()
+        if name.startswith(prefix)
+    }
     for name, value in found.items():
         if not 1 <= len(value) <= images:
             raise ValueError(f"{name} has {len(value)} images: expected 1...{images}")
@@ -137,18 +155,28 @@ def _arrays(data: bytes) -> dict[str, Classes]:
         size = sum(entry.file_size for entry in entries)
         if size > LARGEST:
             raise ValueError(f"{size} bytes, at most {LARGEST} are read")
-        return {entry.filename.removesuffix(".npy"): _classes(archive.read(entry)) for entry in entries}
+        return {
+            entry.filename.removesuffix(".npy"): _classes(archive.read(entry)) for entry in entries
+        }
 
 
 def _classes(data: bytes) -> Classes:
-    """The vector of class numbers in an .npy file. Nothing is unpickled or allocated by what its header claims."""
+    """The vector of class numbers in an .npy file. Nothing is unpickled or allocated by what its
+    header claims."""
     stream = io.BytesIO(data)
     if np.lib.format.read_magic(stream) != (1, 0):
         raise ValueError("an array that is not of version 1.0 of the format")
     shape, _, dtype = np.lib.format.read_array_header_1_0(stream)
     content = data[stream.tell() :]
-    if dtype.kind not in "iu" or shape != (len(content) // dtype.itemsize,) or len(content) % dtype.itemsize:
-        raise ValueError(f"an array of {dtype} {shape} in {len(content)} bytes, expected a vector of class numbers")
+    if (
+        dtype.kind not in "iu"
+        or shape != (len(content) // dtype.itemsize,)
+        or len(content) % dtype.itemsize
+    ):
+        raise ValueError(
+            f"an array of {dtype} {shape} in {len(content)} bytes, expected a vector of "
+            "class numbers"
+        )
     classes = np.frombuffer(content, dtype)
     if classes.min(initial=0) < 0:
         raise ValueError(f"the class {classes.min()}")

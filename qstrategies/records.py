@@ -27,7 +27,8 @@ ENGINES = ("fbgemm", "onednn", "qnnpack", "x86")
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingConfig:
-    """How long and how fast to train. ``learning_rate`` is the peak of the schedule, per step, not per epoch."""
+    """How long and how fast to train. ``learning_rate`` is the peak of the schedule, per step, not
+    per epoch."""
 
     epochs: int = 3
     learning_rate: float = 8e-3
@@ -45,10 +46,12 @@ class TrainingConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class QuantizationConfig:
-    """What the int8 model looks like; every field but ``engine`` and ``calibration_images`` also steers QAT.
+    """What the int8 model looks like; every field but ``engine`` and ``calibration_images`` also
+    steers QAT.
 
-    ``observer`` None means the strategy's own default. ``exact`` restricts the scales so that every executor gives the
-    same bits (see ``quantization/scales.py``). ``engine`` is ``torch.backends.quantized.engine``.
+    ``observer`` None means the strategy's own default. ``exact`` restricts the scales so that every
+    executor gives the same bits (see ``quantization/scales.py``). ``engine`` is
+    ``torch.backends.quantized.engine``.
     """
 
     weight_bits: int = 8
@@ -71,10 +74,11 @@ class QuantizationConfig:
 class ExperimentConfig:
     """One run: a strategy with its options on a model and a dataset, from one seed.
 
-    ``training`` makes the float model (or trains QAT from scratch), ``tuning`` is what a strategy that continues from a
-    float model adds to it. ``checks`` "full" runs every engine and every runtime of the portable file
-    over all test images; what else there is, and all of "quick", runs in the default engine and runtime over all images and
-    in the others over a part. ``pixels`` is the dtype of the exported input.
+    ``training`` makes the float model (or trains QAT from scratch), ``tuning`` is what a strategy
+    that continues from a float model adds to it. ``checks`` "full" runs every engine and every
+    runtime of the portable file over all test images; what else there is, and all of "quick", runs
+    in the default engine and runtime over all images and in the others over a part. ``pixels`` is
+    the dtype of the exported input.
     """
 
     strategy: Name
@@ -82,7 +86,9 @@ class ExperimentConfig:
     model: Name = "cnn"
     dataset: Name = "mnist"
     training: TrainingConfig = TrainingConfig()
-    tuning: TrainingConfig = TrainingConfig(epochs=1, learning_rate=2e-3, schedule="cosine", batch_size=512)
+    tuning: TrainingConfig = TrainingConfig(
+        epochs=1, learning_rate=2e-3, schedule="cosine", batch_size=512
+    )
     quantization: QuantizationConfig = QuantizationConfig()
     seed: int = 0
     checks: str = "full"
@@ -96,7 +102,8 @@ class ExperimentConfig:
     @property
     def run_id(self) -> str:
         """A readable name that is unique to this configuration, and that of a folder."""
-        return f"{file_name(self.strategy)}-w{self.quantization.weight_bits}-s{self.seed}-{content_key(self)[:8]}"
+        bits, key = self.quantization.weight_bits, content_key(self)[:8]
+        return f"{file_name(self.strategy)}-w{bits}-s{self.seed}-{key}"
 
 
 PRESETS: dict[str, dict[str, TrainingConfig]] = {
@@ -105,7 +112,9 @@ PRESETS: dict[str, dict[str, TrainingConfig]] = {
         "tuning": TrainingConfig(epochs=1, learning_rate=2e-3, schedule="cosine", batch_size=512),
     },
     "post": {
-        "training": TrainingConfig(epochs=15, learning_rate=1e-3, schedule="constant", batch_size=64),
+        "training": TrainingConfig(
+            epochs=15, learning_rate=1e-3, schedule="constant", batch_size=64
+        ),
         "tuning": TrainingConfig(epochs=2, learning_rate=1e-3, schedule="constant", batch_size=64),
     },
 }
@@ -113,7 +122,8 @@ PRESETS: dict[str, dict[str, TrainingConfig]] = {
 
 @dataclass(frozen=True, kw_only=True)
 class Epoch:
-    """One epoch of a learning curve: mean training loss (nats), validation accuracy (fraction), seconds."""
+    """One epoch of a learning curve: mean training loss (nats), validation accuracy (fraction),
+    seconds."""
 
     loss: float
     accuracy: Fraction
@@ -122,7 +132,8 @@ class Epoch:
 
 @dataclass(frozen=True, kw_only=True)
 class WeightHistogram:
-    """Weights of all convolutional and linear layers at one moment; ``counts`` over equal bins of [low, high]."""
+    """Weights of all convolutional and linear layers at one moment; ``counts`` over equal bins of
+    [low, high]."""
 
     when: str
     epoch: Count
@@ -135,10 +146,12 @@ class WeightHistogram:
 
 @dataclass(frozen=True, kw_only=True)
 class RuntimeCheck:
-    """One executor against the PyTorch int8 reference, in steps of the output scale (1 where it has none).
+    """One executor against the PyTorch int8 reference, in steps of the output scale (1 where it has
+    none).
 
-    ``max_steps`` is None where nothing can be subtracted: an output of another shape, or one that is not finite. ``known``:
-    which arithmetic of the file this executor leaves out, if that was found in the file and explains every bit.
+    ``max_steps`` is None where nothing can be subtracted: an output of another shape, or one that
+    is not finite. ``known``: which arithmetic of the file this executor leaves out, if that was
+    found in the file and explains every bit.
     """
 
     runtime: str
@@ -163,7 +176,8 @@ class Skipped:
 
 @dataclass(frozen=True, kw_only=True)
 class Speed:
-    """One ONNX file in ONNX Runtime on one thread, and its ratio to the float file measured in turn with it."""
+    """One ONNX file in ONNX Runtime on one thread, and its ratio to the float file measured in turn
+    with it."""
 
     file: str
     microseconds_batch_1: NonNegative
@@ -207,11 +221,13 @@ SEAL = "content_sha256"
 
 @dataclass(frozen=True, kw_only=True)
 class RunRecord:
-    """All that one run left behind. Accuracies are fractions of the test split, sizes bytes, times seconds.
+    """All that one run left behind. Accuracies are fractions of the test split, sizes bytes, times
+    seconds.
 
-    ``inputs`` is what the run depends on besides its configuration, by name (see ``dependencies``); empty in records from
-    before it was noted down. ``classes`` is how many the model tells apart. ``curve`` is the run's own training, after
-    ``epochs_before`` of the float model it continues; ``peak_bytes`` is the largest resident memory of the process so far.
+    ``inputs`` is what the run depends on besides its configuration, by name (see ``dependencies``);
+    empty in records from before it was noted down. ``classes`` is how many the model tells apart.
+    ``curve`` is the run's own training, after ``epochs_before`` of the float model it continues;
+    ``peak_bytes`` is the largest resident memory of the process so far.
     """
 
     config: ExperimentConfig
@@ -245,7 +261,8 @@ class RunRecord:
 
     @property
     def label(self) -> str:
-        """The strategy, with whatever sets this run apart from the defaults of a comparison but bits and seed."""
+        """The strategy, with whatever sets this run apart from the defaults of a comparison but
+        bits and seed."""
         config, quantization = self.config, self.config.quantization
         marks = [f"{name}={value:g}" for name, value in config.options.items()]
         marks += [] if quantization.per_channel else ["per-tensor"]
@@ -270,7 +287,8 @@ class RunRecord:
 
     @classmethod
     def from_json(cls, text: str | bytes) -> RunRecord:
-        """The inverse of ``to_json``; raises ``InputError`` for anything else, as a value of another type or out of its range.
+        """The inverse of ``to_json``; raises ``InputError`` for anything else, as a value of
+        another type or out of its range.
 
         Records from before there were seals and some of the fields are read too.
         """
@@ -287,7 +305,8 @@ class RunRecord:
 
 
 def _check_measured(record: RunRecord) -> None:
-    """Raise ``InputError`` for a finished run that lacks what the tables and the evidence are made of."""
+    """Raise ``InputError`` for a finished run that lacks what the tables and the evidence are made
+    of."""
     if record.status != "done":
         return
     for name in MEASURED:
@@ -311,9 +330,14 @@ def read_record(path: Path) -> RunRecord:
 
 
 def labels(records: Sequence[RunRecord]) -> list[str]:
-    """What to call each record among these: its own label and the other settings in which the records differ."""
+    """What to call each record among these: its own label and the other settings in which the
+    records differ."""
     others = [_unlabelled(record.config) for record in records]
-    varying = [name for name in (others[0] if others else ()) if len({str(settings[name]) for settings in others}) > 1]
+    varying = [
+        name
+        for name in (others[0] if others else ())
+        if len({str(settings[name]) for settings in others}) > 1
+    ]
     return [
         " ".join([record.label, *(f"{name}={settings[name]}" for name in varying)])
         for record, settings in zip(records, others, strict=True)
@@ -321,8 +345,11 @@ def labels(records: Sequence[RunRecord]) -> list[str]:
 
 
 def _unlabelled(config: ExperimentConfig) -> dict[str, Any]:
-    """The settings that ``RunRecord.label`` leaves out, but bits, seed and checks, as the command line calls them."""
-    settings = vars(config.training) | {f"tune_{name}": value for name, value in vars(config.tuning).items()}
+    """The settings that ``RunRecord.label`` leaves out, but bits, seed and checks, as the command
+    line calls them."""
+    settings = vars(config.training) | {
+        f"tune_{name}": value for name, value in vars(config.tuning).items()
+    }
     settings |= {
         "engine": config.quantization.engine,
         "calibration_images": config.quantization.calibration_images,
@@ -333,5 +360,9 @@ def _unlabelled(config: ExperimentConfig) -> dict[str, Any]:
 
 def content_key(value: Any) -> str:
     """SHA-256 of the canonical JSON of a dataclass or of plain data: equal content, equal key."""
-    plain = dataclasses.asdict(value) if dataclasses.is_dataclass(value) and not isinstance(value, type) else value
+    plain = (
+        dataclasses.asdict(value)
+        if dataclasses.is_dataclass(value) and not isinstance(value, type)
+        else value
+    )
     return hashlib.sha256(json.dumps(plain, sort_keys=True, allow_nan=False).encode()).hexdigest()

@@ -17,8 +17,9 @@ T = TypeVar("T")
 class Registry(Generic[T]):
     """Maps names to factories of one kind (``strategy``, ``model``, ``dataset``, ``runtime``).
 
-    The modules of ``package`` and the entry points of the group ``qstrategies.<kind>`` are imported at the first
-    look-up, so that a new file (or an installed plug-in) registers itself and nothing else has to be edited.
+    The modules of ``package`` and the entry points of the group ``qstrategies.<kind>`` are imported
+    at the first look-up, so that a new file (or an installed plug-in) registers itself and nothing
+    else has to be edited.
     """
 
     def __init__(self, kind: str, package: str) -> None:
@@ -29,7 +30,8 @@ class Registry(Generic[T]):
         self._lock = threading.RLock()
 
     def register(self, name: str) -> Callable[[T], T]:
-        """Decorator that files its target under ``name``; raises ``ValueError`` if the name is taken."""
+        """Decorator that files its target under ``name``; raises ``ValueError`` if the name is
+        taken."""
 
         def add(item: T) -> T:
             if name in self._items:
@@ -40,7 +42,8 @@ class Registry(Generic[T]):
         return add
 
     def get(self, name: str) -> T:
-        """The item filed under ``name``; raises ``InputError`` with a suggestion if there is none."""
+        """The item filed under ``name``; raises ``InputError`` with a suggestion if there is
+        none."""
         self._discover()
         if name not in self._items:
             raise unknown(self.kind, name, self._items)

@@ -1,4 +1,5 @@
-"""What a piece of code is: the hash of its own source and of all that it uses from the same authors.
+"""What a piece of code is: the hash of its own source and of all that it uses from the same
+authors.
 
 Comments, docstrings and layout do not count. What is imported by a computed name is not seen.
 """
@@ -21,7 +22,9 @@ from typing import Any
 from qstrategies.files import read_bytes, sha256
 
 OWN = __name__.partition(".")[0]
-GROUND = frozenset({"cli", "report", "trackers", "environment", "errors", "files", "progress", "registry"})
+GROUND = frozenset(
+    {"cli", "report", "trackers", "environment", "errors", "files", "progress", "registry"}
+)
 GROUND |= {"records", "predictions", "text", "typed_json"}
 """Modules of this package that name, keep and show: no result depends on them."""
 _SITE = {"site-packages", "dist-packages"}
@@ -29,7 +32,8 @@ _SITE = {"site-packages", "dist-packages"}
 
 @dataclass(frozen=True)
 class Source:
-    """A hash, and the packages of other authors that the code imports, by the name that imports them."""
+    """A hash, and the packages of other authors that the code imports, by the name that imports
+    them."""
 
     digest: str
     packages: frozenset[str]
@@ -42,7 +46,8 @@ class _Module:
 
 
 def of_modules(roots: Iterable[str], own: str = OWN) -> Source:
-    """The modules ``roots`` and all that they import, and these, as far as the package ``own`` or no package has it."""
+    """The modules ``roots`` and all that they import, and these, as far as the package ``own`` or
+    no package has it."""
     found: dict[str, str] = {}
     packages = set()
     waiting = list(roots)
@@ -63,7 +68,8 @@ def of_modules(roots: Iterable[str], own: str = OWN) -> Source:
 def of_object(thing: Any) -> Source:
     """The code of a class, function or other factory with what it inherits from.
 
-    That is whole modules with what they import; but only what it uses of a script or notebook, which also says what to run.
+    That is whole modules with what they import; but only what it uses of a script or notebook,
+    which also says what to run.
     """
     if not isinstance(thing, (type, FunctionType, functools.partial)):
         thing = type(thing)
@@ -78,11 +84,16 @@ def of_object(thing: Any) -> Source:
 
 
 def _is_loose(thing: Any) -> bool:
-    return isinstance(thing, functools.partial) or thing.__module__ == "__main__" or _path(thing.__module__) is None
+    return (
+        isinstance(thing, functools.partial)
+        or thing.__module__ == "__main__"
+        or _path(thing.__module__) is None
+    )
 
 
 def _same_authors(name: str, own: str) -> bool:
-    """Whether a module counts as part of the code that imports it: it is of the package ``own``, or was not installed."""
+    """Whether a module counts as part of the code that imports it: it is of the package ``own``, or
+    was not installed."""
     top = name.partition(".")[0]
     if top == own:
         return True
@@ -113,7 +124,8 @@ def _path(name: str) -> Path | None:
 
 @functools.cache
 def _module(path: Path, name: str) -> _Module:
-    """Read once in a process, at the first look: later edits do not reach the code that was imported."""
+    """Read once in a process, at the first look: later edits do not reach the code that was
+    imported."""
     data = read_bytes(path)
     try:
         tree = _Plain().visit(ast.parse(data))
@@ -127,7 +139,9 @@ class _Plain(ast.NodeTransformer):
     """Drops docstrings and what only type checkers read."""
 
     def visit_If(self, node: ast.If) -> ast.AST:
-        if isinstance(node.test, (ast.Name, ast.Attribute)) and "TYPE_CHECKING" in ast.dump(node.test):
+        if isinstance(node.test, (ast.Name, ast.Attribute)) and "TYPE_CHECKING" in ast.dump(
+            node.test
+        ):
             node.body = []
         return self.generic_visit(node)
 
@@ -137,7 +151,8 @@ class _Plain(ast.NodeTransformer):
 
 
 def _imports(tree: ast.AST, name: str, is_package: bool) -> Iterator[str]:
-    """The names of the modules that ``tree``, the module ``name``, imports anywhere; some of them may be no modules."""
+    """The names of the modules that ``tree``, the module ``name``, imports anywhere; some of them
+    may be no modules."""
     here = name if is_package else name.rpartition(".")[0]
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
@@ -150,7 +165,8 @@ def _imports(tree: ast.AST, name: str, is_package: bool) -> Iterator[str]:
 
 
 def _loose(kinds: Sequence[Any]) -> tuple[list[str], set[str]]:
-    """Lines that say what classes and functions without a file do, with all they use from beside them; modules they use."""
+    """Lines that say what classes and functions without a file do, with all they use from beside
+    them; modules they use."""
     lines: list[str] = []
     modules: set[str] = set()
     seen: set[int] = set()
@@ -169,11 +185,22 @@ def _loose(kinds: Sequence[Any]) -> tuple[list[str], set[str]]:
             modules.add(thing.__module__)
         elif isinstance(thing, type):
             members = sorted(vars(thing).items())
-            lines += [f"{thing.__qualname__}.{name} {_plain(value)}" for name, value in members if not name.startswith("__weak")]
+            lines += [
+                f"{thing.__qualname__}.{name} {_plain(value)}"
+                for name, value in members
+                if not name.startswith("__weak")
+            ]
             waiting += [_unwrapped(value) for _, value in members]
         elif isinstance(thing, FunctionType):
-            lines.append(f"{thing.__qualname__} {_code(thing.__code__)} {_plain(thing.__defaults__)} {_plain(thing.__kwdefaults__)}")
-            used = [thing.__globals__[name] for name in _names(thing.__code__) if name in thing.__globals__]
+            lines.append(
+                f"{thing.__qualname__} {_code(thing.__code__)} "
+                f"{_plain(thing.__defaults__)} {_plain(thing.__kwdefaults__)}"
+            )
+            used = [
+                thing.__globals__[name]
+                for name in _names(thing.__code__)
+                if name in thing.__globals__
+            ]
             lines += [_plain(value) for value in used]
             waiting += used + [cell.cell_contents for cell in thing.__closure__ or ()]
     return sorted(lines), modules
@@ -190,10 +217,14 @@ def _names(code: CodeType) -> list[str]:
 
 
 def _code(code: CodeType) -> str:
-    return sha256(f"{code.co_code.hex()} {code.co_names} {[_plain(part) for part in code.co_consts]}".encode())
+    return sha256(
+        f"{code.co_code.hex()} {code.co_names} {[_plain(part) for part in code.co_consts]}".encode()
+    )
 
 
-_FLAT: dict[type, Callable[[Any], str]] = dict.fromkeys((bool, int, float, complex, str, bytes, type(None)), repr)
+_FLAT: dict[type, Callable[[Any], str]] = dict.fromkeys(
+    (bool, int, float, complex, str, bytes, type(None)), repr
+)
 
 
 def _plain(value: Any) -> str:

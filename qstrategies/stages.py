@@ -1,4 +1,5 @@
-"""Trained models by the content of what they depend on: a stage that was computed once is read, not repeated."""
+"""Trained models by the content of what they depend on: a stage that was computed once is read, not
+repeated."""
 
 from __future__ import annotations
 
@@ -37,10 +38,11 @@ def stage(
     train: Callable[[nn.Module, str], History],
     say: Callable[[str], None],
 ) -> Stage:
-    """The model that ``train``, told the key, makes of ``build()``; from ``folder`` if it was made before from equal ``depends_on``.
+    """The model that ``train``, told the key, makes of ``build()``; from ``folder`` if it was made
+    before from equal ``depends_on``.
 
-    A model just trained gets the memory layout of one that is read, so that both compute the very same bits. A damaged
-    file is made again, and ``say`` hears of it.
+    A model just trained gets the memory layout of one that is read, so that both compute the very
+    same bits. A damaged file is made again, and ``say`` hears of it.
     """
     key = content_key(depends_on)
     path = folder / f"{key[:24]}.safetensors"

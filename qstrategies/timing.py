@@ -1,4 +1,5 @@
-"""Latency and throughput of ONNX files in ONNX Runtime, measured in turn so that a noisy machine treats all alike."""
+"""Latency and throughput of ONNX files in ONNX Runtime, measured in turn so that a noisy machine
+treats all alike."""
 
 from __future__ import annotations
 
@@ -16,8 +17,11 @@ from qstrategies.runtimes.onnx_runtime import OnnxRuntime
 ROUNDS = 5
 
 
-def interleaved(actions: Sequence[Callable[[], object]], repeats: int, rounds: int = ROUNDS) -> list[float]:
-    """Seconds per call of each action: the least mean over ``rounds``, in each of which all actions take turns."""
+def interleaved(
+    actions: Sequence[Callable[[], object]], repeats: int, rounds: int = ROUNDS
+) -> list[float]:
+    """Seconds per call of each action: the least mean over ``rounds``, in each of which all actions
+    take turns."""
     means: list[list[float]] = [[] for _ in actions]
     for _ in range(rounds):
         for action, collected in zip(actions, means, strict=True):
@@ -29,13 +33,15 @@ def interleaved(actions: Sequence[Callable[[], object]], repeats: int, rounds: i
 
 
 def seconds_per_call(paths: Sequence[Path], images: NDArray[np.uint8], repeats: int) -> list[float]:
-    """Seconds of one call with the batch ``images`` [N, C, H, W] for each file, one thread, interleaved."""
+    """Seconds of one call with the batch ``images`` [N, C, H, W] for each file, one thread,
+    interleaved."""
     sessions = [OnnxRuntime(path, threads=1) for path in paths]
     return interleaved([functools.partial(session.run, images) for session in sessions], repeats)
 
 
 def measure(baseline: Path, paths: Sequence[Path], images: NDArray[np.uint8]) -> tuple[Speed, ...]:
-    """Speed of ``baseline`` (the float file) and of every file in ``paths``, with the ratio to the baseline."""
+    """Speed of ``baseline`` (the float file) and of every file in ``paths``, with the ratio to the
+    baseline."""
     files = [baseline, *paths]
     single = seconds_per_call(files, images[:1], repeats=100)
     batch = seconds_per_call(files, images[:256], repeats=1)

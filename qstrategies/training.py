@@ -44,7 +44,8 @@ def device() -> torch.device:
 
 
 def compute_dtype() -> torch.dtype:
-    """bfloat16 where the hardware multiplies it natively, else float32 (emulated bfloat16 is slower than float32)."""
+    """bfloat16 where the hardware multiplies it natively, else float32 (emulated bfloat16 is slower
+    than float32)."""
     if torch.cuda.is_available():
         native = torch.cuda.is_bf16_supported(including_emulation=False)
     else:
@@ -63,7 +64,8 @@ def train(
     seed: int,
     on_epoch: Callable[[int, Epoch], None] | None = None,
 ) -> History:
-    """Train ``model`` in place, with the hooks of ``strategy``, and fold it. The same seed gives the same bits.
+    """Train ``model`` in place, with the hooks of ``strategy``, and fold it. The same seed gives
+    the same bits.
 
     Args:
         model: takes images [N, C, H, W] in [0, 1]; float, or fake-quantized.
@@ -92,11 +94,21 @@ def train(
             if len(batch) == config.batch_size or len(batches) == 1
         ]
         seconds = time.perf_counter() - started
-        curve.append(Epoch(loss=math.fsum(losses) / len(losses), accuracy=_accuracy(view, data["validation"]), seconds=seconds))
+        curve.append(
+            Epoch(
+                loss=math.fsum(losses) / len(losses),
+                accuracy=_accuracy(view, data["validation"]),
+                seconds=seconds,
+            )
+        )
         if on_epoch is not None:
             on_epoch(number, curve[-1])
         if number in (1, config.epochs):
-            histograms.append(weight_histogram([layer.weight for layer in weighted_layers(model)], "training", number))
+            histograms.append(
+                weight_histogram(
+                    [layer.weight for layer in weighted_layers(model)], "training", number
+                )
+            )
     strategy.fold(model)
     model.cpu().eval()
     return History(tuple(curve), tuple(histograms))
@@ -126,9 +138,11 @@ def weight_histogram(layers: Sequence[Tensor], when: str, epoch: int) -> WeightH
 
 @functools.cache
 def keep_freed_memory() -> None:
-    """Have glibc reuse the memory of freed activations: returning it to the kernel costs a page fault per 4 KB.
+    """Have glibc reuse the memory of freed activations: returning it to the kernel costs a page
+    fault per 4 KB.
 
-    For the whole process and for good, so that only who owns the process decides on it: a command or a script.
+    For the whole process and for good, so that only who owns the process decides on it: a command
+    or a script.
     """
     if sys.platform != "linux":
         return
@@ -138,14 +152,18 @@ def keep_freed_memory() -> None:
         libc.mallopt(-1, 1 << 30)  # M_TRIM_THRESHOLD
 
 
-def _optimizer(model: nn.Module, config: TrainingConfig, images: int) -> tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler]:
+def _optimizer(
+    model: nn.Module, config: TrainingConfig, images: int
+) -> tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler]:
     rate, steps = config.learning_rate, max(1, images // config.batch_size) * config.epochs
     parameters = list(model.parameters())
     optimizer: torch.optim.Optimizer
     if config.optimizer == "sgd":
         optimizer = torch.optim.SGD(parameters, lr=rate, momentum=0.9, nesterov=True)
     else:
-        optimizer = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[config.optimizer](parameters, lr=rate, fused=True)
+        optimizer = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[config.optimizer](
+            parameters, lr=rate, fused=True
+        )
     schedules = torch.optim.lr_scheduler
     if config.schedule == "one_cycle":
         return optimizer, schedules.OneCycleLR(optimizer, rate, total_steps=steps + 1)

@@ -56,7 +56,9 @@ class Pattern:
 Fraction = Annotated[float, Range(0, 1)]
 NonNegative = Annotated[float, Range(0)]
 Count = Annotated[int, Range(0)]
-Name = Annotated[str, Pattern(r"[^/\x00-\x1f\x7f]{1,100}", "a name of at most 100 characters, without /")]
+Name = Annotated[
+    str, Pattern(r"[^/\x00-\x1f\x7f]{1,100}", "a name of at most 100 characters, without /")
+]
 """What becomes a part of a path."""
 Sha256 = Annotated[str, Pattern(r"[0-9a-f]{64}", "a SHA-256 in hexadecimal digits")]
 Flat = bool | int | float | str | None
@@ -65,7 +67,8 @@ Shallow = Flat | list[Flat] | dict[str, Flat]
 
 
 def load(text: str | bytes) -> Any:
-    """The JSON value in ``text``; raises ``InputError`` for anything else, as other encodings, NaN or bottomless nesting."""
+    """The JSON value in ``text``; raises ``InputError`` for anything else, as other encodings, NaN
+    or bottomless nesting."""
     try:
         decoded = text.decode() if isinstance(text, bytes) else text
         return json.loads(decoded, parse_constant=_refuse_constant)
@@ -79,13 +82,14 @@ def build(kind: Any, value: Any, where: str = "it") -> Any:
     """``value``, as ``load`` gives it, as a ``kind``.
 
     Args:
-        kind: a dataclass, a TypedDict, or a hint made of scalars, ``Literal``, unions, lists, dicts, tuples of any length,
-            and ``Annotated`` with what is called with the value and returns what it should have been, or None.
+        kind: a dataclass, a TypedDict, or a hint made of scalars, ``Literal``, unions, lists,
+            dicts, tuples of any length, and ``Annotated`` with what is called with the value and
+            returns what it should have been, or None.
         where: what the error calls the value.
 
     Raises:
-        InputError: it names the first place that does not fit, what is there and what is expected. A dataclass takes no
-            unknown keys; a TypedDict does, and leaves them out.
+        InputError: it names the first place that does not fit, what is there and what is expected.
+            A dataclass takes no unknown keys; a TypedDict does, and leaves them out.
     """
     origin, arguments = get_origin(kind), get_args(kind)
     if dataclasses.is_dataclass(kind):
@@ -97,7 +101,9 @@ def build(kind: Any, value: Any, where: str = "it") -> Any:
     if origin in (Union, UnionType):
         return _union(arguments, value, where)
     if origin is Literal:
-        return value if value in arguments else _misfit(value, where, f"one of {', '.join(arguments)}")
+        return (
+            value if value in arguments else _misfit(value, where, f"one of {', '.join(arguments)}")
+        )
     if origin in (list, tuple):
         items = enumerate(_expect(list, value, where))
         return origin(build(arguments[0], item, f"{where}[{index}]") for index, item in items)
@@ -113,10 +119,14 @@ def _dataclass(kind: Any, value: Any, where: str) -> Any:
         if name not in hints:
             raise InputError(f"{where} has an unknown entry {reprlib.repr(name)}")
     for field in fields:
-        needed = field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
+        needed = (
+            field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
+        )
         if needed and field.name not in given:
             raise InputError(f"{where} has no {field.name!r}")
-    return kind(**{name: build(hints[name], item, f"{where}.{name}") for name, item in given.items()})
+    return kind(
+        **{name: build(hints[name], item, f"{where}.{name}") for name, item in given.items()}
+    )
 
 
 def _typed_dict(kind: Any, value: Any, where: str) -> Any:
@@ -124,7 +134,11 @@ def _typed_dict(kind: Any, value: Any, where: str) -> Any:
     for name in sorted(kind.__required_keys__):
         if name not in given:
             raise InputError(f"{where} has no {name!r}")
-    return {name: build(hint, given[name], f"{where}.{name}") for name, hint in _hints(kind).items() if name in given}
+    return {
+        name: build(hint, given[name], f"{where}.{name}")
+        for name, hint in _hints(kind).items()
+        if name in given
+    }
 
 
 def _annotated(kind: Any, checks: tuple[Any, ...], value: Any, where: str) -> Any:
@@ -149,7 +163,8 @@ def _union(members: tuple[Any, ...], value: Any, where: str) -> Any:
 def _dict(arguments: tuple[Any, ...], value: Any, where: str) -> dict[Any, Any]:
     keys, values = arguments
     return {
-        build(keys, key, f"a key of {where}"): build(values, item, f"{where}.{key}") for key, item in _expect(dict, value, where).items()
+        build(keys, key, f"a key of {where}"): build(values, item, f"{where}.{key}")
+        for key, item in _expect(dict, value, where).items()
     }
 
 
@@ -161,7 +176,11 @@ def _scalar(kind: Any, value: Any, where: str) -> Any:
         expected = "a whole number" if kind is int else "a finite number"
         return value if fits else _misfit(value, where, expected)
     _expect(kind, value, where)
-    if kind is str and not value.isascii() and any("\ud800" <= letter <= "\udfff" for letter in value):
+    if (
+        kind is str
+        and not value.isascii()
+        and any("\ud800" <= letter <= "\udfff" for letter in value)
+    ):
         _misfit(value, where, "text that UTF-8 can hold")
     return value
 

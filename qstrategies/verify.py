@@ -10,7 +10,16 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from qstrategies.crosscheck import REFERENCE, Outputs, check_runtime, distance, predicted, run_in_batches, unexplained, verdict
+from qstrategies.crosscheck import (
+    REFERENCE,
+    Outputs,
+    check_runtime,
+    distance,
+    predicted,
+    run_in_batches,
+    unexplained,
+    verdict,
+)
 from qstrategies.datasets import DATASETS
 from qstrategies.datasets.base import Location
 from qstrategies.divergence import first_divergence
@@ -29,12 +38,16 @@ RANDOM_IMAGES = 64
 
 
 @guest
-def verify(path: Path, location: Location = Location(), runtimes: Sequence[str] | None = None) -> dict[str, Any]:
-    """Run ``path`` over the test split of its dataset in every runtime (or those named); over random pixels if it names none.
+def verify(
+    path: Path, location: Location = Location(), runtimes: Sequence[str] | None = None
+) -> dict[str, Any]:
+    """Run ``path`` over the test split of its dataset in every runtime (or those named); over
+    random pixels if it names none.
 
-    The reference is ONNX Runtime without optimisations; its logits' SHA-256 is held against that of PyTorch's int8
-    module, which the export stored in the file. Raises ``InputError`` for a broken file, one that holds a float model, an
-    input that is no batch of a known shape, or an unknown runtime.
+    The reference is ONNX Runtime without optimisations; its logits' SHA-256 is held against that of
+    PyTorch's int8 module, which the export stored in the file. Raises ``InputError`` for a broken
+    file, one that holds a float model, an input that is no batch of a known shape, or an unknown
+    runtime.
     """
     model = load_checked(path)
     metadata = metadata_of(model, path)
@@ -60,7 +73,9 @@ def verify(path: Path, location: Location = Location(), runtimes: Sequence[str] 
             skipped[name] = found.reason
             continue
         check, logits = found.check, found.outputs
-        divergence = None if check.rows_equal == 1 else _divergence(name, path, inputs, logits, expected)
+        divergence = (
+            None if check.rows_equal == 1 else _divergence(name, path, inputs, logits, expected)
+        )
         hashed = "logits_sha256" in metadata and len(logits) == len(expected)
         bits = logits_hash(logits) == metadata["logits_sha256"] if hashed else None
         checks.append({**vars(check), "first_divergence": divergence, "pytorch_bits": bits})
@@ -77,8 +92,11 @@ def verify(path: Path, location: Location = Location(), runtimes: Sequence[str] 
     }
 
 
-def _divergence(name: str, path: Path, inputs: Sequence[NDArray[np.uint8]], logits: Outputs, expected: Outputs) -> str:
-    """Where runtime ``name`` first leaves the reference, in the batch of the first example whose ``logits`` are not as ``expected``."""
+def _divergence(
+    name: str, path: Path, inputs: Sequence[NDArray[np.uint8]], logits: Outputs, expected: Outputs
+) -> str:
+    """Where runtime ``name`` first leaves the reference, in the batch of the first example whose
+    ``logits`` are not as ``expected``."""
     start = 0
     if logits.shape == expected[: len(logits)].shape:
         different = (logits != expected[: len(logits)]).reshape(len(logits), -1).any(1)
@@ -88,16 +106,24 @@ def _divergence(name: str, path: Path, inputs: Sequence[NDArray[np.uint8]], logi
         found = first_divergence(path, RUNTIMES.get(name), RUNTIMES.get(REFERENCE), batch)
     except InputError as error:
         return f"not found: {error}"
-    return str(found) if found else "in no node alone: the file gives the same bits wherever it is cut"
+    return (
+        str(found) if found else "in no node alone: the file gives the same bits wherever it is cut"
+    )
 
 
 def _random_pixels(model: onnx.ModelProto, path: Path) -> list[NDArray[np.uint8]]:
     """Pixels 0...255 of the shapes that ``model`` takes, one array per input, from a fixed seed."""
-    constants, random = {tensor.name for tensor in model.graph.initializer}, np.random.default_rng(0)
+    constants, random = (
+        {tensor.name for tensor in model.graph.initializer},
+        np.random.default_rng(0),
+    )
     entries = [entry for entry in model.graph.input if entry.name not in constants]
     shapes = [[dim.dim_value for dim in entry.type.tensor_type.shape.dim] for entry in entries]
     if not shapes or any(len(shape) < 2 or min(shape[1:]) < 1 for shape in shapes):
-        raise InputError(f"{str(path)!r} has no known test data, and no inputs [N, ...] of known shapes to make some for")
+        raise InputError(
+            f"{str(path)!r} has no known test data, and no inputs [N, ...] of known shapes "
+            "to make some for"
+        )
     batch = max(shape[0] for shape in shapes) or RANDOM_IMAGES
     return [random.integers(0, 256, (batch, *shape[1:]), np.uint8) for shape in shapes]
 
@@ -106,9 +132,15 @@ def report_text(report: dict[str, Any]) -> str:
     """The report for a terminal."""
     source = "random pixels, since it names no dataset"
     if report["recorded_accuracy"] is not None:
-        source = f"{report['strategy']}, {report['weight_bits']} weight bits, recorded accuracy {report['recorded_accuracy']:.2%}"
+        source = (
+            f"{report['strategy']}, {report['weight_bits']} weight bits, recorded accuracy "
+            f"{report['recorded_accuracy']:.2%}"
+        )
     lines = [line(f"{report['file']}: {source}; {INTEGRITY[report['unchanged']]}")]
-    lines.append(f"{'runtime':<22} {'images':>7} {'accuracy':>9} {'rows equal':>11} {'max steps':>10}  PyTorch's bits")
+    lines.append(
+        f"{'runtime':<22} {'images':>7} {'accuracy':>9} {'rows equal':>11} "
+        f"{'max steps':>10}  PyTorch's bits"
+    )
     for check in report["checks"]:
         pytorch = {None: "-", True: "yes", False: "NO"}[check["pytorch_bits"]]
         accuracy = "-" if check["accuracy"] is None else f"{check['accuracy']:.2%}"

@@ -1,4 +1,5 @@
-"""Small data and one shared set of finished runs: every registered strategy, trained for seconds."""
+"""Small data and one shared set of finished runs: every registered strategy, trained for
+seconds."""
 
 from __future__ import annotations
 
@@ -35,12 +36,19 @@ class SmallMNIST(MNIST):
     @cached_property
     def splits(self) -> dict[str, Split]:
         whole = super().splits
-        return {name: Split(name, whole[name].images[:size], whole[name].labels[:size]) for name, size in SIZES.items()}
+        return {
+            name: Split(name, whole[name].images[:size], whole[name].labels[:size])
+            for name, size in SIZES.items()
+        }
 
 
 SHORT = TrainingConfig(epochs=1, batch_size=64, learning_rate=3e-3)
 SMALL = ExperimentConfig(
-    strategy="no_norm", dataset="small_mnist", training=SHORT, tuning=dataclasses.replace(SHORT, learning_rate=1e-3), checks="full"
+    strategy="no_norm",
+    dataset="small_mnist",
+    training=SHORT,
+    tuning=dataclasses.replace(SHORT, learning_rate=1e-3),
+    checks="full",
 )
 
 

@@ -1,4 +1,5 @@
-"""What tests of own networks share: quantize, and hold every executor to the specification, and that to the float model."""
+"""What tests of own networks share: quantize, and hold every executor to the specification, and
+that to the float model."""
 
 import onnxruntime
 import torch
@@ -31,11 +32,14 @@ def outputs_of_file(path, quantized, inputs, level="ORT_DISABLE_ALL"):
     pairs = zip(quantized.inputs, inputs, strict=True)
     feeds = [spec.integers(tensor).numpy() for spec, tensor in pairs]
     names = [entry.name for entry in session.get_inputs()]
-    return [torch.from_numpy(array) for array in session.run(None, dict(zip(names, feeds, strict=True)))]
+    return [
+        torch.from_numpy(array) for array in session.run(None, dict(zip(names, feeds, strict=True)))
+    ]
 
 
 def check(model, tmp_path, inputs=None, *, least=20.0, islands=0, export=True, **settings):
-    """Quantize ``model``, and hold every executor to the specification, and that to the float model.
+    """Quantize ``model``, and hold every executor to the specification, and that to the float
+    model.
 
     ``islands``: how many parts stay in float; where some do, the file is only run. ``export`` False leaves that out: it takes seconds.
     """
@@ -47,7 +51,14 @@ def check(model, tmp_path, inputs=None, *, least=20.0, islands=0, export=True, *
     example = inputs if len(inputs) > 1 else inputs[0]
     quantized = qs.quantize(model, [example], example, **settings)
     assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
-    found = tensors(quantized.reference()(*(spec.reals(spec.integers(x)) for spec, x in zip(quantized.inputs, inputs, strict=True))))
+    found = tensors(
+        quantized.reference()(
+            *(
+                spec.reals(spec.integers(x))
+                for spec, x in zip(quantized.inputs, inputs, strict=True)
+            )
+        )
+    )
     assert [each.shape for each in found] == [each.shape for each in expected]
     for ours, theirs in zip(found, expected, strict=True):
         assert decibels(theirs, ours) > least
@@ -64,16 +75,28 @@ def same_bits(quantized, exported, inputs, expected):
     certificate = exported[0].certificate
     assert certificate["integer_kernels"] and certificate["float_executors"]
     integers = [spec.integers(x) for spec, x in zip(quantized.inputs, inputs, strict=True)]
-    wild = [torch.randint(0, 256, each.shape, dtype=torch.uint8) if each.dtype == torch.uint8 else each for each in integers]
+    wild = [
+        torch.randint(0, 256, each.shape, dtype=torch.uint8) if each.dtype == torch.uint8 else each
+        for each in integers
+    ]
     for entered in (integers, wild):
         right = tensors(quantized.reference()(*entered))
         values = quantized.graph.integers(*(each.numpy() for each in entered))
         for spec, tensor in zip(quantized.graph.outputs, right, strict=True):
             assert torch.equal(real_output(spec, values[spec.name]), tensor), "the specification"
-        for engine in (name for name in ENGINES if name in torch.backends.quantized.supported_engines):
+        for engine in (
+            name for name in ENGINES if name in torch.backends.quantized.supported_engines
+        ):
             for ours, tensor in zip(tensors(quantized.int8(engine)(*entered)), right, strict=True):
                 assert torch.equal(ours, tensor), engine
         for file in exported:
-            for level in ("ORT_DISABLE_ALL", "ORT_ENABLE_BASIC", "ORT_ENABLE_EXTENDED", "ORT_ENABLE_ALL"):
-                for ours, tensor in zip(outputs_of_file(file.path, quantized, entered, level), right, strict=True):
+            for level in (
+                "ORT_DISABLE_ALL",
+                "ORT_ENABLE_BASIC",
+                "ORT_ENABLE_EXTENDED",
+                "ORT_ENABLE_ALL",
+            ):
+                for ours, tensor in zip(
+                    outputs_of_file(file.path, quantized, entered, level), right, strict=True
+                ):
                     assert torch.equal(ours, tensor), (file.form, level)

@@ -13,7 +13,16 @@ LAYERS = [
     {"files", "typed_json"},
     {"registry", "records", "guest", "sandbox", "source_code"},
     {"predictions", "operators"},
-    {"datasets", "models", "strategies", "quantization", "runtimes", "trackers", "progress", "report"},
+    {
+        "datasets",
+        "models",
+        "strategies",
+        "quantization",
+        "runtimes",
+        "trackers",
+        "progress",
+        "report",
+    },
     {"evaluation", "onnx_file"},
     {"certificate"},
     {"training", "export", "timing", "divergence"},
@@ -43,15 +52,23 @@ def imports():
             for inner in ast.walk(node)
         }
         for node in ast.walk(tree):
-            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("qstrategies") and id(node) not in typing_only:
+            if (
+                isinstance(node, ast.ImportFrom)
+                and (node.module or "").startswith("qstrategies")
+                and id(node) not in typing_only
+            ):
                 parts = node.module.split(".")
-                targets = parts[1:2] or [alias.name for alias in node.names if alias.name != "__version__"]
+                targets = parts[1:2] or [
+                    alias.name for alias in node.names if alias.name != "__version__"
+                ]
                 for target in targets:
                     yield unit, target, str(path)
 
 
 def test_every_module_has_a_layer():
-    units = {path.relative_to(PACKAGE).with_suffix("").parts[0] for path in PACKAGE.rglob("*.py")} - {"__init__"}
+    units = {
+        path.relative_to(PACKAGE).with_suffix("").parts[0] for path in PACKAGE.rglob("*.py")
+    } - {"__init__"}
     assert units == set(RANK)
 
 
@@ -76,7 +93,10 @@ def imported_names(path):
 def users_of(*modules):
     """The files of the package that import one of ``modules``, or a part of it."""
     parts = tuple(f"{module}." for module in modules)
-    found = {path: [name for name in imported_names(path) if f"{name}.".startswith(parts)] for path in PACKAGE.rglob("*.py")}
+    found = {
+        path: [name for name in imported_names(path) if f"{name}.".startswith(parts)]
+        for path in PACKAGE.rglob("*.py")
+    }
     return {path.relative_to(PACKAGE).as_posix() for path, names in found.items() if names}
 
 
@@ -90,7 +110,8 @@ def test_nothing_is_patched_and_nothing_private_of_torch_is_imported():
         f"{path.relative_to(PACKAGE)}: {name}"
         for path in PACKAGE.rglob("*.py")
         for name in imported_names(path)
-        if name.split(".")[0] in ("torch", "onnx", "onnx_ir") and any(part.startswith("_") for part in name.split("."))
+        if name.split(".")[0] in ("torch", "onnx", "onnx_ir")
+        and any(part.startswith("_") for part in name.split("."))
     }
     assert private == set()
 
@@ -101,14 +122,30 @@ def test_report_imports_records_only():
 
 
 def test_strategies_are_files_of_at_most_60_lines():
-    files = [path for path in (PACKAGE / "strategies").glob("*.py") if path.name not in ("__init__.py", "base.py")]
+    files = [
+        path
+        for path in (PACKAGE / "strategies").glob("*.py")
+        if path.name not in ("__init__.py", "base.py")
+    ]
     assert len(files) >= 8
-    assert {path.name: len(path.read_text().splitlines()) for path in files if len(path.read_text().splitlines()) > 60} == {}
+    assert {
+        path.name: len(path.read_text().splitlines())
+        for path in files
+        if len(path.read_text().splitlines()) > 60
+    } == {}
 
 
 @pytest.mark.parametrize(
-    "code", ["import qstrategies", "import qstrategies.cli as c; c.parser().format_help()", "import qstrategies.records"]
+    "code",
+    [
+        "import qstrategies",
+        "import qstrategies.cli as c; c.parser().format_help()",
+        "import qstrategies.records",
+    ],
 )
 def test_no_torch_is_loaded_by(code):
-    script = f"{code}; import sys; sys.exit(any(name in sys.modules for name in ('torch', 'onnx', 'onnxruntime', 'matplotlib')))"
+    script = (
+        f"{code}; import sys; sys.exit(any(name in sys.modules for name in ('torch', 'onnx', "
+        "'onnxruntime', 'matplotlib')))"
+    )
     assert subprocess.run([sys.executable, "-c", script]).returncode == 0

@@ -37,39 +37,98 @@ def build(nodes, constants, shape=(1, 4), outputs=1, kind=TensorProto.UINT8, ops
 
 
 def node(op, inputs, output, **attributes):
-    return helper.make_node(op, inputs, [output] if isinstance(output, str) else output, name=f"the_{op}_{output}", **attributes)
+    return helper.make_node(
+        op,
+        inputs,
+        [output] if isinstance(output, str) else output,
+        name=f"the_{op}_{output}",
+        **attributes,
+    )
 
 
-def layer(weight, bias=None, *, op="Gemm", x=(1.0, 0), w=2.0**-8, y=(0.25, 128), shape=(1, 4), signed=False, **attributes):
-    """DequantizeLinear -> ``op`` with int8 ``weight`` and int32 ``bias`` -> QuantizeLinear, and a spare Dequantize at the end."""
+def layer(
+    weight,
+    bias=None,
+    *,
+    op="Gemm",
+    x=(1.0, 0),
+    w=2.0**-8,
+    y=(0.25, 128),
+    shape=(1, 4),
+    signed=False,
+    **attributes,
+):
+    """DequantizeLinear -> ``op`` with int8 ``weight`` and int32 ``bias`` -> QuantizeLinear, and a
+    spare Dequantize at the end."""
     dtype = np.int8 if signed else np.uint8
-    constants = {"sx": np.float32(x[0]), "zx": dtype(x[1]), "w8": np.int8(weight), "sw": np.float32(w)}
+    constants = {
+        "sx": np.float32(x[0]),
+        "zx": dtype(x[1]),
+        "w8": np.int8(weight),
+        "sw": np.float32(w),
+    }
     constants |= {"sy": np.float32(y[0]), "zy": np.uint8(y[1])}
     axis = {"axis": 1 if op in ("ConvTranspose", "MatMul") else 0} if np.size(w) > 1 else {}
-    nodes = [node("DequantizeLinear", ["x", "sx", "zx"], "xr"), node("DequantizeLinear", ["w8", "sw"], "w", **axis)]
+    nodes = [
+        node("DequantizeLinear", ["x", "sx", "zx"], "xr"),
+        node("DequantizeLinear", ["w8", "sw"], "w", **axis),
+    ]
     if bias is not None:
-        constants |= {"b32": np.int32(bias), "sb": np.broadcast_to(np.float32(x[0]) * np.float32(w), np.shape(bias))}
+        constants |= {
+            "b32": np.int32(bias),
+            "sb": np.broadcast_to(np.float32(x[0]) * np.float32(w), np.shape(bias)),
+        }
         nodes.append(node("DequantizeLinear", ["b32", "sb"], "b", axis=0))
     nodes.append(node(op, ["xr", "w", *(["b"] if bias is not None else [])], "r", **attributes))
-    nodes += [node("QuantizeLinear", ["r", "sy", "zy"], "q"), node("DequantizeLinear", ["q", "sy", "zy"], "y")]
+    nodes += [
+        node("QuantizeLinear", ["r", "sy", "zy"], "q"),
+        node("DequantizeLinear", ["q", "sy", "zy"], "y"),
+    ]
     return build(nodes, constants, shape, kind=TensorProto.INT8 if signed else TensorProto.UINT8)
 
 
-def between(nodes, constants, *, shape=(1, 4, 6, 6), out=(2.0**-4, 0), into=(2.0**-4, 0), opset=19, **settings):
-    """x -> DequantizeLinear (d) -> ``nodes`` (r) -> QuantizeLinear, with ``settings`` -> DequantizeLinear (y)."""
-    constants = {"sx": np.float32(into[0]), "zx": np.uint8(into[1]), "sy": np.float32(out[0]), "zy": np.uint8(out[1]), **constants}
-    ends = [node("QuantizeLinear", ["r", "sy", "zy"], "q", **settings), node("DequantizeLinear", ["q", "sy", "zy"], "y")]
-    return build([node("DequantizeLinear", ["x", "sx", "zx"], "d"), *nodes, *ends], constants, shape, opset=opset)
+def between(
+    nodes,
+    constants,
+    *,
+    shape=(1, 4, 6, 6),
+    out=(2.0**-4, 0),
+    into=(2.0**-4, 0),
+    opset=19,
+    **settings,
+):
+    """x -> DequantizeLinear (d) -> ``nodes`` (r) -> QuantizeLinear, with ``settings`` ->
+    DequantizeLinear (y)."""
+    constants = {
+        "sx": np.float32(into[0]),
+        "zx": np.uint8(into[1]),
+        "sy": np.float32(out[0]),
+        "zy": np.uint8(out[1]),
+        **constants,
+    }
+    ends = [
+        node("QuantizeLinear", ["r", "sy", "zy"], "q", **settings),
+        node("DequantizeLinear", ["q", "sy", "zy"], "y"),
+    ]
+    return build(
+        [node("DequantizeLinear", ["x", "sx", "zx"], "d"), *nodes, *ends],
+        constants,
+        shape,
+        opset=opset,
+    )
 
 
 def broken(model):
     """What a model breaks: {(guarantee, node)}, and all reasons in one text."""
     found = certify_model(model).breaches
-    return {(name, item.node) for name in found for item in found[name]}, "; ".join(item.reason for name in found for item in found[name])
+    return {(name, item.node) for name in found for item in found[name]}, "; ".join(
+        item.reason for name in found for item in found[name]
+    )
 
 
 def brute_force(rows, bias, low, high):
-    """The largest |partial sum| per row over all corners of the inputs and all subsets of the terms."""
+    """The largest |partial sum| per row over all corners of the inputs and all subsets of the
+    terms."""
     largest = []
     for row, constant in zip(rows, bias, strict=True):
         sums = [
@@ -84,22 +143,47 @@ def brute_force(rows, bias, low, high):
 
 
 @pytest.mark.parametrize("seed", range(3))
-@pytest.mark.parametrize(("zero_point", "signed"), [(0, False), (128, False), (254, False), (0, True), (-128, True)])
+@pytest.mark.parametrize(
+    ("zero_point", "signed"), [(0, False), (128, False), (254, False), (0, True), (-128, True)]
+)
 def test_the_bound_is_the_true_maximum_over_all_inputs_and_orders(seed, zero_point, signed):
     rng = np.random.default_rng(seed)
     w, b = rng.integers(-127, 128, (2, 4)), rng.integers(-9999, 9999, 2)
-    expected = brute_force(w, b, *(limit - zero_point for limit in ((-128, 127) if signed else (0, 255))))
+    expected = brute_force(
+        w, b, *(limit - zero_point for limit in ((-128, 127) if signed else (0, 255)))
+    )
     cases = [
         layer(w, b, transB=1, x=(1.0, zero_point), signed=signed),
         layer(w.T, b, x=(1.0, zero_point), signed=signed),
-        layer(w.reshape(2, 2, 1, 2), b, op="Conv", group=2, shape=(1, 4, 1, 2), x=(1.0, zero_point), signed=signed),
+        layer(
+            w.reshape(2, 2, 1, 2),
+            b,
+            op="Conv",
+            group=2,
+            shape=(1, 4, 1, 2),
+            x=(1.0, zero_point),
+            signed=signed,
+        ),
     ]
     for model in cases:
         assert certify_model(model).layers[0].accumulators == expected
-    no_bias = brute_force(w, [0, 0], *(limit - zero_point for limit in ((-128, 127) if signed else (0, 255))))
-    assert certify_model(layer(w.T, op="MatMul", x=(1.0, zero_point), signed=signed)).layers[0].accumulators == no_bias
+    no_bias = brute_force(
+        w, [0, 0], *(limit - zero_point for limit in ((-128, 127) if signed else (0, 255)))
+    )
+    assert (
+        certify_model(layer(w.T, op="MatMul", x=(1.0, zero_point), signed=signed))
+        .layers[0]
+        .accumulators
+        == no_bias
+    )
     transposed = layer(
-        np.concatenate([w.T, w.T])[:, :, None], [0] * 4, op="ConvTranspose", group=2, shape=(1, 8, 3), x=(1.0, zero_point), signed=signed
+        np.concatenate([w.T, w.T])[:, :, None],
+        [0] * 4,
+        op="ConvTranspose",
+        group=2,
+        shape=(1, 8, 3),
+        x=(1.0, zero_point),
+        signed=signed,
     )
     assert certify_model(transposed).layers[0].accumulators == no_bias * 2
 
@@ -107,8 +191,14 @@ def test_the_bound_is_the_true_maximum_over_all_inputs_and_orders(seed, zero_poi
 @pytest.mark.parametrize("seed", range(3))
 def test_figures_of_a_convolution_are_those_of_a_few_lines_of_numpy(seed):
     rng = np.random.default_rng(seed)
-    w, b, odd = rng.integers(-60, 61, (8, 5, 3, 3)), rng.integers(-5000, 5000, 8), rng.choice([1, 3, 5, 9, 11], 8)
-    found = certify_model(layer(w, b, op="Conv", w=odd * 2.0**-9, y=(2.0**-2, 0), shape=(1, 5, 6, 6)))
+    w, b, odd = (
+        rng.integers(-60, 61, (8, 5, 3, 3)),
+        rng.integers(-5000, 5000, 8),
+        rng.choice([1, 3, 5, 9, 11], 8),
+    )
+    found = certify_model(
+        layer(w, b, op="Conv", w=odd * 2.0**-9, y=(2.0**-2, 0), shape=(1, 5, 6, 6))
+    )
     rows = w.reshape(8, -1)
     positive, negative = (
         np.where(rows > 0, rows, 0).sum(1) * 255 + np.maximum(b, 0),
@@ -116,8 +206,14 @@ def test_figures_of_a_convolution_are_those_of_a_few_lines_of_numpy(seed):
     )
     bound = np.maximum(positive, -negative)
     figures = found.layers[0]
-    assert figures.accumulators == tuple(bound) and figures.mantissas == tuple(odd) and figures.float_units == tuple(bound * odd)
-    assert figures.pairs == tuple(max(abs(p) + abs(q) for p, q in itertools.combinations(row, 2)) for row in rows.tolist())
+    assert (
+        figures.accumulators == tuple(bound)
+        and figures.mantissas == tuple(odd)
+        and figures.float_units == tuple(bound * odd)
+    )
+    assert figures.pairs == tuple(
+        max(abs(p) + abs(q) for p, q in itertools.combinations(row, 2)) for row in rows.tolist()
+    )
     innermost = w.transpose(0, 2, 3, 1).reshape(8, -1)
     sums = [np.abs(order[:, 1:]) + np.abs(order[:, :-1]) for order in (rows, innermost)]
     assert figures.adjacent == tuple(np.maximum(*(item.max(1) for item in sums)))
@@ -127,8 +223,15 @@ def test_figures_of_a_convolution_are_those_of_a_few_lines_of_numpy(seed):
 def test_float_weights_that_are_an_integer_grid_are_proven_and_others_are_not():
     weight = np.float32([[3, -5], [7, 2]]) * np.float32(2.0**-9)
     constants = {"w": weight, "b": np.float32([2.0**-9, 6]), "sy": np.float32(1), "zy": np.uint8(2)}
-    nodes = [node("Cast", ["x"], "f", to=TensorProto.FLOAT), node("Gemm", ["f", "w", "b"], "r", transB=1)]
-    nodes += [node("Relu", ["r"], "p"), node("QuantizeLinear", ["p", "sy", "zy"], "q"), node("DequantizeLinear", ["q", "sy", "zy"], "y")]
+    nodes = [
+        node("Cast", ["x"], "f", to=TensorProto.FLOAT),
+        node("Gemm", ["f", "w", "b"], "r", transB=1),
+    ]
+    nodes += [
+        node("Relu", ["r"], "p"),
+        node("QuantizeLinear", ["p", "sy", "zy"], "q"),
+        node("DequantizeLinear", ["q", "sy", "zy"], "y"),
+    ]
     found = certify_model(build(nodes, constants, (1, 2)))
     assert found.complete and found.layers[0].form == "float"
     assert found.layers[0].float_units == (5 * 255, 9 * 255 + 6 * 512)
@@ -179,7 +282,10 @@ def test_a_bias_off_its_grid_is_found_in_both_forms():
     model.graph.node.remove(bias)
     model.graph.initializer.append(numpy_helper.from_array(np.float32([1, 0.001]), "b"))
     places, reasons = broken(model)
-    assert places == {(name, LAYER) for name in EXACT} and "channel 1: the bias is no whole number" in reasons
+    assert (
+        places == {(name, LAYER) for name in EXACT}
+        and "channel 1: the bias is no whole number" in reasons
+    )
 
 
 I64 = np.int64
@@ -232,10 +338,16 @@ def test_a_proven_operator_gives_the_same_bits_at_every_level_of_optimisation(na
     model = between(nodes, constants, **settings)
     assert certify_model(model).complete
     onnx.save(model, str(tmp_path / "m.onnx"))
-    images = np.random.default_rng(0).integers(0, 256, (1, *settings.get("shape", (1, 4, 6, 6))[1:])).astype(np.uint8)
+    images = (
+        np.random.default_rng(0)
+        .integers(0, 256, (1, *settings.get("shape", (1, 4, 6, 6))[1:]))
+        .astype(np.uint8)
+    )
     expected = ReferenceEvaluator(model).run(None, {"x": images})[0]
     for runtime in ("onnxruntime-disabled", "onnxruntime-all"):
-        np.testing.assert_array_equal(RUNTIMES.get(runtime)(tmp_path / "m.onnx").run(images), expected)
+        np.testing.assert_array_equal(
+            RUNTIMES.get(runtime)(tmp_path / "m.onnx").run(images), expected
+        )
 
 
 UNPROVEN = {
@@ -274,18 +386,34 @@ def test_what_is_not_proven_is_named_with_its_reason(name):
     assert {guarantee for guarantee, _ in places} == guarantees and reason in reasons
 
 
-@pytest.mark.parametrize(("count", "alike"), [(6, True), (7, True), (36, True), (28, False), (56, False)])
+@pytest.mark.parametrize(
+    ("count", "alike"), [(6, True), (7, True), (36, True), (28, False), (56, False)]
+)
 def test_a_mean_is_proven_exactly_if_division_and_reciprocal_round_alike(count, alike):
     sums = np.arange(255 * count + 1)
     exact = np.array([round(Fraction(int(total), count)) for total in sums])  # half to even
-    same = [np.rint(value) == exact for value in (np.float32(sums) / np.float32(count), np.float32(sums) * np.float32(1 / count))]
+    same = [
+        np.rint(value) == exact
+        for value in (
+            np.float32(sums) / np.float32(count),
+            np.float32(sums) * np.float32(1 / count),
+        )
+    ]
     assert np.all(same) == alike
-    assert certify_model(between([node("GlobalAveragePool", ["d"], "r")], {}, shape=(1, 4, 1, count))).complete is alike
+    assert (
+        certify_model(
+            between([node("GlobalAveragePool", ["d"], "r")], {}, shape=(1, 4, 1, count))
+        ).complete
+        is alike
+    )
 
 
 def test_real_valued_inputs_are_proven_only_without_a_zero_point():
     constants = {"s": np.float32(0.5), "z": np.uint8(0)}
-    nodes = [node("QuantizeLinear", ["x", "s", "z"], "q"), node("DequantizeLinear", ["q", "s", "z"], "y")]
+    nodes = [
+        node("QuantizeLinear", ["x", "s", "z"], "q"),
+        node("DequantizeLinear", ["q", "s", "z"], "y"),
+    ]
     assert certify_model(build(nodes, constants, kind=TensorProto.FLOAT)).complete
     places, reasons = broken(build(nodes, constants | {"z": np.uint8(2)}, kind=TensorProto.FLOAT))
     assert places == {(name, Q) for name in EXACT} and "before rounding" in reasons
@@ -301,11 +429,20 @@ def test_every_committed_file_is_certified_in_full(path):
 
 def test_the_text_and_the_json_hold_the_verdicts(exported):
     found = certify(exported)
-    assert json.loads(json.dumps(found.as_dict))["summary"] == found.summary == read_metadata(exported)["certificate"]
+    assert (
+        json.loads(json.dumps(found.as_dict))["summary"]
+        == found.summary
+        == read_metadata(exported)["certificate"]
+    )
     assert all(f"{text:<30} yes" in found.as_text() for text in GUARANTEES.values())
     unsafe = certify_model(FAULTS["saturation"][0])
-    assert "safe without VNNI              NO\n  the_Gemm_r: channel 0: two weights sum to 129" in unsafe.as_text()
-    assert json.loads(json.dumps(unsafe.as_dict))["broken_by"]["saturation_safe"][0]["node"] == LAYER
+    assert (
+        "safe without VNNI              NO\n  the_Gemm_r: channel 0: two weights sum to 129"
+        in unsafe.as_text()
+    )
+    assert (
+        json.loads(json.dumps(unsafe.as_dict))["broken_by"]["saturation_safe"][0]["node"] == LAYER
+    )
 
 
 @pytest.mark.parametrize("per_channel", [True, False])
@@ -315,18 +452,37 @@ def test_a_file_of_another_tool_is_read_and_its_faults_are_named(tmp_path, per_c
     class Images(CalibrationDataReader):
         def __init__(self):
             rng = np.random.default_rng(0)
-            self.batches = iter([{"x": rng.normal(size=(1, 3, 8, 8)).astype(np.float32)} for _ in range(4)])
+            self.batches = iter(
+                [{"x": rng.normal(size=(1, 3, 8, 8)).astype(np.float32)} for _ in range(4)]
+            )
 
         def get_next(self):
             return next(self.batches, None)
 
     rng = np.random.default_rng(1)
-    constants = {"w": rng.normal(size=(4, 3, 3, 3)).astype(np.float32), "b": rng.normal(size=4).astype(np.float32)}
-    nodes = [node("Conv", ["x", "w", "b"], "c"), node("Relu", ["c"], "r"), node("Sigmoid", ["r"], "y")]
-    onnx.save(build(nodes, constants, (1, 3, 8, 8), kind=TensorProto.FLOAT), str(tmp_path / "f.onnx"))
-    quantize_static(tmp_path / "f.onnx", tmp_path / "q.onnx", Images(), quant_format=QuantFormat.QDQ, per_channel=per_channel)
+    constants = {
+        "w": rng.normal(size=(4, 3, 3, 3)).astype(np.float32),
+        "b": rng.normal(size=4).astype(np.float32),
+    }
+    nodes = [
+        node("Conv", ["x", "w", "b"], "c"),
+        node("Relu", ["c"], "r"),
+        node("Sigmoid", ["r"], "y"),
+    ]
+    onnx.save(
+        build(nodes, constants, (1, 3, 8, 8), kind=TensorProto.FLOAT), str(tmp_path / "f.onnx")
+    )
+    quantize_static(
+        tmp_path / "f.onnx",
+        tmp_path / "q.onnx",
+        Images(),
+        quant_format=QuantFormat.QDQ,
+        per_channel=per_channel,
+    )
     found = certify(tmp_path / "q.onnx")
-    assert [item.form for item in found.layers] == ["int8"] and len(found.layers[0].accumulators) == 4
+    assert [item.form for item in found.layers] == ["int8"] and len(
+        found.layers[0].accumulators
+    ) == 4
     assert not found.holds("integer_kernels") and not found.holds("saturation_safe")
     assert any("no power of two" in item.reason for item in found.breaches["integer_kernels"])
     assert any("Sigmoid" in item.reason for item in found.breaches["float_executors"])

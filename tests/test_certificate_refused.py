@@ -78,11 +78,15 @@ REFUSED = {
         "zeros padded before it",
     ),
     "padding by the executor's choice": (
-        between([node("MaxPool", ["d"], "r", kernel_shape=[3, 3], auto_pad="SAME_UPPER")], {}, **SIGNED),
+        between(
+            [node("MaxPool", ["d"], "r", kernel_shape=[3, 3], auto_pad="SAME_UPPER")], {}, **SIGNED
+        ),
         "auto_pad is 'SAME_UPPER'",
     ),
     "a dilated mean": (
-        between([node("AveragePool", ["d"], "r", kernel_shape=[2, 2], dilations=[2, 2])], {}, **SIGNED),
+        between(
+            [node("AveragePool", ["d"], "r", kernel_shape=[2, 2], dilations=[2, 2])], {}, **SIGNED
+        ),
         "dilations",
     ),
     "a Pad off the grid": (
@@ -298,7 +302,9 @@ def test_types_and_shapes_that_contradict_the_inference_are_unproven(name, shape
 def test_a_count_that_only_the_file_claims_is_not_known():
     nodes = [node("Reshape", ["d", "to"], "e"), node("GlobalAveragePool", ["e"], "r")]
     model = between(nodes, {"to": I64([1, 4, -1, 6])}, shape=(1, 4, "h", 6), **SIGNED)
-    assert "number of values in a mean is not known" in broken(claiming(model, "e", (1, 4, 6, 6)))[1]
+    assert (
+        "number of values in a mean is not known" in broken(claiming(model, "e", (1, 4, 6, 6)))[1]
+    )
 
 
 def test_a_constant_that_whoever_runs_the_file_may_override_is_none():
@@ -338,7 +344,9 @@ def test_what_leaves_the_graph_unrounded_must_be_exact(operator, reason):
     ],
 )
 @pytest.mark.parametrize("signed", [False, True])
-def test_saturation_is_judged_on_the_integers_that_kernels_multiply(dtype, zero_point, values, safe, signed):
+def test_saturation_is_judged_on_the_integers_that_kernels_multiply(
+    dtype, zero_point, values, safe, signed
+):
     model = layer([[1, 1, 1]], op="Gemm", transB=1, shape=(1, 3), signed=signed)
     replaced = {"w8": dtype([values]), "zw": dtype(zero_point)}
     for tensor in model.graph.initializer:

@@ -77,7 +77,8 @@ def linear(bias):
 
 
 def rolled_by_a_remainder():
-    """A roll whose shift is computed, which no shape inference follows, before what needs the shape."""
+    """A roll whose shift is computed, which no shape inference follows, before what needs the
+    shape."""
     nodes, constants = rolled(-2)
     first = [
         node("Shape", ["d"], "size", start=2, end=3),
@@ -311,7 +312,9 @@ DIFFERENT = {
     "an input quantized in blocks": (blocked(), "in blocks"),
     "a bias with a zero point": (shifted_bias(), "its zero point is not 0"),
     "a Dropout in training": (
-        between([node("Dropout", ["d", "p", "t"], "r")], {"p": F(0.5), "t": np.array(True)}, **SIGNED),
+        between(
+            [node("Dropout", ["d", "p", "t"], "r")], {"p": F(0.5), "t": np.array(True)}, **SIGNED
+        ),
         "random",
     ),
 }

@@ -1,4 +1,5 @@
-"""Bad input: one clear line, exit code 2, nothing half-written. Each case through the real command line."""
+"""Bad input: one clear line, exit code 2, nothing half-written. Each case through the real command
+line."""
 
 import json
 import os
@@ -34,7 +35,10 @@ def exported_file():
         (["run", "qat", "--epohcs", "3"], "unrecognized arguments: --epohcs 3"),
         (["run", "qat", "--epochs", "many"], "argument --epochs: invalid int value: 'many'"),
         (["run", "qat", "--epochs", "0"], "epochs 0 is out of range: it must lie in 1...1000"),
-        (["run", "qat", "--weight-bits", "1"], "weight bits 1 is out of range: it must lie in 2...8"),
+        (
+            ["run", "qat", "--weight-bits", "1"],
+            "weight bits 1 is out of range: it must lie in 2...8",
+        ),
         (["compare", "--bits", "8,x"], "--bits 'x': expected whole numbers"),
         (["compare", "--bits", "9"], "weight bits 9 is out of range"),
         (["compare", "--seeds", "0"], "number of seeds 0 is out of range"),
@@ -43,10 +47,19 @@ def exported_file():
         (["run", "qat", "--dataset", "mnits"], "unknown dataset 'mnits'. Did you mean 'mnist'?"),
         (["run", "qat", "--preset", "pots"], "unknown preset 'pots'. Did you mean 'post'?"),
         (["run", "clamp", "--option", "threshold"], "--option 'threshold': expected NAME=NUMBER"),
-        (["run", "clamp", "--option", "treshold=1"], "none of clamp has the option 'treshold'. Valid: threshold"),
+        (
+            ["run", "clamp", "--option", "treshold=1"],
+            "none of clamp has the option 'treshold'. Valid: threshold",
+        ),
         (["run", "clamp", "--option", "threshold=-1"], "threshold -1.0 is out of range"),
-        (["run", "no_norm", "--dataset", "fashion_mnist", "--cache-dir", "{tmp}"], "fashion_mnist is not in the package"),
-        (["run", "no_norm", "--data-dir", "{tmp}", "--cache-dir", "{tmp}/c"], "has no file 'train-images-idx3-ubyte'"),
+        (
+            ["run", "no_norm", "--dataset", "fashion_mnist", "--cache-dir", "{tmp}"],
+            "fashion_mnist is not in the package",
+        ),
+        (
+            ["run", "no_norm", "--data-dir", "{tmp}", "--cache-dir", "{tmp}/c"],
+            "has no file 'train-images-idx3-ubyte'",
+        ),
         (["verify", "{tmp}/none.onnx"], "no such file"),
         (["verify", "{tmp}/text.onnx"], "is not a valid ONNX file"),
         (["verify", "{model}", "--runtime", "tensorrt"], "unknown runtime 'tensorrt'"),
@@ -55,11 +68,16 @@ def exported_file():
         (["predict", "{model}", "{tmp}/none.png"], "No such file or directory"),
         (["predict", "{model}", "{tmp}/text.onnx"], "is not an image that Pillow reads"),
         (["report", "{tmp}"], "no run records in"),
-        (["diagnose", "{tmp}", "--cache-dir", "{cache}"], "(record.json): expected the folder of one run"),
+        (
+            ["diagnose", "{tmp}", "--cache-dir", "{cache}"],
+            "(record.json): expected the folder of one run",
+        ),
         (["data", "shwo"], "unknown action of data 'shwo'. Did you mean 'show'?"),
     ],
 )
-def test_bad_input_is_one_line_and_exit_code_2(arguments, message, tmp_path, capfd, exported, location):
+def test_bad_input_is_one_line_and_exit_code_2(
+    arguments, message, tmp_path, capfd, exported, location
+):
     (tmp_path / "text.onnx").write_text("this is not a model")
     places = {"tmp": str(tmp_path), "model": str(exported), "cache": str(location.cache)}
     out = ["--out", str(tmp_path / "out")] if arguments[0] in ("run", "compare") else []
@@ -179,7 +197,9 @@ def test_bad_command_lines_are_one_visible_line_and_exit_code_2(tmp_path, monkey
         shown = capfd.readouterr()
         assert code == 2, arguments
         assert shown.out == "", arguments
-        assert shown.err.startswith("qstrategies: error: ") and shown.err.count("\n") == 1, arguments
+        assert shown.err.startswith("qstrategies: error: ") and shown.err.count("\n") == 1, (
+            arguments
+        )
         assert shown.err.removesuffix("\n").isprintable(), arguments
         assert message in shown.err, (arguments, shown.err)
     assert sorted(tmp_path.iterdir()) == before
@@ -188,17 +208,28 @@ def test_bad_command_lines_are_one_visible_line_and_exit_code_2(tmp_path, monkey
 def run_with(arguments, stdout, stderr, unbuffered=""):
     command = [sys.executable, "-m", "qstrategies", *arguments]
     environment = {**os.environ, "PYTHONUNBUFFERED": unbuffered}
-    return subprocess.run(command, stdout=stdout, stderr=stderr, env=environment, text=True, timeout=120)
+    return subprocess.run(
+        command, stdout=stdout, stderr=stderr, env=environment, text=True, timeout=120
+    )
 
 
 @pytest.mark.parametrize(
     ("arguments", "unbuffered"),
-    [(["certify", "{model}", "--json"], ""), (["certify", "{model}"], "1"), (["compare", "--help"], "")],
+    [
+        (["certify", "{model}", "--json"], ""),
+        (["certify", "{model}"], "1"),
+        (["compare", "--help"], ""),
+    ],
 )
 def test_it_ends_without_a_word_where_nobody_reads_the_output(arguments, unbuffered, exported_file):
     read_end, write_end = os.pipe()
     os.close(read_end)
-    done = run_with([item.format(model=exported_file) for item in arguments], write_end, subprocess.PIPE, unbuffered)
+    done = run_with(
+        [item.format(model=exported_file) for item in arguments],
+        write_end,
+        subprocess.PIPE,
+        unbuffered,
+    )
     os.close(write_end)
     assert (done.returncode, done.stderr) == (OUTPUT_CLOSED, "")
 
@@ -242,7 +273,11 @@ def test_what_an_onnx_file_says_is_shown_as_one_line(exported_file, tmp_path, ca
     assert r"\x1b[2J7\nexact\u202e" in shown.out
     assert (shown.out + shown.err).replace("\n", "").isprintable()
     assert main(["certify", str(file)], limited=True) == 0
-    assert capsys.readouterr().out.split("\n")[0].endswith(r"a\x1b[31m\nb.onnx: ALTERED after its export")
+    assert (
+        capsys.readouterr()
+        .out.split("\n")[0]
+        .endswith(r"a\x1b[31m\nb.onnx: ALTERED after its export")
+    )
 
 
 def test_a_damaged_record_is_named_by_report(tmp_path, capsys):
@@ -276,16 +311,38 @@ def test_run_report_verify_and_predict_work_together(tmp_path, location, capsys)
     assert "float baseline" in text and "no_norm" in text
     assert main(["report", str(out), "--json"]) == 0
     reported = json.loads(capsys.readouterr().out)
-    assert [row["strategy"] for row in reported["rows"]] == ["float baseline", "no_norm small_mnist"]
+    assert [row["strategy"] for row in reported["rows"]] == [
+        "float baseline",
+        "no_norm small_mnist",
+    ]
     (folder,) = out.glob("no_norm-*")
-    assert main(["diagnose", str(folder), "--images", "64", "--cache-dir", str(location.cache), "--json"]) == 0
+    assert (
+        main(
+            [
+                "diagnose",
+                str(folder),
+                "--images",
+                "64",
+                "--cache-dir",
+                str(location.cache),
+                "--json",
+            ]
+        )
+        == 0
+    )
     assert "findings" in json.loads(capsys.readouterr().out)
     (model,) = out.glob("*/model.fast.onnx")
-    assert main(["verify", str(model), "--cache-dir", str(location.cache), "--json"], limited=True) == 0
+    assert (
+        main(["verify", str(model), "--cache-dir", str(location.cache), "--json"], limited=True)
+        == 0
+    )
     assert json.loads(capsys.readouterr().out)["verdict"] == "same"
 
 
-CHILD = "import sys; sys.path.insert(0, {tests!r}); import conftest; from qstrategies.cli import main; sys.exit(main(sys.argv[1:]))"
+CHILD = (
+    "import sys; sys.path.insert(0, {tests!r}); import conftest; from qstrategies.cli import "
+    "main; sys.exit(main(sys.argv[1:]))"
+)
 
 
 def command(tmp_path, location, *more):
@@ -310,7 +367,9 @@ def left_over(folder):
 
 
 def test_a_full_disk_is_one_line_and_leaves_nothing_half_written(tmp_path, location, mnist):
-    limit = 100_000  # bytes a file may grow to: the write of the trained model fails, as on a full disk
+    limit = (
+        100_000  # bytes a file may grow to: the write of the trained model fails, as on a full disk
+    )
     done = subprocess.run(
         command(tmp_path, location, "--epochs", "1", "--quiet"),
         capture_output=True,
@@ -327,7 +386,9 @@ def test_ctrl_c_ends_with_130_and_keeps_finished_runs(tmp_path, location, mnist)
         command(tmp_path, location, "--epochs", "1", "--bits", "8,4,3,2", "--seeds", "50"),
         stderr=subprocess.PIPE,
         text=True,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a background job of a shell inherits that it is ignored
+        preexec_fn=lambda: signal.signal(
+            signal.SIGINT, signal.SIG_DFL
+        ),  # a background job of a shell inherits that it is ignored
     )
     deadline = time.monotonic() + 120
     while not list(tmp_path.glob("*/record.json")) and time.monotonic() < deadline:

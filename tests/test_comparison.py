@@ -39,7 +39,9 @@ def uninterrupted(tmp_path_factory, location):
     return workspace, run_all(CONFIGS, workspace)
 
 
-def test_an_interrupted_comparison_goes_on_and_ends_the_same(uninterrupted, tmp_path, location, monkeypatch):
+def test_an_interrupted_comparison_goes_on_and_ends_the_same(
+    uninterrupted, tmp_path, location, monkeypatch
+):
     _, expected = uninterrupted
 
     def interrupt(*arguments):
@@ -50,14 +52,20 @@ def test_an_interrupted_comparison_goes_on_and_ends_the_same(uninterrupted, tmp_
         patch.setattr(pipeline, "_export", interrupt)
         with pytest.raises(KeyboardInterrupt):
             run_all(CONFIGS, Workspace(tmp_path, location))
-    assert [record.config for record in read_records(tmp_path)] == [CONFIGS[0]], "the finished run is kept, no half one"
-    monkeypatch.setattr(pipeline, "train", interrupt)  # the stage trained before the interruption is not trained again
+    assert [record.config for record in read_records(tmp_path)] == [CONFIGS[0]], (
+        "the finished run is kept, no half one"
+    )
+    monkeypatch.setattr(
+        pipeline, "train", interrupt
+    )  # the stage trained before the interruption is not trained again
     resumed = run_all(CONFIGS, Workspace(tmp_path, location))
     assert resumed[0] == first
     assert [content(record) for record in resumed] == [content(record) for record in expected]
 
 
-def test_no_older_record_lies_beside_the_files_of_a_run_that_was_begun_again(uninterrupted, tmp_path, location, monkeypatch):
+def test_no_older_record_lies_beside_the_files_of_a_run_that_was_begun_again(
+    uninterrupted, tmp_path, location, monkeypatch
+):
     workspace, _ = uninterrupted
     run = shutil.copytree(workspace.folder / CONFIGS[0].run_id, tmp_path / CONFIGS[0].run_id)
 
@@ -72,7 +80,9 @@ def test_no_older_record_lies_beside_the_files_of_a_run_that_was_begun_again(uni
 
 def test_a_finished_comparison_is_read_not_run(uninterrupted, location, monkeypatch):
     workspace, expected = uninterrupted
-    monkeypatch.setattr("qstrategies.comparison.run_experiment", lambda *arguments: pytest.fail("ran again"))
+    monkeypatch.setattr(
+        "qstrategies.comparison.run_experiment", lambda *arguments: pytest.fail("ran again")
+    )
     assert run_all(CONFIGS, Workspace(workspace.folder, location)) == expected
 
 
@@ -90,7 +100,9 @@ def test_damaged_records_predictions_and_stages_are_made_again(uninterrupted, tm
     assert np.array_equal(Predictions.load(predictions.parent).test.int8, whole.test.int8)
 
 
-def test_one_float_model_serves_every_bit_width_and_every_strategy_that_starts_from_it(tmp_path, location, monkeypatch):
+def test_one_float_model_serves_every_bit_width_and_every_strategy_that_starts_from_it(
+    tmp_path, location, monkeypatch
+):
     trained = []
     real = pipeline.train
 
@@ -100,8 +112,13 @@ def test_one_float_model_serves_every_bit_width_and_every_strategy_that_starts_f
 
     monkeypatch.setattr(pipeline, "train", counting)
     configs = plan(small("no_norm"), ["no_norm", "qat", "finetune"], [8, 4], [0])
-    run_all([dataclasses.replace(config, checks="quick") for config in configs], Workspace(tmp_path, location))
-    assert sorted(trained) == ["Finetune", "NoNorm", "Qat", "Qat"], "QAT trains per bit width, nothing else does"
+    run_all(
+        [dataclasses.replace(config, checks="quick") for config in configs],
+        Workspace(tmp_path, location),
+    )
+    assert sorted(trained) == ["Finetune", "NoNorm", "Qat", "Qat"], (
+        "QAT trains per bit width, nothing else does"
+    )
 
 
 class Told(Progress):
@@ -119,7 +136,9 @@ def edit_code(kind):
     def edit(monkeypatch):
         real = source_code.of_object
         other = dataclasses.replace(real(kind), digest="other")
-        monkeypatch.setattr(source_code, "of_object", lambda thing: other if thing is kind else real(thing))
+        monkeypatch.setattr(
+            source_code, "of_object", lambda thing: other if thing is kind else real(thing)
+        )
 
     return edit
 
@@ -127,7 +146,11 @@ def edit_code(kind):
 def edit_training(monkeypatch):
     real = source_code.of_modules
     other = dataclasses.replace(real([]), digest="other")
-    monkeypatch.setattr(source_code, "of_modules", lambda roots, *own: other if roots == TRAINING else real(roots, *own))
+    monkeypatch.setattr(
+        source_code,
+        "of_modules",
+        lambda roots, *own: other if roots == TRAINING else real(roots, *own),
+    )
 
 
 def edit_weights(monkeypatch):
@@ -143,7 +166,11 @@ def edit_data(monkeypatch):
 
 
 def upgrade(monkeypatch):
-    monkeypatch.setattr(dependencies, "package_version", lambda name: "99" if name == "onnx" else package_version(name))
+    monkeypatch.setattr(
+        dependencies,
+        "package_version",
+        lambda name: "99" if name == "onnx" else package_version(name),
+    )
 
 
 @pytest.mark.parametrize(
@@ -157,30 +184,44 @@ def upgrade(monkeypatch):
         (upgrade, "onnx changed since", False),
     ],
 )
-def test_a_run_whose_inputs_changed_runs_again_and_says_why(edit, reason, trains_again, uninterrupted, location, monkeypatch):
+def test_a_run_whose_inputs_changed_runs_again_and_says_why(
+    edit, reason, trains_again, uninterrupted, location, monkeypatch
+):
     workspace, finished = uninterrupted
     told = Told()
     key = pipeline.float_stage(CONFIGS[0], workspace).key
     edit(monkeypatch)
-    monkeypatch.setattr("qstrategies.comparison.run_experiment", lambda config, workspace: finished[0])
+    monkeypatch.setattr(
+        "qstrategies.comparison.run_experiment", lambda config, workspace: finished[0]
+    )
     run_all(CONFIGS, Workspace(workspace.folder, location, told))
     assert told.notes == [f"run again: {CONFIGS[0].run_id} and 1 more ({reason})"]
     monkeypatch.setattr(pipeline, "train", lambda *arguments: History((), ()))
-    assert (pipeline.float_stage(CONFIGS[0], Workspace(location.cache / "other", location)).key != key) is trains_again
+    assert (
+        pipeline.float_stage(CONFIGS[0], Workspace(location.cache / "other", location)).key != key
+    ) is trains_again
 
 
-def test_a_record_from_before_inputs_were_noted_down_is_read_but_run_again(uninterrupted, location, tmp_path, monkeypatch):
+def test_a_record_from_before_inputs_were_noted_down_is_read_but_run_again(
+    uninterrupted, location, tmp_path, monkeypatch
+):
     workspace, finished = uninterrupted
     shutil.copytree(workspace.folder, tmp_path / "old")
     content = json.loads(finished[0].to_json())
     for name in ("inputs", "classes", SEAL):
         del content[name]
     (tmp_path / "old" / CONFIGS[0].run_id / RECORD).write_text(json.dumps(content))
-    assert read_records(tmp_path / "old")[0] == dataclasses.replace(finished[0], inputs={}, classes=None)
+    assert read_records(tmp_path / "old")[0] == dataclasses.replace(
+        finished[0], inputs={}, classes=None
+    )
     told = Told()
-    monkeypatch.setattr("qstrategies.comparison.run_experiment", lambda config, workspace: finished[0])
+    monkeypatch.setattr(
+        "qstrategies.comparison.run_experiment", lambda config, workspace: finished[0]
+    )
     run_all(CONFIGS, Workspace(tmp_path / "old", location, told))
-    assert len(told.notes) == 1 and "when runs did not note down what they depend on" in told.notes[0]
+    assert (
+        len(told.notes) == 1 and "when runs did not note down what they depend on" in told.notes[0]
+    )
 
 
 def damage(path):
@@ -189,7 +230,9 @@ def damage(path):
     path.write_bytes(data)
 
 
-def test_a_stage_with_one_wrong_bit_is_trained_again_with_a_line_that_says_so(uninterrupted, location, tmp_path):
+def test_a_stage_with_one_wrong_bit_is_trained_again_with_a_line_that_says_so(
+    uninterrupted, location, tmp_path
+):
     workspace, _ = uninterrupted
     shutil.copytree(workspace.stages, tmp_path / "stages")
     good = pipeline.float_stage(CONFIGS[0], Workspace(tmp_path, location))
@@ -224,10 +267,14 @@ def test_predictions_of_another_run_are_told_apart(uninterrupted, tmp_path):
     shutil.copytree(workspace.folder, tmp_path / "copy")
     one, two = (tmp_path / "copy" / config.run_id / "predictions.npz" for config in CONFIGS)
     shutil.copy(one, two)
-    with pytest.raises(InputError, match=r"does not belong to its record: \w+ is 0\.\d+ in the record beside it"):
+    with pytest.raises(
+        InputError, match=r"does not belong to its record: \w+ is 0\.\d+ in the record beside it"
+    ):
         read_records(tmp_path / "copy")
     with pytest.raises(InputError, match="it has the class 9, the model has 9"):
-        Predictions.of(dataclasses.replace(finished[0], classes=9), workspace.folder / CONFIGS[0].run_id)
+        Predictions.of(
+            dataclasses.replace(finished[0], classes=9), workspace.folder / CONFIGS[0].run_id
+        )
 
 
 def test_two_records_of_one_run_do_not_count_as_two_seeds(uninterrupted, tmp_path):
@@ -251,7 +298,10 @@ def test_a_float_file_that_vanished_is_written_again(uninterrupted, tmp_path, lo
 
 def test_the_next_run_sweeps_what_a_killed_one_left(uninterrupted, location):
     workspace, _ = uninterrupted
-    left = [workspace.folder / place / "x".join(TEMPORARY) for place in ("", "stages", CONFIGS[0].run_id)]
+    left = [
+        workspace.folder / place / "x".join(TEMPORARY)
+        for place in ("", "stages", CONFIGS[0].run_id)
+    ]
     for path in left:
         path.write_bytes(b"half")
     run_all(CONFIGS, Workspace(workspace.folder, location))
@@ -268,7 +318,9 @@ def test_the_plan_checks_everything_before_anything_runs():
         plan(small("no_norm"), ["no_norm", "weightnorm"], [8], [0])
     with pytest.raises(InputError, match="weight bits 12 is out of range"):
         plan(small("no_norm"), ["no_norm"], [12], [0])
-    with pytest.raises(InputError, match=r"none of no_norm has the option 'threshold'\. Valid: none"):
+    with pytest.raises(
+        InputError, match=r"none of no_norm has the option 'threshold'\. Valid: none"
+    ):
         plan(small("no_norm", options={"threshold": 1.0}), ["no_norm"], [8], [0])
     with pytest.raises(InputError, match="unknown model 'cmn'. Did you mean 'cnn'"):
         plan(small("no_norm", model="cmn"), ["no_norm"], [8], [0])
@@ -277,11 +329,22 @@ def test_the_plan_checks_everything_before_anything_runs():
 
 
 def test_the_plan_gives_options_to_those_that_have_them_and_all_runtimes_to_the_widest():
-    configs = plan(small("no_norm", options={"threshold": 0.5}), ["no_norm", "clamp"], [8, 4], [0, 1])
-    assert [(config.strategy, config.seed, config.quantization.weight_bits, config.checks) for config in configs] == [
-        (name, seed, bits, "full" if bits == 8 else "quick") for seed in (0, 1) for name in ("no_norm", "clamp") for bits in (8, 4)
+    configs = plan(
+        small("no_norm", options={"threshold": 0.5}), ["no_norm", "clamp"], [8, 4], [0, 1]
+    )
+    assert [
+        (config.strategy, config.seed, config.quantization.weight_bits, config.checks)
+        for config in configs
+    ] == [
+        (name, seed, bits, "full" if bits == 8 else "quick")
+        for seed in (0, 1)
+        for name in ("no_norm", "clamp")
+        for bits in (8, 4)
     ]
-    assert {config.strategy: config.options for config in configs} == {"no_norm": {}, "clamp": {"threshold": 0.5}}
+    assert {config.strategy: config.options for config in configs} == {
+        "no_norm": {},
+        "clamp": {"threshold": 0.5},
+    }
 
 
 def test_expected_time_counts_shared_stages_once():

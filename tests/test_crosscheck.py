@@ -1,4 +1,5 @@
-"""A cross-check can fail: what an executor raises, gives otherwise or is excused for becomes a row with its reason."""
+"""A cross-check can fail: what an executor raises, gives otherwise or is excused for becomes a row
+with its reason."""
 
 import shutil
 from dataclasses import replace
@@ -64,12 +65,18 @@ def row(report, name="planted"):
     return found
 
 
-@pytest.mark.parametrize("error", [TypeError("cannot add"), ValueError(), IndexError("of 3"), MemoryError("too large")])
+@pytest.mark.parametrize(
+    "error", [TypeError("cannot add"), ValueError(), IndexError("of 3"), MemoryError("too large")]
+)
 def test_an_executor_that_raises_is_a_row_with_its_reason(error, exported, plant):
     plant(run=fails(error))
     report = qs.cross_check(exported[0], PIXELS, ["planted", "onnxruntime-all"])
     (skipped,) = report.skipped
-    assert skipped.runtime == "planted" and type(error).__name__ in skipped.reason and str(error) in skipped.reason
+    assert (
+        skipped.runtime == "planted"
+        and type(error).__name__ in skipped.reason
+        and str(error) in skipped.reason
+    )
     assert report.same and row(report, "onnxruntime-all").rows_equal == 1
     assert f"skipped: {skipped.reason}" in str(report)
 
@@ -92,7 +99,9 @@ def test_an_engine_that_raises_anything_is_a_row(exported, monkeypatch):
     if "qnnpack" not in torch.backends.quantized.supported_engines:
         pytest.skip("this build of PyTorch has no qnnpack")
     report = qs.cross_check(exported[0], PIXELS, ["onnxruntime-all"])
-    assert [(item.runtime, item.reason) for item in report.skipped] == [("pytorch-qnnpack", "no such kernel")]
+    assert [(item.runtime, item.reason) for item in report.skipped] == [
+        ("pytorch-qnnpack", "no such kernel")
+    ]
 
 
 def test_another_shape_is_a_difference(exported, plant):
@@ -106,7 +115,9 @@ def test_another_shape_is_a_difference(exported, plant):
 
 def test_what_is_not_finite_is_a_difference_without_a_distance():
     expected = np.zeros((2, 3), np.float32)
-    found = compare("r", "f", np.float32([[0, np.nan, 0], [0, 0, 0]]), Evaluation(expected, None), 1.0)
+    found = compare(
+        "r", "f", np.float32([[0, np.nan, 0], [0, 0, 0]]), Evaluation(expected, None), 1.0
+    )
     assert (found.rows_equal, found.max_steps) == (0.5, None)
     both = np.float32([[np.nan, 1]])
     assert compare("r", "f", both, Evaluation(both, None), 1.0).rows_equal == 1
@@ -126,14 +137,20 @@ def test_the_reasons_of_both_files_are_kept(exported, plant, tmp_path):
 def test_a_reason_that_is_no_files_is_told_once(exported, plant):
     plant(missing=classmethod(lambda cls: "not installed"))
     report = qs.cross_check(exported, PIXELS, ["planted"])
-    assert [(item.runtime, item.file, item.reason) for item in report.skipped] == [("planted", None, "not installed")]
+    assert [(item.runtime, item.file, item.reason) for item in report.skipped] == [
+        ("planted", None, "not installed")
+    ]
 
 
 def unrounded(path):
     """The file whose last quantizer is gone."""
     model = onnx.load(str(path))
     *_, quantize, dequantize = model.graph.node
-    dequantize.CopyFrom(onnx.helper.make_node("Identity", quantize.input[:1], dequantize.output, name=dequantize.name))
+    dequantize.CopyFrom(
+        onnx.helper.make_node(
+            "Identity", quantize.input[:1], dequantize.output, name=dequantize.name
+        )
+    )
     model.graph.node.remove(quantize)
     return model
 
@@ -156,13 +173,17 @@ def test_an_excuse_must_give_every_bit(exported, plant):
     assert not report.same and row(report).known is None and str(report).endswith("DIFFERENT")
 
 
-@pytest.mark.parametrize("rewriting", [lambda self: None, fails(RuntimeError("no graph"))], ids=["none", "raises"])
+@pytest.mark.parametrize(
+    "rewriting", [lambda self: None, fails(RuntimeError("no graph"))], ids=["none", "raises"]
+)
 def test_without_an_excuse_a_difference_is_one(rewriting, exported, plant):
     plant(run=shifted, rewriting=rewriting)
     assert not qs.cross_check(exported[0], PIXELS, ["planted"]).same
 
 
-@pytest.mark.skipif(RUNTIMES.get("openvino").missing() is not None, reason="OpenVINO is not installed")
+@pytest.mark.skipif(
+    RUNTIMES.get("openvino").missing() is not None, reason="OpenVINO is not installed"
+)
 def test_openvino_has_no_excuse_without_an_addition(exported, monkeypatch):
     kind = RUNTIMES.get("openvino")
     assert kind(exported[0].path).rewriting() is None
@@ -181,7 +202,9 @@ def test_verify_makes_rows_of_the_same_kinds(exported, plant, tmp_path):
     plant(run=lambda self, *inputs: Disabled.run(self, *inputs)[:, :1])
     report = verify(path, runtimes=["planted"])
     assert report["verdict"] == "different" and report["apart"] == ["planted"]
-    assert "an output [64, 1, 2, 2] instead of [64, 2, 2, 2]" in report_text(report) and "DIFFERENT" in report_text(report)
+    assert "an output [64, 1, 2, 2] instead of [64, 2, 2, 2]" in report_text(
+        report
+    ) and "DIFFERENT" in report_text(report)
 
     excuse = Rewriting("it leaves out the last rounding", unrounded(path))
     plant(run=shifted, rewriting=lambda self: excuse)
@@ -191,7 +214,9 @@ def test_verify_makes_rows_of_the_same_kinds(exported, plant, tmp_path):
 
 def test_a_divergence_may_be_a_shape_or_an_error(exported, plant):
     path, pixels = exported[0].path, [PIXELS.numpy()]
-    found = first_divergence(path, plant(run=lambda self, *inputs: Disabled.run(self, *inputs)[:, :1]), Disabled, pixels)
+    found = first_divergence(
+        path, plant(run=lambda self, *inputs: Disabled.run(self, *inputs)[:, :1]), Disabled, pixels
+    )
     assert (
         found is not None
         and found.shapes is not None

@@ -1,4 +1,5 @@
-"""Whatever happens to the files of a finished run: one line that names the file and exit code 2, or the result that it had."""
+"""Whatever happens to the files of a finished run: one line that names the file and exit code 2, or
+the result that it had."""
 
 import contextlib
 import functools
@@ -34,11 +35,20 @@ some = settings(max_examples=40, deadline=None, derandomize=True, database=None)
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory, location):
-    """The folder of one finished run, and its record; afterwards nothing trains, draws or measures any more."""
+    """The folder of one finished run, and its record; afterwards nothing trains, draws or measures
+    any more."""
     folder = tmp_path_factory.mktemp("finished")
     workspace = Workspace(folder, location)
     record = run_experiment(CONFIG, workspace)
-    keep_diagnosis(folder / RUN, json.dumps({"findings": [{"rule": "r", "where": "w", "evidence": "e", "advice": "a"}], "trials": [[]]}))
+    keep_diagnosis(
+        folder / RUN,
+        json.dumps(
+            {
+                "findings": [{"rule": "r", "where": "w", "evidence": "e", "advice": "a"}],
+                "trials": [[]],
+            }
+        ),
+    )
     real = Workspace.dataset
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Workspace, "dataset", lambda self, name: real(workspace, name))  # read once
@@ -82,7 +92,9 @@ def everything(folder, location):
     cache = ["--cache-dir", str(location.cache)]
     said = report(folder)
     assert outcome(lambda: len(run_all([CONFIG], Workspace(folder, location))) - 1)[0] in (0, 2)
-    assert outcome(lambda: main(["diagnose", str(folder / RUN), "--images", "64", "--json", *cache]))[0] in (0, 2)
+    assert outcome(
+        lambda: main(["diagnose", str(folder / RUN), "--images", "64", "--json", *cache])
+    )[0] in (0, 2)
     return said
 
 
@@ -95,14 +107,39 @@ def usual(folder):
 def places(value, way=()):
     """The way to every value inside a JSON value."""
     yield way
-    inside = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    inside = (
+        value.items()
+        if isinstance(value, dict)
+        else enumerate(value)
+        if isinstance(value, list)
+        else ()
+    )
     for key, item in inside:
         yield from places(item, (*way, key))
 
 
 DEEP = "deep"
 BAD = st.sampled_from(
-    [None, True, -1, 0, 2, 1e29, 1e300, 10**400, "", "../../x", "\ud800", "a\x00b", "x" * 300, [], {}, [[[]]], {"a": {}}, DEEP]
+    [
+        None,
+        True,
+        -1,
+        0,
+        2,
+        1e29,
+        1e300,
+        10**400,
+        "",
+        "../../x",
+        "\ud800",
+        "a\x00b",
+        "x" * 300,
+        [],
+        {},
+        [[[]]],
+        {"a": {}},
+        DEEP,
+    ]
 )
 
 
@@ -130,7 +167,12 @@ def test_a_record_with_another_value_somewhere(finished, location, data):
 
 
 @some
-@given(data=st.data(), name=st.sampled_from([RECORD, FILE, "model.onnx", "stage", DIAGNOSIS]), cut=st.booleans(), to=st.binary(max_size=9))
+@given(
+    data=st.data(),
+    name=st.sampled_from([RECORD, FILE, "model.onnx", "stage", DIAGNOSIS]),
+    cut=st.booleans(),
+    to=st.binary(max_size=9),
+)
 @example(data=None, name=RECORD, cut=True, to=b"")
 @example(data=None, name=FILE, cut=True, to=b"")
 @example(data=None, name="stage", cut=True, to=b"")
@@ -138,10 +180,13 @@ def test_a_record_with_another_value_somewhere(finished, location, data):
 @example(data=None, name=DIAGNOSIS, cut=True, to=b"[" * 100_000)
 @example(data=None, name=DIAGNOSIS, cut=True, to=b'{"findings": [[]]}')
 def test_other_bytes_somewhere(finished, location, data, name, cut, to):
-    """Overwritten or, with ``cut``, the rest of the file gone; no data: the whole file is ``to``."""
+    """Overwritten or, with ``cut``, the rest of the file gone; no data: the whole file is
+    ``to``."""
     folder, _ = finished
     with damaged(folder) as runs:
-        path = next((runs / "stages").glob("*.safetensors")) if name == "stage" else runs / RUN / name
+        path = (
+            next((runs / "stages").glob("*.safetensors")) if name == "stage" else runs / RUN / name
+        )
         content = path.read_bytes()
         at = 0 if data is None else data.draw(st.integers(0, len(content) - 1), "at")
         path.write_bytes(content[:at] + to + (b"" if cut else content[at + len(to) :]))
@@ -159,8 +204,13 @@ def as_loop(path):
     path.symlink_to(path)
 
 
-@pytest.mark.parametrize("replace", [as_folder, as_loop, Path.unlink], ids=["folder", "loop", "gone"])
-@pytest.mark.parametrize("name", [f"{RUN}/{RECORD}", f"{RUN}/{FILE}", f"{RUN}/model.onnx", "stage", "report.html", ".lock"])
+@pytest.mark.parametrize(
+    "replace", [as_folder, as_loop, Path.unlink], ids=["folder", "loop", "gone"]
+)
+@pytest.mark.parametrize(
+    "name",
+    [f"{RUN}/{RECORD}", f"{RUN}/{FILE}", f"{RUN}/model.onnx", "stage", "report.html", ".lock"],
+)
 def test_something_else_where_a_file_should_be(finished, location, replace, name):
     with damaged(finished[0]) as runs:
         path = next((runs / "stages").glob("*.safetensors")) if name == "stage" else runs / name
@@ -184,7 +234,14 @@ def claiming(shape, descr="'|u1'"):
 def zipped(content):
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
-        for key in ("validation/labels", "validation/float", "validation/int8", "test/labels", "test/float", "test/int8"):
+        for key in (
+            "validation/labels",
+            "validation/float",
+            "validation/int8",
+            "test/labels",
+            "test/float",
+            "test/int8",
+        ):
             archive.writestr(f"{key}.npy", content)
     return buffer.getvalue()
 
@@ -268,12 +325,23 @@ def test_metadata_of_other_types_are_named_by_verify(finished, location, tmp_pat
     model = onnx.load(finished[0] / RUN / "model.onnx")
     next(item for item in model.metadata_props if item.key == key).value = json.dumps(value)
     onnx.save(model, tmp_path / "other.onnx")
-    arguments = ["verify", str(tmp_path / "other.onnx"), "--runtime", "onnxruntime-disabled", "--cache-dir", str(location.cache)]
+    arguments = [
+        "verify",
+        str(tmp_path / "other.onnx"),
+        "--runtime",
+        "onnxruntime-disabled",
+        "--cache-dir",
+        str(location.cache),
+    ]
     code, said = outcome(lambda: main(arguments, limited=True))
-    assert code == 2 and ("other.onnx" in said or value == "../mnist") and "cannot be run" not in said
+    assert (
+        code == 2 and ("other.onnx" in said or value == "../mnist") and "cannot be run" not in said
+    )
 
 
 def test_a_whole_workspace_gives_its_result(finished, location):
     with damaged(finished[0]) as runs:
         code, said = everything(runs, location)
-        assert code == 0 and json.loads(said)["rows"][1]["int8_accuracy"] == finished[1].int8_accuracy
+        assert (
+            code == 0 and json.loads(said)["rows"][1]["int8_accuracy"] == finished[1].int8_accuracy
+        )

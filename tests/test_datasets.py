@@ -13,15 +13,26 @@ from qstrategies.errors import InputError
 
 
 def idx(array):
-    header = bytes([0, 0, 8, array.dim()]) + b"".join(size.to_bytes(4, "big") for size in array.shape)
+    header = bytes([0, 0, 8, array.dim()]) + b"".join(
+        size.to_bytes(4, "big") for size in array.shape
+    )
     return header + array.to(torch.uint8).numpy().tobytes()
 
 
 def test_mnist_has_the_official_sizes_and_every_pixel(mnist):
-    assert {name: len(split) for name, split in mnist.items()} == {"train": 55000, "validation": 5000, "test": 10000}
-    assert all(split.images.shape[1:] == (1, 28, 28) and split.images.dtype == torch.uint8 for split in mnist.values())
+    assert {name: len(split) for name, split in mnist.items()} == {
+        "train": 55000,
+        "validation": 5000,
+        "test": 10000,
+    }
+    assert all(
+        split.images.shape[1:] == (1, 28, 28) and split.images.dtype == torch.uint8
+        for split in mnist.values()
+    )
     pixels = torch.cat([mnist["train"].images, mnist["validation"].images]).double()
-    assert pixels.mean().item() / 255 == pytest.approx(0.1306604762738429), "the published mean of the 60 000 images"
+    assert pixels.mean().item() / 255 == pytest.approx(0.1306604762738429), (
+        "the published mean of the 60 000 images"
+    )
 
 
 def test_the_validation_split_is_stratified_disjoint_and_always_the_same(mnist):
@@ -31,7 +42,9 @@ def test_the_validation_split_is_stratified_disjoint_and_always_the_same(mnist):
     labels = torch.cat([mnist["train"].labels, mnist["validation"].labels])
     chosen = stratified(labels, 5000, 1)
     assert len(chosen.unique()) == 5000
-    assert torch.equal(chosen, stratified(labels, 5000, 1)) and not torch.equal(chosen, stratified(labels, 5000, 2))
+    assert torch.equal(chosen, stratified(labels, 5000, 1)) and not torch.equal(
+        chosen, stratified(labels, 5000, 2)
+    )
 
 
 def test_calibration_images_come_from_train_only(mnist):
@@ -62,7 +75,9 @@ def test_a_damaged_cache_is_repaired_from_the_package(tmp_path):
         (None, "has no file 't10k-labels-idx1-ubyte'"),
     ],
 )
-def test_a_missing_truncated_or_altered_source_is_refused_and_nothing_is_left(tmp_path, damage, message):
+def test_a_missing_truncated_or_altered_source_is_refused_and_nothing_is_left(
+    tmp_path, damage, message
+):
     folder, cache = tmp_path / "source", tmp_path / "cache"
     folder.mkdir()
     for name in FILES:
@@ -77,13 +92,20 @@ def test_a_missing_truncated_or_altered_source_is_refused_and_nothing_is_left(tm
 
 
 def test_fashion_mnist_says_where_it_can_come_from(tmp_path):
-    with pytest.raises(InputError, match="give --data-dir FOLDER with its IDX files, or --download"):
+    with pytest.raises(
+        InputError, match="give --data-dir FOLDER with its IDX files, or --download"
+    ):
         DATASETS.get("fashion_mnist")(Location(cache=tmp_path)).splits
 
 
 def test_a_users_folder_of_plain_and_gz_files_is_read(tmp_path):
     images = torch.arange(6000 * 4).remainder(251).reshape(6000, 2, 2)
-    parts = [idx(images), idx(torch.arange(6000) % 10), idx(images[:50]), idx(torch.arange(50) % 10)]
+    parts = [
+        idx(images),
+        idx(torch.arange(6000) % 10),
+        idx(images[:50]),
+        idx(torch.arange(50) % 10),
+    ]
     for name, data, suffix in zip(FILES, parts, ["", ".gz", ".xz", ""], strict=True):
         packed = {"": data, ".gz": gzip.compress(data), ".xz": lzma.compress(data)}[suffix]
         (tmp_path / (name + suffix)).write_bytes(packed)
@@ -100,7 +122,11 @@ def test_a_users_folder_of_plain_and_gz_files_is_read(tmp_path):
 def test_show_draws_a_picture_and_counts_every_image(location, tmp_path):
     text, counts = show(MNIST(location), tmp_path)
     assert (tmp_path / "mnist.png").read_bytes().startswith(b"\x89PNG")
-    assert {name: sum(column) for name, column in counts.items()} == {"train": 55000, "validation": 5000, "test": 10000}
+    assert {name: sum(column) for name, column in counts.items()} == {
+        "train": 55000,
+        "validation": 5000,
+        "test": 10000,
+    }
     assert "5429" in text
 
 

@@ -19,12 +19,17 @@ IMAGES = np.random.default_rng(0).integers(0, 256, (4, 1, 28, 28), np.uint8)
 def bias_of(path, layer):
     """The name of the integer bias of ``layer`` in the file at ``path``."""
     tensors = onnx.load(str(path)).graph.initializer
-    (name,) = (tensor.name for tensor in tensors if tensor.name.startswith(f"{layer}.bias") and tensor.data_type == TensorProto.INT32)
+    (name,) = (
+        tensor.name
+        for tensor in tensors
+        if tensor.name.startswith(f"{layer}.bias") and tensor.data_type == TensorProto.INT32
+    )
     return name
 
 
 def planted(bias):
-    """An executor whose convolution or linear layer with ``bias`` has one wrong bias, wherever a file still holds it."""
+    """An executor whose convolution or linear layer with ``bias`` has one wrong bias, wherever a
+    file still holds it."""
 
     class Planted(Disabled):
         def __init__(self, path):
@@ -46,7 +51,9 @@ def file(tmp_path):
     return Path(shutil.copy(Path(__file__).parent.parent / "exported" / "qat.onnx", tmp_path))
 
 
-@pytest.mark.parametrize(("name", "operator"), [("conv1", "Conv"), ("conv2", "Conv"), ("fc", "Gemm")])
+@pytest.mark.parametrize(
+    ("name", "operator"), [("conv1", "Conv"), ("conv2", "Conv"), ("fc", "Gemm")]
+)
 def test_a_wrong_layer_is_named_with_its_element_and_both_values(name, operator, file):
     bias = bias_of(file, name)
     graph = onnx.load(str(file)).graph
@@ -64,11 +71,21 @@ def test_executors_that_agree_have_no_divergence(file):
 
 
 def free_scales(path):
-    """conv and average with the scale 0.1 in float32: half steps are exact for integer kernels only."""
+    """conv and average with the scale 0.1 in float32: half steps are exact for integer kernels
+    only."""
     rng = np.random.default_rng(1)
-    scale = {name: np.float32(value) for name, value in {"x": 0.1, "w": 0.5, "y": 0.1, "z": 0.1}.items()}
-    constants = {**{f"{name}_scale": value for name, value in scale.items()}, "zero": np.uint8(0), "w_zero": np.int8(0)}
-    constants |= {"w": rng.integers(-1, 2, (8, 1, 5, 5)).astype(np.int8), "b": rng.integers(-90, 90, 8).astype(np.int32)}
+    scale = {
+        name: np.float32(value) for name, value in {"x": 0.1, "w": 0.5, "y": 0.1, "z": 0.1}.items()
+    }
+    constants = {
+        **{f"{name}_scale": value for name, value in scale.items()},
+        "zero": np.uint8(0),
+        "w_zero": np.int8(0),
+    }
+    constants |= {
+        "w": rng.integers(-1, 2, (8, 1, 5, 5)).astype(np.int8),
+        "b": rng.integers(-90, 90, 8).astype(np.int32),
+    }
     constants["b_scale"] = np.float32(scale["x"] * scale["w"])
     nodes = [
         ("DequantizeLinear", ["image", "x_scale", "zero"], "real"),
@@ -88,7 +105,10 @@ def free_scales(path):
         [helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["batch", 8, 1, 1])],
         [numpy_helper.from_array(np.asarray(value), name) for name, value in constants.items()],
     )
-    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 19)], ir_version=9), str(path))
+    onnx.save(
+        helper.make_model(graph, opset_imports=[helper.make_opsetid("", 19)], ir_version=9),
+        str(path),
+    )
     return path
 
 

@@ -11,7 +11,14 @@ from qstrategies.errors import InputError
 from qstrategies.evidence import compare_all, conclude, holm, mcnemar, paired_difference
 from qstrategies.evidence.verdicts import seeds_needed
 from qstrategies.predictions import FILE, Predictions, SplitPredictions
-from qstrategies.records import Epoch, ExperimentConfig, QuantizationConfig, RunRecord, Speed, WeightHistogram
+from qstrategies.records import (
+    Epoch,
+    ExperimentConfig,
+    QuantizationConfig,
+    RunRecord,
+    Speed,
+    WeightHistogram,
+)
 from qstrategies.report import evidence as report
 from qstrategies.report.write import as_text, write_report
 
@@ -20,9 +27,14 @@ SURE = 3 * math.sqrt(0.05 * 0.95 / REPETITIONS)  # three standard deviations of 
 
 
 def simulated(random, seeds, images, *, seed_effect=0.0, image_effect=0.0, change=0.0, flips=0.03):
-    """Hits of two models: the second is right where the first is, but for flips, with random effects on their direction."""
+    """Hits of two models: the second is right where the first is, but for flips, with random
+    effects on their direction."""
     first = random.random((seeds, images)) < 0.97
-    direction = random.normal(0, seed_effect, (seeds, 1)) + random.normal(0, image_effect, images) + change / flips
+    direction = (
+        random.normal(0, seed_effect, (seeds, 1))
+        + random.normal(0, image_effect, images)
+        + change / flips
+    )
     flipped = random.random((seeds, images)) < flips
     gains = random.random((seeds, images)) < np.clip(0.5 + direction / 2, 0, 1)
     hits = np.where(flipped, gains, first)
@@ -44,7 +56,9 @@ def test_intervals_cover_at_their_nominal_rate(setting):
     random = np.random.default_rng(1)
     covered = 0
     for _ in range(REPETITIONS):
-        low, high = paired_difference(*simulated(random, images=2000, **setting), draws=DRAWS).interval()
+        low, high = paired_difference(
+            *simulated(random, images=2000, **setting), draws=DRAWS
+        ).interval()
         covered += low <= setting.get("change", 0) <= high
     assert covered / REPETITIONS >= 0.95 - SURE
     assert covered / REPETITIONS <= 0.99, "no wider than need be"
@@ -56,7 +70,9 @@ def test_better_or_worse_under_no_difference_is_said_in_at_most_5_percent(strate
     wrong = 0
     for _ in range(REPETITIONS):
         differences = {
-            str(number): paired_difference(*simulated(random, 5, 1000, seed_effect=0.2, image_effect=0.3), draws=DRAWS)
+            str(number): paired_difference(
+                *simulated(random, 5, 1000, seed_effect=0.2, image_effect=0.3), draws=DRAWS
+            )
             for number in range(strategies)
         }
         verdicts = [item.verdict for item in compare_all(differences, margin=1e-5).values()]
@@ -68,7 +84,9 @@ def test_equivalent_at_the_margin_is_said_in_at_most_5_percent():
     random = np.random.default_rng(3)
     wrong = 0
     for _ in range(REPETITIONS):
-        item = paired_difference(*simulated(random, 5, 2000, image_effect=0.3, change=0.004), draws=DRAWS)
+        item = paired_difference(
+            *simulated(random, 5, 2000, image_effect=0.3, change=0.004), draws=DRAWS
+        )
         wrong += compare_all({"x": item}, margin=0.004)["x"].verdict == "equivalent"
     assert wrong / REPETITIONS <= 0.05 + SURE
 
@@ -78,12 +96,18 @@ def test_the_variance_is_that_of_crossed_random_effects():
     found = paired_difference(hits, others)
     d = hits.astype(float) - others
     s, n = d.shape
-    error = ((d - d.mean(0) - d.mean(1, keepdims=True) + d.mean()) ** 2).sum() / (s - 1) / (n - 1)  # mean squares of a two-way table
+    error = (
+        ((d - d.mean(0) - d.mean(1, keepdims=True) + d.mean()) ** 2).sum() / (s - 1) / (n - 1)
+    )  # mean squares of a two-way table
     rows, columns = n * d.mean(1).var(ddof=1), s * d.mean(0).var(ddof=1)
     assert found.mean == pytest.approx(d.mean())
     assert found.seed_variance == pytest.approx(rows / n)
-    assert 0 <= found.image_variance - (columns - error) / s / n <= 2 / n**2  # one flip each way is added
-    spread = found.image_variance + found.seed_variance / s * 5 / 3  # variance of Student's t with 5 degrees of freedom
+    assert (
+        0 <= found.image_variance - (columns - error) / s / n <= 2 / n**2
+    )  # one flip each way is added
+    spread = (
+        found.image_variance + found.seed_variance / s * 5 / 3
+    )  # variance of Student's t with 5 degrees of freedom
     assert found.draws.var() == pytest.approx(spread, rel=0.05)
 
 
@@ -99,7 +123,9 @@ def test_one_seed_is_a_bootstrap_over_images():
     d = first[0].astype(float) - second[0]
     plain = [np.random.default_rng(seed).choice(d, len(d)).mean() for seed in range(1000)]
     assert found.draws.std() == pytest.approx(np.std(plain), rel=0.1)
-    assert found.interval()[0] == pytest.approx(np.quantile(plain, 0.025), abs=0.15 * np.std(plain) + 1 / len(d))
+    assert found.interval()[0] == pytest.approx(
+        np.quantile(plain, 0.025), abs=0.15 * np.std(plain) + 1 / len(d)
+    )
 
 
 @pytest.mark.parametrize(("lost", "gained"), [(0, 0), (5, 5), (1, 9), (30, 12), (0, 6)])
@@ -116,10 +142,17 @@ def test_holm_known_case_and_bounds():
 
 @pytest.mark.parametrize(
     ("change", "seeds", "margin", "verdict"),
-    [(0.02, 5, 0.001, "better"), (-0.02, 5, 0.001, "worse"), (0, 5, 0.02, "equivalent"), (0.003, 2, 0.001, "undecided")],
+    [
+        (0.02, 5, 0.001, "better"),
+        (-0.02, 5, 0.001, "worse"),
+        (0, 5, 0.02, "equivalent"),
+        (0.003, 2, 0.001, "undecided"),
+    ],
 )
 def test_every_verdict_is_reached(change, seeds, margin, verdict):
-    item = paired_difference(*simulated(np.random.default_rng(6), seeds, 4000, seed_effect=0.1, change=change))
+    item = paired_difference(
+        *simulated(np.random.default_rng(6), seeds, 4000, seed_effect=0.1, change=change)
+    )
     assert compare_all({"x": item}, margin)["x"].verdict == verdict
 
 
@@ -129,7 +162,9 @@ def test_a_shown_difference_below_the_margin_is_equivalent():
 
 
 def test_so_many_seeds_as_are_said_to_be_needed_decide_and_one_less_does_not():
-    item = paired_difference(*simulated(np.random.default_rng(7), 3, 20_000, seed_effect=0.3, change=0.003))
+    item = paired_difference(
+        *simulated(np.random.default_rng(7), 3, 20_000, seed_effect=0.3, change=0.003)
+    )
     needed = seeds_needed(item, 0.001, 0.05)
     assert needed > 3
     spread = math.sqrt(item.seed_variance)
@@ -137,24 +172,44 @@ def test_so_many_seeds_as_are_said_to_be_needed_decide_and_one_less_does_not():
         random = np.random.default_rng(0)
         mean = item.mean + random.standard_t(seeds - 1, 200_000) * spread / math.sqrt(seeds)
         mean = mean + random.normal(0, math.sqrt(item.image_variance), mean.size)
-        assert (2 * (mean <= 0).mean() < 0.052) is decided or abs(2 * (mean <= 0).mean() - 0.05) < 0.01
+        assert (2 * (mean <= 0).mean() < 0.052) is decided or abs(
+            2 * (mean <= 0).mean() - 0.05
+        ) < 0.01
     assert seeds_needed(dataclasses.replace(item, seeds=1), 0.001, 0.05) is None
-    assert seeds_needed(dataclasses.replace(item, image_variance=1.0), 0.001, 0.05) is None, "no number of seeds replaces images"
+    assert seeds_needed(dataclasses.replace(item, image_variance=1.0), 0.001, 0.05) is None, (
+        "no number of seeds replaces images"
+    )
 
 
 def finished(folder, strategy, seed, bits=8, *, wrong=0, wrong_in_validation=0):
     """A record and its predictions: float all right, int8 wrong on the first images."""
-    config = ExperimentConfig(strategy=strategy, seed=seed, quantization=QuantizationConfig(weight_bits=bits))
-    histogram = WeightHistogram(when="training", epoch=1, low=-1.0, high=1.0, max_abs=1.0, sigma=0.5, counts=(1, 2))
-    speed = Speed(file="m", microseconds_batch_1=50.0, images_per_second_batch_256=1.0, speedup_batch_1=1.0, speedup_batch_256=1.0)
+    config = ExperimentConfig(
+        strategy=strategy, seed=seed, quantization=QuantizationConfig(weight_bits=bits)
+    )
+    histogram = WeightHistogram(
+        when="training", epoch=1, low=-1.0, high=1.0, max_abs=1.0, sigma=0.5, counts=(1, 2)
+    )
+    speed = Speed(
+        file="m",
+        microseconds_batch_1=50.0,
+        images_per_second_batch_256=1.0,
+        speedup_batch_1=1.0,
+        speedup_batch_256=1.0,
+    )
     labels = np.arange(1000) % 10
     splits = [
-        SplitPredictions(labels, labels, np.where(np.arange(1000) < count, labels + 1, labels)) for count in (wrong_in_validation, wrong)
+        SplitPredictions(labels, labels, np.where(np.arange(1000) < count, labels + 1, labels))
+        for count in (wrong_in_validation, wrong)
     ]
     Predictions(*splits).save(folder / config.run_id)
     curve = (Epoch(loss=1.0, accuracy=0.9, seconds=1.0),)
     accuracies = {"float_accuracy": 1.0, "int8_accuracy": 1 - wrong / 1000}
-    more = {"speeds": (speed,), "curve": curve, "histograms": (histogram,), "sizes": {"portable": 1}}
+    more = {
+        "speeds": (speed,),
+        "curve": curve,
+        "histograms": (histogram,),
+        "sizes": {"portable": 1},
+    }
     return RunRecord(config=config, status="done", **accuracies, **more)
 
 
@@ -170,9 +225,18 @@ def runs(tmp_path):
 def test_evidence_is_paired_by_seed_and_image(runs, tmp_path):
     found, advice = conclude(runs, tmp_path)
     rows = {row.strategy: row for row in found.rows}
-    assert rows["no_norm"].against is None and rows["no_norm"].lost == 41 and rows["no_norm"].gained == 0
-    assert rows["no_norm"].change.difference == pytest.approx(-0.041) and rows["no_norm"].significant_seeds == 3
-    assert rows["qat"].against.verdict == "better" and rows["qat"].against.difference == pytest.approx(0.039)
+    assert (
+        rows["no_norm"].against is None
+        and rows["no_norm"].lost == 41
+        and rows["no_norm"].gained == 0
+    )
+    assert (
+        rows["no_norm"].change.difference == pytest.approx(-0.041)
+        and rows["no_norm"].significant_seeds == 3
+    )
+    assert rows["qat"].against.verdict == "better" and rows[
+        "qat"
+    ].against.difference == pytest.approx(0.039)
     assert rows["clamp"].against.difference == 0 and rows["clamp"].against.low >= -0.003
     assert advice.chosen is not None
 
@@ -182,13 +246,21 @@ def test_the_recommendation_does_not_see_the_test_split(runs, tmp_path):
     for record in runs:
         folder = tmp_path / record.config.run_id
         kept = Predictions.load(folder)
-        dataclasses.replace(kept, test=dataclasses.replace(kept.test, int8=kept.test.labels[::-1].copy())).save(folder)
+        dataclasses.replace(
+            kept, test=dataclasses.replace(kept.test, int8=kept.test.labels[::-1].copy())
+        ).save(folder)
     assert conclude(runs, tmp_path)[1] == before
 
 
 def test_strategies_are_compared_over_the_seeds_that_both_have(runs, tmp_path):
-    found, _ = conclude([record for record in runs if record.label != "qat" or record.config.seed], tmp_path)
-    assert {row.strategy: row.against and row.against.seeds for row in found.rows} == {"no_norm": None, "qat": 2, "clamp": 3}
+    found, _ = conclude(
+        [record for record in runs if record.label != "qat" or record.config.seed], tmp_path
+    )
+    assert {row.strategy: row.against and row.against.seeds for row in found.rows} == {
+        "no_norm": None,
+        "qat": 2,
+        "clamp": 3,
+    }
 
 
 def test_one_seed_says_how_little_it_shows_and_several_do_not(runs, tmp_path):
@@ -198,22 +270,36 @@ def test_one_seed_says_how_little_it_shows_and_several_do_not(runs, tmp_path):
 
 
 def test_no_drop_is_written_without_a_sign(tmp_path):
-    (row,) = conclude([finished(tmp_path, "no_norm", 0, wrong=0, wrong_in_validation=0)], tmp_path)[0].rows
+    (row,) = conclude([finished(tmp_path, "no_norm", 0, wrong=0, wrong_in_validation=0)], tmp_path)[
+        0
+    ].rows
     assert row.change.difference == 0 and report.cells(row)[3].startswith("0.00 [")
 
 
 def test_text_markdown_and_data_say_the_same(runs, tmp_path):
     found, advice = conclude(runs, tmp_path)
-    text, markdown, data = report.grid(found).as_text(), report.grid(found).as_markdown(), report.as_data(found, advice)
+    text, markdown, data = (
+        report.grid(found).as_text(),
+        report.grid(found).as_markdown(),
+        report.as_data(found, advice),
+    )
     for row, item in zip(found.rows, data["evidence"]["rows"], strict=True):
         assert item["change"]["difference"] == row.change.difference
         for cell in report.cells(row):
             assert cell in text and cell in markdown
     written = write_report(runs, tmp_path, found, advice)
-    assert advice.reason in (tmp_path / "summary.md").read_text() and tmp_path / "pareto.png" in written
-    assert data["recommendation"]["reason"] == advice.reason and advice.reason in as_text(runs, tmp_path, found, advice)
+    assert (
+        advice.reason in (tmp_path / "summary.md").read_text()
+        and tmp_path / "pareto.png" in written
+    )
+    assert data["recommendation"]["reason"] == advice.reason and advice.reason in as_text(
+        runs, tmp_path, found, advice
+    )
     assert data["recommendation"]["chosen"] == dataclasses.asdict(advice.chosen)
-    assert json.loads((tmp_path / "summary.json").read_text())["recommendation"]["reason"] == advice.reason
+    assert (
+        json.loads((tmp_path / "summary.json").read_text())["recommendation"]["reason"]
+        == advice.reason
+    )
 
 
 def test_a_candidate_that_was_validated_on_other_images_is_none(runs, tmp_path):
@@ -223,13 +309,20 @@ def test_a_candidate_that_was_validated_on_other_images_is_none(runs, tmp_path):
         others = dataclasses.replace(kept.validation, labels=kept.validation.labels[::-1].copy())
         dataclasses.replace(kept, validation=others).save(folder)
     found, _ = conclude(runs, tmp_path)
-    assert {runs[3].config.strategy, *(candidate.strategy for candidate in found.candidates)} == {"no_norm", "qat", "clamp"}
+    assert {runs[3].config.strategy, *(candidate.strategy for candidate in found.candidates)} == {
+        "no_norm",
+        "qat",
+        "clamp",
+    }
     assert len(found.candidates) == 2
 
 
 def test_damaged_predictions_are_a_clear_error(runs, tmp_path):
     path = tmp_path / runs[0].config.run_id / FILE
-    for content, message in ((b"PK\x03\x04 half", "does not hold the predictions"), (b"", "does not hold the predictions")):
+    for content, message in (
+        (b"PK\x03\x04 half", "does not hold the predictions"),
+        (b"", "does not hold the predictions"),
+    ):
         path.write_bytes(content)
         with pytest.raises(InputError, match=message):
             conclude(runs, tmp_path)
@@ -247,17 +340,25 @@ def test_runs_on_other_images_are_not_paired(runs, tmp_path):
         test = SplitPredictions(*(array[1:] for array in (kept.labels, kept.float, kept.int8)))
         Predictions(test, test).save(folder)
 
-    by_name = {name: [record for record in runs if record.label == name] for name in ("no_norm", "qat", "clamp")}
+    by_name = {
+        name: [record for record in runs if record.label == name]
+        for name in ("no_norm", "qat", "clamp")
+    }
     for record in by_name["qat"]:
         on_other_images(record)
     found, _ = conclude(by_name["no_norm"] + by_name["qat"], tmp_path)
     assert {row.strategy: row.against for row in found.rows} == {"no_norm": None, "qat": None}
     on_other_images(by_name["clamp"][1])
-    with pytest.raises(InputError, match=r"clamp-w8-s0-\w+ and clamp-w8-s1-\w+ were not tested on the same images, so clamp has no mean"):
+    with pytest.raises(
+        InputError,
+        match=r"clamp-w8-s0-\w+ and clamp-w8-s1-\w+ were not tested on the same images, so clamp has no mean",
+    ):
         conclude(runs, tmp_path)
 
 
 def test_many_classes_keep_their_numbers(tmp_path):
     labels = np.arange(1000)
-    Predictions(SplitPredictions(labels, labels, labels), SplitPredictions(labels, labels, labels[::-1])).save(tmp_path)
+    Predictions(
+        SplitPredictions(labels, labels, labels), SplitPredictions(labels, labels, labels[::-1])
+    ).save(tmp_path)
     assert Predictions.load(tmp_path).test.int8[0] == 999

@@ -1,4 +1,5 @@
-"""The interpreter's operators against PyTorch's and NumPy's float64 arithmetic, over grids of attributes."""
+"""The interpreter's operators against PyTorch's and NumPy's float64 arithmetic, over grids of
+attributes."""
 
 import itertools
 
@@ -55,8 +56,12 @@ def test_convolutions_of_any_window(kernel):
     grid = itertools.product(PADS, ([1, 1], [2, 1], [3, 2]), ([1, 1], [2, 1]), (1, 2, 4))
     for pads, strides, dilations, group in grid:
         weight, bias = integers(8, 4 // group, *kernel), integers(8)
-        expected = functional.conv2d(surrounded(X, pads), tensor(weight), tensor(bias), strides, 0, dilations, group)
-        found = run("Conv", X, weight, bias, pads=pads, strides=strides, dilations=dilations, group=group)
+        expected = functional.conv2d(
+            surrounded(X, pads), tensor(weight), tensor(bias), strides, 0, dilations, group
+        )
+        found = run(
+            "Conv", X, weight, bias, pads=pads, strides=strides, dilations=dilations, group=group
+        )
         check(found, expected)
 
 
@@ -66,10 +71,14 @@ def test_a_window_of_a_convolution_may_start_in_the_padding():
 
 
 def test_transposed_convolutions_of_any_window():
-    grid = itertools.product(((1, 1), (3, 2)), PADS[:3], ([1, 1], [2, 3]), ([1, 1], [2, 1]), (1, 2), (0, 1))
+    grid = itertools.product(
+        ((1, 1), (3, 2)), PADS[:3], ([1, 1], [2, 3]), ([1, 1], [2, 1]), (1, 2), (0, 1)
+    )
     for kernel, pads, strides, dilations, group, more in grid:
         weight, bias, x = integers(4, 3, *kernel), integers(3 * group), X[:, :, :4, :5]
-        whole = functional.conv_transpose2d(tensor(x), tensor(weight), None, strides, 0, 0, group, dilations)
+        whole = functional.conv_transpose2d(
+            tensor(x), tensor(weight), None, strides, 0, 0, group, dilations
+        )
         wider = functional.pad(whole, (0, more, 0, more))
         top, left, bottom, right = pads
         cut = wider[:, :, top : wider.shape[2] - bottom, left : wider.shape[3] - right]
@@ -82,7 +91,9 @@ def test_transposed_convolutions_of_any_window():
             "group": group,
             "output_padding": [more] * 2,
         }
-        check(run("ConvTranspose", x, weight, bias, **settings), cut + tensor(bias).reshape(-1, 1, 1))
+        check(
+            run("ConvTranspose", x, weight, bias, **settings), cut + tensor(bias).reshape(-1, 1, 1)
+        )
 
 
 @pytest.mark.parametrize("mode", ["SAME_UPPER", "SAME_LOWER", "VALID"])
@@ -107,8 +118,12 @@ def test_transposed_convolutions_to_a_given_size():
     whole = functional.conv_transpose2d(tensor(x), tensor(weight), None, 2)  # [9, 7]
     found = run("ConvTranspose", x, weight, strides=[2, 2], auto_pad="SAME_UPPER")
     check(found, whole[:, :, :8, :6])
-    check(run("ConvTranspose", x, weight, strides=[2, 2], auto_pad="SAME_LOWER"), whole[:, :, 1:, 1:])
-    check(run("ConvTranspose", x, weight, strides=[2, 2], output_shape=[7, 5]), whole[:, :, 1:8, 1:6])
+    check(
+        run("ConvTranspose", x, weight, strides=[2, 2], auto_pad="SAME_LOWER"), whole[:, :, 1:, 1:]
+    )
+    check(
+        run("ConvTranspose", x, weight, strides=[2, 2], output_shape=[7, 5]), whole[:, :, 1:8, 1:6]
+    )
     with pytest.raises(InputError, match="larger than all that the kernel reaches"):
         run("ConvTranspose", x, weight, strides=[2, 2], output_shape=[12, 5])
 

@@ -21,13 +21,18 @@ ALLOWED = {"DequantizeLinear", "QuantizeLinear", "Conv", "Relu", "MaxPool", "Res
 
 
 def quantize(cnn, mnist, **settings):
-    prepared = prepare(cnn, QuantizationConfig(**settings), (torch.zeros(2, 1, 28, 28),), input_scale=PIXEL_SCALE)
+    prepared = prepare(
+        cnn, QuantizationConfig(**settings), (torch.zeros(2, 1, 28, 28),), input_scale=PIXEL_SCALE
+    )
     calibrate(prepared, [to_input(mnist["train"].images[:256])])
     return QuantizedModel.of(prepared)
 
 
 def initializers(path):
-    return {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in onnx.load(str(path)).graph.initializer}
+    return {
+        tensor.name: onnx.numpy_helper.to_array(tensor)
+        for tensor in onnx.load(str(path)).graph.initializer
+    }
 
 
 def logits(path, images):
@@ -40,7 +45,11 @@ def test_the_portable_file_is_minimal_qdq(cnn, mnist, tmp_path):
     model = onnx.load(str(portable.path))
     onnx.checker.check_model(model, full_check=True)
     assert {node.op_type for node in model.graph.node} <= ALLOWED
-    assert (model.ir_version, model.opset_import[0].version, len(model.opset_import)) == (IR_VERSION, OPSET, 1)
+    assert (model.ir_version, model.opset_import[0].version, len(model.opset_import)) == (
+        IR_VERSION,
+        OPSET,
+        1,
+    )
     (entry,), (result,) = model.graph.input, model.graph.output
     assert (entry.name, result.name) == ("image", "logits")
     assert entry.type.tensor_type.elem_type == onnx.TensorProto.UINT8
@@ -51,7 +60,9 @@ def test_the_portable_file_is_minimal_qdq(cnn, mnist, tmp_path):
         assert arrays[f"{layer}.weight"].dtype == np.int8
         assert arrays[f"{layer}.bias"].dtype == np.int32
     floats = {name: array.shape for name, array in arrays.items() if array.dtype == np.float32}
-    assert all(name.endswith(("_scale", ".scale")) for name in floats), "no float weight is left over"
+    assert all(name.endswith(("_scale", ".scale")) for name in floats), (
+        "no float weight is left over"
+    )
     assert all(len(shape) <= 1 for shape in floats.values())
     assert portable.size < 46_000 and fast.size < 46_000
     assert (tmp_path / "m.fast.onnx") == fast.path
@@ -66,7 +77,9 @@ def test_biases_have_the_scale_of_the_accumulator(cnn, mnist, tmp_path):
     assert len(layers) == 3
     for node in layers:
         entry, weight, bias = (producer[name] for name in node.input)
-        np.testing.assert_array_equal(arrays[bias.input[1]], arrays[entry.input[1]] * arrays[weight.input[1]])
+        np.testing.assert_array_equal(
+            arrays[bias.input[1]], arrays[entry.input[1]] * arrays[weight.input[1]]
+        )
         assert len(bias.input) == 2, "no zero point"
 
 
@@ -84,10 +97,19 @@ def test_both_forms_and_both_pixel_types_give_the_bits_of_pytorch(cnn, mnist, tm
 
 def test_the_fast_form_has_one_float_layer_and_pools_before_relu(cnn, mnist, tmp_path):
     fast = export_onnx(quantize(cnn, mnist), tmp_path / "m.onnx")[1]
-    assert [node.op_type for node in onnx.load(str(fast.path)).graph.node][:5] == ["Cast", "Conv", "MaxPool", "Relu", "QuantizeLinear"]
+    assert [node.op_type for node in onnx.load(str(fast.path)).graph.node][:5] == [
+        "Cast",
+        "Conv",
+        "MaxPool",
+        "Relu",
+        "QuantizeLinear",
+    ]
     arrays = initializers(fast.path)
     floats = {name for name, array in arrays.items() if array.dtype == np.float32}
-    assert {name for name in floats if not name.endswith(("_scale", ".scale"))} == {"conv1.weight_float", "conv1.bias_float"}
+    assert {name for name in floats if not name.endswith(("_scale", ".scale"))} == {
+        "conv1.weight_float",
+        "conv1.bias_float",
+    }
 
 
 def test_reduced_range_leaves_no_clip(cnn, mnist, tmp_path):
@@ -100,7 +122,10 @@ def test_other_quantizers_export_too(cnn, mnist, tmp_path, settings):
     model = quantize(cnn, mnist, **settings)
     images = mnist["test"].images[:100]
     path = export_onnx(model, tmp_path / "m.onnx")[0].path
-    steps = np.abs(logits(path, images.numpy()) - model.int8()(images.float()).numpy()) / model.output_scale
+    steps = (
+        np.abs(logits(path, images.numpy()) - model.int8()(images.float()).numpy())
+        / model.output_scale
+    )
     assert steps.max() <= (0 if settings.get("exact", True) else 2)
 
 
@@ -110,7 +135,11 @@ def test_metadata_is_read_back_and_the_same_model_gives_the_same_file(cnn, mnist
     first = export_onnx(model, tmp_path / "a.onnx", metadata)[0]
     second = export_onnx(model, tmp_path / "b.onnx", metadata)[0]
     assert first.sha256 == second.sha256
-    added = {"form": "portable", "certificate": certify(first.path).summary, "content_sha256": content_hash(onnx.load(str(first.path)))}
+    added = {
+        "form": "portable",
+        "certificate": certify(first.path).summary,
+        "content_sha256": content_hash(onnx.load(str(first.path))),
+    }
     assert read_metadata(first.path) == {**metadata, **added}
 
 
@@ -130,7 +159,9 @@ def test_an_unknown_pixel_type_is_refused(cnn, mnist, tmp_path):
 
 def test_files_that_are_broken_or_foreign_are_refused(cnn, mnist, tmp_path):
     path = export_onnx(quantize(cnn, mnist), tmp_path / "m.onnx", {"a": 1})[0].path
-    broken, foreign, damaged = (tmp_path / name for name in ("broken.onnx", "foreign.onnx", "damaged.onnx"))
+    broken, foreign, damaged = (
+        tmp_path / name for name in ("broken.onnx", "foreign.onnx", "damaged.onnx")
+    )
     broken.write_bytes(path.read_bytes()[:1000])
     model = onnx.load(str(path))
     model.producer_name = "another"
@@ -151,7 +182,13 @@ def test_files_that_are_broken_or_foreign_are_refused(cnn, mnist, tmp_path):
 
 def test_external_weights_are_refused(cnn, mnist, tmp_path):
     path = export_onnx(quantize(cnn, mnist), tmp_path / "m.onnx")[0].path
-    onnx.save(onnx.load(str(path)), str(tmp_path / "e.onnx"), save_as_external_data=True, location="w.bin", size_threshold=0)
+    onnx.save(
+        onnx.load(str(path)),
+        str(tmp_path / "e.onnx"),
+        save_as_external_data=True,
+        location="w.bin",
+        size_threshold=0,
+    )
     with pytest.raises(InputError, match="only self-contained files|not a valid ONNX"):
         read_metadata(tmp_path / "e.onnx")
 

@@ -23,26 +23,36 @@ WHOLE = [name for name in INSTALLED if RUNTIMES.get(name).image_limit is None]
 
 
 def test_both_forms_of_every_strategy_are_there():
-    assert {path.name for path in FILES} == {f"{name}{form}" for name in DEFAULT_STRATEGIES for form in (".onnx", ".fast.onnx")}
+    assert {path.name for path in FILES} == {
+        f"{name}{form}" for name in DEFAULT_STRATEGIES for form in (".onnx", ".fast.onnx")
+    }
 
 
 def test_checksums_hold():
-    lines = dict(reversed(line.split("  ")) for line in (FOLDER / "SHA256SUMS").read_text().splitlines())
+    lines = dict(
+        reversed(line.split("  ")) for line in (FOLDER / "SHA256SUMS").read_text().splitlines()
+    )
     assert lines == {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in FILES}
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.name)
-def test_every_runtime_gives_the_recorded_accuracy_and_pytorchs_bits_on_all_test_images(path, mnist):
+def test_every_runtime_gives_the_recorded_accuracy_and_pytorchs_bits_on_all_test_images(
+    path, mnist
+):
     metadata = read_metadata(path)
     images, labels = mnist["test"].images.numpy(), mnist["test"].labels.numpy()
     for name in WHOLE:
         logits = run_in_batches(RUNTIMES.get(name)(path), images)
-        assert (logits.argmax(1) == labels).mean() == pytest.approx(metadata["accuracy"], abs=1e-9), name
+        assert (logits.argmax(1) == labels).mean() == pytest.approx(
+            metadata["accuracy"], abs=1e-9
+        ), name
         assert logits_hash(logits) == metadata["logits_sha256"], name
 
 
 @pytest.mark.parametrize("name", [name for name in INSTALLED if name not in WHOLE])
-@pytest.mark.parametrize("file", ["qat.onnx", "qat.fast.onnx", "weight_norm.onnx", "weight_norm.fast.onnx"])
+@pytest.mark.parametrize(
+    "file", ["qat.onnx", "qat.fast.onnx", "weight_norm.onnx", "weight_norm.fast.onnx"]
+)
 def test_the_other_runtimes_give_the_same_bits_on_a_part(name, file, mnist):
     images = mnist["test"].images.numpy()[: min(RUNTIMES.get(name).image_limit, 200)]
     expected = RUNTIMES.get("onnxruntime-disabled")(FOLDER / file).run(images)
@@ -66,7 +76,10 @@ for path, expected in zip(pairs[::2], pairs[1::2]):
 def test_the_oldest_onnxruntime_of_the_readme_gives_the_same_bits(mnist, tmp_path):
     python = os.environ.get("QSTRATEGIES_OLDEST_PYTHON")
     if python is None:
-        pytest.skip("QSTRATEGIES_OLDEST_PYTHON names no Python that has the oldest ONNX Runtime; .ci/run makes one")
+        pytest.skip(
+            "QSTRATEGIES_OLDEST_PYTHON names no Python that has the oldest ONNX Runtime; "
+            ".ci/run makes one"
+        )
     images = mnist["test"].images.numpy()[:1000]
     np.save(tmp_path / "images.npy", images)
     pairs = []
@@ -75,13 +88,17 @@ def test_the_oldest_onnxruntime_of_the_readme_gives_the_same_bits(mnist, tmp_pat
         np.save(pairs[-1], RUNTIMES.get("onnxruntime-disabled")(path).run(images))
     command = [python, "-c", IN_AN_OLD_RUNTIME, tmp_path / "images.npy", *pairs]
     lines = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
-    (oldest,) = re.findall(r"oldest is\s+ONNX\s+Runtime\s+([\d.]+)", (FOLDER.parent / "README.md").read_text())
+    (oldest,) = re.findall(
+        r"oldest is\s+ONNX\s+Runtime\s+([\d.]+)", (FOLDER.parent / "README.md").read_text()
+    )
     assert lines == [f"{oldest} same"] * 4 * len(FILES)
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.name)
 def test_the_card_says_the_recorded_accuracy(path):
-    (accuracy,) = re.findall(rf"\| {re.escape(path.name)} \| ([\d.]+)% \|", (FOLDER / "CARD.md").read_text())
+    (accuracy,) = re.findall(
+        rf"\| {re.escape(path.name)} \| ([\d.]+)% \|", (FOLDER / "CARD.md").read_text()
+    )
     assert float(accuracy) == pytest.approx(read_metadata(path)["accuracy"] * 100, abs=0.005)
     assert path.stat().st_size < 46_000
 
@@ -91,5 +108,10 @@ def test_the_readmes_client_runs(mnist, tmp_path):
 
     code = re.search(r"```python\n(.*?)```", (FOLDER / "README.md").read_text(), re.S).group(1)
     Image.fromarray(mnist["test"].images[0, 0].numpy()).save(tmp_path / "digit.png")
-    done = subprocess.run([sys.executable, "-c", code, str(tmp_path / "digit.png")], capture_output=True, text=True, cwd=FOLDER.parent)
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path / "digit.png")],
+        capture_output=True,
+        text=True,
+        cwd=FOLDER.parent,
+    )
     assert done.stdout.strip() == str(mnist["test"].labels[0].item()), done.stderr

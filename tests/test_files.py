@@ -16,7 +16,9 @@ from qstrategies.errors import InputError
 def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path, monkeypatch):
     target = tmp_path / "record.json"
     files.atomic_write(target, "old")
-    monkeypatch.setattr(os, "fsync", lambda handle: (_ for _ in ()).throw(OSError(28, "No space left on device")))
+    monkeypatch.setattr(
+        os, "fsync", lambda handle: (_ for _ in ()).throw(OSError(28, "No space left on device"))
+    )
     with pytest.raises(OSError, match="No space left"):
         files.atomic_write(target, "new")
     assert target.read_text() == "old"
@@ -24,7 +26,10 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path, monkeypat
 
 
 def test_a_folder_has_one_writer(tmp_path):
-    script = f"from qstrategies.files import exclusive; from pathlib import Path\nwith exclusive(Path({str(tmp_path)!r})): pass"
+    script = (
+        "from qstrategies.files import exclusive; from pathlib import Path\nwith "
+        f"exclusive(Path({str(tmp_path)!r})): pass"
+    )
     with files.exclusive(tmp_path):
         second = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
     assert "InputError" in second.stderr
@@ -34,7 +39,11 @@ def test_a_folder_has_one_writer(tmp_path):
 
 
 def test_the_lock_is_refused_inside_one_process_too(tmp_path):
-    with files.exclusive(tmp_path), pytest.raises(InputError, match="another comparison"), files.exclusive(tmp_path):
+    with (
+        files.exclusive(tmp_path),
+        pytest.raises(InputError, match="another comparison"),
+        files.exclusive(tmp_path),
+    ):
         raise AssertionError("two writers")
 
 
@@ -60,9 +69,27 @@ def take_lock(folder):
             lambda folder: files.atomic_write(folder / "x", ""),
             "cannot write '{}/x': Read-only file system",
         ),
-        (os, "fsync", errno.ENOSPC, lambda folder: files.atomic_write(folder / "x", ""), "cannot write '{}/x': No space left on device"),
-        (os, "fsync", errno.EDQUOT, lambda folder: files.atomic_write(folder / "x", ""), "cannot write '{}/x': Disk quota exceeded"),
-        (Path, "replace", errno.EACCES, lambda folder: files.atomic_write(folder / "x", ""), "cannot write '{}/x': Permission denied"),
+        (
+            os,
+            "fsync",
+            errno.ENOSPC,
+            lambda folder: files.atomic_write(folder / "x", ""),
+            "cannot write '{}/x': No space left on device",
+        ),
+        (
+            os,
+            "fsync",
+            errno.EDQUOT,
+            lambda folder: files.atomic_write(folder / "x", ""),
+            "cannot write '{}/x': Disk quota exceeded",
+        ),
+        (
+            Path,
+            "replace",
+            errno.EACCES,
+            lambda folder: files.atomic_write(folder / "x", ""),
+            "cannot write '{}/x': Permission denied",
+        ),
         (
             Path,
             "mkdir",
@@ -70,14 +97,28 @@ def take_lock(folder):
             lambda folder: files.atomic_write(folder / "a/x", ""),
             "cannot make the folder '{}/a': No space left",
         ),
-        (Path, "read_bytes", errno.EIO, lambda folder: files.read_bytes(folder / "there"), "cannot read '{}/there': Input/output error"),
-        (Path, "exists", errno.EACCES, lambda folder: files.exists(folder / "x"), "cannot look at '{}/x': Permission denied"),
+        (
+            Path,
+            "read_bytes",
+            errno.EIO,
+            lambda folder: files.read_bytes(folder / "there"),
+            "cannot read '{}/there': Input/output error",
+        ),
+        (
+            Path,
+            "exists",
+            errno.EACCES,
+            lambda folder: files.exists(folder / "x"),
+            "cannot look at '{}/x': Permission denied",
+        ),
         (fcntl, "flock", errno.ENOLCK, take_lock, "cannot lock '{}/.lock': No locks available"),
         (Path, "open", errno.EACCES, take_lock, "cannot lock '{}/.lock': Permission denied"),
         (Path, "iterdir", errno.EIO, take_lock, "cannot look through '{}': Input/output error"),
     ],
 )
-def test_what_the_system_refuses_names_file_and_action_and_leaves_nothing(where, call, code, action, message, tmp_path, monkeypatch):
+def test_what_the_system_refuses_names_file_and_action_and_leaves_nothing(
+    where, call, code, action, message, tmp_path, monkeypatch
+):
     (tmp_path / "there").write_text("")
     monkeypatch.setattr(where, call, failing(code))
     with pytest.raises(files.FileError) as caught:
@@ -142,7 +183,9 @@ def test_the_next_holder_of_the_lock_sweeps_what_killed_writers_left_and_nothing
         path.write_text("mine")
     assert len(left(outside)) == 1 and len(left(folder)) == 3
     with files._temporary(folder) as (_, living), files.exclusive(folder):
-        assert left(folder) == [living, *left(folder / "run" / "deeper")], "we write no deeper, and a living writer goes on"
+        assert left(folder) == [living, *left(folder / "run" / "deeper")], (
+            "we write no deeper, and a living writer goes on"
+        )
         assert len(left(outside)) == 1 and all(path.exists() for path in others)
         living.unlink()
 
@@ -159,4 +202,8 @@ def test_a_writer_that_is_swept_before_it_has_its_lock_begins_again(tmp_path, mo
 
     monkeypatch.setattr(fcntl, "flock", sweep_first)
     files.atomic_write(tmp_path / "record.json", "whole")
-    assert (tmp_path / "record.json").read_text() == "whole" and len(calls) == 2 and left(tmp_path) == []
+    assert (
+        (tmp_path / "record.json").read_text() == "whole"
+        and len(calls) == 2
+        and left(tmp_path) == []
+    )

@@ -1,4 +1,5 @@
-"""Files from anywhere: altered, truncated, mutated or hostile ones end in a result or in one clear line."""
+"""Files from anywhere: altered, truncated, mutated or hostile ones end in a result or in one clear
+line."""
 
 import json
 import subprocess
@@ -25,7 +26,9 @@ def model_of(nodes, shape=("n", 1, 28, 28), kind=TensorProto.UINT8, initializers
         [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["m"] * len(shape))],
         list(initializers),
     )
-    return helper.make_model(graph, ir_version=9, **({"opset_imports": [helper.make_opsetid("", 19)]} | settings))
+    return helper.make_model(
+        graph, ir_version=9, **({"opset_imports": [helper.make_opsetid("", 19)]} | settings)
+    )
 
 
 def saved(model, path):
@@ -47,21 +50,35 @@ def outside(name):
 def test_a_custom_operator_is_refused_wherever_it_hides(tmp_path):
     domains = {"opset_imports": [helper.make_opsetid("", 19), helper.make_opsetid("com.evil", 1)]}
     custom = helper.make_node("Run", ["x"], ["y"], domain="com.evil")
-    inner = helper.make_graph([custom], "inner", [], [helper.make_tensor_value_info("y", TensorProto.FLOAT, None)])
+    inner = helper.make_graph(
+        [custom], "inner", [], [helper.make_tensor_value_info("y", TensorProto.FLOAT, None)]
+    )
     condition = numpy_helper.from_array(np.array(True), "c")
     hidden = helper.make_node("If", ["c"], ["y"], then_branch=inner, else_branch=inner)
-    for model in (model_of([custom], **domains), model_of([hidden], initializers=[condition], **domains)):
-        with pytest.raises(InputError, match="operator 'Run' of 'com.evil': only standard operators"):
+    for model in (
+        model_of([custom], **domains),
+        model_of([hidden], initializers=[condition], **domains),
+    ):
+        with pytest.raises(
+            InputError, match="operator 'Run' of 'com.evil': only standard operators"
+        ):
             load_checked(saved(model, tmp_path / "m.onnx"))
-    function = helper.make_function("com.evil", "Run", ["x"], ["y"], [cast()], [helper.make_opsetid("", 19)])
+    function = helper.make_function(
+        "com.evil", "Run", ["x"], ["y"], [cast()], [helper.make_opsetid("", 19)]
+    )
     with pytest.raises(InputError, match="functions of its own"):
-        load_checked(saved(model_of([custom], functions=[function], **domains), tmp_path / "m.onnx"))
+        load_checked(
+            saved(model_of([custom], functions=[function], **domains), tmp_path / "m.onnx")
+        )
 
 
 def test_external_data_is_refused_wherever_it_hides(tmp_path):
     constant = helper.make_node("Constant", [], ["c"], value=outside("v"))
     add = helper.make_node("Add", ["r", "c"], ["y"])
-    for model in (model_of([cast(to="r"), add], initializers=[outside("c")]), model_of([cast(to="r"), constant, add])):
+    for model in (
+        model_of([cast(to="r"), add], initializers=[outside("c")]),
+        model_of([cast(to="r"), constant, add]),
+    ):
         (tmp_path / "m.onnx").write_bytes(model.SerializeToString())
         with pytest.raises(InputError, match="only self-contained files"):
             load_checked(tmp_path / "m.onnx")
@@ -78,10 +95,22 @@ def test_every_change_of_an_exported_file_is_noticed(exported, tmp_path):
     model = onnx.load(str(exported))
     assert unchanged(model) is True
     for change in (
-        lambda altered: altered.graph.node[0].attribute.add(name="note", i=1, type=onnx.AttributeProto.INT),
-        lambda altered: setattr(altered.graph.initializer[1], "raw_data", altered.graph.initializer[1].raw_data[:-1] + b"\x01"),
-        lambda altered: setattr(next(item for item in altered.metadata_props if item.key == "accuracy"), "value", "1.0"),
-        lambda altered: setattr(next(item for item in altered.metadata_props if item.key == "content_sha256"), "value", '"0"'),
+        lambda altered: altered.graph.node[0].attribute.add(
+            name="note", i=1, type=onnx.AttributeProto.INT
+        ),
+        lambda altered: setattr(
+            altered.graph.initializer[1],
+            "raw_data",
+            altered.graph.initializer[1].raw_data[:-1] + b"\x01",
+        ),
+        lambda altered: setattr(
+            next(item for item in altered.metadata_props if item.key == "accuracy"), "value", "1.0"
+        ),
+        lambda altered: setattr(
+            next(item for item in altered.metadata_props if item.key == "content_sha256"),
+            "value",
+            '"0"',
+        ),
         lambda altered: setattr(altered, "producer_name", "another"),
     ):
         altered = onnx.ModelProto()
@@ -114,7 +143,11 @@ def test_files_of_other_tools_are_verified_on_random_pixels_and_predict(tmp_path
     model = onnx.load(str(path))
     model.graph.output[0].CopyFrom(helper.make_tensor_value_info("y", TensorProto.FLOAT, ["n", 4]))
     report = verify(saved(model, path), location)
-    assert report["verdict"] == "same" and max(check["images"] for check in report["checks"]) == 64 and report["unchanged"] is None
+    assert (
+        report["verdict"] == "same"
+        and max(check["images"] for check in report["checks"]) == 64
+        and report["unchanged"] is None
+    )
     assert "random pixels" in report_text(report)
     Image.fromarray(np.uint8([[0, 0], [90, 0]])).save(tmp_path / "p.png")
     (result,) = predict(path, [tmp_path / "p.png"])
@@ -128,11 +161,15 @@ def test_files_of_other_tools_are_verified_on_random_pixels_and_predict(tmp_path
 
 
 def bomb(count):
-    """A constant of 256^count values from a file of some hundred bytes, in a mean, so that certify has to compute it."""
+    """A constant of 256^count values from a file of some hundred bytes, in a mean, so that certify
+    has to compute it."""
     constants = [numpy_helper.from_array(np.full(count, 256, np.int64), "size")]
     fill = helper.make_node("ConstantOfShape", ["size"], ["c"])
     total = helper.make_node("ReduceSum", ["c"], ["s"])
-    return model_of([fill, total, cast(to="r"), helper.make_node("Add", ["r", "s"], ["y"])], initializers=constants)
+    return model_of(
+        [fill, total, cast(to="r"), helper.make_node("Add", ["r", "s"], ["y"])],
+        initializers=constants,
+    )
 
 
 def test_a_memory_bomb_ends_at_the_limit(tmp_path, capfd):
@@ -152,12 +189,22 @@ def test_half_of_the_memory_is_out_of_reach(tmp_path):
 
 def test_a_time_bomb_ends_at_the_limit(tmp_path, capfd, monkeypatch):
     monkeypatch.setitem(CPU_SECONDS, "predict", 3)
-    trips, condition = numpy_helper.from_array(np.array(2**40), "trips"), numpy_helper.from_array(np.array(True), "true")
+    trips, condition = (
+        numpy_helper.from_array(np.array(2**40), "trips"),
+        numpy_helper.from_array(np.array(True), "true"),
+    )
     value = helper.make_tensor_value_info
     body = helper.make_graph(
-        [helper.make_node("Identity", ["go"], ["on"]), helper.make_node("Identity", ["state"], ["next"])],
+        [
+            helper.make_node("Identity", ["go"], ["on"]),
+            helper.make_node("Identity", ["state"], ["next"]),
+        ],
         "body",
-        [value("i", TensorProto.INT64, []), value("go", TensorProto.BOOL, []), value("state", TensorProto.FLOAT, [1])],
+        [
+            value("i", TensorProto.INT64, []),
+            value("go", TensorProto.BOOL, []),
+            value("state", TensorProto.FLOAT, [1]),
+        ],
         [value("on", TensorProto.BOOL, []), value("next", TensorProto.FLOAT, [1])],
     )
     start = numpy_helper.from_array(np.float32([0]), "start")

@@ -1,4 +1,5 @@
-"""A guest in the user's process: nothing global is left changed, threads take turns, errors and rounds leave nothing behind."""
+"""A guest in the user's process: nothing global is left changed, threads take turns, errors and
+rounds leave nothing behind."""
 
 import copy
 import dataclasses
@@ -43,7 +44,11 @@ class Residual(nn.Module):
 
     def __init__(self):
         super().__init__()
-        self.a, self.norm, self.b = nn.Conv2d(4, 6, 3, padding=1), nn.BatchNorm2d(6), nn.Conv2d(6, 6, 1)
+        self.a, self.norm, self.b = (
+            nn.Conv2d(4, 6, 3, padding=1),
+            nn.BatchNorm2d(6),
+            nn.Conv2d(6, 6, 1),
+        )
 
     def forward(self, x):
         y = torch.relu(self.norm(self.a(x)))
@@ -75,7 +80,9 @@ with torch.random.fork_rng():
 
 
 def quantized(**settings):
-    return qs.quantize(MODEL, [DATA], DATA[:2], input_scale=1 / 255, config=QuantizationConfig(**settings))
+    return qs.quantize(
+        MODEL, [DATA], DATA[:2], input_scale=1 / 255, config=QuantizationConfig(**settings)
+    )
 
 
 def random_states():
@@ -85,26 +92,62 @@ def random_states():
 
 def state():
     """All that is global and that a call could change without a word."""
-    loggers = {name: found for name, found in logging.root.manager.loggerDict.items() if isinstance(found, logging.Logger)}
-    loggers = {name: found for name, found in loggers.items() if found.level or found.handlers or found.disabled}
+    loggers = {
+        name: found
+        for name, found in logging.root.manager.loggerDict.items()
+        if isinstance(found, logging.Logger)
+    }
+    loggers = {
+        name: found
+        for name, found in loggers.items()
+        if found.level or found.handlers or found.disabled
+    }
     return {
         "engine": torch.backends.quantized.engine,
         "randomness": random_states(),
         "environment": dict(os.environ),
         "warnings": (list(warnings.filters), warnings.showwarning),
-        "log levels": {name: (found.level, list(found.handlers), found.disabled) for name, found in loggers.items()},
-        "root logger": (logging.root.level, list(logging.root.handlers), logging.root.manager.disable),
-        "threads": (torch.get_num_threads(), torch.get_num_interop_threads(), threading.active_count()),
-        "torch": (torch.get_default_dtype(), torch.get_default_device(), torch.is_grad_enabled(), torch.is_inference_mode_enabled()),
+        "log levels": {
+            name: (found.level, list(found.handlers), found.disabled)
+            for name, found in loggers.items()
+        },
+        "root logger": (
+            logging.root.level,
+            list(logging.root.handlers),
+            logging.root.manager.disable,
+        ),
+        "threads": (
+            torch.get_num_threads(),
+            torch.get_num_interop_threads(),
+            threading.active_count(),
+        ),
+        "torch": (
+            torch.get_default_dtype(),
+            torch.get_default_device(),
+            torch.is_grad_enabled(),
+            torch.is_inference_mode_enabled(),
+        ),
         "determinism": (
             torch.are_deterministic_algorithms_enabled(),
             torch.backends.cudnn.deterministic,
             torch.backends.cudnn.benchmark,
         ),
-        "modules": (nn.Module.__call__, nn.Module.__getattr__, torch.Tensor.__add__, torch.nn.functional.relu),
+        "modules": (
+            nn.Module.__call__,
+            nn.Module.__getattr__,
+            torch.Tensor.__add__,
+            torch.nn.functional.relu,
+        ),
         "streams": (sys.stdin, sys.stdout, sys.stderr),
         "signals": [signal.getsignal(number) for number in sorted(signal.valid_signals())],
-        "interpreter": (Path.cwd(), list(sys.path), sys.excepthook, gc.isenabled(), np.geterr(), sys.getrecursionlimit()),
+        "interpreter": (
+            Path.cwd(),
+            list(sys.path),
+            sys.excepthook,
+            gc.isenabled(),
+            np.geterr(),
+            sys.getrecursionlimit(),
+        ),
     }
 
 
@@ -152,7 +195,10 @@ def made(tmp_path_factory, location):
 
 def first_batches(workspace):
     splits = workspace.dataset("small_mnist").splits
-    return {name: dataclasses.replace(split, images=split.images[:64], labels=split.labels[:64]) for name, split in splits.items()}
+    return {
+        name: dataclasses.replace(split, images=split.images[:64], labels=split.labels[:64])
+        for name, split in splits.items()
+    }
 
 
 CALLS = {
@@ -171,7 +217,9 @@ MORE = {
     "an int8 module": lambda m: m["model"].int8("fbgemm")(PIXELS),
     "reference": lambda m: m["model"].reference(),
     "export_float_onnx": lambda m: export_float_onnx(MODEL, SHAPE, m["folder"] / "float.onnx"),
-    "train": lambda m: train(m["cnn"], qs.STRATEGIES.get("clamp")(), m["data"], m["config"].training, seed=3),
+    "train": lambda m: train(
+        m["cnn"], qs.STRATEGIES.get("clamp")(), m["data"], m["config"].training, seed=3
+    ),
     "diagnose_run": lambda m: diagnose_run(m["run"], m["location"], images=32),
     "verify": lambda m: verify(m["run"] / "model.onnx", m["location"], QUICK),
     "predict": lambda m: predict(m["run"] / "model.onnx", [m["folder"] / "black.png"]),
@@ -199,13 +247,31 @@ def interrupted_batches():
 
 ERRORS = {
     "cannot be traced": (InputError, lambda m: qs.quantize(Opaque(), [DATA], DATA[:2])),
-    "an error in tracing": (InputError, lambda m: qs.quantize(Failing(OSError("no"), 1), [DATA], DATA[:2])),
-    "Ctrl-C in tracing": (KeyboardInterrupt, lambda m: qs.quantize(Failing(KeyboardInterrupt(), 1), [DATA], DATA[:2])),
-    "Ctrl-C in calibration": (KeyboardInterrupt, lambda m: qs.quantize(MODEL, interrupted_batches(), DATA[:2])),
+    "an error in tracing": (
+        InputError,
+        lambda m: qs.quantize(Failing(OSError("no"), 1), [DATA], DATA[:2]),
+    ),
+    "Ctrl-C in tracing": (
+        KeyboardInterrupt,
+        lambda m: qs.quantize(Failing(KeyboardInterrupt(), 1), [DATA], DATA[:2]),
+    ),
+    "Ctrl-C in calibration": (
+        KeyboardInterrupt,
+        lambda m: qs.quantize(MODEL, interrupted_batches(), DATA[:2]),
+    ),
     "a bad input": (InputError, lambda m: m["model"].int8("qnnpack")(PIXELS[:, :3])),
-    "an export that fails": (OSError, lambda m: qs.export_onnx(m["model"], m["folder"] / "black.png" / "model.onnx")),
-    "a float model that cannot be exported": (Exception, lambda m: export_float_onnx(Opaque(), SHAPE, m["folder"] / "no.onnx")),
-    "Ctrl-C in training": (KeyboardInterrupt, lambda m: train(m["cnn"], Interrupting(), m["data"], m["config"].training, seed=3)),
+    "an export that fails": (
+        OSError,
+        lambda m: qs.export_onnx(m["model"], m["folder"] / "black.png" / "model.onnx"),
+    ),
+    "a float model that cannot be exported": (
+        Exception,
+        lambda m: export_float_onnx(Opaque(), SHAPE, m["folder"] / "no.onnx"),
+    ),
+    "Ctrl-C in training": (
+        KeyboardInterrupt,
+        lambda m: train(m["cnn"], Interrupting(), m["data"], m["config"].training, seed=3),
+    ),
 }
 
 
@@ -229,18 +295,26 @@ def test_after_an_error_all_is_as_it_was_and_works(kind, call, made, uncommon):
 
 
 def whole_way(folder, engine):
-    """The bytes of the files, the logits of an int8 module, and the rows that are equal, of a model of one's own."""
+    """The bytes of the files, the logits of an int8 module, and the rows that are equal, of a model
+    of one's own."""
     folder.mkdir()
     model = quantized(engine=engine)
     exported = qs.export_onnx(model, folder / "model.onnx")
     checks = qs.cross_check(exported, PIXELS, ["onnxruntime-all"]).checks
-    return [file.sha256 for file in exported], model.int8()(PIXELS).tolist(), [(check.runtime, check.rows_equal) for check in checks]
+    return (
+        [file.sha256 for file in exported],
+        model.int8()(PIXELS).tolist(),
+        [(check.runtime, check.rows_equal) for check in checks],
+    )
 
 
 def test_two_threads_at_once_get_the_results_of_one(tmp_path):
     alone = [whole_way(tmp_path / f"alone {engine}", engine) for engine in ("x86", "qnnpack")]
     with ThreadPoolExecutor(2) as threads:
-        jobs = [threads.submit(whole_way, tmp_path / f"{number}", ("x86", "qnnpack")[number % 2]) for number in range(4)]
+        jobs = [
+            threads.submit(whole_way, tmp_path / f"{number}", ("x86", "qnnpack")[number % 2])
+            for number in range(4)
+        ]
     assert [job.result() for job in jobs] == alone * 2
 
 
@@ -248,7 +322,9 @@ def test_an_int8_module_runs_with_its_own_engine_whatever_is_selected():
     module = quantized().int8("x86")
     expected = module(PIXELS)
     with guest.selected_engine("qnnpack"):
-        assert torch.equal(module(PIXELS), expected) and torch.equal(copy.deepcopy(module)(PIXELS), expected)
+        assert torch.equal(module(PIXELS), expected) and torch.equal(
+            copy.deepcopy(module)(PIXELS), expected
+        )
 
 
 def live(kind):

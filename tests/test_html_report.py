@@ -39,21 +39,42 @@ in_a_browser = pytest.mark.skipif(CHROMIUM is None, reason="needs Debian's packa
 
 
 def histogram(when, epoch):
-    return WeightHistogram(when=when, epoch=epoch, low=-1.0, high=1.0, max_abs=1.0, sigma=0.2, counts=(1, 5, 9, 5, 1))
+    return WeightHistogram(
+        when=when, epoch=epoch, low=-1.0, high=1.0, max_abs=1.0, sigma=0.2, counts=(1, 5, 9, 5, 1)
+    )
 
 
 def make_record(strategy, bits, seed, accuracy):
     return RunRecord(
-        config=ExperimentConfig(strategy=strategy, seed=seed, quantization=QuantizationConfig(weight_bits=bits)),
+        config=ExperimentConfig(
+            strategy=strategy, seed=seed, quantization=QuantizationConfig(weight_bits=bits)
+        ),
         status="done",
         environment={"cpu": HOSTILE, "packages": {"torch": "2"}, "commit": "abc"},
         float_accuracy=0.9,
         int8_accuracy=accuracy,
         validation_accuracy=accuracy,
-        checks=(RuntimeCheck(runtime="tract", file="model.onnx", images=9, accuracy=0.9, agreement=1, rows_equal=0.5, max_steps=2),),
+        checks=(
+            RuntimeCheck(
+                runtime="tract",
+                file="model.onnx",
+                images=9,
+                accuracy=0.9,
+                agreement=1,
+                rows_equal=0.5,
+                max_steps=2,
+            ),
+        ),
         sizes={"float": 4000, "portable": 1000},
         speeds=tuple(
-            Speed(file=file, microseconds_batch_1=1, images_per_second_batch_256=1, speedup_batch_1=1, speedup_batch_256=1) for file in "ab"
+            Speed(
+                file=file,
+                microseconds_batch_1=1,
+                images_per_second_batch_256=1,
+                speedup_batch_1=1,
+                speedup_batch_256=1,
+            )
+            for file in "ab"
         ),
         curve=(Epoch(loss=0.5, accuracy=0.8, seconds=1), Epoch(loss=0.2, accuracy=0.9, seconds=1)),
         histograms=(histogram("training", 1), histogram("training", 2), histogram("folded", 2)),
@@ -70,7 +91,10 @@ def written(tmp_path_factory):
         for bits, accuracy in ((8, 0.9), (3, 0.8)):
             for seed in (0, 1):
                 records.append(make_record(strategy, bits, seed, accuracy))
-                split = SplitPredictions(labels, *(np.where(random.random(400) < rate, labels, 0) for rate in (0.9, accuracy)))
+                split = SplitPredictions(
+                    labels,
+                    *(np.where(random.random(400) < rate, labels, 0) for rate in (0.9, accuracy)),
+                )
                 run = Predictions(split, split)
                 run_folder = folder / records[-1].config.run_id
                 run_folder.mkdir(parents=True)
@@ -133,9 +157,13 @@ def test_a_name_adds_no_tag_and_no_attribute_to_the_page(written):
     names = {name for _, attributes in read.tags for name in attributes}
     assert not {name for name in names if name.startswith("on")} and '"' not in "".join(names)
     selected = {attributes["value"] for tag, attributes in read.tags if tag == "option"}
-    switched = {attributes["data-strategy"] for _, attributes in read.tags if "data-strategy" in attributes}
+    switched = {
+        attributes["data-strategy"] for _, attributes in read.tags if "data-strategy" in attributes
+    }
     assert selected == switched == {"no_norm", text.block(HOSTILE)}
-    assert any(text.line(HOSTILE) in item for item in read.texts), "whole in a figure, colours and ids in it untouched"
+    assert any(text.line(HOSTILE) in item for item in read.texts), (
+        "whole in a figure, colours and ids in it untouched"
+    )
 
 
 def test_the_figures_are_well_formed(written):
@@ -149,7 +177,13 @@ def test_the_figures_are_well_formed(written):
 def test_no_file_of_the_report_has_a_character_that_hides_or_turns_something(written):
     records, folder = written
     shown = write.as_text(records, folder, *conclude(records, folder))
-    for said in (shown, *((folder / f"{name}").read_text() for name in ("report.html", "summary.md", "summary.csv", "summary.json"))):
+    for said in (
+        shown,
+        *(
+            (folder / f"{name}").read_text()
+            for name in ("report.html", "summary.md", "summary.csv", "summary.json")
+        ),
+    ):
         assert {character for character in said if not character.isprintable()} == {"\n"}
 
 
@@ -158,7 +192,9 @@ def test_ids_of_the_figures_are_unique(written):
     assert len(ids) == len(set(ids)) > 20
 
 
-@pytest.mark.parametrize("content", ["{", "[]", '{"findings": [1]}', '{"findings": [{"rule": "x"}]}'])
+@pytest.mark.parametrize(
+    "content", ["{", "[]", '{"findings": [1]}', '{"findings": [{"rule": "x"}]}']
+)
 def test_a_damaged_diagnosis_is_named(content, written, tmp_path):
     records, _ = written
     runs.keep_diagnosis(tmp_path / records[0].config.run_id, content)
@@ -171,11 +207,21 @@ def test_a_damaged_diagnosis_is_named(content, written, tmp_path):
     [
         ExperimentConfig(strategy="no_norm"),
         ExperimentConfig(strategy="clamp", options={"threshold": 0.05}, seed=3, pixels="float32"),
-        ExperimentConfig(strategy="qat", **PRESETS["post"], model="resnet8", dataset="fashion_mnist"),
+        ExperimentConfig(
+            strategy="qat", **PRESETS["post"], model="resnet8", dataset="fashion_mnist"
+        ),
         ExperimentConfig(
             strategy="qat",
-            training=dataclasses.replace(PRESETS["default"]["training"], epochs=7, learning_rate=1e-3, optimizer="sgd", batch_size=32),
-            tuning=dataclasses.replace(PRESETS["default"]["tuning"], epochs=2, optimizer="sgd", batch_size=32),
+            training=dataclasses.replace(
+                PRESETS["default"]["training"],
+                epochs=7,
+                learning_rate=1e-3,
+                optimizer="sgd",
+                batch_size=32,
+            ),
+            tuning=dataclasses.replace(
+                PRESETS["default"]["tuning"], epochs=2, optimizer="sgd", batch_size=32
+            ),
         ),
         ExperimentConfig(
             strategy="no_norm",
@@ -199,12 +245,15 @@ def test_the_command_of_a_run_gives_its_configuration(config):
 
 
 def test_a_configuration_without_a_command_says_so():
-    config = ExperimentConfig(strategy="qat", tuning=dataclasses.replace(PRESETS["default"]["tuning"], batch_size=3))
+    config = ExperimentConfig(
+        strategy="qat", tuning=dataclasses.replace(PRESETS["default"]["tuning"], batch_size=3)
+    )
     assert "Python" in runs.command(config)
 
 
 def in_browser(page, script, tmp_path, *flags):
-    """What ``script``, an async function body, returns in a headless browser that shows ``page``."""
+    """What ``script``, an async function body, returns in a headless browser that shows
+    ``page``."""
     wrapped = f"""<script>addEventListener("load", async () => {{
       let result;
       try {{ result = await (async () => {{ {script} }})(); }} catch (error) {{ result = String(error); }}
@@ -223,8 +272,16 @@ def in_browser(page, script, tmp_path, *flags):
         f"--user-data-dir={tmp_path / 'profile'}",
         "--virtual-time-budget=20000",
     ]
-    done = subprocess.run([*command, *flags, "--dump-dom", path.as_uri()], capture_output=True, text=True, timeout=120, check=True)
-    return json.loads(html.unescape(re.search(r'<pre id="result">(.*?)</pre>', done.stdout, re.DOTALL)[1]))
+    done = subprocess.run(
+        [*command, *flags, "--dump-dom", path.as_uri()],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=True,
+    )
+    return json.loads(
+        html.unescape(re.search(r'<pre id="result">(.*?)</pre>', done.stdout, re.DOTALL)[1])
+    )
 
 
 @in_a_browser
@@ -236,7 +293,9 @@ def test_tables_sort_by_number_both_ways(written, tmp_path):
       const button = table.tHead.rows[0].cells[head].querySelector("button"), seen = [];
       for (const _ of [1, 2]) { button.click(); seen.push([button.parentNode.ariaSort, column()]); }
       return seen;"""
-    (up, ascending), (down, descending) = in_browser((written[1] / "report.html").read_text(), script, tmp_path)
+    (up, ascending), (down, descending) = in_browser(
+        (written[1] / "report.html").read_text(), script, tmp_path
+    )
     assert (up, down) == ("ascending", "descending")
     values = [float(cell.split()[0]) for cell in ascending if cell != "-"]
     assert len(values) == 4 and values == sorted(values) and values[0] < values[-1]
@@ -263,10 +322,16 @@ def test_weights_switch_between_strategies_and_moments_and_names_do_no_harm(writ
 @in_a_browser
 @pytest.mark.skipif(not AXE.is_file(), reason="needs axe-core: npm ci --prefix tests/web")
 @pytest.mark.parametrize(
-    "flags", [(), ("--blink-settings=preferredColorScheme=0",), ("--window-size=500,900",)], ids=["light", "dark", "phone"]
+    "flags",
+    [(), ("--blink-settings=preferredColorScheme=0",), ("--window-size=500,900",)],
+    ids=["light", "dark", "phone"],
 )
 def test_axe_finds_no_fault_and_the_page_does_not_scroll_sideways(written, tmp_path, flags):
-    page = (written[1] / "report.html").read_text().replace("<head>", f"<head><script>{AXE.read_text()}</script>", 1)
+    page = (
+        (written[1] / "report.html")
+        .read_text()
+        .replace("<head>", f"<head><script>{AXE.read_text()}</script>", 1)
+    )
     script = """
       const found = await axe.run(document), wide = document.documentElement.scrollWidth - innerWidth;
       const dark = matchMedia("(prefers-color-scheme: dark)").matches;

@@ -1,4 +1,5 @@
-"""The integer interpreter against the standard's own code, operator by operator, and against fractions."""
+"""The integer interpreter against the standard's own code, operator by operator, and against
+fractions."""
 
 from fractions import Fraction
 from typing import NamedTuple
@@ -28,7 +29,9 @@ def quantized(rng, weight):
     limit = 127 if weight.dtype is np.int8 else 2000
     channels = weight.shape[weight.axis]
     scales = rng.integers(1, 12, channels) * 2.0 ** rng.integers(-6, -3, channels)
-    return rng.integers(-limit, limit + 1, weight.shape).astype(weight.dtype), scales.astype(np.float32)
+    return rng.integers(-limit, limit + 1, weight.shape).astype(weight.dtype), scales.astype(
+        np.float32
+    )
 
 
 def ints(*values):
@@ -92,12 +95,16 @@ class Builder:
         self.rng, self.nodes, self.constants = np.random.default_rng(seed), [], []
 
     def constant(self, array):
-        self.constants.append(numpy_helper.from_array(np.asarray(array), f"constant_{len(self.constants)}"))
+        self.constants.append(
+            numpy_helper.from_array(np.asarray(array), f"constant_{len(self.constants)}")
+        )
         return self.constants[-1].name
 
     def node(self, op, inputs, outputs=1, **attributes):
         names = [f"{op}_{len(self.nodes)}_{index}" for index in range(outputs)]
-        self.nodes.append(helper.make_node(op, inputs, names, name=f"{op}_{len(self.nodes)}", **attributes))
+        self.nodes.append(
+            helper.make_node(op, inputs, names, name=f"{op}_{len(self.nodes)}", **attributes)
+        )
         return names[0] if outputs == 1 else names
 
     def quantizer(self, scale, zero_point=np.uint8(0)):
@@ -109,10 +116,15 @@ class Builder:
         if not isinstance(value, Weight):
             return self.constant(value)
         values, scales = quantized(self.rng, value)
-        return self.node("DequantizeLinear", [self.constant(values), self.constant(scales)], axis=value.axis)
+        return self.node(
+            "DequantizeLinear", [self.constant(values), self.constant(scales)], axis=value.axis
+        )
 
     def save(self, path, inputs, output):
-        entries = [helper.make_tensor_value_info(name, TensorProto.UINT8, list(shape)) for name, shape in inputs.items()]
+        entries = [
+            helper.make_tensor_value_info(name, TensorProto.UINT8, list(shape))
+            for name, shape in inputs.items()
+        ]
         result = helper.make_tensor_value_info(output, TensorProto.FLOAT, None)
         graph = helper.make_graph(self.nodes, "graph", entries, [result], self.constants)
         onnx.save(helper.make_model(graph, opset_imports=OPSET, ir_version=9), str(path))
@@ -120,14 +132,20 @@ class Builder:
 
 
 def random_file(path, op, shapes, operands, attributes):
-    """DequantizeLinear, ``op``, QuantizeLinear to a step twice as coarse, so that ties abound, DequantizeLinear."""
+    """DequantizeLinear, ``op``, QuantizeLinear to a step twice as coarse, so that ties abound,
+    DequantizeLinear."""
     build = Builder()
     inputs = {f"x{index}": shape for index, shape in enumerate(shapes)}
     real = [
-        build.node("DequantizeLinear", [name, *build.quantizer(2.0 ** -(2 + k), np.uint8(128 - 2 * k))]) for k, name in enumerate(inputs)
+        build.node(
+            "DequantizeLinear", [name, *build.quantizer(2.0 ** -(2 + k), np.uint8(128 - 2 * k))]
+        )
+        for k, name in enumerate(inputs)
     ]
     result = build.node(op, [*real, *(build.operand(value) for value in operands)], **attributes)
-    step = build.quantizer(0.5 if op not in ("Conv", "ConvTranspose", "Gemm", "MatMul") else 32.0, np.uint8(100))
+    step = build.quantizer(
+        0.5 if op not in ("Conv", "ConvTranspose", "Gemm", "MatMul") else 32.0, np.uint8(100)
+    )
     output = build.node("DequantizeLinear", [build.node("QuantizeLinear", [result, *step]), *step])
     arrays = [build.rng.integers(0, 256, shape).astype(np.uint8) for shape in shapes]
     return build.save(path, inputs, output), arrays
@@ -136,7 +154,9 @@ def random_file(path, op, shapes, operands, attributes):
 def standard(case, path, arrays):
     if case == "ConvTranspose, groups":  # the reference evaluator has no groups here
         return RUNTIMES.get("onnxruntime-disabled")(path).run(*arrays)
-    return ReferenceEvaluator(str(path)).run(None, {f"x{index}": array for index, array in enumerate(arrays)})[0]
+    return ReferenceEvaluator(str(path)).run(
+        None, {f"x{index}": array for index, array in enumerate(arrays)}
+    )[0]
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -153,7 +173,9 @@ def test_split_and_a_table_of_256_values(tmp_path):
     looked_up = build.node("Gather", [table, build.node("Cast", ["x0"], to=TensorProto.INT32)])
     real = build.node("DequantizeLinear", [looked_up, *build.quantizer(0.25, np.uint8(6))])
     left, right = build.node("Split", [real, build.constant(ints(2, 3))], outputs=2, axis=1)
-    path = build.save(tmp_path / "model.onnx", {"x0": (4, 5)}, build.node("Concat", [right, left], axis=1))
+    path = build.save(
+        tmp_path / "model.onnx", {"x0": (4, 5)}, build.node("Concat", [right, left], axis=1)
+    )
     pixels = build.rng.integers(0, 256, (4, 5)).astype(np.uint8)
     np.testing.assert_array_equal(KIND(path).run(pixels), standard("", path, [pixels]))
 
@@ -162,17 +184,26 @@ def requantizer(path, scale_in, scale_out, zero_point=0):
     build = Builder()
     real = build.node("DequantizeLinear", ["x0", *build.quantizer(scale_in, np.uint8(128))])
     step = build.quantizer(scale_out, np.uint8(zero_point))
-    return build.save(path, {"x0": (256,)}, build.node("DequantizeLinear", [build.node("QuantizeLinear", [real, *step]), *step]))
+    return build.save(
+        path,
+        {"x0": (256,)},
+        build.node("DequantizeLinear", [build.node("QuantizeLinear", [real, *step]), *step]),
+    )
 
 
 @pytest.mark.parametrize(
-    ("scale_in", "scale_out"), [(0.5, 1), (3 / 8, 3 / 4), (5 / 8, 7 / 16), (1, 2.0**-5), (2.0**-60, 1), (1, 6), (2.0**40, 1)]
+    ("scale_in", "scale_out"),
+    [(0.5, 1), (3 / 8, 3 / 4), (5 / 8, 7 / 16), (1, 2.0**-5), (2.0**-60, 1), (1, 6), (2.0**40, 1)],
 )
-def test_requantization_rounds_the_exact_quotient_half_to_even_and_saturates(scale_in, scale_out, tmp_path):
+def test_requantization_rounds_the_exact_quotient_half_to_even_and_saturates(
+    scale_in, scale_out, tmp_path
+):
     path = requantizer(tmp_path / "model.onnx", scale_in, scale_out, 100)
     quotients = [(value - 128) * Fraction(scale_in) / Fraction(scale_out) for value in range(256)]
     steps = [min(max(round(quotient) + 100, 0), 255) - 100 for quotient in quotients]
-    np.testing.assert_array_equal(KIND(path).run(np.arange(256, dtype=np.uint8)), np.float32(steps) * np.float32(scale_out))
+    np.testing.assert_array_equal(
+        KIND(path).run(np.arange(256, dtype=np.uint8)), np.float32(steps) * np.float32(scale_out)
+    )
 
 
 def test_an_average_is_rounded_once_from_its_fraction(tmp_path):
@@ -180,7 +211,11 @@ def test_an_average_is_rounded_once_from_its_fraction(tmp_path):
     real = build.node("DequantizeLinear", ["x0", *build.quantizer(1, np.uint8(0))])
     step = build.quantizer(0.5, np.uint8(0))
     quantized = build.node("QuantizeLinear", [build.node("GlobalAveragePool", [real]), *step])
-    path = build.save(tmp_path / "model.onnx", {"x0": (64, 1, 2, 3)}, build.node("DequantizeLinear", [quantized, *step]))
+    path = build.save(
+        tmp_path / "model.onnx",
+        {"x0": (64, 1, 2, 3)},
+        build.node("DequantizeLinear", [quantized, *step]),
+    )
     pixels = build.rng.integers(0, 100, (64, 1, 2, 3)).astype(np.uint8)
     expected = [round(Fraction(int(image.sum()), 6) * 2) / 2 for image in pixels]
     np.testing.assert_array_equal(KIND(path).run(pixels).ravel(), np.float32(expected))
@@ -189,7 +224,9 @@ def test_an_average_is_rounded_once_from_its_fraction(tmp_path):
 @pytest.mark.parametrize("scales", [(0.1, 1), (1, 1 / 3), (1, -1.0), (0, 1)])
 def test_a_scale_that_is_not_exact_is_refused(scales, tmp_path):
     path = requantizer(tmp_path / "model.onnx", *scales)
-    with pytest.raises(InputError, match=r"(Quantize|Dequantize)Linear.*the scale (0\.1|0\.333|-1|0)"):
+    with pytest.raises(
+        InputError, match=r"(Quantize|Dequantize)Linear.*the scale (0\.1|0\.333|-1|0)"
+    ):
         KIND(path).run(np.arange(256, dtype=np.uint8))
 
 
@@ -212,6 +249,8 @@ def test_what_does_not_fit_int64_is_refused(tmp_path):
     build = Builder()
     real = build.node("DequantizeLinear", ["x0", *build.quantizer(2.0**30, np.uint8(0))])
     small = build.node("DequantizeLinear", ["x1", *build.quantizer(2.0**-30, np.uint8(0))])
-    path = build.save(tmp_path / "model.onnx", {"x0": (4,), "x1": (4,)}, build.node("Add", [real, small]))
+    path = build.save(
+        tmp_path / "model.onnx", {"x0": (4,), "x1": (4,)}, build.node("Add", [real, small])
+    )
     with pytest.raises(InputError, match=r"Add.*68 bits; at most 62"):
         KIND(path).run(np.full(4, 255, np.uint8), np.full(4, 255, np.uint8))

@@ -1,7 +1,8 @@
 """Every parameter of every module that becomes integers: what its values come to.
 
-Each type that a recognizer registers must stand in ``CASES`` with each parameter of its signature, so that none can be
-forgotten: "exact" has an exact form (the same bits everywhere, those of the float model up to rounding), "float" stays in float.
+Each type that a recognizer registers must stand in ``CASES`` with each parameter of its signature,
+so that none can be forgotten: "exact" has an exact form (the same bits everywhere, those of the
+float model up to rounding), "float" stays in float.
 """
 
 import inspect
@@ -36,7 +37,10 @@ def convolution(dimensions, transposed=False):
         "dilation": [{"dilation": 2}, {"dilation": per(dimensions, 1, 2, 1)}],
         "groups": [{"groups": 2}],
         "bias": [{"bias": False}],
-        "padding_mode": [{"padding": 1, "padding_mode": mode} for mode in ("zeros", "reflect", "replicate", "circular")],
+        "padding_mode": [
+            {"padding": 1, "padding_mode": mode}
+            for mode in ("zeros", "reflect", "replicate", "circular")
+        ],
     }
     if transposed:
         cases["padding_mode"] = [{"padding_mode": "zeros"}]
@@ -63,8 +67,14 @@ def average_pool(dimensions):
         "kernel_size": [({"kernel_size": 2}, EXACT), ({"kernel_size": 3, "stride": 1}, EXACT)],
         "stride": [({"stride": 1}, EXACT)],
         "padding": [({"padding": 1}, EXACT)],
-        "ceil_mode": [({"ceil_mode": True, "kernel_size": 5, "stride": 3}, FLOAT), ({"ceil_mode": True, "kernel_size": 1}, EXACT)],
-        "count_include_pad": [({"padding": 1, "count_include_pad": False}, FLOAT), ({"count_include_pad": False}, EXACT)],
+        "ceil_mode": [
+            ({"ceil_mode": True, "kernel_size": 5, "stride": 3}, FLOAT),
+            ({"ceil_mode": True, "kernel_size": 1}, EXACT),
+        ],
+        "count_include_pad": [
+            ({"padding": 1, "count_include_pad": False}, FLOAT),
+            ({"count_include_pad": False}, EXACT),
+        ],
         "divisor_override": [({"divisor_override": 3}, EXACT)],
     }
     if dimensions == 1:
@@ -95,7 +105,10 @@ def adaptive(dimensions, kind):
 
 
 def paddings(name):
-    return {"padding": 1}, {"padding": [({"padding": 1}, EXACT)], **({"value": [({"value": 0.0}, EXACT)]} if name == "Constant" else {})}
+    return {"padding": 1}, {
+        "padding": [({"padding": 1}, EXACT)],
+        **({"value": [({"value": 0.0}, EXACT)]} if name == "Constant" else {}),
+    }
 
 
 CASES = {
@@ -104,28 +117,50 @@ CASES = {
     **{getattr(nn, f"MaxPool{n}d"): (n, *max_pool(n)) for n in (1, 2, 3)},
     **{getattr(nn, f"AvgPool{n}d"): (n, *average_pool(n)) for n in (1, 2, 3)},
     **{getattr(nn, f"BatchNorm{n}d"): (n, *norm(n)) for n in (1, 2, 3)},
-    **{getattr(nn, f"Adaptive{kind}Pool{n}d"): (n, *adaptive(n, kind)) for n in (1, 2, 3) for kind in ("Avg", "Max")},
     **{
-        getattr(nn, f"{name}Pad{n}d"): (n, {"value": 0.0, "padding": 1} if name == "Constant" else {"padding": 1}, paddings(name)[1])
+        getattr(nn, f"Adaptive{kind}Pool{n}d"): (n, *adaptive(n, kind))
+        for n in (1, 2, 3)
+        for kind in ("Avg", "Max")
+    },
+    **{
+        getattr(nn, f"{name}Pad{n}d"): (
+            n,
+            {"value": 0.0, "padding": 1} if name == "Constant" else {"padding": 1},
+            paddings(name)[1],
+        )
         for n in (1, 2, 3)
         for name in ("Zero", "Constant", "Reflection", "Replication", "Circular")
     },
     nn.Linear: (
         2,
         {"in_features": 11, "out_features": 5},
-        {"in_features": [({}, EXACT)], "out_features": [({"out_features": 1}, EXACT)], "bias": [({"bias": False}, EXACT)]},
+        {
+            "in_features": [({}, EXACT)],
+            "out_features": [({"out_features": 1}, EXACT)],
+            "bias": [({"bias": False}, EXACT)],
+        },
     ),
-    nn.Flatten: (2, {}, {"start_dim": [({"start_dim": 2}, EXACT)], "end_dim": [({"end_dim": 2}, EXACT)]}),
+    nn.Flatten: (
+        2,
+        {},
+        {"start_dim": [({"start_dim": 2}, EXACT)], "end_dim": [({"end_dim": 2}, EXACT)]},
+    ),
     nn.Unflatten: (
         2,
         {"dim": 1, "unflattened_size": (2, 3)},
-        {"dim": [({"dim": 2, "unflattened_size": (3, 4)}, EXACT)], "unflattened_size": [({"unflattened_size": (-1, 2)}, EXACT)]},
+        {
+            "dim": [({"dim": 2, "unflattened_size": (3, 4)}, EXACT)],
+            "unflattened_size": [({"unflattened_size": (-1, 2)}, EXACT)],
+        },
     ),
     nn.Upsample: (
         2,
         {"scale_factor": 2},
         {
-            "size": [({"size": (24, 33), "scale_factor": None}, EXACT), ({"size": (13, 11), "scale_factor": None}, FLOAT)],
+            "size": [
+                ({"size": (24, 33), "scale_factor": None}, EXACT),
+                ({"size": (13, 11), "scale_factor": None}, FLOAT),
+            ],
             "scale_factor": [({"scale_factor": (1, 3)}, EXACT), ({"scale_factor": 1.5}, FLOAT)],
             "mode": [({"mode": "bilinear"}, FLOAT)],
             "align_corners": [({"mode": "bilinear", "align_corners": True}, FLOAT)],
@@ -135,7 +170,10 @@ CASES = {
     nn.UpsamplingNearest2d: (
         2,
         {"scale_factor": 2},
-        {"size": [({"size": (12, 22), "scale_factor": None}, EXACT)], "scale_factor": [({"scale_factor": 3}, EXACT)]},
+        {
+            "size": [({"size": (12, 22), "scale_factor": None}, EXACT)],
+            "scale_factor": [({"scale_factor": 3}, EXACT)],
+        },
     ),
     nn.ReLU: (2, {}, {}),
     nn.ReLU6: (2, {}, {}),
@@ -149,8 +187,16 @@ CASES = {
             "max_value": [({"max_value": None}, EXACT)],
         },
     ),
-    nn.PixelUnshuffle: (2, {"downscale_factor": 1}, {"downscale_factor": [({"downscale_factor": 1}, EXACT)]}),
-    nn.PixelShuffle: (2, {"upscale_factor": 1}, {"upscale_factor": [({"upscale_factor": 1}, EXACT)]}),
+    nn.PixelUnshuffle: (
+        2,
+        {"downscale_factor": 1},
+        {"downscale_factor": [({"downscale_factor": 1}, EXACT)]},
+    ),
+    nn.PixelShuffle: (
+        2,
+        {"upscale_factor": 1},
+        {"upscale_factor": [({"upscale_factor": 1}, EXACT)]},
+    ),
     nn.ChannelShuffle: (2, {"groups": 3}, {"groups": [({"groups": 2}, EXACT)]}),
 }
 TABLES = {
@@ -167,8 +213,14 @@ for _kind in MODULES:
     _cases = {name: [({name: value}, EXACT)] for name, value in TABLES.get(_kind, {}).items()}
     CASES[_kind] = (2, {"threshold": 0.1, "value": 0.0} if _kind is nn.Threshold else {}, _cases)
 for _kind in DROPOUTS.values():
-    CASES[_kind] = ({"Dropout1d": 1, "Dropout3d": 3}.get(_kind.__name__, 2), {}, {"p": [({"p": 0.3}, EXACT)]})
-TYPES = [target for target in RECOGNIZERS if isinstance(target, type) and issubclass(target, nn.Module)]
+    CASES[_kind] = (
+        {"Dropout1d": 1, "Dropout3d": 3}.get(_kind.__name__, 2),
+        {},
+        {"p": [({"p": 0.3}, EXACT)]},
+    )
+TYPES = [
+    target for target in RECOGNIZERS if isinstance(target, type) and issubclass(target, nn.Module)
+]
 
 
 @pytest.mark.parametrize("kind", TYPES, ids=lambda kind: kind.__name__)
@@ -184,7 +236,13 @@ def every_case():
         for name, found in cases.items():
             for number, (change, outcome) in enumerate(found):
                 if change:
-                    yield pytest.param(kind, dimensions, {**base, **change}, outcome, id=f"{kind.__name__}-{name}-{number}")
+                    yield pytest.param(
+                        kind,
+                        dimensions,
+                        {**base, **change},
+                        outcome,
+                        id=f"{kind.__name__}-{name}-{number}",
+                    )
 
 
 @pytest.mark.parametrize(("kind", "dimensions", "settings", "outcome"), every_case())

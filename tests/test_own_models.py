@@ -1,4 +1,5 @@
-"""Models that are not the project's: any operator of the list, any names, shapes and number of inputs, one promise."""
+"""Models that are not the project's: any operator of the list, any names, shapes and number of
+inputs, one promise."""
 
 import copy
 
@@ -43,36 +44,70 @@ NETWORKS = {
     "strided": nn.Sequential(conv(stride=2, padding=(1, 0)), nn.ReLU()),
     "dilated": conv(dilation=2, padding="same"),
     "grouped": nn.Sequential(conv(groups=2), nn.ReLU(), conv(8, 8, groups=4)),
-    "depthwise": nn.Sequential(conv(4, 4, groups=4, bias=False), nn.BatchNorm2d(4), nn.ReLU6(), nn.Conv2d(4, 8, 1)),
-    "transposed": nn.Sequential(conv(), nn.ReLU(), nn.ConvTranspose2d(8, 6, 3, stride=2, padding=1, output_padding=1)),
-    "linear": nn.Sequential(nn.Flatten(), nn.Linear(4 * 81, 16), nn.ReLU(), nn.Dropout(0.3), nn.Linear(16, 7, bias=False)),
+    "depthwise": nn.Sequential(
+        conv(4, 4, groups=4, bias=False), nn.BatchNorm2d(4), nn.ReLU6(), nn.Conv2d(4, 8, 1)
+    ),
+    "transposed": nn.Sequential(
+        conv(), nn.ReLU(), nn.ConvTranspose2d(8, 6, 3, stride=2, padding=1, output_padding=1)
+    ),
+    "linear": nn.Sequential(
+        nn.Flatten(),
+        nn.Linear(4 * 81, 16),
+        nn.ReLU(),
+        nn.Dropout(0.3),
+        nn.Linear(16, 7, bias=False),
+    ),
     "folded norm": nn.Sequential(conv(), nn.BatchNorm2d(8), nn.ReLU()),
-    "standalone norm": nn.Sequential(nn.BatchNorm2d(4), nn.ReLU(), conv(), nn.ReLU(), nn.BatchNorm2d(8), nn.MaxPool2d(2)),
+    "standalone norm": nn.Sequential(
+        nn.BatchNorm2d(4), nn.ReLU(), conv(), nn.ReLU(), nn.BatchNorm2d(8), nn.MaxPool2d(2)
+    ),
     "leaky ReLU": after_conv(nn.LeakyReLU(0.1)),
     "hard-swish": after_conv(nn.Hardswish()),
     "hard-sigmoid": after_conv(nn.Hardsigmoid()),
     "SiLU": after_conv(nn.SiLU()),
     "sigmoid": after_conv(nn.Sigmoid()),
     "GELU": after_conv(nn.GELU()),
-    "functional": Graph(lambda m, x: torch.sigmoid(functional.leaky_relu(m.a(x), 0.2)) * functional.relu6(m.b(x)), a=conv(), b=conv()),
+    "functional": Graph(
+        lambda m, x: torch.sigmoid(functional.leaky_relu(m.a(x), 0.2)) * functional.relu6(m.b(x)),
+        a=conv(),
+        b=conv(),
+    ),
     "max pool": after_conv(nn.MaxPool2d(3, 2, padding=1)),
     "average pool": after_conv(nn.AvgPool2d(2)),
-    "global pool": nn.Sequential(conv(padding=1), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 5)),
-    "mean": Graph(lambda m, x: m.fc(functional.relu(m.a(x)).mean([2, 3])), a=conv(padding=1), fc=nn.Linear(8, 5)),
+    "global pool": nn.Sequential(
+        conv(padding=1), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 5)
+    ),
+    "mean": Graph(
+        lambda m, x: m.fc(functional.relu(m.a(x)).mean([2, 3])),
+        a=conv(padding=1),
+        fc=nn.Linear(8, 5),
+    ),
     "add": Graph(lambda m, x: functional.relu(m.a(x) + m.b(x)), a=conv(), b=conv()),
     "mul": Graph(lambda m, x: m.a(x) * m.b(x), a=conv(), b=conv()),
     "squeeze and excite": Graph(
-        lambda m, x: (y := m.a(x)) * functional.hardsigmoid(m.b(functional.adaptive_avg_pool2d(y, 1))), a=conv(), b=nn.Conv2d(8, 8, 1)
+        lambda m, x: (
+            (y := m.a(x)) * functional.hardsigmoid(m.b(functional.adaptive_avg_pool2d(y, 1)))
+        ),
+        a=conv(),
+        b=nn.Conv2d(8, 8, 1),
     ),
-    "concat": Graph(lambda m, x: m.c(torch.cat([m.a(x), m.b(x)], 1)), a=conv(), b=conv(), c=nn.Conv2d(16, 5, 1)),
+    "concat": Graph(
+        lambda m, x: m.c(torch.cat([m.a(x), m.b(x)], 1)), a=conv(), b=conv(), c=nn.Conv2d(16, 5, 1)
+    ),
     "shuffle": Graph(
-        lambda m, x: m.b((y := m.a(x)).view(y.size(0), 2, 4, 7, 7).transpose(1, 2).reshape(y.size(0), 8, 7, 7)),
+        lambda m, x: m.b(
+            (y := m.a(x)).view(y.size(0), 2, 4, 7, 7).transpose(1, 2).reshape(y.size(0), 8, 7, 7)
+        ),
         a=conv(),
         b=nn.Conv2d(8, 5, 1),
     ),
     "permute": Graph(lambda m, x: m.fc(m.a(x).permute(0, 2, 3, 1)), a=conv(), fc=nn.Linear(8, 5)),
     "upsample": after_conv(nn.Upsample(scale_factor=2, mode="nearest")),
-    "shared layer": Graph(lambda m, x: m.b(functional.relu(m.b(functional.relu(m.a(x))))), a=conv(), b=nn.Conv2d(8, 8, 1)),
+    "shared layer": Graph(
+        lambda m, x: m.b(functional.relu(m.b(functional.relu(m.a(x))))),
+        a=conv(),
+        b=nn.Conv2d(8, 8, 1),
+    ),
 }
 
 
@@ -94,14 +129,24 @@ def shape_of(network):
     return (3, 40) if network is SEQUENCE else (4, 9, 9)
 
 
-SEQUENCE = nn.Sequential(nn.Conv1d(3, 6, 5, stride=2), nn.BatchNorm1d(6), nn.ReLU(), nn.MaxPool1d(2), nn.Conv1d(6, 4, 3, padding=1))
+SEQUENCE = nn.Sequential(
+    nn.Conv1d(3, 6, 5, stride=2),
+    nn.BatchNorm1d(6),
+    nn.ReLU(),
+    nn.MaxPool1d(2),
+    nn.Conv1d(6, 4, 3, padding=1),
+)
 
 
-@pytest.mark.parametrize("network", [*NETWORKS.values(), SEQUENCE], ids=[*NETWORKS, "one dimension"])
+@pytest.mark.parametrize(
+    "network", [*NETWORKS.values(), SEQUENCE], ids=[*NETWORKS, "one dimension"]
+)
 def test_every_operator_gives_the_same_bits_everywhere(network, tmp_path):
     model = seeded(network)
     shape = shape_of(network)
-    quantized = qs.quantize(model, [torch.rand(32, *shape) for _ in range(2)], torch.rand(2, *shape), input_scale=PIXELS)
+    quantized = qs.quantize(
+        model, [torch.rand(32, *shape) for _ in range(2)], torch.rand(2, *shape), input_scale=PIXELS
+    )
     exported = qs.export_onnx(quantized, tmp_path / "model.onnx")
     pixels = torch.randint(0, 256, (40, *shape), dtype=torch.uint8)
     report = qs.cross_check(exported, pixels)
@@ -109,7 +154,9 @@ def test_every_operator_gives_the_same_bits_everywhere(network, tmp_path):
     with torch.no_grad():
         expected = model(pixels * PIXELS)
         error = quantized.int8()(pixels.float()) - expected
-    assert error.pow(2).mean() < 2e-3 * expected.pow(2).mean() + 1e-6, "27 dB: it computes what the float model computes"
+    assert error.pow(2).mean() < 2e-3 * expected.pow(2).mean() + 1e-6, (
+        "27 dB: it computes what the float model computes"
+    )
 
 
 class TwoInputs(nn.Module):
@@ -125,16 +172,24 @@ def test_several_real_valued_inputs_are_quantized_over_their_range(tmp_path):
     torch.manual_seed(0)
     batches = [(torch.randn(16, 1, 8, 8), 3 * torch.rand(16, 2, 8, 8)) for _ in range(3)]
     quantized = qs.quantize(TwoInputs().eval(), batches, batches[0])
-    assert [(spec.name, spec.shape) for spec in quantized.inputs] == [("left_image", (1, 8, 8)), ("right_image", (2, 8, 8))]
+    assert [(spec.name, spec.shape) for spec in quantized.inputs] == [
+        ("left_image", (1, 8, 8)),
+        ("right_image", (2, 8, 8)),
+    ]
     exported = qs.export_onnx(quantized, str(tmp_path / "model.onnx"))
     graph = onnx.load(exported[0].path).graph
-    assert [(entry.name, entry.type.tensor_type.elem_type) for entry in graph.input] == [("left_image", 2), ("right_image", 2)]
+    assert [(entry.name, entry.type.tensor_type.elem_type) for entry in graph.input] == [
+        ("left_image", 2),
+        ("right_image", 2),
+    ]
     report = qs.cross_check(exported, batches[0])
     assert report.same, str(report)
     verified = verify(exported[0].path)
     assert verified["verdict"] == "same" and len(verified["checks"]) > 4
     for spec, values in zip(quantized.inputs, batches[0], strict=True):
-        assert (spec.reals(spec.integers(values)) - values).abs().max() <= 1.5 * spec.scale, "an even zero point may cost a step at an end"
+        assert (spec.reals(spec.integers(values)) - values).abs().max() <= 1.5 * spec.scale, (
+            "an even zero point may cost a step at an end"
+        )
     with pytest.raises(InputError, match="got 1 inputs: expected 2"):
         qs.cross_check(exported, batches[0][0])
 
@@ -146,7 +201,9 @@ def test_the_model_that_is_passed_in_is_not_changed():
     qs.quantize(model, [torch.rand(8, 4, 9, 9)], torch.rand(2, 4, 9, 9))
     assert repr(model) == text and all(module.training for module in model.modules())
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
-    assert model[0].weight.grad is not None and all(parameter.requires_grad for parameter in model.parameters())
+    assert model[0].weight.grad is not None and all(
+        parameter.requires_grad for parameter in model.parameters()
+    )
 
 
 class Branching(nn.Module):
@@ -154,7 +211,9 @@ class Branching(nn.Module):
         return x if x.sum() > 0 else -x
 
 
-@pytest.mark.parametrize("left", [[], ["inner.branch"], [Branching]], ids=["found", "named", "by type"])
+@pytest.mark.parametrize(
+    "left", [[], ["inner.branch"], [Branching]], ids=["found", "named", "by type"]
+)
 def test_what_cannot_be_traced_stays_in_float_and_is_named(left, tmp_path):
     torch.manual_seed(0)
     inner = nn.Sequential()
@@ -166,20 +225,27 @@ def test_what_cannot_be_traced_stays_in_float_and_is_named(left, tmp_path):
     data = torch.rand(8, 4, 9, 9)
     quantized = qs.quantize(model.eval(), [data], data, leave_in_float=left)
     ((name, reason),) = ((island.name, island.reason) for island in quantized.islands)
-    assert name == "inner.branch" and ("leave_in_float" if left else "depends on the values of the input") in reason
+    assert (
+        name == "inner.branch"
+        and ("leave_in_float" if left else "depends on the values of the input") in reason
+    )
     error = quantized.int8()(data) - model(data)
     assert error.pow(2).mean() < 2e-3 * model(data).pow(2).mean()
     assert torch.equal(quantized.int8()(data), quantized.reference()(data))
     with pytest.raises(InputError, match="inner.branch"):
         qs.export_onnx(quantized, tmp_path / "model.onnx")
-    with pytest.raises(InputError, match="Branching cannot be traced .*depends on the values of the input"):
+    with pytest.raises(
+        InputError, match="Branching cannot be traced .*depends on the values of the input"
+    ):
         qs.quantize(Branching().eval(), [data], data)
 
 
 @pytest.mark.parametrize(("choice", "place"), [("0", 0), (nn.Conv2d, 0), ("4", 1), (nn.Linear, 1)])
 def test_a_layer_left_in_float_keeps_its_weights(choice, place, tmp_path):
     torch.manual_seed(0)
-    model = nn.Sequential(conv(), nn.ReLU(), nn.Flatten(), nn.Dropout(), nn.Linear(8 * 49, 5)).eval()
+    model = nn.Sequential(
+        conv(), nn.ReLU(), nn.Flatten(), nn.Dropout(), nn.Linear(8 * 49, 5)
+    ).eval()
     data = torch.rand(8, 4, 9, 9)
     quantized = qs.quantize(model, [data], data, leave_in_float=[choice])
     (kept,) = (island for island in quantized.islands if island.size)
@@ -187,7 +253,11 @@ def test_a_layer_left_in_float_keeps_its_weights(choice, place, tmp_path):
     assert all(torch.equal(a, b) for a, b in zip(kept.module.parameters(), parameters, strict=True))
     assert [layer.name for layer in quantized.graph.layers] == [("4", "0")[place]]
     (portable, *_) = qs.export_onnx(quantized, tmp_path / "model.onnx")
-    kinds = {tensor.data_type for tensor in onnx.load(portable.path).graph.initializer if len(tensor.dims) > 1}
+    kinds = {
+        tensor.data_type
+        for tensor in onnx.load(portable.path).graph.initializer
+        if len(tensor.dims) > 1
+    }
     assert kinds == {onnx.TensorProto.FLOAT, onnx.TensorProto.INT8}
     report = qs.cross_check(portable, data)
     assert {check.agreement for check in report.checks} == {1.0}
@@ -198,7 +268,10 @@ def test_a_layer_left_in_float_keeps_its_weights(choice, place, tmp_path):
     [
         ({"calibration": []}, "calibration needs at least one batch"),
         ({"leave_in_float": ["convv"]}, "unknown module 'convv'.*'conv'"),
-        ({"model": Graph(lambda m, x: (m.a(x), 3), a=conv())}, "output 1 is 3: it does not depend on the input"),
+        (
+            {"model": Graph(lambda m, x: (m.a(x), 3), a=conv())},
+            "output 1 is 3: it does not depend on the input",
+        ),
     ],
 )
 def test_bad_input_is_a_clear_error(arguments, message):
@@ -240,7 +313,9 @@ def test_a_registered_model_of_the_user_runs_through_the_whole_experiment(worksp
 
         def __init__(self):
             super().__init__()
-            self.squeeze = nn.Sequential(nn.Conv2d(1, 6, 5, stride=3), nn.BatchNorm2d(6), nn.Hardswish())
+            self.squeeze = nn.Sequential(
+                nn.Conv2d(1, 6, 5, stride=3), nn.BatchNorm2d(6), nn.Hardswish()
+            )
             self.head = nn.Linear(6 * 64, 10)
 
         def forward(self, digit):
@@ -261,7 +336,8 @@ AVERAGES = {
 @pytest.mark.parametrize("window", [(6, 6), (2, 3), (10, 10)], ids=str)
 @pytest.mark.parametrize("average", AVERAGES.values(), ids=AVERAGES)
 def test_averages_at_a_tie_are_rounded_to_even_everywhere(average, window, tmp_path):
-    """PyTorch's own kernels multiply by the float nearest to 1 / n, and some add the zero point in the same operation."""
+    """PyTorch's own kernels multiply by the float nearest to 1 / n, and some add the zero point in
+    the same operation."""
     entry = nn.Conv2d(8, 8, 1, groups=8, bias=False)
     nn.init.ones_(entry.weight)
     data = torch.linspace(-1.6, 2.4, 8 * window[0] * window[1]).reshape(1, 8, *window)
@@ -272,4 +348,6 @@ def test_averages_at_a_tie_are_rounded_to_even_everywhere(average, window, tmp_p
     report = qs.cross_check(qs.export_onnx(quantized, tmp_path / "model.onnx"), ties)
     assert report.same, str(report)
     steps = quantized.int8()(quantized.inputs[0].reals(ties)).flatten(1) / quantized.output_scale
-    assert (steps.remainder(2) == 0).all() and steps.unique().numel() > 100, "all are ties, and all go to even"
+    assert (steps.remainder(2) == 0).all() and steps.unique().numel() > 100, (
+        "all are ties, and all go to even"
+    )

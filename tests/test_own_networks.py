@@ -1,7 +1,8 @@
-"""Kinds of networks that engineers bring: each comes out as what its author wrote, or is refused in one line.
+"""Kinds of networks that engineers bring: each comes out as what its author wrote, or is refused in
+one line.
 
-The right values are those of the float model; the bits must be equal in PyTorch's engines, the specification, the float
-reference and ONNX Runtime.
+The right values are those of the float model; the bits must be equal in PyTorch's engines, the
+specification, the float reference and ONNX Runtime.
 """
 
 import dataclasses
@@ -75,7 +76,10 @@ NUMBERS = {
     "square": lambda y: y**2,
     "a size as a factor": lambda y: y * y.shape[1] ** -0.5,
     "hand-written hard-swish": lambda y: y * F.relu6(y + 3) / 6,
-    "a buffer per channel": lambda y: y * torch.linspace(0.5, 2, 8).reshape(8, 1, 1) + torch.linspace(-1, 1, 8).reshape(1, 8, 1, 1),
+    "a buffer per channel": lambda y: (
+        y * torch.linspace(0.5, 2, 8).reshape(8, 1, 1)
+        + torch.linspace(-1, 1, 8).reshape(1, 8, 1, 1)
+    ),
 }
 CLAMPS = {
     "F.hardtanh": lambda y: F.hardtanh(y, -0.3, 0.2),
@@ -100,7 +104,9 @@ POOLS = {
 }
 MOVEMENTS = {
     "view by sizes": lambda y: y.view(y.size(0), -1, y.size(2), y.size(3)),
-    "channel shuffle": lambda y: y.view(y.shape[0], 2, 4, 12, 12).transpose(1, 2).reshape(y.shape[0], 8, 12, 12),
+    "channel shuffle": lambda y: (
+        y.view(y.shape[0], 2, 4, 12, 12).transpose(1, 2).reshape(y.shape[0], 8, 12, 12)
+    ),
     "one part": lambda y: torch.cat([y], 1),
     "chunk": lambda y: torch.cat(y.chunk(2, 1)[::-1], 1),
     "split": lambda y: torch.cat(torch.split(y, [3, 5], dim=1), 1),
@@ -173,7 +179,11 @@ def test_what_has_none_is_named_and_stays_in_float_alone(name, tmp_path):
 
 
 PADDINGS = [{"padding": 1, "padding_mode": mode} for mode in ("reflect", "circular", "replicate")]
-PADDINGS += [{"padding": "same", "kernel_size": 4}, {"padding": "valid"}, {"padding": (2, 0), "stride": (2, 3), "dilation": (1, 2)}]
+PADDINGS += [
+    {"padding": "same", "kernel_size": 4},
+    {"padding": "valid"},
+    {"padding": (2, 0), "stride": (2, 3), "dilation": (1, 2)},
+]
 
 
 @pytest.mark.parametrize("settings", PADDINGS, ids=str)
@@ -198,9 +208,25 @@ def test_transposed_convolutions_of_any_channels(settings, outputs, tmp_path):
 @pytest.mark.parametrize(
     ("model", "shape"),
     [
-        (nn.Sequential(nn.Conv1d(3, 6, 3), nn.BatchNorm1d(6), nn.ReLU(), nn.MaxPool1d(2), nn.Conv1d(6, 2, 3)), (3, 20)),
         (
-            nn.Sequential(nn.Conv3d(2, 4, 3), nn.BatchNorm3d(4), nn.ReLU(), nn.MaxPool3d(2), nn.AdaptiveAvgPool3d(1), nn.Flatten()),
+            nn.Sequential(
+                nn.Conv1d(3, 6, 3),
+                nn.BatchNorm1d(6),
+                nn.ReLU(),
+                nn.MaxPool1d(2),
+                nn.Conv1d(6, 2, 3),
+            ),
+            (3, 20),
+        ),
+        (
+            nn.Sequential(
+                nn.Conv3d(2, 4, 3),
+                nn.BatchNorm3d(4),
+                nn.ReLU(),
+                nn.MaxPool3d(2),
+                nn.AdaptiveAvgPool3d(1),
+                nn.Flatten(),
+            ),
             (2, 8, 8, 8),
         ),
         (nn.Sequential(nn.ConvTranspose1d(3, 5, 3, 2), nn.ReLU(), nn.AvgPool1d(4)), (3, 9)),
@@ -220,7 +246,11 @@ class Twins(nn.Module):
 
     def __init__(self):
         super().__init__()
-        self.entry, self.first, self.second = nn.Conv2d(3, 3, 3), nn.Conv2d(3, 3, 3, bias=False), nn.Conv2d(3, 3, 3, bias=False)
+        self.entry, self.first, self.second = (
+            nn.Conv2d(3, 3, 3),
+            nn.Conv2d(3, 3, 3, bias=False),
+            nn.Conv2d(3, 3, 3, bias=False),
+        )
         self.second.weight = self.first.weight = self.entry.weight
 
     def forward(self, x):
@@ -248,7 +278,11 @@ class OddNorm(nn.BatchNorm2d):
     """timm's way: the activation is in the norm."""
 
     def forward(self, x):
-        return F.relu(F.batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias, False, 0.1, self.eps))
+        return F.relu(
+            F.batch_norm(
+                x, self.running_mean, self.running_var, self.weight, self.bias, False, 0.1, self.eps
+            )
+        )
 
 
 class Standardized(nn.Conv2d):
@@ -260,12 +294,20 @@ class Standardized(nn.Conv2d):
 
 
 SUBCLASSES = {
-    "Linear": lambda: nn.Sequential(nn.Conv2d(3, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), OddLinear(4, 5)),
+    "Linear": lambda: nn.Sequential(
+        nn.Conv2d(3, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), OddLinear(4, 5)
+    ),
     "Conv2d": lambda: nn.Sequential(OddConv(3, 4, 3), nn.ReLU(), nn.Conv2d(4, 2, 1)),
     "BatchNorm2d": lambda: nn.Sequential(nn.Conv2d(3, 4, 3), OddNorm(4), nn.Conv2d(4, 2, 1)),
-    "standardized weight": lambda: nn.Sequential(Standardized(3, 4, 3), nn.ReLU(), nn.Conv2d(4, 2, 1)),
-    "weight_norm": lambda: nn.Sequential(nn.utils.parametrizations.weight_norm(nn.Conv2d(3, 4, 3)), nn.ReLU(), nn.Conv2d(4, 2, 1)),
-    "spectral_norm": lambda: nn.Sequential(nn.utils.parametrizations.spectral_norm(nn.Conv2d(3, 4, 3)), nn.ReLU()),
+    "standardized weight": lambda: nn.Sequential(
+        Standardized(3, 4, 3), nn.ReLU(), nn.Conv2d(4, 2, 1)
+    ),
+    "weight_norm": lambda: nn.Sequential(
+        nn.utils.parametrizations.weight_norm(nn.Conv2d(3, 4, 3)), nn.ReLU(), nn.Conv2d(4, 2, 1)
+    ),
+    "spectral_norm": lambda: nn.Sequential(
+        nn.utils.parametrizations.spectral_norm(nn.Conv2d(3, 4, 3)), nn.ReLU()
+    ),
 }
 
 
@@ -312,8 +354,15 @@ def test_what_a_model_returns_keeps_its_form(name, tmp_path):
     model = Returns(PACKS[name])
     quantized, exported = check(model, tmp_path)
     assert type(quantized.int8()(images())) is type(model(images()))
-    report = qs.cross_check(exported, images(), ["onnxruntime-all", "numpy-integer", "onnx-reference", "tract", "opencv-dnn"])
-    assert report.same and {check.runtime for check in report.checks} >= {"onnxruntime-all", "numpy-integer"}
+    report = qs.cross_check(
+        exported,
+        images(),
+        ["onnxruntime-all", "numpy-integer", "onnx-reference", "tract", "opencv-dnn"],
+    )
+    assert report.same and {check.runtime for check in report.checks} >= {
+        "onnxruntime-all",
+        "numpy-integer",
+    }
 
 
 class Takes(nn.Module):
@@ -347,7 +396,11 @@ class Tokens(nn.Module):
 
     def __init__(self):
         super().__init__()
-        self.embed, self.hidden, self.head = nn.Embedding(50, 16), nn.Linear(16, 16), nn.Linear(16, 4)
+        self.embed, self.hidden, self.head = (
+            nn.Embedding(50, 16),
+            nn.Linear(16, 16),
+            nn.Linear(16, 4),
+        )
 
     def forward(self, ids):
         return self.head(F.relu(self.hidden(self.embed(ids))).mean(1))
@@ -358,8 +411,16 @@ class Attention(nn.Module):
 
     def __init__(self):
         super().__init__()
-        self.patches, self.qkv, self.out = nn.Conv2d(3, 16, 4, 4), nn.Linear(16, 48), nn.Linear(16, 16)
-        self.norm, self.own, self.head = nn.LayerNorm(16), nn.MultiheadAttention(16, 2, batch_first=True), nn.Linear(16, 4)
+        self.patches, self.qkv, self.out = (
+            nn.Conv2d(3, 16, 4, 4),
+            nn.Linear(16, 48),
+            nn.Linear(16, 16),
+        )
+        self.norm, self.own, self.head = (
+            nn.LayerNorm(16),
+            nn.MultiheadAttention(16, 2, batch_first=True),
+            nn.Linear(16, 4),
+        )
 
     def forward(self, x):
         x = self.patches(x).flatten(2).transpose(1, 2)
@@ -380,7 +441,9 @@ def test_transformers_keep_their_layers_quantized_and_the_rest_in_float(kind, tm
     assert len(quantized.graph.layers) >= 2 and quantized.islands
     expected = quantized.reference()(*inputs)
     assert decibels(model(*inputs), expected) > 20
-    assert all(torch.equal(quantized.int8(engine)(*inputs), expected) for engine in ("x86", "qnnpack")), "islands are the same code"
+    assert all(
+        torch.equal(quantized.int8(engine)(*inputs), expected) for engine in ("x86", "qnnpack")
+    ), "islands are the same code"
     (found,) = outputs_of_file(exported.path, quantized, inputs)
     assert decibels(model(*inputs), found) > 20
 
@@ -390,7 +453,9 @@ def test_models_of_other_floats_are_taken_as_float32(dtype, tmp_path):
     torch.manual_seed(0)
     model = Between(nn.BatchNorm2d(8).eval()).eval()
     expected = qs.quantize(model.to(dtype).float(), [images()], images()).reference()(images())
-    found = qs.quantize(model.to(dtype), [images().to(dtype).float()], images().to(dtype)).reference()(images())
+    found = qs.quantize(
+        model.to(dtype), [images().to(dtype).float()], images().to(dtype)
+    ).reference()(images())
     assert decibels(expected, found) > 30
 
 
@@ -430,7 +495,12 @@ def test_calibration_refuses_what_cannot_be_meant():
         ("keys \\['a', 'b'\\]", {"a": x, "b": x}, None),
         ("expected a tensor or an array", "images", None),
     ]:
-        _refused(message, lambda batch=batch, scale=scale: qs.quantize(model, [batch], x.clamp(0, 1), input_scale=scale))
+        _refused(
+            message,
+            lambda batch=batch, scale=scale: qs.quantize(
+                model, [batch], x.clamp(0, 1), input_scale=scale
+            ),
+        )
     _refused("at least one batch", lambda: qs.quantize(model, [], x))
 
 
@@ -470,7 +540,10 @@ def test_what_cannot_be_traced_becomes_an_island_and_what_cannot_be_exported_is_
     quantized = qs.quantize(Between(Decides()).eval(), [images()], images())
     (island,) = quantized.islands
     assert "cannot be traced" in island.reason
-    for model, message in ((Decides(), "Decides cannot be traced"), (Fails(), "'item'.*depends on the values")):
+    for model, message in (
+        (Decides(), "Decides cannot be traced"),
+        (Fails(), "'item'.*depends on the values"),
+    ):
         with pytest.raises(qs.InputError, match=message) as caught:
             qs.quantize(model.eval(), [images()], images())
         assert "\n" not in str(caught.value)
@@ -484,11 +557,16 @@ def test_a_hook_that_changes_what_a_layer_gives_is_kept(tmp_path):
 
 
 class ClassToken(nn.Module):
-    """A vision transformer's beginning: a token for every example, and positions made in forward."""
+    """A vision transformer's beginning: a token for every example, and positions made in
+    forward."""
 
     def __init__(self):
         super().__init__()
-        self.patches, self.token, self.head = nn.Conv2d(3, 8, 4, 4), nn.Parameter(torch.randn(1, 1, 8)), nn.Linear(8, 4)
+        self.patches, self.token, self.head = (
+            nn.Conv2d(3, 8, 4, 4),
+            nn.Parameter(torch.randn(1, 1, 8)),
+            nn.Linear(8, 4),
+        )
 
     def forward(self, x):
         x = self.patches(x).flatten(2).transpose(1, 2)

@@ -8,7 +8,10 @@ def test_remaining_time_falls_to_nothing_and_every_message_is_a_line_of_its_own(
     for _ in range(3):
         progress.advance(100, "epoch")
     progress.close()
-    left = [int(m) * 60 + int(s) for m, s in re.findall(r"(\d+):(\d\d) left\] epoch\n", capsys.readouterr().err)]
+    left = [
+        int(m) * 60 + int(s)
+        for m, s in re.findall(r"(\d+):(\d\d) left\] epoch\n", capsys.readouterr().err)
+    ]
     assert len(left) == 3 and left == sorted(left, reverse=True) and left[-1] == 0
 
 

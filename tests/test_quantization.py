@@ -35,10 +35,15 @@ def certificate(tmp_path):
 
 
 def trained_fake_quantized(model, mnist, steps=3):
-    prepared = prepare_qat(model, QuantizationConfig(observer="moving_average"), (EXAMPLE,), input_scale=PIXEL_SCALE)
+    prepared = prepare_qat(
+        model, QuantizationConfig(observer="moving_average"), (EXAMPLE,), input_scale=PIXEL_SCALE
+    )
     optimizer = torch.optim.Adam(prepared.parameters(), lr=1e-3)
     for step in range(steps):
-        images, labels = mnist["train"].images[step * 64 :][:64], mnist["train"].labels[step * 64 :][:64]
+        images, labels = (
+            mnist["train"].images[step * 64 :][:64],
+            mnist["train"].labels[step * 64 :][:64],
+        )
         loss = torch.nn.functional.cross_entropy(prepared.train()(to_input(images)), labels)
         optimizer.zero_grad()
         loss.backward()
@@ -57,8 +62,12 @@ def test_the_model_passed_in_is_not_changed(cnn, mnist):
 @pytest.mark.parametrize("observer", OBSERVERS)
 @pytest.mark.parametrize("per_channel", [True, False])
 @pytest.mark.parametrize("reduce_range", [True, False])
-def test_every_engine_gives_the_bits_of_the_float_reference(cnn, mnist, observer, per_channel, reduce_range):
-    model = quantized(cnn, mnist, observer=observer, per_channel=per_channel, reduce_range=reduce_range)
+def test_every_engine_gives_the_bits_of_the_float_reference(
+    cnn, mnist, observer, per_channel, reduce_range
+):
+    model = quantized(
+        cnn, mnist, observer=observer, per_channel=per_channel, reduce_range=reduce_range
+    )
     images = mnist["test"].images[:200].float()
     engines = [name for name in ENGINES if name in torch.backends.quantized.supported_engines]
     logits = [model.int8(engine)(images) for engine in engines]
@@ -75,7 +84,8 @@ def test_exact_scales_are_certified_to_be_exact(cnn, mnist, certificate, setting
 
 @pytest.mark.parametrize("bits", [4, 3, 2])
 def test_every_engine_rounds_the_many_ties_of_few_weight_levels_alike(cnn, mnist, bits):
-    """oneDNN keeps 1 / scale: with a mantissa of 7 or 13 it came back one bit off and ties rounded the other way."""
+    """oneDNN keeps 1 / scale: with a mantissa of 7 or 13 it came back one bit off and ties rounded
+    the other way."""
     model = quantized(cnn, mnist, weight_bits=bits)
     images = mnist["test"].images[:2000].float()
     expected = model.reference()(images)
@@ -128,16 +138,21 @@ def test_fake_quantized_training_sees_the_model_that_is_exported(mnist):
     simulated = prepared(to_input(images))
     model = QuantizedModel.of(finished(prepared))
     steps = (model.int8()(images.float()) - simulated).abs() / model.output_scale
-    assert (steps > 0.5).float().mean() < 0.01, "only float rounding of the simulation may differ, and only at ties"
+    assert (steps > 0.5).float().mean() < 0.01, (
+        "only float rounding of the simulation may differ, and only at ties"
+    )
     assert steps.max() <= 2
     assert torch.equal(prepared(to_input(images)), simulated), "the trained model is not changed"
 
 
 @pytest.mark.parametrize("training", [True, False])
 def test_folded_forward_is_torchs_fused_forward(training):
-    """torch's fused modules compute ``BN(conv(x, FQ(f w)) / f + b)`` with ``f = gamma / running_std``."""
+    """torch's fused modules compute ``BN(conv(x, FQ(f w)) / f + b)`` with ``f = gamma /
+    running_std``."""
     torch.manual_seed(0)
-    prepared = prepare_qat(MODELS.get("cnn")(), QuantizationConfig(), (EXAMPLE,), input_scale=PIXEL_SCALE).train(training)
+    prepared = prepare_qat(
+        MODELS.get("cnn")(), QuantizationConfig(), (EXAMPLE,), input_scale=PIXEL_SCALE
+    ).train(training)
     layer, norm = prepared.view.conv2_with_fake_quantized_weight, prepared.view.bn2
     with torch.no_grad():
         norm.weight.uniform_(0.5, 2)
@@ -158,20 +173,35 @@ def test_the_fast_view_of_a_float_model_is_the_same_function_with_the_same_param
     view = fast_view(model)
     images = to_input(mnist["train"].images[:64], torch.float64)
     assert torch.equal(copy.deepcopy(model).eval()(images), view.eval()(images))
-    torch.testing.assert_close(copy.deepcopy(model).train()(images), view.train()(images), rtol=1e-10, atol=1e-10)
-    assert {id(parameter) for parameter in view.parameters()} == {id(parameter) for parameter in model.parameters()}
+    torch.testing.assert_close(
+        copy.deepcopy(model).train()(images), view.train()(images), rtol=1e-10, atol=1e-10
+    )
+    assert {id(parameter) for parameter in view.parameters()} == {
+        id(parameter) for parameter in model.parameters()
+    }
     order = [node.name for node in view.graph.nodes]
-    assert order.index("pool") < order.index("relu") and order.index("pool_1") < order.index("relu_1")
-    assert [name for name in order if name.startswith("bn")] == ["bn1"], "that of the second convolution happens after the pool"
+    assert order.index("pool") < order.index("relu") and order.index("pool_1") < order.index(
+        "relu_1"
+    )
+    assert [name for name in order if name.startswith("bn")] == ["bn1"], (
+        "that of the second convolution happens after the pool"
+    )
     assert "conv1" not in order, "that of the first one is in its weights"
 
 
 @pytest.mark.parametrize("training", [True, False])
 @pytest.mark.parametrize("lowest_weight", [0.5, -1.0])
 @pytest.mark.parametrize(
-    "pool", [{"kernel_size": 2}, {"kernel_size": 3, "stride": 2, "padding": 1}, {"kernel_size": (2, 3), "ceil_mode": True}]
+    "pool",
+    [
+        {"kernel_size": 2},
+        {"kernel_size": 3, "stride": 2, "padding": 1},
+        {"kernel_size": (2, 3), "ceil_mode": True},
+    ],
 )
-def test_normalizing_after_the_pool_has_the_same_values_gradients_and_statistics(pool, lowest_weight, training):
+def test_normalizing_after_the_pool_has_the_same_values_gradients_and_statistics(
+    pool, lowest_weight, training
+):
     torch.manual_seed(0)
     norm = torch.nn.BatchNorm2d(6, momentum=0.2).double().train(training)
     torch.nn.init.uniform_(norm.weight, lowest_weight, 1.5)
@@ -185,15 +215,26 @@ def test_normalizing_after_the_pool_has_the_same_values_gradients_and_statistics
         entry = x.clone().requires_grad_()
         y = module(entry)
         y.square().sum().backward()
-        outcomes.append([y, entry.grad, *(parameter.grad for parameter in module.parameters()), *module.buffers()])
+        outcomes.append(
+            [
+                y,
+                entry.grad,
+                *(parameter.grad for parameter in module.parameters()),
+                *module.buffers(),
+            ]
+        )
     for first, second in zip(*outcomes, strict=True):
         torch.testing.assert_close(first, second, rtol=1e-10, atol=1e-10)
 
 
 @pytest.mark.parametrize("training", [True, False])
 @pytest.mark.parametrize("bias", [True, False])
-@pytest.mark.parametrize("settings", [{"kernel_size": 3}, {"kernel_size": (2, 3), "stride": (3, 2), "padding": (1, 2)}])
-def test_normalizing_a_convolution_of_the_input_has_the_same_values_gradients_and_statistics(settings, bias, training):
+@pytest.mark.parametrize(
+    "settings", [{"kernel_size": 3}, {"kernel_size": (2, 3), "stride": (3, 2), "padding": (1, 2)}]
+)
+def test_normalizing_a_convolution_of_the_input_has_the_same_values_gradients_and_statistics(
+    settings, bias, training
+):
     torch.manual_seed(0)
     conv = torch.nn.Conv2d(2, 18, bias=bias, **settings).double()
     norm = torch.nn.BatchNorm2d(18, momentum=0.2).double().train(training)
@@ -220,9 +261,18 @@ def test_statistics_of_the_input_serve_only_where_they_say_all():
     norm, conv = torch.nn.BatchNorm2d(32), torch.nn.Conv2d(1, 32, 3)
     assert InputNorm.suits(conv, norm)
     assert not InputNorm.suits(conv, torch.nn.BatchNorm2d(32, momentum=None))
-    others = [torch.nn.Conv2d(4, 32, 3), torch.nn.Conv2d(1, 32, 3, padding="same"), torch.nn.Conv2d(1, 32, 3, dilation=2)]
-    others += [torch.nn.Conv2d(2, 32, 3, groups=2), torch.nn.Conv2d(1, 32, 3, padding_mode="circular", padding=1)]
-    others.append(torch.nn.utils.spectral_norm(torch.nn.Conv2d(1, 32, 3)))  # its weight is made by a hook of the layer
+    others = [
+        torch.nn.Conv2d(4, 32, 3),
+        torch.nn.Conv2d(1, 32, 3, padding="same"),
+        torch.nn.Conv2d(1, 32, 3, dilation=2),
+    ]
+    others += [
+        torch.nn.Conv2d(2, 32, 3, groups=2),
+        torch.nn.Conv2d(1, 32, 3, padding_mode="circular", padding=1),
+    ]
+    others.append(
+        torch.nn.utils.spectral_norm(torch.nn.Conv2d(1, 32, 3))
+    )  # its weight is made by a hook of the layer
     assert not any(InputNorm.suits(other, norm) for other in others)
 
 
@@ -232,17 +282,32 @@ def test_the_fast_view_of_a_fake_quantized_model_rounds_once_and_after_pooling(m
     images = to_input(mnist["test"].images[:64])
     view = fast_view(prepared)
     assert torch.equal(prepared(images), view.eval()(images))
-    calls = [node.target for node in view.graph.nodes if str(node.target).endswith("_fake_quantize")]
-    assert len(calls) == len({id(view.get_submodule(name)) for name in calls}) == 3, "pixels lie on their grid"
+    calls = [
+        node.target for node in view.graph.nodes if str(node.target).endswith("_fake_quantize")
+    ]
+    assert len(calls) == len({id(view.get_submodule(name)) for name in calls}) == 3, (
+        "pixels lie on their grid"
+    )
     torch.manual_seed(0)
     twin, images = copy.deepcopy(prepared.double()), images.double()
     first, second = prepared.train()(images), fast_view(twin).train()(images)
-    torch.testing.assert_close(first, second, rtol=1e-5, atol=1e-5)  # ranges observed after pooling are the same
+    torch.testing.assert_close(
+        first, second, rtol=1e-5, atol=1e-5
+    )  # ranges observed after pooling are the same
 
 
 def test_what_the_user_froze_stays_frozen_in_training():
     torch.manual_seed(0)
-    model = torch.nn.Sequential(torch.nn.Conv2d(1, 4, 3), torch.nn.BatchNorm2d(4, affine=False), torch.nn.ReLU(), torch.nn.Conv2d(4, 2, 3))
+    model = torch.nn.Sequential(
+        torch.nn.Conv2d(1, 4, 3),
+        torch.nn.BatchNorm2d(4, affine=False),
+        torch.nn.ReLU(),
+        torch.nn.Conv2d(4, 2, 3),
+    )
     model[0].weight.requires_grad_(False)
-    trained = {name for name, parameter in prepare_qat(model, QuantizationConfig(), EXAMPLE).named_parameters() if parameter.requires_grad}
+    trained = {
+        name
+        for name, parameter in prepare_qat(model, QuantizationConfig(), EXAMPLE).named_parameters()
+        if parameter.requires_grad
+    }
     assert trained == {"0.bias", "3.weight", "3.bias"}

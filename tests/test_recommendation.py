@@ -29,7 +29,8 @@ def hits(wrong, first=0, images=IMAGES):
 
 
 def candidate(name, by_seed, *, extra=0, size=100_000, microseconds=50.0, bits=8, plain=False):
-    """A candidate with its hits; its drop is that against a float model which is right about 99 %."""
+    """A candidate with its hits; its drop is that against a float model which is right about 99
+    %."""
     accuracy = float(np.mean([found.mean() for found in by_seed]))
     made = Candidate(
         strategy=name,
@@ -68,12 +69,18 @@ CANDIDATES = dict(
         ({"size": 1000}, 0.001, None),
     ],
 )
-def test_the_cheapest_that_is_good_enough_and_keeps_to_the_constraints_is_chosen(constraints, margin, chosen):
+def test_the_cheapest_that_is_good_enough_and_keeps_to_the_constraints_is_chosen(
+    constraints, margin, chosen
+):
     advice = recommend(CANDIDATES, Constraints(**constraints), margin)
     assert (advice.chosen and advice.chosen.strategy) == chosen
     kept = [*advice.pareto, *advice.worse, *([advice.chosen, advice.best] if chosen else [])]
     assert not any(Constraints(**constraints).broken_by(item) for item in kept)
-    assert advice.reason.startswith(f"Ship {chosen} at 8 bits" if chosen else "No candidate keeps to at most 1 KB. The nearest is ")
+    assert advice.reason.startswith(
+        f"Ship {chosen} at 8 bits"
+        if chosen
+        else "No candidate keeps to at most 1 KB. The nearest is "
+    )
 
 
 def test_the_pareto_set_is_what_nothing_beats():
@@ -109,7 +116,9 @@ def test_a_lead_of_a_handful_of_images_is_no_reason_to_train_longer():
         "One seed speaks",
     ):
         assert said in advice.reason
-    assert "only many more validation images would decide it" in advice.reason, "what it seems to lose is the margin"
+    assert "only many more validation images would decide it" in advice.reason, (
+        "what it seems to lose is the margin"
+    )
 
 
 def test_it_says_how_many_images_would_decide():
@@ -120,13 +129,20 @@ def test_it_says_how_many_images_would_decide():
         ]
     )
     advice = recommend(runs, Constraints(), MARGIN)
-    assert advice.standing.images_needed == 17_000 and "about 17000 validation images would decide it" in advice.reason
+    assert (
+        advice.standing.images_needed == 17_000
+        and "about 17000 validation images would decide it" in advice.reason
+    )
 
 
 def test_the_plain_choice_is_left_where_it_is_shown_to_be_worse():
-    runs = dict([candidate("no_norm", [hits(4000)], plain=True), candidate("qat", [hits(200)], extra=1)])
+    runs = dict(
+        [candidate("no_norm", [hits(4000)], plain=True), candidate("qat", [hits(200)], extra=1)]
+    )
     advice = recommend(runs, Constraints(), MARGIN)
-    assert advice.chosen.strategy == "qat" and [item.strategy for item in advice.worse] == ["no_norm"]
+    assert advice.chosen.strategy == "qat" and [item.strategy for item in advice.worse] == [
+        "no_norm"
+    ]
     assert "Shown to be more than 0.1 points worse: 1 candidate." in advice.reason
 
 
@@ -138,8 +154,12 @@ def test_two_seeds_suffice_to_leave_out_what_lost_half_of_its_accuracy_at_both()
     assert difference.p_above(MARGIN) > 0.05, "two seeds alone say nothing of others"
     runs = dict([candidate("no_norm", lost, plain=True), candidate("clamp", best, extra=1)])
     assert recommend(runs, Constraints(), MARGIN).chosen.strategy == "clamp"
-    mixed = dict([candidate("no_norm", [lost[0], best[1]], plain=True), candidate("clamp", best, extra=1)])
-    assert recommend(mixed, Constraints(), MARGIN).standing.verdict == "undecided", "it was as good at one seed"
+    mixed = dict(
+        [candidate("no_norm", [lost[0], best[1]], plain=True), candidate("clamp", best, extra=1)]
+    )
+    assert recommend(mixed, Constraints(), MARGIN).standing.verdict == "undecided", (
+        "it was as good at one seed"
+    )
 
 
 def test_a_smaller_file_is_chosen_once_it_is_shown_to_be_as_good():
@@ -147,7 +167,10 @@ def test_a_smaller_file_is_chosen_once_it_is_shown_to_be_as_good():
         candidate("no_norm", [hits(200)], plain=True),
         candidate("qat", [hits(199)], extra=1),
     )
-    sure, unsure = (candidate("no_norm", [found], bits=4, size=50_000, plain=True) for found in (hits(203), hits(203, 150)))
+    sure, unsure = (
+        candidate("no_norm", [found], bits=4, size=50_000, plain=True)
+        for found in (hits(203), hits(203, 150))
+    )
     for small, bits, verdict in ((sure, 4, "within"), (unsure, 8, "within")):
         advice = recommend(dict([plain, best, small]), Constraints(), MARGIN)
         assert (advice.chosen.weight_bits, advice.standing.verdict) == (bits, verdict)
@@ -164,9 +187,15 @@ def test_sizes_and_times_that_are_alike_do_not_decide():
 
 
 def test_of_equally_accurate_ones_the_cheapest_counts_as_the_best():
-    runs = dict([candidate("qat", [hits(10)], extra=1), candidate("no_norm", [hits(10, 50)], plain=True)])
+    runs = dict(
+        [candidate("qat", [hits(10)], extra=1), candidate("no_norm", [hits(10, 50)], plain=True)]
+    )
     advice = recommend(runs, Constraints(), MARGIN)
-    assert advice.chosen == advice.best and advice.chosen.plain and "it is the most accurate of the 2 candidates" in advice.reason
+    assert (
+        advice.chosen == advice.best
+        and advice.chosen.plain
+        and "it is the most accurate of the 2 candidates" in advice.reason
+    )
 
 
 def test_strategies_without_a_common_seed_are_still_compared():
@@ -204,9 +233,17 @@ def test_so_many_images_as_are_said_to_be_needed_decide():
     item = paired_difference([hits(100)], [hits(115, 60)])
     needed = images_to_place(item, IMAGES, MARGIN, 0.05)
     error = math.sqrt(item.image_variance * IMAGES / needed)
-    assert abs(item.mean - MARGIN) / error == pytest.approx(stats.norm.isf(0.05), rel=0.05) and needed > IMAGES
-    assert images_to_place(paired_difference([hits(20)], [hits(40)]), IMAGES, MARGIN, 0.05) is None, "it lies on the margin"
-    assert images_to_place(paired_difference([hits(9)] * 2, [hits(9)] * 2), IMAGES, MARGIN, 0.05) is None, "seeds, not images"
+    assert (
+        abs(item.mean - MARGIN) / error == pytest.approx(stats.norm.isf(0.05), rel=0.05)
+        and needed > IMAGES
+    )
+    assert (
+        images_to_place(paired_difference([hits(20)], [hits(40)]), IMAGES, MARGIN, 0.05) is None
+    ), "it lies on the margin"
+    assert (
+        images_to_place(paired_difference([hits(9)] * 2, [hits(9)] * 2), IMAGES, MARGIN, 0.05)
+        is None
+    ), "seeds, not images"
 
 
 def test_so_many_seeds_as_are_said_to_be_needed_decide_and_one_less_does_not():
@@ -219,7 +256,9 @@ def test_so_many_seeds_as_are_said_to_be_needed_decide_and_one_less_does_not():
 
     def decided(seeds):
         by_seeds = stats.t.isf(0.05, seeds - 1) * math.sqrt(item.seed_variance / seeds)
-        return item.mean - MARGIN > math.hypot(by_seeds, stats.norm.isf(0.05) * math.sqrt(item.image_variance))
+        return item.mean - MARGIN > math.hypot(
+            by_seeds, stats.norm.isf(0.05) * math.sqrt(item.image_variance)
+        )
 
     assert decided(needed) and not decided(needed - 1)
     assert seeds_to_place(paired_difference(best[:1], other[:1]), MARGIN, 0.05) is None
@@ -241,6 +280,8 @@ def test_where_nothing_differs_the_cheapest_is_named(setting):
 def test_what_is_worse_by_several_margins_is_not_named_and_at_the_margin_it_is_not_called_as_good():
     worse = simulation.Setting(seeds=5, candidates=4, loss=7 * MARGIN)
     assert simulation.rates(worse, 20).named <= 0.1
-    at_the_margin = simulation.Setting(seeds=5, candidates=4, loss=MARGIN, spread=0.0002, images=2000)
+    at_the_margin = simulation.Setting(
+        seeds=5, candidates=4, loss=MARGIN, spread=0.0002, images=2000
+    )
     found = simulation.rates(at_the_margin, REPETITIONS)
     assert found.named >= 0.95 - SURE and found.within <= 0.05 + SURE

@@ -25,14 +25,41 @@ RECORD = RunRecord(
     validation_accuracy=0.98,
     onnxruntime_accuracy=0.985,
     agreement=0.99,
-    environment={"threads": 2, "cpu_flags": ["avx2"], "packages": {"torch": "2", "qstrategies": None}},
+    environment={
+        "threads": 2,
+        "cpu_flags": ["avx2"],
+        "packages": {"torch": "2", "qstrategies": None},
+    },
     exactness={"saturation_safe": True, "largest_accumulator": 7},
     sizes={"float": 2, "portable": 1},
-    checks=(RuntimeCheck(runtime="r", file="f", images=2, accuracy=1, agreement=1, rows_equal=0.5, max_steps=1, first_difference="x"),),
+    checks=(
+        RuntimeCheck(
+            runtime="r",
+            file="f",
+            images=2,
+            accuracy=1,
+            agreement=1,
+            rows_equal=0.5,
+            max_steps=1,
+            first_difference="x",
+        ),
+    ),
     skipped=(Skipped(runtime="s", reason="not installed"),),
-    speeds=(Speed(file="f", microseconds_batch_1=1, images_per_second_batch_256=2, speedup_batch_1=3, speedup_batch_256=4),),
+    speeds=(
+        Speed(
+            file="f",
+            microseconds_batch_1=1,
+            images_per_second_batch_256=2,
+            speedup_batch_1=3,
+            speedup_batch_256=4,
+        ),
+    ),
     curve=(Epoch(loss=0.5, accuracy=0.9, seconds=1.5),),
-    histograms=(WeightHistogram(when="training", epoch=1, low=-1, high=1, max_abs=1, sigma=0.1, counts=(1, 2, 3)),),
+    histograms=(
+        WeightHistogram(
+            when="training", epoch=1, low=-1, high=1, max_abs=1, sigma=0.1, counts=(1, 2, 3)
+        ),
+    ),
 )
 
 
@@ -41,7 +68,15 @@ def test_json_and_back_is_the_identity():
 
 
 @pytest.mark.parametrize(
-    "text", ["", "[]", "{}", '{"config": {}}', RECORD.to_json()[:-40], RECORD.to_json().replace('"seed": 3', '"seed": -3')]
+    "text",
+    [
+        "",
+        "[]",
+        "{}",
+        '{"config": {}}',
+        RECORD.to_json()[:-40],
+        RECORD.to_json().replace('"seed": 3', '"seed": -3'),
+    ],
 )
 def test_what_is_no_record_is_refused(text):
     with pytest.raises(InputError, match="not a run record"):
@@ -61,7 +96,11 @@ def test_the_drop_is_float_minus_int8():
         (TrainingConfig, {"batch_size": 1}, "batch size 1 is out of range"),
         (TrainingConfig, {"optimizer": "adm"}, "unknown optimizer 'adm'. Did you mean 'adam'"),
         (TrainingConfig, {"schedule": "cosin"}, "Did you mean 'cosine'"),
-        (QuantizationConfig, {"weight_bits": 1}, "weight bits 1 is out of range: it must lie in 2...8"),
+        (
+            QuantizationConfig,
+            {"weight_bits": 1},
+            "weight bits 1 is out of range: it must lie in 2...8",
+        ),
         (QuantizationConfig, {"weight_bits": 9}, "weight bits 9 is out of range"),
         (QuantizationConfig, {"observer": "minmax"}, "Did you mean 'min_max'"),
         (QuantizationConfig, {"engine": "x87"}, "Did you mean 'x86'"),

@@ -16,11 +16,15 @@ def test_an_unknown_name_is_shown_with_the_closest_and_all_choices():
     registry = Registry("thing", "qstrategies.models")
     registry.register("alpha")(1)
     registry.register("beta")(2)
-    with pytest.raises(InputError, match=r"unknown thing 'alpa'\. Did you mean 'alpha'\? Valid: alpha, beta"):
+    with pytest.raises(
+        InputError, match=r"unknown thing 'alpa'\. Did you mean 'alpha'\? Valid: alpha, beta"
+    ):
         registry.get("alpa")
 
 
 @pytest.mark.parametrize("value", [float("nan"), -1, 11])
 def test_a_value_out_of_range_is_named_with_the_range(value):
-    with pytest.raises(InputError, match=rf"bits {value!r} is out of range: it must lie in 0\.\.\.10"):
+    with pytest.raises(
+        InputError, match=rf"bits {value!r} is out of range: it must lie in 0\.\.\.10"
+    ):
         check_range("bits", value, 0, 10)

@@ -5,14 +5,29 @@ import io
 import pytest
 
 from qstrategies.evidence import conclude
-from qstrategies.records import ExperimentConfig, QuantizationConfig, RunRecord, RuntimeCheck, TrainingConfig, labels
+from qstrategies.records import (
+    ExperimentConfig,
+    QuantizationConfig,
+    RunRecord,
+    RuntimeCheck,
+    TrainingConfig,
+    labels,
+)
 from qstrategies.report import plots, table
 from qstrategies.report.write import write_report
 
 
 def record(strategy, bits, seed, float_accuracy, int8_accuracy, **more):
-    config = ExperimentConfig(strategy=strategy, seed=seed, quantization=QuantizationConfig(weight_bits=bits))
-    return RunRecord(config=config, status="done", float_accuracy=float_accuracy, int8_accuracy=int8_accuracy, **more)
+    config = ExperimentConfig(
+        strategy=strategy, seed=seed, quantization=QuantizationConfig(weight_bits=bits)
+    )
+    return RunRecord(
+        config=config,
+        status="done",
+        float_accuracy=float_accuracy,
+        int8_accuracy=int8_accuracy,
+        **more,
+    )
 
 
 RECORDS = [
@@ -39,7 +54,9 @@ def test_rows_are_the_baseline_and_one_per_strategy_and_width_with_mean_and_spre
 
 
 def test_same_bits_is_no_as_soon_as_one_check_differs():
-    good = RuntimeCheck(runtime="r", file="f", images=1, accuracy=1, agreement=1, rows_equal=1, max_steps=0)
+    good = RuntimeCheck(
+        runtime="r", file="f", images=1, accuracy=1, agreement=1, rows_equal=1, max_steps=0
+    )
     bad = dataclasses.replace(good, rows_equal=0.9999)
     for checks, expected in (((good,), True), ((good, bad), False)):
         row = table.summarise([record("no_norm", 8, 0, 0.99, 0.98, checks=checks)])[1]
@@ -48,16 +65,24 @@ def test_same_bits_is_no_as_soon_as_one_check_differs():
 
 def test_safe_without_vnni_is_no_as_soon_as_one_seed_can_saturate():
     for verdicts, expected in (((True, True), True), ((True, False), False), ((), None)):
-        runs = [record("no_norm", 8, seed, 0.99, 0.98, exactness={"saturation_safe": safe}) for seed, safe in enumerate(verdicts)]
+        runs = [
+            record("no_norm", 8, seed, 0.99, 0.98, exactness={"saturation_safe": safe})
+            for seed, safe in enumerate(verdicts)
+        ]
         (row,) = table.summarise(runs or [RECORDS[0]])[1:]
         assert row.saturation_safe is expected
-        assert table.cells(row)[table.HEADERS.index("safe w/o VNNI")] == {True: "yes", False: "NO", None: "-"}[expected]
+        assert (
+            table.cells(row)[table.HEADERS.index("safe w/o VNNI")]
+            == {True: "yes", False: "NO", None: "-"}[expected]
+        )
 
 
 def test_a_failed_run_is_counted_and_named(tmp_path):
     failed = RunRecord(config=RECORDS[0].config, status="failed", reason="training loss is nan")
     rows = table.summarise([failed, RECORDS[1]])
-    assert (rows[1].seeds, rows[1].failed) == (2, 1) and "(1 of 2 FAILED)" in table.grid(rows).as_text()
+    assert (rows[1].seeds, rows[1].failed) == (2, 1) and "(1 of 2 FAILED)" in table.grid(
+        rows
+    ).as_text()
     write_report([failed], tmp_path, *conclude([failed], tmp_path))
     assert "training loss is nan" in (tmp_path / "summary.md").read_text()
 
@@ -65,12 +90,18 @@ def test_a_failed_run_is_counted_and_named(tmp_path):
 def test_the_four_formats_say_the_same():
     rows = table.summarise(RECORDS)
     parsed = list(csv.DictReader(io.StringIO(table.as_csv(rows))))
-    assert [float(line["int8_accuracy"]) for line in parsed[1:]] == [row.int8_accuracy for row in rows[1:]]
+    assert [float(line["int8_accuracy"]) for line in parsed[1:]] == [
+        row.int8_accuracy for row in rows[1:]
+    ]
     assert float(parsed[1]["int8_accuracy_sd"]) == rows[1].spread["int8_accuracy"]
-    assert [line["int8_accuracy"] for line in table.as_data(rows)][1:] == [row.int8_accuracy for row in rows[1:]]
+    assert [line["int8_accuracy"] for line in table.as_data(rows)][1:] == [
+        row.int8_accuracy for row in rows[1:]
+    ]
     for text in (table.grid(rows).as_text(), table.grid(rows).as_markdown()):
         assert "98.30 ± 0.42" in text and "99.10" in text
-    assert len({len(line) for line in table.grid(rows).as_text().splitlines()}) == 1, "columns are aligned"
+    assert len({len(line) for line in table.grid(rows).as_text().splitlines()}) == 1, (
+        "columns are aligned"
+    )
 
 
 def test_the_overview_has_a_line_per_strategy_and_a_column_per_width():
@@ -81,7 +112,9 @@ def test_the_overview_has_a_line_per_strategy_and_a_column_per_width():
 
 
 def test_other_settings_get_rows_of_their_own():
-    other = dataclasses.replace(RECORDS[0].config, quantization=QuantizationConfig(per_channel=False, exact=False))
+    other = dataclasses.replace(
+        RECORDS[0].config, quantization=QuantizationConfig(per_channel=False, exact=False)
+    )
     rows = table.summarise([RECORDS[0], dataclasses.replace(RECORDS[0], config=other)])
     assert [row.strategy for row in rows[1:]] == ["no_norm", "no_norm per-tensor free-scales"]
 
@@ -89,7 +122,10 @@ def test_other_settings_get_rows_of_their_own():
 def test_runs_that_were_trained_otherwise_are_not_taken_for_seeds():
     other = dataclasses.replace(RECORDS[0].config, training=TrainingConfig(epochs=7))
     rows = table.summarise([RECORDS[0], dataclasses.replace(RECORDS[0], config=other)])
-    assert [(row.strategy, row.seeds) for row in rows[1:]] == [("no_norm epochs=3", 1), ("no_norm epochs=7", 1)]
+    assert [(row.strategy, row.seeds) for row in rows[1:]] == [
+        ("no_norm epochs=3", 1),
+        ("no_norm epochs=7", 1),
+    ]
 
 
 def test_the_report_of_real_runs_has_every_figure(records, workspace, tmp_path):
@@ -112,7 +148,9 @@ def test_lines_and_histograms_are_drawn_for_every_strategy(records):
     runs = list(records.values())
     lines = plots.accuracy_against_bits(runs).axes[0].get_legend_handles_labels()[1]
     names = labels(runs)
-    assert set(lines) == {*names, "float baseline"} and [name.split()[0] for name in names] == list(records)
+    assert set(lines) == {*names, "float baseline"} and [name.split()[0] for name in names] == list(
+        records
+    )
     titles = [axis.get_title() for axis in plots.weight_histograms(runs).axes]
     for name in names:
         assert f"{name}, epoch 1" in titles and f"{name}, folded, epoch 1" in titles

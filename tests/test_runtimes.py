@@ -33,7 +33,9 @@ class TestContract:
         images = small_test.images.numpy()[:20]
         logits = kind(exported).run(images)
         assert logits.shape == (20, 10) and logits.dtype == np.float32
-        np.testing.assert_array_equal(logits, RUNTIMES.get("onnxruntime-disabled")(exported).run(images))
+        np.testing.assert_array_equal(
+            logits, RUNTIMES.get("onnxruntime-disabled")(exported).run(images)
+        )
 
     def test_a_broken_file_is_a_clear_error(self, name, tmp_path, exported):
         if (reason := RUNTIMES.get(name).missing()) is not None:
@@ -44,7 +46,9 @@ class TestContract:
             RUNTIMES.get(name)(broken)
 
 
-@pytest.mark.skipif(RUNTIMES.get("opencv-dnn").missing() is not None, reason="OpenCV is not installed")
+@pytest.mark.skipif(
+    RUNTIMES.get("opencv-dnn").missing() is not None, reason="OpenCV is not installed"
+)
 def test_opencv_refuses_a_table_that_it_would_read_wrongly(tmp_path):
     nodes = [
         onnx.helper.make_node("Relu", ["image"], ["quantized"]),
@@ -54,7 +58,10 @@ def test_opencv_refuses_a_table_that_it_would_read_wrongly(tmp_path):
     image = onnx.helper.make_tensor_value_info("image", onnx.TensorProto.UINT8, [1, 4])
     logits = onnx.helper.make_tensor_value_info("logits", onnx.TensorProto.FLOAT, [1, 4])
     table = onnx.numpy_helper.from_array(np.zeros(256, np.float32), "table")
-    onnx.save(onnx.helper.make_model(onnx.helper.make_graph(nodes, "table", [image], [logits], [table])), str(tmp_path / "table.onnx"))
+    onnx.save(
+        onnx.helper.make_model(onnx.helper.make_graph(nodes, "table", [image], [logits], [table])),
+        str(tmp_path / "table.onnx"),
+    )
     with pytest.raises(InputError, match="less 128"):
         RUNTIMES.get("opencv-dnn")(tmp_path / "table.onnx")
 
@@ -64,7 +71,11 @@ class Residual(nn.Module):
 
     def __init__(self):
         super().__init__()
-        self.first, self.last, self.relu = nn.Conv2d(3, 8, 3, padding=1), nn.Conv2d(8, 8, 1), nn.ReLU()
+        self.first, self.last, self.relu = (
+            nn.Conv2d(3, 8, 3, padding=1),
+            nn.Conv2d(8, 8, 1),
+            nn.ReLU(),
+        )
         self.inner, self.outer = nn.Conv2d(8, 8, 3, padding=1), nn.Conv2d(8, 8, 3, padding=1)
 
     def forward(self, x):
@@ -72,7 +83,9 @@ class Residual(nn.Module):
         return self.last(self.outer(self.relu(self.inner(x))) + x)
 
 
-@pytest.mark.skipif(RUNTIMES.get("openvino").missing() is not None, reason="OpenVINO is not installed")
+@pytest.mark.skipif(
+    RUNTIMES.get("openvino").missing() is not None, reason="OpenVINO is not installed"
+)
 def test_openvino_computes_what_the_file_without_the_rounding_before_an_addition_says(tmp_path):
     torch.manual_seed(0)
     calibration = torch.rand(64, 3, 16, 16)
@@ -80,7 +93,11 @@ def test_openvino_computes_what_the_file_without_the_rounding_before_an_addition
     exported = qs.export_onnx(quantized, tmp_path / "model.onnx", optimize_for=None)
     pixels = torch.randint(0, 256, (64, 3, 16, 16), dtype=torch.uint8)
     report = qs.cross_check(exported, pixels)
-    assert report.same and report.apart == ["openvino"] and "the same bits everywhere but in openvino" in str(report)
+    assert (
+        report.same
+        and report.apart == ["openvino"]
+        and "the same bits everywhere but in openvino" in str(report)
+    )
     assert max(check.max_steps for check in report.checks) <= 4
 
     model = onnx.load(str(exported[0].path))
@@ -92,7 +109,9 @@ def test_openvino_computes_what_the_file_without_the_rounding_before_an_addition
             addition.input[index] = before.output[0]
     onnx.save(model, str(tmp_path / "unrounded.onnx"))
     expected = RUNTIMES.get("onnxruntime-disabled")(tmp_path / "unrounded.onnx").run(pixels.numpy())
-    np.testing.assert_array_equal(RUNTIMES.get("openvino")(exported[0].path).run(pixels.numpy()), expected)
+    np.testing.assert_array_equal(
+        RUNTIMES.get("openvino")(exported[0].path).run(pixels.numpy()), expected
+    )
 
 
 def test_compare_measures_in_steps_and_names_the_first_difference():
@@ -101,28 +120,53 @@ def test_compare_measures_in_steps_and_names_the_first_difference():
     logits = expected.copy()
     logits[2, 0] = 2.5
     check = compare("r", "f", logits, Evaluation(expected, np.array([1, 1, 1, 0])), 0.5)
-    assert (check.rows_equal, check.max_steps, check.agreement, check.accuracy) == (0.75, 5.0, 0.75, 0.5)
+    assert (check.rows_equal, check.max_steps, check.agreement, check.accuracy) == (
+        0.75,
+        5.0,
+        0.75,
+        0.5,
+    )
     assert check.first_difference == "image 2, logit 0: 2.5 instead of 0"
-    assert compare("r", "f", expected, Evaluation(expected, np.ones(4)), 0.5).first_difference is None
+    assert (
+        compare("r", "f", expected, Evaluation(expected, np.ones(4)), 0.5).first_difference is None
+    )
 
 
 def test_a_missing_runtime_is_skipped_with_its_reason(exported, small_test, monkeypatch):
-    monkeypatch.setattr(RUNTIMES.get("onnxruntime-basic"), "missing", classmethod(lambda cls: "not installed"))
+    monkeypatch.setattr(
+        RUNTIMES.get("onnxruntime-basic"), "missing", classmethod(lambda cls: "not installed")
+    )
     images = small_test.images.numpy()[:10]
-    reference = Evaluation(RUNTIMES.get("onnxruntime-all")(exported).run(images), small_test.labels.numpy()[:10])
-    checks, skipped = check_runtimes(exported, [images], reference, 0.125, ["onnxruntime-basic", "onnxruntime-all"])
+    reference = Evaluation(
+        RUNTIMES.get("onnxruntime-all")(exported).run(images), small_test.labels.numpy()[:10]
+    )
+    checks, skipped = check_runtimes(
+        exported, [images], reference, 0.125, ["onnxruntime-basic", "onnxruntime-all"]
+    )
     assert [check.runtime for check in checks] == ["onnxruntime-all"]
-    assert [(item.runtime, item.reason) for item in skipped] == [("onnxruntime-basic", "not installed")]
+    assert [(item.runtime, item.reason) for item in skipped] == [
+        ("onnxruntime-basic", "not installed")
+    ]
 
 
-def test_a_runtime_that_does_not_take_the_file_is_skipped_with_its_reason(exported, small_test, monkeypatch):
+def test_a_runtime_that_does_not_take_the_file_is_skipped_with_its_reason(
+    exported, small_test, monkeypatch
+):
     def refuse(self, path):
         raise InputError("no such operator")
 
     monkeypatch.setattr(RUNTIMES.get("onnxruntime-basic"), "__init__", refuse)
     images = small_test.images.numpy()[:10]
-    checks, skipped = check_runtimes(exported, [images], Evaluation(np.zeros((10, 10), np.float32), None), 1.0, ["onnxruntime-basic"])
-    assert checks == [] and [(item.runtime, item.reason) for item in skipped] == [("onnxruntime-basic", "no such operator")]
+    checks, skipped = check_runtimes(
+        exported,
+        [images],
+        Evaluation(np.zeros((10, 10), np.float32), None),
+        1.0,
+        ["onnxruntime-basic"],
+    )
+    assert checks == [] and [(item.runtime, item.reason) for item in skipped] == [
+        ("onnxruntime-basic", "no such operator")
+    ]
 
 
 def test_verify_finds_pytorchs_bits_and_notices_one_changed_weight(exported, location, tmp_path):
@@ -143,7 +187,9 @@ def test_verify_finds_pytorchs_bits_and_notices_one_changed_weight(exported, loc
     altered = verify(tmp_path / "changed.onnx", location, ["onnxruntime-all"])
     assert altered["verdict"] == "different" and altered["checks"][0]["pytorch_bits"] is False
     assert report["unchanged"] is True and altered["unchanged"] is False
-    assert "DIFFERENT" in report_text(altered) and "ALTERED after its export" in report_text(altered)
+    assert "DIFFERENT" in report_text(altered) and "ALTERED after its export" in report_text(
+        altered
+    )
 
 
 def test_verify_refuses_unknown_runtimes_and_float_files(exported, location, workspace):
@@ -160,10 +206,16 @@ def test_predict_reads_any_picture_and_inverts_dark_on_light(exported, small_tes
     for index in range(8):
         pixels = small_test.images[index, 0].numpy()
         files.append(tmp_path / f"{index}.png")
-        Image.fromarray(pixels if index % 2 else 255 - pixels).resize((28, 28)).convert("RGB").save(files[-1])
-    expected = RUNTIMES.get("onnxruntime-all")(exported).run(small_test.images.numpy()[:8]).argmax(1)
+        Image.fromarray(pixels if index % 2 else 255 - pixels).resize((28, 28)).convert("RGB").save(
+            files[-1]
+        )
+    expected = (
+        RUNTIMES.get("onnxruntime-all")(exported).run(small_test.images.numpy()[:8]).argmax(1)
+    )
     results = predict(exported, files)
-    assert [result["label"] for result in results] == [read_metadata(exported)["labels"][index] for index in expected]
+    assert [result["label"] for result in results] == [
+        read_metadata(exported)["labels"][index] for index in expected
+    ]
     assert all(result["margin"] >= 0 for result in results)
     (tmp_path / "no.png").write_text("not a picture")
     with pytest.raises(InputError, match="not an image that Pillow reads"):

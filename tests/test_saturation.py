@@ -1,4 +1,5 @@
-"""ReLU6: as the saturation of an int8 kernel where only layers read it, as a Clip of integers elsewhere."""
+"""ReLU6: as the saturation of an int8 kernel where only layers read it, as a Clip of integers
+elsewhere."""
 
 import numpy as np
 import onnx
@@ -19,7 +20,11 @@ class Residual(nn.Module):
 
     def __init__(self):
         super().__init__()
-        self.first, self.second, self.clamp = nn.Conv2d(3, 4, 3, padding=1), nn.Conv2d(4, 4, 3, padding=1), nn.ReLU6()
+        self.first, self.second, self.clamp = (
+            nn.Conv2d(3, 4, 3, padding=1),
+            nn.Conv2d(4, 4, 3, padding=1),
+            nn.ReLU6(),
+        )
 
     def forward(self, x):
         x = self.clamp(self.first(x))
@@ -45,18 +50,35 @@ def norm(channels):
 
 
 REWRITTEN = {
-    "convolution": lambda: nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU6(), nn.Conv2d(4, 4, 3, padding=1)),
-    "normalized": lambda: nn.Sequential(nn.Conv2d(3, 4, 3, bias=False), norm(4), nn.ReLU6(), nn.Conv2d(4, 4, 3, groups=4)),
-    "no factor in the norm": lambda: nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4, affine=False), nn.ReLU6(), nn.Conv2d(4, 4, 3)),
-    "pooled": lambda: nn.Sequential(
-        nn.Conv2d(3, 4, 3), norm(4), nn.ReLU6(), nn.MaxPool2d(2), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Dropout(), nn.Linear(4, 5)
+    "convolution": lambda: nn.Sequential(
+        nn.Conv2d(3, 4, 3), nn.ReLU6(), nn.Conv2d(4, 4, 3, padding=1)
     ),
-    "linear": lambda: nn.Sequential(nn.Flatten(), nn.Linear(192, 8), nn.Hardtanh(0, 6), nn.Linear(8, 3)),
+    "normalized": lambda: nn.Sequential(
+        nn.Conv2d(3, 4, 3, bias=False), norm(4), nn.ReLU6(), nn.Conv2d(4, 4, 3, groups=4)
+    ),
+    "no factor in the norm": lambda: nn.Sequential(
+        nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4, affine=False), nn.ReLU6(), nn.Conv2d(4, 4, 3)
+    ),
+    "pooled": lambda: nn.Sequential(
+        nn.Conv2d(3, 4, 3),
+        norm(4),
+        nn.ReLU6(),
+        nn.MaxPool2d(2),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        nn.Dropout(),
+        nn.Linear(4, 5),
+    ),
+    "linear": lambda: nn.Sequential(
+        nn.Flatten(), nn.Linear(192, 8), nn.Hardtanh(0, 6), nn.Linear(8, 3)
+    ),
 }
 KEPT = {
     "residual": Residual,
     "last": lambda: nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU6()),
-    "another interval": lambda: nn.Sequential(nn.Conv2d(3, 4, 3), nn.Hardtanh(-1, 1), nn.Conv2d(4, 4, 3)),
+    "another interval": lambda: nn.Sequential(
+        nn.Conv2d(3, 4, 3), nn.Hardtanh(-1, 1), nn.Conv2d(4, 4, 3)
+    ),
     "behind an addition": lambda: nn.Sequential(Sum(), nn.ReLU6(), nn.Conv2d(4, 4, 3)),
 }
 IMAGES = torch.rand(4, 3, 8, 8, generator=torch.Generator().manual_seed(0)) * 40
@@ -74,13 +96,17 @@ def test_the_rewritten_network_with_a_cut_at_the_top_is_the_same_function(name):
     torch.manual_seed(0)
     model = REWRITTEN[name]().eval()
     traced, saturating = rewritten(model)
-    assert len(saturating) == 1 and not any(isinstance(module, nn.Hardtanh) for module in traced.modules())
+    assert len(saturating) == 1 and not any(
+        isinstance(module, nn.Hardtanh) for module in traced.modules()
+    )
     (relu,) = (name for name, module in traced.named_modules() if isinstance(module, nn.ReLU))
     traced.set_submodule(relu, nn.Hardtanh(0, TOP))
     expected = model.double()(IMAGES.double())
     torch.testing.assert_close(traced(IMAGES.double())[0], expected, rtol=1e-12, atol=1e-12)
     traced.set_submodule(relu, nn.ReLU())
-    assert not torch.allclose(traced(IMAGES.double())[0], expected, rtol=1e-3), "the images never reach 6"
+    assert not torch.allclose(traced(IMAGES.double())[0], expected, rtol=1e-3), (
+        "the images never reach 6"
+    )
 
 
 @pytest.mark.parametrize("name", KEPT)
@@ -99,10 +125,14 @@ def test_the_file_has_no_clip_and_saturates_as_pytorch_does(name, tmp_path):
     model = REWRITTEN[name]().eval()
     quantized = qs.quantize(model, [IMAGES], IMAGES[:2])
     exported = qs.export_onnx(quantized, tmp_path / "model.onnx")
-    assert all(node.op_type != "Clip" for form in exported for node in onnx.load(str(form.path)).graph.node)
+    assert all(
+        node.op_type != "Clip" for form in exported for node in onnx.load(str(form.path)).graph.node
+    )
     scale, zero_point = quantized.inputs[0].scale, quantized.inputs[0].zero_point
     pixels = (IMAGES / scale + zero_point).round().clamp(0, 255).byte()
-    assert qs.cross_check(exported, pixels, ["onnxruntime-all", "onnxruntime-disabled", "numpy-integer"]).same
+    assert qs.cross_check(
+        exported, pixels, ["onnxruntime-all", "onnxruntime-disabled", "numpy-integer"]
+    ).same
     error = (quantized.int8("x86")(IMAGES) - model(IMAGES)).abs().max() / model(IMAGES).abs().max()
     assert error < 0.03
 

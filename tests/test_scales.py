@@ -1,4 +1,5 @@
-"""Every formula against a few independent lines of NumPy, and the conditions that make the proof."""
+"""Every formula against a few independent lines of NumPy, and the conditions that make the
+proof."""
 
 import math
 
@@ -22,7 +23,8 @@ RANDOM = np.random.default_rng(0)
 WEIGHTS = {
     "usual": RANDOM.normal(size=(16, 288)),
     "one output of many inputs": RANDOM.normal(size=(4, 20000)),
-    "channels of very different size": RANDOM.normal(size=(12, 64)) * 10.0 ** np.arange(-6, 6)[:, None],
+    "channels of very different size": RANDOM.normal(size=(12, 64))
+    * 10.0 ** np.arange(-6, 6)[:, None],
     "one sign only": np.abs(RANDOM.normal(size=(8, 4608))),
     "an outlier": np.concatenate([RANDOM.normal(size=(8, 99)) * 0.01, np.full((8, 1), 5.0)], 1),
     "a zero channel": np.concatenate([np.zeros((1, 32)), RANDOM.normal(size=(3, 32))]),
@@ -41,13 +43,30 @@ def test_power_of_two_above_is_two_to_the_rounded_up_logarithm(value):
     assert power_of_two_above(torch.tensor(value)).item() == 2.0 ** math.ceil(math.log2(value))
 
 
-@pytest.mark.parametrize(("low", "high"), [(0, 6.3), (-3.1, 8.9), (-20, 0), (-7.3, 0.001), (0, 0), (-1e-6, 1e-6), (2.0, 5.0), (-0.1, 900)])
+@pytest.mark.parametrize(
+    ("low", "high"),
+    [
+        (0, 6.3),
+        (-3.1, 8.9),
+        (-20, 0),
+        (-7.3, 0.001),
+        (0, 0),
+        (-1e-6, 1e-6),
+        (2.0, 5.0),
+        (-0.1, 900),
+    ],
+)
 @pytest.mark.parametrize("quant_max", [255, 127])
 def test_activation_qparams_cover_the_range_and_zero_with_even_zero_point(low, high, quant_max):
-    scale, zero_point = (float(value) for value in exact_activation_qparams(torch.tensor(low), torch.tensor(high), 0, quant_max))
+    scale, zero_point = (
+        float(value)
+        for value in exact_activation_qparams(torch.tensor(low), torch.tensor(high), 0, quant_max)
+    )
     assert math.log2(scale) == int(math.log2(scale))
     assert zero_point % 2 == 0 and 0 <= zero_point <= quant_max
-    assert -zero_point * scale <= min(low, 0) + scale, "at most one step is lost to the even zero point"
+    assert -zero_point * scale <= min(low, 0) + scale, (
+        "at most one step is lost to the even zero point"
+    )
     assert (quant_max - zero_point) * scale >= max(high, 0) - scale
     span = max(high, 0) - min(low, 0)
     assert scale <= max(2 * span / quant_max, 2.0**-40), "no coarser than the next power of two"
@@ -67,9 +86,13 @@ def test_exact_weight_scales_meet_every_condition_of_the_proof(name, bits, per_c
     odd = mantissa(scale).numpy()
     assert odd.max() < 2**8
     single = scale.numpy()
-    np.testing.assert_array_equal(np.float32(1) / (np.float32(1) / single), single, "engines that keep 1 / scale lose nothing")
+    np.testing.assert_array_equal(
+        np.float32(1) / (np.float32(1) / single), single, "engines that keep 1 / scale lose nothing"
+    )
     bound = one_sided * 255 * odd + BIAS_BUDGET
-    doubled = single >= 2 * np.abs(weight).max(1) / (2 ** (bits - 1) - 1)  # the most that float executors may cost
+    doubled = single >= 2 * np.abs(weight).max(1) / (
+        2 ** (bits - 1) - 1
+    )  # the most that float executors may cost
     assert ((bound <= FLOAT_EXACT) | (doubled & (odd == 1))).all()
     assert bound.max() <= FLOAT_EXACT or (bits == 8 and weight.shape[1] == 20000)
     if not per_channel:
@@ -117,7 +140,9 @@ def test_fake_quantize_is_clamp_of_round_and_exact_in_bfloat16_too(dtype):
     x = torch.tensor(RANDOM.normal(size=1000) * 3, dtype=dtype)
     scale, zero_point = torch.tensor([2.0**-5]), torch.tensor([100])
     expected = (np.clip(np.rint(x.double().numpy() / 2.0**-5) + 100, 0, 255) - 100) * 2.0**-5
-    np.testing.assert_array_equal(fake_quantize(x, scale, zero_point, 0, 255).double().numpy(), expected)
+    np.testing.assert_array_equal(
+        fake_quantize(x, scale, zero_point, 0, 255).double().numpy(), expected
+    )
 
 
 def test_the_straight_through_gradient_is_one_inside_the_range_and_zero_outside():

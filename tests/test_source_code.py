@@ -1,4 +1,5 @@
-"""Code counts by what it does: its own source and all that it uses from the same authors, and nothing else."""
+"""Code counts by what it does: its own source and all that it uses from the same authors, and
+nothing else."""
 
 import functools
 import importlib
@@ -66,7 +67,9 @@ def test_what_is_imported_from_the_user_counts_at_any_depth_and_packages_by_name
 
 def test_comments_docstrings_layout_and_hints_do_not_count(digest):
     written = NET.replace("A net.", "The net.").replace("import collections", "import abc")
-    written = written.replace("self.head =", "self.head  =   ").replace("torch.nn.Module):", "torch.nn.Module):  # here")
+    written = written.replace("self.head =", "self.head  =   ").replace(
+        "torch.nn.Module):", "torch.nn.Module):  # here"
+    )
     assert written != NET and digest(net=written) == digest()
 
 
@@ -99,7 +102,9 @@ USUAL = {"scale": 2, "sign": "*", "rate": 0.5, "seeds": 1}
 
 def run_script(tmp_path, **changes):
     (tmp_path / "script.py").write_text(SCRIPT.format(**{**USUAL, **changes}))
-    done = subprocess.run([sys.executable, tmp_path / "script.py"], capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, tmp_path / "script.py"], capture_output=True, text=True, check=True
+    )
     return done.stdout
 
 
@@ -107,26 +112,39 @@ def test_of_a_script_only_what_the_class_uses_counts(tmp_path):
     """A notebook and a script also say what to run: more seeds there are no other model."""
     usual = run_script(tmp_path)
     assert run_script(tmp_path, seeds=5) == usual
-    changed = [run_script(tmp_path, **change) for change in ({"scale": 3}, {"sign": "+"}, {"rate": 0.6})]
+    changed = [
+        run_script(tmp_path, **change) for change in ({"scale": 3}, {"sign": "+"}, {"rate": 0.6})
+    ]
     assert len({usual, *changed}) == 4
 
 
 def test_a_partial_is_its_function_and_its_arguments(digest):
     digest()
     net, blocks = sys.modules["net"].Net, sys.modules["blocks"].head
-    partials = [functools.partial(net), functools.partial(net, 1), functools.partial(net, n=1), functools.partial(net, n=2)]
-    assert len({source_code.of_object(thing) for thing in [*partials, functools.partial(blocks)]}) == 5
+    partials = [
+        functools.partial(net),
+        functools.partial(net, 1),
+        functools.partial(net, n=1),
+        functools.partial(net, n=2),
+    ]
+    assert (
+        len({source_code.of_object(thing) for thing in [*partials, functools.partial(blocks)]}) == 5
+    )
 
 
 def test_own_models_and_strategies_differ_and_know_their_bases():
-    kinds = [STRATEGIES.get(name) for name in STRATEGIES.names()] + [MODELS.get(name) for name in MODELS.names()]
+    kinds = [STRATEGIES.get(name) for name in STRATEGIES.names()] + [
+        MODELS.get(name) for name in MODELS.names()
+    ]
     assert len({source_code.of_object(kind).digest for kind in kinds}) == len(kinds)
 
 
 def test_of_this_package_what_computes_counts_and_what_shows_does_not(monkeypatch):
     read = []
     real = source_code._module
-    monkeypatch.setattr(source_code, "_module", lambda path, name: read.append(name) or real(path, name))
+    monkeypatch.setattr(
+        source_code, "_module", lambda path, name: read.append(name) or real(path, name)
+    )
     source_code.of_modules([dependencies.RUN, *dependencies.OPERATORS])
     assert {
         "qstrategies.quantization.scales",

@@ -31,7 +31,9 @@ def prepared(name):
     torch.manual_seed(1)
     model = MODELS.get("cnn")()
     if kind.quantize_aware:
-        model = prepare_qat(model, QuantizationConfig(observer=kind.observer), (EXAMPLE,), input_scale=PIXEL_SCALE)
+        model = prepare_qat(
+            model, QuantizationConfig(observer=kind.observer), (EXAMPLE,), input_scale=PIXEL_SCALE
+        )
     return kind(), model
 
 
@@ -65,10 +67,28 @@ class TestContract:
         assert record.status == "done"
         assert set(record.engines) == set(torch.backends.quantized.supported_engines) - {"none"}
         runtimes = {check.runtime for check in record.checks}
-        assert {"onnxruntime-disabled", "onnxruntime-basic", "onnxruntime-extended", "onnxruntime-all", "onnx-reference"} <= runtimes
-        assert {check.file for check in record.checks} == {"int8 module", "model.onnx", "model.fast.onnx"}
-        assert {(check.runtime, check.file): check.rows_equal for check in record.checks if check.rows_equal != 1} == {}
-        assert record.exactness["integer_kernels"] and record.exactness["float_executors"] and record.exactness["saturation_safe"]
+        assert {
+            "onnxruntime-disabled",
+            "onnxruntime-basic",
+            "onnxruntime-extended",
+            "onnxruntime-all",
+            "onnx-reference",
+        } <= runtimes
+        assert {check.file for check in record.checks} == {
+            "int8 module",
+            "model.onnx",
+            "model.fast.onnx",
+        }
+        assert {
+            (check.runtime, check.file): check.rows_equal
+            for check in record.checks
+            if check.rows_equal != 1
+        } == {}
+        assert (
+            record.exactness["integer_kernels"]
+            and record.exactness["float_executors"]
+            and record.exactness["saturation_safe"]
+        )
         assert record.int8_accuracy > 0.5, "it learned something"
 
     def test_what_it_leaves_on_disk_is_what_the_record_says(self, name, records, workspace):
@@ -76,10 +96,20 @@ class TestContract:
         assert json.loads((folder / "record.json").read_text())["status"] == "done"
         assert set(records[name].files) == {"model.onnx", "model.fast.onnx"}
         kept = Predictions.load(folder)
-        for split, figures in (("test", ("int8_accuracy", "float_accuracy")), ("validation", ("validation_accuracy",))):
-            for hits, figure in zip((getattr(kept, split).int8_hits, getattr(kept, split).float_hits), figures, strict=False):
+        for split, figures in (
+            ("test", ("int8_accuracy", "float_accuracy")),
+            ("validation", ("validation_accuracy",)),
+        ):
+            for hits, figure in zip(
+                (getattr(kept, split).int8_hits, getattr(kept, split).float_hits),
+                figures,
+                strict=False,
+            ):
                 assert hits.mean() == pytest.approx(getattr(records[name], figure))
-        executors = {check.runtime if check.file == "int8 module" else f"{check.runtime}/{check.file}" for check in records[name].checks}
+        executors = {
+            check.runtime if check.file == "int8 module" else f"{check.runtime}/{check.file}"
+            for check in records[name].checks
+        }
         assert set(kept.executors) == executors
         for predicted in kept.executors.values():
             assert (predicted == kept.test.int8[: len(predicted)]).all()
@@ -102,13 +132,17 @@ def test_clamped_weights_stay_within_the_threshold_after_every_step(name):
     with torch.no_grad():
         strategy.after_step(model)
     assert max(weight.abs().max() for weight in weights(model)) == pytest.approx(0.1)
-    plain = [module.weight for module in model.modules() if isinstance(module, torch.nn.BatchNorm2d)]
+    plain = [
+        module.weight for module in model.modules() if isinstance(module, torch.nn.BatchNorm2d)
+    ]
     assert all(torch.all(weight == 1) for weight in plain), "batch norm is left alone"
 
 
 def test_training_with_clamp_ends_within_the_threshold(records):
     for name in ("clamp", "qat_clamp"):
-        trained = [histogram for histogram in records[name].histograms if histogram.when == "training"]
+        trained = [
+            histogram for histogram in records[name].histograms if histogram.when == "training"
+        ]
         assert trained and all(histogram.max_abs <= 0.1 + 1e-7 for histogram in trained)
     assert records["no_norm"].histograms[0].max_abs > 0.1
 
@@ -117,20 +151,31 @@ def test_weight_norm_is_g_v_over_its_length():
     strategy, model = prepared("weight_norm")
     strategy.parametrize(model)
     for layer in weighted_layers(model):
-        g, v = (getattr(layer.parametrizations.weight, name).detach().numpy() for name in ("original0", "original1"))
+        g, v = (
+            getattr(layer.parametrizations.weight, name).detach().numpy()
+            for name in ("original0", "original1")
+        )
         g[:] = np.random.default_rng(0).uniform(0.5, 2, g.shape)
         rows = v.reshape(len(v), -1)
         expected = g.reshape(-1, 1) * rows / np.sqrt((rows**2).sum(1, keepdims=True))
-        np.testing.assert_allclose(layer.weight.detach().numpy().reshape(rows.shape), expected, rtol=1e-5)
+        np.testing.assert_allclose(
+            layer.weight.detach().numpy().reshape(rows.shape), expected, rtol=1e-5
+        )
 
 
 def test_under_qat_the_fake_quantizer_sees_g_v_over_its_length():
     strategy, model = prepared("qat_weight_norm")
     strategy.parametrize(model)
     seen = {}
-    quantized = {module.layer: module for module in model.view.modules() if isinstance(module, FakeQuantizedLayer)}
+    quantized = {
+        module.layer: module
+        for module in model.view.modules()
+        if isinstance(module, FakeQuantizedLayer)
+    }
     for layer, module in quantized.items():
-        module.quantizer.register_forward_pre_hook(lambda _, inputs, layer=layer: seen.update({layer: inputs[0].detach()}))
+        module.quantizer.register_forward_pre_hook(
+            lambda _, inputs, layer=layer: seen.update({layer: inputs[0].detach()})
+        )
     for layer in weighted_layers(model):
         layer.parametrizations.weight.original0.data.mul_(3.0)
     model.train()(EXAMPLE + 0.5).sum().backward()
@@ -140,7 +185,9 @@ def test_under_qat_the_fake_quantizer_sees_g_v_over_its_length():
         expected = g * v / v.flatten(1).norm(dim=1).reshape(g.shape)
         factor = 1.0
         if norm is not None:
-            factor = (norm.weight / torch.sqrt(torch.ones_like(norm.running_var) + norm.eps)).reshape(g.shape)
+            factor = (
+                norm.weight / torch.sqrt(torch.ones_like(norm.running_var) + norm.eps)
+            ).reshape(g.shape)
         torch.testing.assert_close(seen[layer], expected * factor, rtol=1e-5, atol=1e-6)
         assert g.grad.abs().sum() > 0 and v.grad.abs().sum() > 0
 
@@ -157,7 +204,10 @@ def test_the_same_hooks_work_in_somebody_elses_loop(mnist):
     strategy.parametrize(model)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     for batch in range(3):
-        images, labels = mnist["train"].images[batch * 32 :][:32], mnist["train"].labels[batch * 32 :][:32]
+        images, labels = (
+            mnist["train"].images[batch * 32 :][:32],
+            mnist["train"].labels[batch * 32 :][:32],
+        )
         loss = torch.nn.functional.cross_entropy(model(to_input(images)), labels)
         optimizer.zero_grad()
         loss.backward()
@@ -179,7 +229,9 @@ def test_low_bit_weights_have_no_more_values_than_their_bits_allow(bits, workspa
     import onnx
 
     config = small("qat", checks="quick")
-    config = dataclasses.replace(config, quantization=dataclasses.replace(config.quantization, weight_bits=bits))
+    config = dataclasses.replace(
+        config, quantization=dataclasses.replace(config.quantization, weight_bits=bits)
+    )
     record = run_experiment(config, workspace)
     assert all(check.rows_equal == 1 for check in record.checks)
     model = onnx.load(str(workspace.folder / config.run_id / "model.onnx"))

@@ -1,4 +1,5 @@
-"""Names that mean harm, through every function that makes them harmless and every place where output is written."""
+"""Names that mean harm, through every function that makes them harmless and every place where
+output is written."""
 
 import csv
 import io
@@ -32,11 +33,14 @@ NAMES = st.lists(st.one_of(st.sampled_from(HARMFUL), st.characters()), max_size=
 
 def raw(shown: str, allowed: str = "") -> list[str]:
     """The characters of ``shown`` that a terminal obeys or hides."""
-    return [character for character in shown if not character.isprintable() and character not in allowed]
+    return [
+        character for character in shown if not character.isprintable() and character not in allowed
+    ]
 
 
 def read_markdown(cell: str) -> str:
-    """What a reader of Markdown sees of ``cell``; fails at anything active. By the rules of CommonMark and its tables."""
+    """What a reader of Markdown sees of ``cell``; fails at anything active. By the rules of
+    CommonMark and its tables."""
     seen, place = "", 0
     while place < len(cell):
         here, rest = cell[place], cell[place + 1 :]
@@ -95,30 +99,46 @@ def test_a_run_lies_in_one_folder_of_the_workspace(name):
 
 def test_names_that_become_the_same_folder_name_do_not_collide():
     names = ("a/b", "a_b", "a\0b", "a" * 300, "a" * 301)
-    assert text.file_name("a/b") == text.file_name("a_b") and text.file_name("a" * 300) == text.file_name("a" * 301)
+    assert text.file_name("a/b") == text.file_name("a_b") and text.file_name(
+        "a" * 300
+    ) == text.file_name("a" * 301)
     assert len({ExperimentConfig(strategy=name).run_id for name in names}) == len(names)
 
 
-@pytest.mark.parametrize("name", ["no_norm", "qat_weight_norm", "clamp threshold=0.1 per-tensor", "resnet8", "ä-1"])
+@pytest.mark.parametrize(
+    "name", ["no_norm", "qat_weight_norm", "clamp threshold=0.1 per-tensor", "resnet8", "ä-1"]
+)
 def test_ordinary_names_stay_as_they_are(name):
-    assert text.line(name) == text.markdown(name) == text.csv_cell(name) == text.file_name(name) == name
+    assert (
+        text.line(name)
+        == text.markdown(name)
+        == text.csv_cell(name)
+        == text.file_name(name)
+        == name
+    )
 
 
 def test_intervals_and_numbers_stay_as_they_are():
     assert text.markdown("-0.02 [-0.06, 0.02]") == "-0.02 [-0.06, 0.02]"
     assert [text.csv_cell(value) for value in (-0.5, -1, None, True)] == [-0.5, -1, None, True]
-    assert text.json_text([float("nan"), {"a": (float("inf"), -1.5)}]) == json.dumps([None, {"a": [None, -1.5]}], indent=1)
+    assert text.json_text([float("nan"), {"a": (float("inf"), -1.5)}]) == json.dumps(
+        [None, {"a": [None, -1.5]}], indent=1
+    )
 
 
 def test_the_csv_file_has_no_formula_and_keeps_negative_numbers():
     names = ["=1+1", "+1", "-1", "@a", "\t=1", "\r=1", "a;=1", 'a","=1', " =1"]
-    record = RunRecord(config=ExperimentConfig(strategy="x"), status="done", float_accuracy=0.5, int8_accuracy=0.75)
+    record = RunRecord(
+        config=ExperimentConfig(strategy="x"), status="done", float_accuracy=0.5, int8_accuracy=0.75
+    )
     rows = [table.Row(strategy=name, weight_bits=8, seeds=1, drop=record.drop) for name in names]
     written = table.as_csv(rows)
     parsed = list(csv.DictReader(io.StringIO(written)))
     assert [row["drop"] for row in parsed] == ["-0.25"] * len(names) and ',"-0.25"' not in written
     assert all(row["strategy"].strip()[0] not in "=+-@" for row in parsed)
-    assert '"a;=1"' in written, "quoted, so that it is one cell where cells are separated by semicolons too"
+    assert '"a;=1"' in written, (
+        "quoted, so that it is one cell where cells are separated by semicolons too"
+    )
 
 
 @pytest.mark.parametrize("interactive", [True, False])
@@ -162,7 +182,11 @@ def test_the_name_of_a_node_cannot_pose_as_a_line_of_the_certificate():
     onnx.checker.check_model(model)
     shown = certify_model(model).as_text()
     assert raw(shown, "\n") == []
-    assert [item.split()[-1] for item in shown.split("\n") if item.startswith("exact on integer kernels")] == ["NO"]
+    assert [
+        item.split()[-1]
+        for item in shown.split("\n")
+        if item.startswith("exact on integer kernels")
+    ] == ["NO"]
 
 
 def test_names_in_figures_are_plain_labels():

@@ -1,4 +1,5 @@
-"""Contract of every tracker: what training and runs tell it can be read back with the tool's own reader."""
+"""Contract of every tracker: what training and runs tell it can be read back with the tool's own
+reader."""
 
 import dataclasses
 import sqlite3
@@ -14,7 +15,10 @@ from qstrategies.pipeline import Workspace
 from qstrategies.trackers import TRACKERS, open_tracker
 from qstrategies.training import TrainingDivergedError
 
-CONFIG = dataclasses.replace(small("no_norm", checks="quick"), training=dataclasses.replace(small("no_norm").training, epochs=2))
+CONFIG = dataclasses.replace(
+    small("no_norm", checks="quick"),
+    training=dataclasses.replace(small("no_norm").training, epochs=2),
+)
 
 
 def read_tensorboard(folder):
@@ -35,7 +39,9 @@ def read_mlflow(folder):
     client = MlflowClient(f"sqlite:///{folder / 'mlflow.db'}")
     runs = client.search_runs([client.get_experiment_by_name("qstrategies").experiment_id])
     return {
-        (run.info.run_name, key): [(point.step, point.value) for point in client.get_metric_history(run.info.run_id, key)]
+        (run.info.run_name, key): [
+            (point.step, point.value) for point in client.get_metric_history(run.info.run_id, key)
+        ]
         for run in runs
         for key in run.data.metrics
     }
@@ -67,7 +73,9 @@ def test_a_tracker_has_the_metrics_of_the_record(name, tmp_path, location):
         "validation_accuracy": [epoch.accuracy for epoch in record.curve],
         "seconds": [epoch.seconds for epoch in record.curve],
     }
-    assert {key: [step for step, _ in values] for key, values in trained.items()} == {key: [1, 2] for key in expected}
+    assert {key: [step for step, _ in values] for key, values in trained.items()} == {
+        key: [1, 2] for key in expected
+    }
     for key, values in expected.items():
         assert [value for _, value in trained[key]] == pytest.approx(values)
     for key in ("float_accuracy", "int8_accuracy", "agreement"):
@@ -91,7 +99,9 @@ def test_a_diverged_training_ends_the_run_not_the_comparison(name, tmp_path, loc
             assert store.execute("SELECT status FROM runs").fetchall() == [("FAILED",)]
 
 
-def test_an_unknown_or_missing_tracker_is_named_before_anything_is_trained(tmp_path, capsys, monkeypatch):
+def test_an_unknown_or_missing_tracker_is_named_before_anything_is_trained(
+    tmp_path, capsys, monkeypatch
+):
     assert main(["run", "no_norm", "--track", "tensorbord", "--out", str(tmp_path)]) == 2
     assert "Did you mean 'tensorboard'" in capsys.readouterr().err
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
@@ -101,5 +111,8 @@ def test_an_unknown_or_missing_tracker_is_named_before_anything_is_trained(tmp_p
 
 
 def test_trackers_are_loaded_only_if_asked():
-    script = "import qstrategies.pipeline, sys; sys.exit(any(name in sys.modules for name in ('tensorboard', 'mlflow')))"
+    script = (
+        "import qstrategies.pipeline, sys; sys.exit(any(name in sys.modules for name in "
+        "('tensorboard', 'mlflow')))"
+    )
     assert subprocess.run([sys.executable, "-c", script]).returncode == 0

@@ -22,7 +22,9 @@ def trained(data, seed, strategy="no_norm", qat=False, config=SHORT):
     torch.manual_seed(seed)
     model = MODELS.get("cnn")()
     if qat:
-        model = prepare_qat(model, QuantizationConfig(), (torch.zeros(2, 1, 28, 28),), input_scale=PIXEL_SCALE)
+        model = prepare_qat(
+            model, QuantizationConfig(), (torch.zeros(2, 1, 28, 28),), input_scale=PIXEL_SCALE
+        )
     history = train(model, STRATEGIES.get(strategy)(), data, config, seed)
     return model, history
 
@@ -52,7 +54,13 @@ def test_the_same_seed_gives_the_same_int8_model(data):
 @pytest.mark.parametrize("schedule", SCHEDULES)
 def test_every_optimizer_and_schedule_learns(data, optimizer, schedule):
     rate = 0.02 if optimizer == "sgd" else 3e-3
-    _, history = trained(data, 0, config=dataclasses.replace(SHORT, optimizer=optimizer, schedule=schedule, learning_rate=rate, epochs=2))
+    _, history = trained(
+        data,
+        0,
+        config=dataclasses.replace(
+            SHORT, optimizer=optimizer, schedule=schedule, learning_rate=rate, epochs=2
+        ),
+    )
     assert history.curve[1].loss < history.curve[0].loss < 2.3, "below the loss of guessing, ln 10"
 
 
@@ -66,7 +74,14 @@ def test_history_has_an_entry_per_epoch_and_the_first_and_last_histogram(data):
     torch.manual_seed(0)
     model = MODELS.get("cnn")()
     config = dataclasses.replace(SHORT, epochs=3)
-    history = train(model, STRATEGIES.get("no_norm")(), data, config, 0, lambda number, epoch: numbers.append(number))
+    history = train(
+        model,
+        STRATEGIES.get("no_norm")(),
+        data,
+        config,
+        0,
+        lambda number, epoch: numbers.append(number),
+    )
     assert numbers == [1, 2, 3] and len(history.curve) == 3
     assert [histogram.epoch for histogram in history.histograms] == [1, 3]
 

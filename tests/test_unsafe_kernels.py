@@ -1,4 +1,5 @@
-"""What the certificate warns of does happen: kernels of older CPUs saturate, and some add the zero point too early."""
+"""What the certificate warns of does happen: kernels of older CPUs saturate, and some add the zero
+point too early."""
 
 import json
 import os
@@ -40,29 +41,46 @@ print(json.dumps(found))
 
 
 def test_avx2_kernels_saturate_where_the_certificate_says_so_and_nowhere_else(tmp_path):
-    if "avx2" not in Path("/proc/cpuinfo").read_text() or "fbgemm" not in torch.backends.quantized.supported_engines:
+    if (
+        "avx2" not in Path("/proc/cpuinfo").read_text()
+        or "fbgemm" not in torch.backends.quantized.supported_engines
+    ):
         pytest.skip("needs a CPU with AVX2 and torch's fbgemm")
     command = [sys.executable, "-c", SATURATE, str(tmp_path)]
-    done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "FBGEMM_ENABLE_INSTRUCTIONS": "AVX2"})
+    done = subprocess.run(
+        command,
+        capture_output=True,
+        text=True,
+        env={**os.environ, "FBGEMM_ENABLE_INSTRUCTIONS": "AVX2"},
+    )
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout.splitlines()[-1])
     assert found["exact"] == {"steps": 0, "safe": True}
-    assert not found["free"]["safe"] and found["free"]["steps"] > 50  # rounding alone moves a logit by a step or two
+    assert (
+        not found["free"]["safe"] and found["free"]["steps"] > 50
+    )  # rounding alone moves a logit by a step or two
 
 
 @pytest.mark.parametrize(("power", "proven"), [(-16, True), (-17, False)])
-def test_onednn_adds_the_zero_point_before_rounding_and_loses_bits_where_the_certificate_says_so(power, proven):
-    """acc * 2^power lies one accumulator step above a tie. With the zero point added in float32 first, that step may be lost."""
+def test_onednn_adds_the_zero_point_before_rounding_and_loses_bits_where_the_certificate_says_so(
+    power, proven
+):
+    """acc * 2^power lies one accumulator step above a tie. With the zero point added in float32
+    first, that step may be lost."""
     if "onednn" not in torch.backends.quantized.supported_engines:
         pytest.skip("needs torch's onednn")
     bias = 2 ** (-power - 1) + 1
-    certified = certify_model(layer([[0] * 4] * 2, [bias] * 2, transB=1, w=2.0**power, y=(1.0, 128)))
+    certified = certify_model(
+        layer([[0] * 4] * 2, [bias] * 2, transB=1, w=2.0**power, y=(1.0, 128))
+    )
     assert certified.holds("integer_kernels") is certified.holds("float_executors") is proven
     before = torch.backends.quantized.engine
     torch.backends.quantized.engine = "onednn"
     linear = nnq.Linear(4, 2)
     scales = torch.full((2,), 2.0**power, dtype=torch.float64)
-    weight = torch.quantize_per_channel(torch.zeros(2, 4), scales, torch.zeros(2, dtype=torch.int64), 0, torch.qint8)
+    weight = torch.quantize_per_channel(
+        torch.zeros(2, 4), scales, torch.zeros(2, dtype=torch.int64), 0, torch.qint8
+    )
     linear.set_weight_bias(weight, torch.full((2,), bias * 2.0**power))
     linear.scale, linear.zero_point = 1.0, 128
     result = linear(torch.quantize_per_tensor(torch.zeros(1, 4), 1.0, 0, torch.quint8)).int_repr()

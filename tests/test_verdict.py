@@ -1,4 +1,5 @@
-"""The verdict on the post: its rules on made-up results, the identity of scaled layers, the Keras network against NumPy."""
+"""The verdict on the post: its rules on made-up results, the identity of scaled layers, the Keras
+network against NumPy."""
 
 import io
 import math
@@ -37,7 +38,9 @@ def fixed(low, high):
 )
 def test_a_verdict_follows_from_the_conditions_of_the_post(intervals, verdict):
     measures = {name: fixed(*interval) for name, interval in intervals.items()}
-    assert claims.claim("text", "test", "", measures, claims.above(0), ["a", "b"]).verdict == verdict
+    assert (
+        claims.claim("text", "test", "", measures, claims.above(0), ["a", "b"]).verdict == verdict
+    )
 
 
 def test_a_difference_below_the_slack_refutes_and_the_level_is_shared():
@@ -48,9 +51,16 @@ def test_a_difference_below_the_slack_refutes_and_the_level_is_shared():
         return 0.0, -0.0005, 0.0005
 
     measures = dict.fromkeys("abc", measure)
-    assert claims.claim("text", "test", "", measures, claims.above(0), ["a"]).outcomes[0].holds is None
+    assert (
+        claims.claim("text", "test", "", measures, claims.above(0), ["a"]).outcomes[0].holds is None
+    )
     assert levels == [0.95, 0.975, 0.975]
-    assert claims.claim("text", "test", "", {"a": measure}, claims.above(0, slack=0.001), ["a"]).outcomes[0].holds is False
+    assert (
+        claims.claim("text", "test", "", {"a": measure}, claims.above(0, slack=0.001), ["a"])
+        .outcomes[0]
+        .holds
+        is False
+    )
     assert [claims.below(limit)(0.1, 0.2) for limit in (0.3, 0.15, 0.1)] == [True, None, False]
 
 
@@ -78,9 +88,16 @@ def test_epochs_are_counted_to_the_first_that_reaches_the_goal():
 
 
 def test_every_run_of_the_plan_is_another_one():
-    runs = [post_runs.config(name, recipe, 0).run_id for name in post_runs.TRAININGS for recipe in set(post_runs.quantizations(name))]
+    runs = [
+        post_runs.config(name, recipe, 0).run_id
+        for name in post_runs.TRAININGS
+        for recipe in set(post_runs.quantizations(name))
+    ]
     assert len(runs) == len(set(runs)) > 70
-    names = {claims.describe(recipe) for recipe in [*post_runs.RECIPES, *post_runs.WIDTHS, *post_runs.AVX2]}
+    names = {
+        claims.describe(recipe)
+        for recipe in [*post_runs.RECIPES, *post_runs.WIDTHS, *post_runs.AVX2]
+    }
     assert len(names) == len({*post_runs.RECIPES, *post_runs.WIDTHS, *post_runs.AVX2})
 
 
@@ -95,7 +112,9 @@ def test_weights_four_times_as_large_give_the_same_integers(cnn, per_channel, bi
     images = torch.rand(64, 1, 28, 28)
     assert torch.equal(larger(images), post_runs.SCALE * cnn(images))
     config = QuantizationConfig(weight_bits=bits, per_channel=per_channel)
-    plain, other = (quantize(model, [images], images, config=config).int8()(images) for model in (cnn, larger))
+    plain, other = (
+        quantize(model, [images], images, config=config).int8()(images) for model in (cnn, larger)
+    )
     assert plain.abs().max() > 0 and torch.equal(other, post_runs.SCALE * plain)
 
 
@@ -119,7 +138,9 @@ def channels_last(layers, images):
         gamma, beta, mean, variance = norm.weights
         images = np.maximum((images - mean) / np.sqrt(variance + norm.epsilon) * gamma + beta, 0)
         half = images.shape[1] // 2
-        images = images[:, : 2 * half, : 2 * half].reshape(len(images), half, 2, half, 2, -1).max((2, 4))
+        images = (
+            images[:, : 2 * half, : 2 * half].reshape(len(images), half, 2, half, 2, -1).max((2, 4))
+        )
     return images.reshape(len(images), -1) @ linear.weights[0] + linear.weights[1]
 
 
@@ -127,7 +148,9 @@ def test_keras_weights_in_the_shared_cnn_compute_the_same_function(tmp_path):
     random = np.random.default_rng(0)
 
     def norm(channels):
-        return Layer(*random.normal(size=(3, channels)), random.uniform(0.5, 2, channels), epsilon=0.1)
+        return Layer(
+            *random.normal(size=(3, channels)), random.uniform(0.5, 2, channels), epsilon=0.1
+        )
 
     layers = [
         Layer(random.normal(size=(3, 3, 1, 32)), random.normal(size=32)),
@@ -144,7 +167,12 @@ def test_keras_weights_in_the_shared_cnn_compute_the_same_function(tmp_path):
     (tmp_path / "model.npz").write_bytes(buffer.getvalue())
     images = random.uniform(size=(4, 28, 28, 1))
     expected = channels_last(layers, images)
-    got = keras_twin.load(tmp_path / "model.npz").double()(torch.from_numpy(images.transpose(0, 3, 1, 2))).detach().numpy()
+    got = (
+        keras_twin.load(tmp_path / "model.npz")
+        .double()(torch.from_numpy(images.transpose(0, 3, 1, 2)))
+        .detach()
+        .numpy()
+    )
     assert np.abs(got - expected).max() < 1e-5 * np.abs(expected).max()
 
 
@@ -153,5 +181,9 @@ def test_the_keras_network_itself_has_the_cnns_layers(instead):
     pytest.importorskip("keras.layers", reason="not installed: pip install 'qstrategies[keras]'")
     model = keras_twin.build(instead)
     state = keras_twin.weights_for_torch(model)
-    ours = {name: tuple(value.shape) for name, value in CNN().state_dict().items() if "num_batches" not in name}
+    ours = {
+        name: tuple(value.shape)
+        for name, value in CNN().state_dict().items()
+        if "num_batches" not in name
+    }
     assert {name: value.shape for name, value in state.items() if not name.endswith("eps")} == ours

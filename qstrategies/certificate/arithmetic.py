@@ -77,15 +77,27 @@ def _multiply(call: Call) -> Grid:
 
 
 def _refuse_bias(call: Call) -> None:
-    """ONNX Runtime makes a MatMul and an addition one QGemm, which reads an int32 bias without its scale."""
+    """ONNX Runtime makes a MatMul and an addition one QGemm, which reads an int32 bias without its
+    scale."""
     for tensor, other in zip(call.tensors, reversed(call.tensors), strict=True):
         constant = tensor.constant
-        if constant is None or constant.unquantized is None or constant.unquantized.dtype != np.int32:
+        if (
+            constant is None
+            or constant.unquantized is None
+            or constant.unquantized.dtype != np.int32
+        ):
             continue
         steps = np.array([other.grid.step]) if other.steps is None else other.steps
         scale = constant.scale
-        if scale is None or scale.size not in (1, steps.size) or (scale.ravel() != steps.astype(np.float32)).any():
-            raise UnprovenError("it adds an int32 constant of another scale than what it is added to: kernels may leave it unread")
+        if (
+            scale is None
+            or scale.size not in (1, steps.size)
+            or (scale.ravel() != steps.astype(np.float32)).any()
+        ):
+            raise UnprovenError(
+                "it adds an int32 constant of another scale than what it is added to: "
+                "kernels may leave it unread"
+            )
 
 
 def _operands(call: Call) -> list[Grid]:

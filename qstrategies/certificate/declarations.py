@@ -114,7 +114,9 @@ class Declaration:
         """Raise ``UnprovenError`` for whatever in ``call`` is not declared."""
         node = call.node
         if call.version not in self.versions:
-            raise UnprovenError(f"its version of operator set {call.version}: not known to the proof")
+            raise UnprovenError(
+                f"its version of operator set {call.version}: not known to the proof"
+            )
         least, most = self.inputs
         if not least <= len(node.input) <= most or not all(node.input[:least]):
             raise UnprovenError(f"it has {len(node.input)} inputs: expected {least} to {most}")

@@ -67,7 +67,8 @@ WEIGHTED: dict[str, Declaration] = {
 
 
 def certify_layer(call: Call) -> tuple[Layer, Grid, Array, list[tuple[str, str]]]:
-    """The figures of ``call``, the values of its output, its step per channel, and its breaches as (guarantee, reason).
+    """The figures of ``call``, the values of its output, its step per channel, and its breaches as
+    (guarantee, reason).
 
     Raises ``UnprovenError`` for a form of the operator that no bound is known for.
     """

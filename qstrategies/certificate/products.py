@@ -50,7 +50,9 @@ def adjacent_of(orders: list[Array]) -> tuple[int, ...]:
     found = []
     for rows in orders:
         sums = np.add(rows[:, :-1], rows[:, 1:], dtype=np.uint16)
-        found.append(np.maximum(sums.max(1, initial=0), rows.max(1)))  # a single one has no neighbour
+        found.append(
+            np.maximum(sums.max(1, initial=0), rows.max(1))
+        )  # a single one has no neighbour
     return tuple(np.max(found, 0).tolist())
 
 

@@ -94,7 +94,8 @@ def rounding_breaches(values: Tensor, to: Quantizer) -> Iterator[str]:
 
 
 def stands(call: Call, carried: Tensor) -> bool:
-    """Whether executors neither move quantizers past ``call``, which reads ``carried``, nor drop it."""
+    """Whether executors neither move quantizers past ``call``, which reads ``carried``, nor drop
+    it."""
     if call.node.op_type in _PASSED:
         return False
     if call.node.op_type in ("Gather", "GatherND"):

@@ -1,4 +1,5 @@
-"""The certificate: three guarantees, what breaks them, and the figures of every layer with weights."""
+"""The certificate: three guarantees, what breaks them, and the figures of every layer with
+weights."""
 
 from __future__ import annotations
 
@@ -29,8 +30,9 @@ class Layer:
     """Figures per output channel of a node with weights.
 
     ``form`` is "int8", or "float" for a layer that is left in float, which has no pairs.
-    ``accumulators``: largest |partial sum| in any order, in steps s_x s_w; ``mantissas``: the odd part of that step.
-    ``pairs``: the largest |w_i| + |w_j| of any two weights; ``adjacent``: of two that kernels multiply side by side.
+    ``accumulators``: largest |partial sum| in any order, in steps s_x s_w; ``mantissas``: the odd
+    part of that step. ``pairs``: the largest |w_i| + |w_j| of any two weights; ``adjacent``: of two
+    that kernels multiply side by side.
     """
 
     node: str
@@ -44,12 +46,15 @@ class Layer:
     @property
     def float_units(self) -> tuple[int, ...]:
         """Accumulator times mantissa per channel: exact in float32 up to 2^24."""
-        return tuple(bound * odd for bound, odd in zip(self.accumulators, self.mantissas, strict=True))
+        return tuple(
+            bound * odd for bound, odd in zip(self.accumulators, self.mantissas, strict=True)
+        )
 
 
 @dataclass(frozen=True)
 class Certificate:
-    """``breaches`` has a key per guarantee; a guarantee holds if nothing breaks it. ``others``: how many other nodes were proven."""
+    """``breaches`` has a key per guarantee; a guarantee holds if nothing breaks it. ``others``: how
+    many other nodes were proven."""
 
     layers: tuple[Layer, ...]
     breaches: dict[str, tuple[Breach, ...]]
@@ -74,18 +79,33 @@ class Certificate:
     def as_dict(self) -> dict[str, Any]:
         """All of it as plain data for JSON."""
         broken = {name: [vars(breach) for breach in found] for name, found in self.breaches.items()}
-        return {"summary": self.summary, "broken_by": broken, "layers": [vars(layer) for layer in self.layers], "others": self.others}
+        return {
+            "summary": self.summary,
+            "broken_by": broken,
+            "layers": [vars(layer) for layer in self.layers],
+            "others": self.others,
+        }
 
     def as_text(self) -> str:
         """A table of the layers and the three verdicts, for a terminal."""
         names = [(line(layer.node), line(layer.weights)) for layer in self.layers] or [("", "")]
-        first, second = (max(map(len, column)) for column in zip(*names, ("layer", "weights"), strict=True))
-        columns = f"{'channels':>8} {'accumulator':>12} {'of 2^24':>8} {'adjacent':>9} {'any pair':>9}"
+        first, second = (
+            max(map(len, column)) for column in zip(*names, ("layer", "weights"), strict=True)
+        )
+        columns = (
+            f"{'channels':>8} {'accumulator':>12} {'of 2^24':>8} {'adjacent':>9} {'any pair':>9}"
+        )
         lines = [f"{'layer':<{first}} {'weights':<{second}} {columns}"]
         for layer in self.layers:
-            pairs = [f"{max(figures):>9}" if figures else f"{'float':>9}" for figures in (layer.adjacent, layer.pairs)]
+            pairs = [
+                f"{max(figures):>9}" if figures else f"{'float':>9}"
+                for figures in (layer.adjacent, layer.pairs)
+            ]
             share = f"{max(layer.float_units) / FLOAT_EXACT:>8.2f}"
-            figures = f"{len(layer.accumulators):>8} {max(layer.accumulators):>12} {share} {' '.join(pairs)}"
+            figures = (
+                f"{len(layer.accumulators):>8} {max(layer.accumulators):>12} {share} "
+                f"{' '.join(pairs)}"
+            )
             lines.append(f"{line(layer.node):<{first}} {line(layer.weights):<{second}} {figures}")
         lines.append(f"and {self.others} other operators that are exact")
         for name, text in GUARANTEES.items():

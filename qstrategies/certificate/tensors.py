@@ -104,8 +104,8 @@ class Tensor:
 
     ``through``: the operators that its values passed since they were last quantized or summed up;
     ``moved_from``: the quantizer of the DequantizeLinear among them, if its values were only moved;
-    ``apart``: whether one of them separates it for good from that; ``steps``: of the sums of a layer,
-    one per output channel.
+    ``apart``: whether one of them separates it for good from that; ``steps``: of the sums of a
+    layer, one per output channel.
     """
 
     kind: Kind

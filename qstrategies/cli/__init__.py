@@ -15,15 +15,15 @@ from qstrategies.files import check_file
 from qstrategies.sandbox import run_limited
 
 DESCRIPTION = """\
-Compare quantization strategies by what they do to the int8 model, and export int8 ONNX files that give the same bits
-in every runtime.
+Compare quantization strategies by what they do to the int8 model, and export int8 ONNX files that
+give the same bits in every runtime.
 
-  qstrategies compare                          all strategies on MNIST at 8, 4, 3 and 2 weight bits (minutes)
-  qstrategies compare --seeds 5                the same with five seeds: which differences are real, and what to ship
-  qstrategies run qat --weight-bits 4          one strategy
-  qstrategies diagnose runs/no_norm-w2-...     where its loss comes from, and what to try next
-  qstrategies verify runs/.../model.onnx       check a file in every installed runtime
-  qstrategies certify runs/.../model.onnx      prove from the file what every executor must compute
+  qstrategies compare                        all strategies on MNIST at 8, 4, 3 and 2 weight bits
+  qstrategies compare --seeds 5              the same with five seeds: what is real, what to ship
+  qstrategies run qat --weight-bits 4        one strategy
+  qstrategies diagnose runs/no_norm-w2-...   where its loss comes from, and what to try next
+  qstrategies verify runs/.../model.onnx     check a file in every installed runtime
+  qstrategies certify runs/.../model.onnx    prove from the file what every executor must compute
   qstrategies predict runs/.../model.onnx 7.png
 """
 
@@ -40,12 +40,14 @@ CPU_SECONDS = {"verify": 3600, "certify": 120, "predict": 120}
 
 
 def main(arguments: Sequence[str] | None = None, *, limited: bool = False) -> int:
-    """Run one command; returns the exit code: 0, 1 (verify or certify says no), 2 (bad input), 130 (interrupted), 141 (nobody
-    reads the output any more).
+    """Run one command; returns the exit code: 0, 1 (verify or certify says no), 2 (bad input), 130
+    (interrupted), 141 (nobody reads the output any more).
 
     ``limited``: this is the process of its own.
     """
-    return guarded(lambda: _dispatch(list(sys.argv[1:] if arguments is None else arguments), limited))
+    return guarded(
+        lambda: _dispatch(list(sys.argv[1:] if arguments is None else arguments), limited)
+    )
 
 
 def _dispatch(given: list[str], limited: bool) -> int:
@@ -62,13 +64,17 @@ def _dispatch(given: list[str], limited: bool) -> int:
         return options.command(options)
     except (InputError, OSError):
         raise
-    except Exception as error:  # runtimes raise many unrelated types for a graph that passes all checks and cannot run
+    # Runtimes raise many unrelated types for a graph that passes all checks and cannot run.
+    except Exception as error:
         reason = str(error).strip().splitlines() or ["no message"]
-        raise InputError(f"{str(options.file)!r} cannot be run: {type(error).__name__}: {reason[0]}") from None
+        raise InputError(
+            f"{str(options.file)!r} cannot be run: {type(error).__name__}: {reason[0]}"
+        ) from None
 
 
 def guarded(action: Callable[[], int]) -> int:
-    """The exit code of ``action``, with a user's mistake, a full disk or Ctrl-C as one line instead of a traceback.
+    """The exit code of ``action``, with a user's mistake, a full disk or Ctrl-C as one line instead
+    of a traceback.
 
     Where the reader of the output has gone, as after ``| head``, it ends without a word.
     """
@@ -110,7 +116,11 @@ def _fail(message: str) -> int:
 
 def parser() -> argparse.ArgumentParser:
     """The whole command line."""
-    top = Parser(prog="qstrategies", description=DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter)
+    top = Parser(
+        prog="qstrategies",
+        description=DESCRIPTION,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     top.add_argument("--version", action="version", version=f"qstrategies {__version__}")
     commands = top.add_subparsers(metavar="COMMAND", required=True)
     for name, (add, command, text) in COMMANDS.items():
@@ -120,14 +130,40 @@ def parser() -> argparse.ArgumentParser:
     return top
 
 
-COMMANDS: dict[str, tuple[Callable[[argparse.ArgumentParser], None], Callable[[argparse.Namespace], int], str]] = {
-    "run": (experiments.add_run, experiments.run, "train, quantize, export and cross-check one strategy"),
-    "compare": (experiments.add_compare, experiments.compare, "run several strategies at several bit widths and write the summary"),
-    "report": (experiments.add_report, experiments.report, "write table and figures again from the records of earlier runs"),
-    "diagnose": (experiments.add_diagnose, experiments.diagnose, "say where a run's quantization loses, and what to try next"),
+COMMANDS: dict[
+    str, tuple[Callable[[argparse.ArgumentParser], None], Callable[[argparse.Namespace], int], str]
+] = {
+    "run": (
+        experiments.add_run,
+        experiments.run,
+        "train, quantize, export and cross-check one strategy",
+    ),
+    "compare": (
+        experiments.add_compare,
+        experiments.compare,
+        "run several strategies at several bit widths and write the summary",
+    ),
+    "report": (
+        experiments.add_report,
+        experiments.report,
+        "write table and figures again from the records of earlier runs",
+    ),
+    "diagnose": (
+        experiments.add_diagnose,
+        experiments.diagnose,
+        "say where a run's quantization loses, and what to try next",
+    ),
     "list": (look.add_list, look.list_all, "name the strategies, models, datasets and runtimes"),
     "data": (look.add_data, look.data, "look at a dataset"),
-    "verify": (files.add_verify, files.verify, "run an exported file in every installed runtime and compare bit for bit"),
-    "certify": (files.add_certify, files.certify, "prove from an ONNX file alone what every executor must compute"),
+    "verify": (
+        files.add_verify,
+        files.verify,
+        "run an exported file in every installed runtime and compare bit for bit",
+    ),
+    "certify": (
+        files.add_certify,
+        files.certify,
+        "prove from an ONNX file alone what every executor must compute",
+    ),
     "predict": (files.add_predict, files.predict, "classify images with an exported file"),
 }

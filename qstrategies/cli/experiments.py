@@ -37,55 +37,140 @@ def add_run(sub: argparse.ArgumentParser) -> None:
 
 
 def add_compare(sub: argparse.ArgumentParser) -> None:
-    sub.add_argument("strategies", metavar="STRATEGY", nargs="*", help="names from `qstrategies list` (default: all)")
-    sub.add_argument("--bits", default="8,4,3,2", help="weight bit widths, comma-separated (default: 8,4,3,2)")
-    sub.add_argument("--seeds", type=int, default=1, help="number of seeds, from --seed on; 5 says which differences are real")
+    sub.add_argument(
+        "strategies",
+        metavar="STRATEGY",
+        nargs="*",
+        help="names from `qstrategies list` (default: all)",
+    )
+    sub.add_argument(
+        "--bits", default="8,4,3,2", help="weight bit widths, comma-separated (default: 8,4,3,2)"
+    )
+    sub.add_argument(
+        "--seeds",
+        type=int,
+        default=1,
+        help="number of seeds, from --seed on; 5 says which differences are real",
+    )
     _add_experiment(sub)
     _add_advice(sub)
 
 
 def _add_experiment(sub: argparse.ArgumentParser) -> None:
     train = sub.add_argument_group("training (defaults come from the preset)")
-    train.add_argument("--preset", default="default", help=f"{', '.join(PRESETS)}; post: 15 epochs, Adam 1e-3, batch 64")
-    train.add_argument("--epochs", type=int, help="epochs of the float training, and of QAT from scratch")
+    train.add_argument(
+        "--preset",
+        default="default",
+        help=f"{', '.join(PRESETS)}; post: 15 epochs, Adam 1e-3, batch 64",
+    )
+    train.add_argument(
+        "--epochs", type=int, help="epochs of the float training, and of QAT from scratch"
+    )
     train.add_argument("--learning-rate", type=float, help="peak learning rate")
     train.add_argument("--optimizer", help=", ".join(OPTIMIZERS))
     train.add_argument("--schedule", help=", ".join(SCHEDULES))
     train.add_argument("--batch-size", type=int, help="images per step")
-    train.add_argument("--tune-epochs", type=int, help="epochs that finetune and the QAT strategies add to the float model")
-    train.add_argument("--tune-learning-rate", type=float, help="peak learning rate of those")
-    train.add_argument("--seed", type=int, default=0, help="of weights, batches and calibration images (default: 0)")
     train.add_argument(
-        "--option", action="append", default=[], metavar="NAME=VALUE", help="an option of the strategy, as clamp's threshold=0.1"
+        "--tune-epochs",
+        type=int,
+        help="epochs that finetune and the QAT strategies add to the float model",
+    )
+    train.add_argument("--tune-learning-rate", type=float, help="peak learning rate of those")
+    train.add_argument(
+        "--seed",
+        type=int,
+        default=0,
+        help="of weights, batches and calibration images (default: 0)",
+    )
+    train.add_argument(
+        "--option",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="an option of the strategy, as clamp's threshold=0.1",
     )
     quantize = sub.add_argument_group("quantization")
-    quantize.add_argument("--per-tensor", action="store_true", help="one weight scale per layer instead of one per output channel")
-    quantize.add_argument("--observer", help=f"{', '.join(OBSERVERS)} (default: min_max for PTQ, moving_average for QAT)")
-    quantize.add_argument("--reduce-range", action="store_true", help="7-bit activations")
-    quantize.add_argument("--free-scales", action="store_true", help="any scale, instead of those that give the same bits everywhere")
-    quantize.add_argument("--engine", default="x86", help=f"int8 kernels of PyTorch: {', '.join(ENGINES)} (default: x86)")
-    quantize.add_argument("--calibration-images", type=int, default=1024, help="training images that set activation ranges (default: 1024)")
-    quantize.add_argument("--pixels", default="uint8", help=f"input of the ONNX file: {', '.join(PIXELS)} (default: uint8)")
-    data = sub.add_argument_group("data and output")
-    data.add_argument("--model", default="cnn", help="a model from `qstrategies list` (default: cnn)")
-    data.add_argument("--dataset", default="mnist", help="a dataset from `qstrategies list` (default: mnist)")
-    add_location(data)
-    data.add_argument("--out", type=folder, default=Path("runs"), help="folder of records, models and figures (default: runs)")
-    data.add_argument(
-        "--track", action="append", default=[], metavar="TOOL", help="send metrics while training: a tracker from `qstrategies list`"
+    quantize.add_argument(
+        "--per-tensor",
+        action="store_true",
+        help="one weight scale per layer instead of one per output channel",
     )
-    data.add_argument("--json", action="store_true", help="print the result as JSON on standard output")
+    quantize.add_argument(
+        "--observer",
+        help=f"{', '.join(OBSERVERS)} (default: min_max for PTQ, moving_average for QAT)",
+    )
+    quantize.add_argument("--reduce-range", action="store_true", help="7-bit activations")
+    quantize.add_argument(
+        "--free-scales",
+        action="store_true",
+        help="any scale, instead of those that give the same bits everywhere",
+    )
+    quantize.add_argument(
+        "--engine",
+        default="x86",
+        help=f"int8 kernels of PyTorch: {', '.join(ENGINES)} (default: x86)",
+    )
+    quantize.add_argument(
+        "--calibration-images",
+        type=int,
+        default=1024,
+        help="training images that set activation ranges (default: 1024)",
+    )
+    quantize.add_argument(
+        "--pixels",
+        default="uint8",
+        help=f"input of the ONNX file: {', '.join(PIXELS)} (default: uint8)",
+    )
+    data = sub.add_argument_group("data and output")
+    data.add_argument(
+        "--model", default="cnn", help="a model from `qstrategies list` (default: cnn)"
+    )
+    data.add_argument(
+        "--dataset", default="mnist", help="a dataset from `qstrategies list` (default: mnist)"
+    )
+    add_location(data)
+    data.add_argument(
+        "--out",
+        type=folder,
+        default=Path("runs"),
+        help="folder of records, models and figures (default: runs)",
+    )
+    data.add_argument(
+        "--track",
+        action="append",
+        default=[],
+        metavar="TOOL",
+        help="send metrics while training: a tracker from `qstrategies list`",
+    )
+    data.add_argument(
+        "--json", action="store_true", help="print the result as JSON on standard output"
+    )
     data.add_argument("--quiet", action="store_true", help="no progress")
 
 
 def _add_advice(sub: argparse.ArgumentParser) -> None:
     advice = sub.add_argument_group("evidence and recommendation (chosen on validation images)")
     advice.add_argument(
-        "--margin", type=number(1e-3, 100), default=MARGIN * 100, help="points of accuracy that do not matter to you (default: 0.1)"
+        "--margin",
+        type=number(1e-3, 100),
+        default=MARGIN * 100,
+        help="points of accuracy that do not matter to you (default: 0.1)",
     )
-    advice.add_argument("--max-drop", type=number(0, 100), metavar="POINTS", help="largest drop against the float model of no_norm")
-    advice.add_argument("--max-latency", type=number(1e-3, 1e9), metavar="US", help="most microseconds an image, batch 1 on one thread")
-    advice.add_argument("--max-epochs", type=whole(1, 10**6), metavar="N", help="most epochs of training in all")
+    advice.add_argument(
+        "--max-drop",
+        type=number(0, 100),
+        metavar="POINTS",
+        help="largest drop against the float model of no_norm",
+    )
+    advice.add_argument(
+        "--max-latency",
+        type=number(1e-3, 1e9),
+        metavar="US",
+        help="most microseconds an image, batch 1 on one thread",
+    )
+    advice.add_argument(
+        "--max-epochs", type=whole(1, 10**6), metavar="N", help="most epochs of training in all"
+    )
     advice.add_argument("--size", type=number(1e-3, 1e9), metavar="KB", help="largest ONNX file")
 
 
@@ -104,7 +189,11 @@ def _advice(options: argparse.Namespace) -> tuple[float, Constraints]:
 def configuration(options: argparse.Namespace, strategy: str, weight_bits: int) -> ExperimentConfig:
     check_choice("preset", options.preset, PRESETS)
     preset = PRESETS[options.preset]
-    common = {name: value for name in ("optimizer", "schedule", "batch_size") if (value := getattr(options, name)) is not None}
+    common = {
+        name: value
+        for name in ("optimizer", "schedule", "batch_size")
+        if (value := getattr(options, name)) is not None
+    }
     return ExperimentConfig(
         strategy=strategy,
         options=_strategy_options(options.option),
@@ -126,8 +215,14 @@ def configuration(options: argparse.Namespace, strategy: str, weight_bits: int) 
     )
 
 
-def _override(config: TrainingConfig, common: dict[str, Any], epochs: int | None, rate: float | None) -> TrainingConfig:
-    own = {name: value for name, value in (("epochs", epochs), ("learning_rate", rate)) if value is not None}
+def _override(
+    config: TrainingConfig, common: dict[str, Any], epochs: int | None, rate: float | None
+) -> TrainingConfig:
+    own = {
+        name: value
+        for name, value in (("epochs", epochs), ("learning_rate", rate))
+        if value is not None
+    }
     return TrainingConfig(**{**vars(config), **common, **own})
 
 
@@ -153,7 +248,9 @@ def compare(options: argparse.Namespace) -> int:
     bits = sorted({_whole_number(text) for text in options.bits.split(",")}, reverse=True)
     base = configuration(options, "no_norm", bits[0])
     advice = _advice(options)
-    return _conclude(_run_all(options, base, options.strategies, bits, options.seeds), options, *advice)
+    return _conclude(
+        _run_all(options, base, options.strategies, bits, options.seeds), options, *advice
+    )
 
 
 def _whole_number(text: str) -> int:
@@ -164,7 +261,11 @@ def _whole_number(text: str) -> int:
 
 
 def _run_all(
-    options: argparse.Namespace, base: ExperimentConfig, strategies: Sequence[str], bits: Sequence[int], seeds: int
+    options: argparse.Namespace,
+    base: ExperimentConfig,
+    strategies: Sequence[str],
+    bits: Sequence[int],
+    seeds: int,
 ) -> list[RunRecord]:
     from qstrategies.comparison import DEFAULT_STRATEGIES, plan, run_all
     from qstrategies.pipeline import Workspace
@@ -173,7 +274,9 @@ def _run_all(
     from qstrategies.training import keep_freed_memory
 
     keep_freed_memory()
-    configs = plan(base, list(strategies) or DEFAULT_STRATEGIES, bits, range(base.seed, base.seed + seeds))
+    configs = plan(
+        base, list(strategies) or DEFAULT_STRATEGIES, bits, range(base.seed, base.seed + seeds)
+    )
     progress = Progress(0, quiet=options.quiet)
     trackers = [open_tracker(name, options.out) for name in dict.fromkeys(options.track)]
     workspace = Workspace(options.out, location(options), progress, trackers)
@@ -184,7 +287,10 @@ def _run_all(
 
 
 def _conclude(
-    records: Sequence[RunRecord], options: argparse.Namespace, margin: float = MARGIN, constraints: Constraints | None = None
+    records: Sequence[RunRecord],
+    options: argparse.Namespace,
+    margin: float = MARGIN,
+    constraints: Constraints | None = None,
 ) -> int:
     from qstrategies.evidence import conclude
     from qstrategies.report import write
@@ -201,7 +307,9 @@ def _conclude(
 
 
 def add_report(sub: argparse.ArgumentParser) -> None:
-    sub.add_argument("out", metavar="RUNS", type=folder, help="the folder that run or compare wrote")
+    sub.add_argument(
+        "out", metavar="RUNS", type=folder, help="the folder that run or compare wrote"
+    )
     _add_advice(sub)
     sub.add_argument("--json", action="store_true", help="print JSON instead of the table")
 
@@ -215,8 +323,15 @@ def report(options: argparse.Namespace) -> int:
 
 
 def add_diagnose(sub: argparse.ArgumentParser) -> None:
-    sub.add_argument("run", metavar="RUN", type=folder, help="the folder of one run, as runs/no_norm-w4-...")
-    sub.add_argument("--images", type=whole(2, 10**9), default=1000, help="validation images to measure on (default: 1000)")
+    sub.add_argument(
+        "run", metavar="RUN", type=folder, help="the folder of one run, as runs/no_norm-w4-..."
+    )
+    sub.add_argument(
+        "--images",
+        type=whole(2, 10**9),
+        default=1000,
+        help="validation images to measure on (default: 1000)",
+    )
     add_location(sub)
     sub.add_argument("--json", action="store_true", help="print JSON")
 

@@ -11,8 +11,12 @@ from qstrategies.text import line
 
 
 def add_verify(sub: argparse.ArgumentParser) -> None:
-    sub.add_argument("file", metavar="FILE.onnx", type=file_path, help="a file that this package exported")
-    sub.add_argument("--runtime", action="append", help="only this runtime (may be repeated; default: all)")
+    sub.add_argument(
+        "file", metavar="FILE.onnx", type=file_path, help="a file that this package exported"
+    )
+    sub.add_argument(
+        "--runtime", action="append", help="only this runtime (may be repeated; default: all)"
+    )
     add_location(sub)
     sub.add_argument("--json", action="store_true", help="print JSON")
 
@@ -32,9 +36,19 @@ def verify(options: argparse.Namespace) -> int:
 
 
 def add_certify(sub: argparse.ArgumentParser) -> None:
-    sub.add_argument("file", metavar="FILE.onnx", type=file_path, help="an int8 ONNX file (QDQ) of this package or another tool")
-    sub.add_argument("--json", action="store_true", help="print JSON: every figure of every output channel")
-    sub.epilog = "Exit code: 0 if all three guarantees hold, 1 if not (the text names the nodes and why), 2 for a file that cannot be read."
+    sub.add_argument(
+        "file",
+        metavar="FILE.onnx",
+        type=file_path,
+        help="an int8 ONNX file (QDQ) of this package or another tool",
+    )
+    sub.add_argument(
+        "--json", action="store_true", help="print JSON: every figure of every output channel"
+    )
+    sub.epilog = (
+        "Exit code: 0 if all three guarantees hold, 1 if not (the text names the nodes and "
+        "why), 2 for a file that cannot be read."
+    )
 
 
 def certify(options: argparse.Namespace) -> int:
@@ -51,8 +65,12 @@ def certify(options: argparse.Namespace) -> int:
 
 
 def add_predict(sub: argparse.ArgumentParser) -> None:
-    sub.add_argument("file", metavar="FILE.onnx", type=file_path, help="a file that this package exported")
-    sub.add_argument("images", metavar="IMAGE", type=file_path, nargs="+", help="any image that Pillow reads")
+    sub.add_argument(
+        "file", metavar="FILE.onnx", type=file_path, help="a file that this package exported"
+    )
+    sub.add_argument(
+        "images", metavar="IMAGE", type=file_path, nargs="+", help="any image that Pillow reads"
+    )
     sub.add_argument("--json", action="store_true", help="print JSON")
 
 
@@ -69,8 +87,8 @@ def predict(options: argparse.Namespace) -> int:
         for result in results:
             show(
                 line(
-                    f"{result['image']}: {result['label']}  (logit {result['logit']:g}, next {result['runner_up']}"
-                    f" {result['margin']:g} below)"
+                    f"{result['image']}: {result['label']}  (logit {result['logit']:g}, next "
+                    f"{result['runner_up']} {result['margin']:g} below)"
                 )
             )
     return 0

@@ -12,9 +12,19 @@ if TYPE_CHECKING:
 
 
 def add_location(group: Any) -> None:
-    group.add_argument("--data-dir", type=folder, help="folder with a dataset's IDX files (plain, .gz or .xz)")
-    group.add_argument("--cache-dir", type=folder, help="where data is unpacked (default: $QSTRATEGIES_CACHE or ~/.cache/qstrategies)")
-    group.add_argument("--download", action="store_true", help="let torchvision download a dataset that is not here")
+    group.add_argument(
+        "--data-dir", type=folder, help="folder with a dataset's IDX files (plain, .gz or .xz)"
+    )
+    group.add_argument(
+        "--cache-dir",
+        type=folder,
+        help="where data is unpacked (default: $QSTRATEGIES_CACHE or ~/.cache/qstrategies)",
+    )
+    group.add_argument(
+        "--download",
+        action="store_true",
+        help="let torchvision download a dataset that is not here",
+    )
 
 
 def location(options: argparse.Namespace) -> Location:

@@ -36,22 +36,39 @@ def list_all(options: argparse.Namespace) -> int:
     for kind, items in listing.items():
         show(f"{kind}:")
         for item in items:
-            show(f"  {item['name']:<22} {item['summary']}" + (f"  {item['paper']}" if item.get("paper") else ""))
+            show(
+                f"  {item['name']:<22} {item['summary']}"
+                + (f"  {item['paper']}" if item.get("paper") else "")
+            )
             if item.get("options"):
                 show(f"  {'':<22} options: {item['options']}")
     return 0
 
 
 def _describe(name: str, item: Any) -> dict[str, str]:
-    options = ", ".join(f"{key}={option.default:g} ({option.help})" for key, option in getattr(item, "options", {}).items())
+    options = ", ".join(
+        f"{key}={option.default:g} ({option.help})"
+        for key, option in getattr(item, "options", {}).items()
+    )
     summary = getattr(item, "summary", None) or (item.__doc__ or "").strip().splitlines()[0]
-    return {"name": name, "summary": summary, "paper": getattr(item, "paper", ""), "options": options}
+    return {
+        "name": name,
+        "summary": summary,
+        "paper": getattr(item, "paper", ""),
+        "options": options,
+    }
 
 
 def add_data(sub: argparse.ArgumentParser) -> None:
-    sub.add_argument("action", metavar="show", help="show: class counts as text and a sample grid as a picture")
-    sub.add_argument("--dataset", default="mnist", help="a dataset from `qstrategies list` (default: mnist)")
-    sub.add_argument("--out", type=folder, default=Path("runs"), help="folder of the picture (default: runs)")
+    sub.add_argument(
+        "action", metavar="show", help="show: class counts as text and a sample grid as a picture"
+    )
+    sub.add_argument(
+        "--dataset", default="mnist", help="a dataset from `qstrategies list` (default: mnist)"
+    )
+    sub.add_argument(
+        "--out", type=folder, default=Path("runs"), help="folder of the picture (default: runs)"
+    )
     add_location(sub)
     sub.add_argument("--json", action="store_true", help="print JSON")
 

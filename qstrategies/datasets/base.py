@@ -1,4 +1,5 @@
-"""What a dataset is: four checked IDX files, read by torchvision, cut into train, validation and test."""
+"""What a dataset is: four checked IDX files, read by torchvision, cut into train, validation and
+test."""
 
 from __future__ import annotations
 
@@ -18,7 +19,12 @@ from qstrategies.files import atomic_write
 if TYPE_CHECKING:
     from torch import Tensor
 
-FILES = ("train-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte")
+FILES = (
+    "train-images-idx3-ubyte",
+    "train-labels-idx1-ubyte",
+    "t10k-images-idx3-ubyte",
+    "t10k-labels-idx1-ubyte",
+)
 VALIDATION_IMAGES = 5000
 SPLIT_SEED = 20180930
 _OPENERS: dict[str, Callable[..., Any]] = {"": open, ".gz": gzip.open, ".xz": lzma.open}
@@ -49,7 +55,9 @@ class CalibrationSet:
 
     def __post_init__(self) -> None:
         if self.split.name != "train":
-            raise InputError(f"calibration images come from the split 'train', not {self.split.name!r}")
+            raise InputError(
+                f"calibration images come from the split 'train', not {self.split.name!r}"
+            )
         check_range("number of calibration images", self.count, 1, len(self.split))
 
     @property
@@ -63,7 +71,8 @@ class CalibrationSet:
 
 @dataclass(frozen=True)
 class Location:
-    """Where data is found: ``cache`` holds unpacked files, ``folder`` a user's IDX files; ``download`` allows the network."""
+    """Where data is found: ``cache`` holds unpacked files, ``folder`` a user's IDX files;
+    ``download`` allows the network."""
 
     cache: Path | None = None
     folder: Path | None = None
@@ -71,7 +80,8 @@ class Location:
 
     @property
     def root(self) -> Path:
-        """The cache folder: the option, else $QSTRATEGIES_CACHE, else $XDG_CACHE_HOME/qstrategies or ~/.cache/qstrategies."""
+        """The cache folder: the option, else $QSTRATEGIES_CACHE, else $XDG_CACHE_HOME/qstrategies
+        or ~/.cache/qstrategies."""
         chosen = self.cache or os.environ.get("QSTRATEGIES_CACHE")
         if chosen:
             return Path(chosen).expanduser()
@@ -79,10 +89,11 @@ class Location:
 
 
 class Dataset:
-    """Base of all datasets. A subclass names itself, its classes, its checksums and torchvision's reader.
+    """Base of all datasets. A subclass names itself, its classes, its checksums and torchvision's
+    reader.
 
-    ``md5`` are the checksums of the four unpacked files, in the order of ``FILES``; ``packaged`` is the folder of
-    compressed files inside the package, or None where the user has to bring them.
+    ``md5`` are the checksums of the four unpacked files, in the order of ``FILES``; ``packaged`` is
+    the folder of compressed files inside the package, or None where the user has to bring them.
     """
 
     name: ClassVar[str]
@@ -151,15 +162,22 @@ class Dataset:
             with _OPENERS[source.suffix if source.suffix in _OPENERS else ""](source, "rb") as file:
                 data = file.read()
         except (EOFError, lzma.LZMAError, gzip.BadGzipFile) as error:
-            raise InputError(f"{str(source)!r} is damaged ({error}): restore it from its origin") from None
+            raise InputError(
+                f"{str(source)!r} is damaged ({error}): restore it from its origin"
+            ) from None
         if _md5(data) != md5:
-            raise InputError(f"{str(source)!r} is not the file of {self.name}: MD5 {_md5(data)}, expected {md5}")
+            raise InputError(
+                f"{str(source)!r} is not the file of {self.name}: MD5 {_md5(data)}, expected {md5}"
+            )
         atomic_write(target, data)
 
     def _source(self, name: str) -> Path:
         folder = self.location.folder or self.packaged
         if folder is None:
-            raise InputError(f"{self.name} is not in the package: give --data-dir FOLDER with its IDX files, or --download")
+            raise InputError(
+                f"{self.name} is not in the package: give --data-dir FOLDER with its IDX "
+                "files, or --download"
+            )
         for suffix in _OPENERS:
             if (path := folder / (name + suffix)).is_file():
                 return path
@@ -167,7 +185,8 @@ class Dataset:
 
 
 def stratified(labels: Tensor, count: int, seed: int) -> Tensor:
-    """Sorted indices of ``count`` random examples with the class shares of ``labels`` [N] (largest remainders)."""
+    """Sorted indices of ``count`` random examples with the class shares of ``labels`` [N] (largest
+    remainders)."""
     import torch
 
     generator = torch.Generator().manual_seed(seed)

@@ -1,4 +1,5 @@
-"""Fashion-MNIST: Zalando's articles (arXiv 1708.07747, MIT licence); from a user's folder or torchvision's download."""
+"""Fashion-MNIST: Zalando's articles (arXiv 1708.07747, MIT licence); from a user's folder or
+torchvision's download."""
 
 from __future__ import annotations
 
@@ -12,7 +13,18 @@ class FashionMNIST(Dataset):
 
     name = "fashion_mnist"
     summary = "articles of clothing, 60 000 / 10 000, from --data-dir or --download"
-    labels = ("T-shirt", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "ankle boot")
+    labels = (
+        "T-shirt",
+        "trouser",
+        "pullover",
+        "dress",
+        "coat",
+        "sandal",
+        "shirt",
+        "sneaker",
+        "bag",
+        "ankle boot",
+    )
     torchvision_class = "FashionMNIST"
     md5 = (
         "f4a8712d7a061bf5bd6d2ca38dc4d50a",

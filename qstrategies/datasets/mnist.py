@@ -1,4 +1,5 @@
-"""MNIST: handwritten digits of Y. LeCun, C. Cortes and C. J. C. Burges (CC BY-SA 3.0), shipped in the package."""
+"""MNIST: handwritten digits of Y. LeCun, C. Cortes and C. J. C. Burges (CC BY-SA 3.0), shipped in
+the package."""
 
 from __future__ import annotations
 

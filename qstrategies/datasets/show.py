@@ -16,24 +16,39 @@ SAMPLES = 12
 
 def show(dataset: Dataset, folder: Path) -> tuple[str, dict[str, list[int]]]:
     """Write ``folder/<name>.png`` and return the text and the counts per split and class."""
-    counts = {name: split.labels.bincount(minlength=len(dataset.labels)).tolist() for name, split in dataset.splits.items()}
+    counts = {
+        name: split.labels.bincount(minlength=len(dataset.labels)).tolist()
+        for name, split in dataset.splits.items()
+    }
     path = folder / f"{file_name(dataset.name)}.png"
     atomic_write(path, _picture(dataset, counts))
-    lines = [f"{dataset.name}: {dataset.summary}", f"{'class':<14}" + "".join(f"{name:>12}" for name in counts)]
-    lines += [f"{label:<14}" + "".join(f"{column[index]:>12}" for column in counts.values()) for index, label in enumerate(dataset.labels)]
+    lines = [
+        f"{dataset.name}: {dataset.summary}",
+        f"{'class':<14}" + "".join(f"{name:>12}" for name in counts),
+    ]
+    lines += [
+        f"{label:<14}" + "".join(f"{column[index]:>12}" for column in counts.values())
+        for index, label in enumerate(dataset.labels)
+    ]
     lines.append(f"{'all':<14}" + "".join(f"{sum(column):>12}" for column in counts.values()))
     return "\n".join([*lines, f"Picture: {path}"]), counts
 
 
 def _picture(dataset: Dataset, counts: dict[str, list[int]]) -> bytes:
     train = dataset.splits["train"]
-    figure, (grid, bars) = plt.subplots(1, 2, figsize=(11, 4.6), width_ratios=[1.3, 1], layout="constrained")
-    rows = [train.images[train.labels == label][:SAMPLES, 0] for label in range(len(dataset.labels))]
+    figure, (grid, bars) = plt.subplots(
+        1, 2, figsize=(11, 4.6), width_ratios=[1.3, 1], layout="constrained"
+    )
+    rows = [
+        train.images[train.labels == label][:SAMPLES, 0] for label in range(len(dataset.labels))
+    ]
     height, width = rows[0].shape[1:]
     canvas = rows[0].new_zeros((len(rows) * height, SAMPLES * width))
     for index, row in enumerate(rows):
         for place, image in enumerate(row):
-            canvas[index * height : (index + 1) * height, place * width : (place + 1) * width] = image
+            canvas[index * height : (index + 1) * height, place * width : (place + 1) * width] = (
+                image
+            )
     grid.imshow(canvas.numpy(), cmap="gray_r")
     grid.set_xticks([])
     grid.set_yticks([height * (index + 0.5) for index in range(len(rows))], dataset.labels)

@@ -1,4 +1,5 @@
-"""torchvision next to a CPU torch: its compiled part may not load there, and the pure-Python rest needs two schemas."""
+"""torchvision next to a CPU torch: its compiled part may not load there, and the pure-Python rest
+needs two schemas."""
 
 from __future__ import annotations
 
@@ -10,7 +11,8 @@ import torch
 
 @functools.cache
 def torchvision() -> ModuleType:
-    """Import torchvision, declaring the two operators that its Python code expects where the compiled part is missing."""
+    """Import torchvision, declaring the two operators that its Python code expects where the
+    compiled part is missing."""
     try:
         import torchvision
     except RuntimeError as error:

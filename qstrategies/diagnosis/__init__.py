@@ -1,4 +1,5 @@
-"""Where the loss of post-training quantization comes from, measured on examples, and what to try next."""
+"""Where the loss of post-training quantization comes from, measured on examples, and what to try
+next."""
 
 from qstrategies.diagnosis.diagnose import Diagnosis, Trial, diagnose, diagnose_calibrated
 from qstrategies.diagnosis.findings import Finding

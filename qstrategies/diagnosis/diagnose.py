@@ -29,7 +29,8 @@ GOOD = 30.0  # dB: noise of 3 % of the logits
 
 @dataclass(frozen=True, kw_only=True)
 class Trial:
-    """One part quantized: SQNR of the outputs against the float model, dB, and accuracy (None without labels)."""
+    """One part quantized: SQNR of the outputs against the float model, dB, and accuracy (None
+    without labels)."""
 
     sqnr: float
     accuracy: float | None
@@ -37,8 +38,9 @@ class Trial:
 
 @dataclass(frozen=True, kw_only=True)
 class Diagnosis:
-    """``trials`` by name: "nothing", "everything", "weights only", "activations only", "only L" and "all but L" for every
-    layer L (its weight and its output), "other calibration" (half of the batches), "ranges of the examples"."""
+    """``trials`` by name: "nothing", "everything", "weights only", "activations only", "only L" and
+    "all but L" for every layer L (its weight and its output), "other calibration" (half of the
+    batches), "ranges of the examples"."""
 
     sites: tuple[Site, ...]
     inputs: tuple[Site, ...]
@@ -52,13 +54,20 @@ class Diagnosis:
     @property
     def inside(self) -> list[Site]:
         """The activations but the inputs."""
-        return [item for item in self.sites if item.kind == "activation" and item not in self.inputs]
+        return [
+            item for item in self.sites if item.kind == "activation" and item not in self.inputs
+        ]
 
     @property
     def losing(self) -> bool:
-        """Whether there is a loss to explain: logits below ``GOOD`` dB, or accuracy lost beyond the usual margin."""
+        """Whether there is a loss to explain: logits below ``GOOD`` dB, or accuracy lost beyond the
+        usual margin."""
         everything = self.trials["everything"]
-        lost = 0.0 if self.float_accuracy is None or everything.accuracy is None else self.float_accuracy - everything.accuracy
+        lost = (
+            0.0
+            if self.float_accuracy is None or everything.accuracy is None
+            else self.float_accuracy - everything.accuracy
+        )
         return everything.sqnr < GOOD or lost > MARGIN
 
     @property
@@ -68,14 +77,21 @@ class Diagnosis:
 
     def to_json(self) -> str:
         """All figures and findings; infinite ones as null."""
-        content = {**dataclasses.asdict(self), "findings": [dataclasses.asdict(finding) for finding in self.findings]}
+        content = {
+            **dataclasses.asdict(self),
+            "findings": [dataclasses.asdict(finding) for finding in self.findings],
+        }
         return json_text(content)
 
     def __str__(self) -> str:
-        head = f"{'rounded':<34} {'SQNR dB':>8} {'expected':>8} {'max/rms':>8} {'kurtosis':>8} {'spread':>7} {'clipped':>8} {'unused':>7}"
+        head = (
+            f"{'rounded':<34} {'SQNR dB':>8} {'expected':>8} {'max/rms':>8} {'kurtosis':>8} "
+            f"{'spread':>7} {'clipped':>8} {'unused':>7}"
+        )
         lines = ["Every tensor that is rounded, measured on the examples", head]
         lines += [
-            f"{item.kind + ' of ' + line(item.name):<34} {item.sqnr:>8.1f} {item.predicted:>8.1f} {item.peak:>8.1f} {item.kurtosis:>8.1f}"
+            f"{item.kind + ' of ' + line(item.name):<34} {item.sqnr:>8.1f} "
+            f"{item.predicted:>8.1f} {item.peak:>8.1f} {item.kurtosis:>8.1f}"
             f" {item.spread:>7.1f} {item.clipped:>8.2%} {item.unused:>7.0%}"
             for item in self.sites
         ]
@@ -86,17 +102,23 @@ class Diagnosis:
             f"{'':<34} {'SQNR of outputs, dB':>20}" + (f" {'accuracy':>9}" if known else ""),
         ]
         lines += [
-            f"{line(name):<34} {trial.sqnr:>20.1f}" + (f" {trial.accuracy:>9.2%}" if known else "") for name, trial in self.trials.items()
+            f"{line(name):<34} {trial.sqnr:>20.1f}" + (f" {trial.accuracy:>9.2%}" if known else "")
+            for name, trial in self.trials.items()
         ]
         lines += ["", "What to try next" if self.findings else "Nothing stands out: no rule fires."]
         for number, finding in enumerate(self.findings, 1):
-            lines.append(line(f"{number}. {finding.rule} ({finding.where}): {finding.evidence}. Try: {finding.advice}."))
+            lines.append(
+                line(
+                    f"{number}. {finding.rule} ({finding.where}): {finding.evidence}. Try: "
+                    f"{finding.advice}."
+                )
+            )
         return "\n".join(lines)
 
 
 @guest
 @own_randomness()
-def diagnose(
+def diagnose(  # noqa: PLR0913 - one keyword per setting
     model: nn.Module,
     calibration: Iterable[Inputs],
     examples: Inputs,
@@ -106,11 +128,13 @@ def diagnose(
     input_scale: float | None = None,
     leave_in_float: Collection[str | type[nn.Module]] = (),
 ) -> Diagnosis:
-    """Say where quantizing ``model`` loses, with the arguments of ``quantize``. ``model`` is not changed.
+    """Say where quantizing ``model`` loses, with the arguments of ``quantize``. ``model`` is not
+    changed.
 
     Args:
         calibration: batches, at least two for the question whether another sample would do.
-        examples: inputs [N, ...] as the model takes them, not those of the calibration; a tuple where it takes several.
+        examples: inputs [N, ...] as the model takes them, not those of the calibration; a tuple
+            where it takes several.
         labels: [N] classes, for accuracies.
 
     Raises:
@@ -118,12 +142,17 @@ def diagnose(
     """
     batches, inputs = list(calibration), _tuple(examples)
     if labels is not None and labels.shape != inputs[0].shape[:1]:
-        raise InputError(f"labels of shape {tuple(labels.shape)}: expected {tuple(inputs[0].shape[:1])}, one per example")
+        raise InputError(
+            f"labels of shape {tuple(labels.shape)}: expected "
+            f"{tuple(inputs[0].shape[:1])}, one per example"
+        )
     model = copy.deepcopy(model).eval()
     first = tuple(tensor[:2] for tensor in inputs)
 
     def calibrated(chosen: Sequence[Inputs]) -> Prepared:
-        prepared = prepare(model, config, first, input_scale=input_scale, leave_in_float=leave_in_float)
+        prepared = prepare(
+            model, config, first, input_scale=input_scale, leave_in_float=leave_in_float
+        )
         calibrate(prepared, chosen)
         return prepared
 
@@ -131,7 +160,7 @@ def diagnose(
 
 
 @torch.no_grad()
-def diagnose_calibrated(
+def diagnose_calibrated(  # noqa: PLR0913 - what diagnose takes
     model: nn.Module,
     calibrated: Callable[[Sequence[Inputs]], Prepared],
     batches: Sequence[Inputs],
@@ -140,11 +169,16 @@ def diagnose_calibrated(
     config: QuantizationConfig,
     left: Collection[str | type[nn.Module]] = (),
 ) -> Diagnosis:
-    """The same for a caller who has a way of his own to a calibrated graph: ``calibrated`` makes one from batches."""
-    examples = [tuple(parts) for parts in zip(*(tensor.split(200) for tensor in inputs), strict=True)]
+    """The same for a caller who has a way of his own to a calibrated graph: ``calibrated`` makes
+    one from batches."""
+    examples = [
+        tuple(parts) for parts in zip(*(tensor.split(200) for tensor in inputs), strict=True)
+    ]
     expected = torch.cat([model(*batch) for batch in examples])
 
-    def trial(simulation: Simulation, layers: Collection[str], quantizers: Collection[str]) -> Trial:
+    def trial(
+        simulation: Simulation, layers: Collection[str], quantizers: Collection[str]
+    ) -> Trial:
         outputs = simulation.run(examples, layers, quantizers)
         return Trial(sqnr=sqnr(expected, outputs), accuracy=_accuracy(outputs, labels))
 
@@ -159,13 +193,18 @@ def diagnose_calibrated(
         **{f"only {layer}": trial(ours, [layer], outputs) for layer, outputs in parts.items()},
         **{
             f"all but {layer}": trial(
-                ours, [name for name in ours.layers if name != layer], [name for name in every if name not in outputs]
+                ours,
+                [name for name in ours.layers if name != layer],
+                [name for name in every if name not in outputs],
             )
             for layer, outputs in parts.items()
         },
     }
     within = [ours.admitted(batch) for batch in examples]
-    for name, sample in (("other calibration", batches[len(batches) // 2 :]), ("ranges of the examples", within)):
+    for name, sample in (
+        ("other calibration", batches[len(batches) // 2 :]),
+        ("ranges of the examples", within),
+    ):
         other = Simulation(calibrated(sample))
         trials[name] = trial(other, other.layers, other.quantizers)
     weights, activations = _weight_sites(ours, config), _activation_sites(ours, examples)
@@ -175,7 +214,9 @@ def diagnose_calibrated(
         trials=trials,
         layers=tuple(ours.layers),
         standing_norms=standing_norms(model, inputs, left),
-        unsafe_layers=tuple(layer for layer in ours.layers if _largest_pair(ours, layer) > LARGEST_SUM),
+        unsafe_layers=tuple(
+            layer for layer in ours.layers if _largest_pair(ours, layer) > LARGEST_SUM
+        ),
         per_channel=config.per_channel,
         float_accuracy=_accuracy(expected, labels),
     )
@@ -194,12 +235,16 @@ def _weight_sites(simulation: Simulation, config: QuantizationConfig) -> list[Si
     found = []
     for layer in simulation.layers:
         floating, rounded, scale = simulation.weights(layer)
-        found.append(site(layer, "weight", floating, rounded, -levels * scale, levels * scale, 2 * levels + 1))
+        interval = (-levels * scale, levels * scale)
+        found.append(site(layer, "weight", floating, rounded, interval, 2 * levels + 1))
     return found
 
 
-def _activation_sites(simulation: Simulation, examples: Sequence[tuple[Tensor, ...]]) -> dict[str, Site]:
-    """By quantizer, over all examples; those that only pass on what another has rounded already are left out."""
+def _activation_sites(
+    simulation: Simulation, examples: Sequence[tuple[Tensor, ...]]
+) -> dict[str, Site]:
+    """By quantizer, over all examples; those that only pass on what another has rounded already are
+    left out."""
     seen: dict[str, list[Tensor]] = {}
     passing = set()
 
@@ -212,7 +257,10 @@ def _activation_sites(simulation: Simulation, examples: Sequence[tuple[Tensor, .
     found = {}
     for name, parts in ((name, parts) for name, parts in seen.items() if name not in passing):
         signal = torch.cat(parts)
-        found[name] = site(simulation.quantizers[name], "activation", signal, simulation.rounded(name, signal), *simulation.range(name))
+        rounded = simulation.rounded(name, signal)
+        low, high, steps = simulation.range(name)
+        kind = "activation"
+        found[name] = site(simulation.quantizers[name], kind, signal, rounded, (low, high), steps)
     return found
 
 
@@ -222,8 +270,13 @@ def _largest_pair(simulation: Simulation, layer: str) -> int:
     return int(integers.topk(min(2, integers.shape[1]), 1).values.sum(1).max())
 
 
-def standing_norms(model: nn.Module, inputs: tuple[Tensor, ...], left: Collection[str | type[nn.Module]]) -> tuple[str, ...]:
-    """The names of batch normalizations that no convolution or linear layer feeds, in the order of execution."""
-    graph = normalized_copy(model, Arguments.of(model, tuple(each[:2] for each in inputs)), left).module
+def standing_norms(
+    model: nn.Module, inputs: tuple[Tensor, ...], left: Collection[str | type[nn.Module]]
+) -> tuple[str, ...]:
+    """The names of batch normalizations that no convolution or linear layer feeds, in the order of
+    execution."""
+    graph = normalized_copy(
+        model, Arguments.of(model, tuple(each[:2] for each in inputs)), left
+    ).module
     nodes = [node for node in graph.graph.nodes if isinstance(module_at(graph, node), NORM_KINDS)]
     return tuple(str(node.target) for node in nodes if not folds(graph, node))

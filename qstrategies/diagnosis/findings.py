@@ -36,8 +36,13 @@ def _conversion(d: Diagnosis) -> Iterator[Finding]:
         yield Finding(
             rule="conversion",
             where="the whole model",
-            evidence=f"with nothing rounded its outputs already differ from the float model's (SQNR {d.trials['nothing'].sqnr:.0f} dB)",
-            advice="call eval() and look for code that depends on training, on the batch or on chance",
+            evidence=(
+                "with nothing rounded its outputs already differ from the float model's (SQNR "
+                f"{d.trials['nothing'].sqnr:.0f} dB)"
+            ),
+            advice=(
+                "call eval() and look for code that depends on training, on the batch or on chance"
+            ),
         )
 
 
@@ -46,7 +51,10 @@ def _batch_norm(d: Diagnosis) -> Iterator[Finding]:
         yield Finding(
             rule="batch norm not folded",
             where=name,
-            evidence="no convolution or linear layer stands right before it, so that it stays a layer with roundings of its own",
+            evidence=(
+                "no convolution or linear layer stands right before it, so that it stays a "
+                "layer with roundings of its own"
+            ),
             advice="put it behind the convolution, or fold it into the layer that follows",
         )
 
@@ -57,8 +65,14 @@ def _input(d: Diagnosis) -> Iterator[Finding]:
             yield Finding(
                 rule="input normalisation",
                 where=site.name,
-                evidence=f"{site.clipped:.1%} of the inputs lie outside of the quantizer's range, {site.unused:.0%} of it is never reached",
-                advice="feed the same normalisation as in calibration; input_scale is the real value of one pixel step",
+                evidence=(
+                    f"{site.clipped:.1%} of the inputs lie outside of the quantizer's range, "
+                    f"{site.unused:.0%} of it is never reached"
+                ),
+                advice=(
+                    "feed the same normalisation as in calibration; input_scale is the real "
+                    "value of one pixel step"
+                ),
             )
 
 
@@ -70,7 +84,10 @@ def _calibration(d: Diagnosis) -> Iterator[Finding]:
         yield Finding(
             rule="calibration too narrow",
             where=worst.name,
-            evidence=f"{worst.clipped:.1%} of its values exceed the calibrated range; ranges from the examples gain {gain:.1f} dB",
+            evidence=(
+                f"{worst.clipped:.1%} of its values exceed the calibrated range; ranges from "
+                f"the examples gain {gain:.1f} dB"
+            ),
             advice="calibrate on more, and more varied, training examples (all classes)",
         )
 
@@ -82,8 +99,14 @@ def _outlier(d: Diagnosis) -> Iterator[Finding]:
             yield Finding(
                 rule="activation outlier in calibration",
                 where=site.name,
-                evidence=f"{site.unused:.0%} of its range is never reached; ranges from the examples gain {gain:.1f} dB",
-                advice="use the histogram or moving_average observer, or remove the outlying calibration examples",
+                evidence=(
+                    f"{site.unused:.0%} of its range is never reached; ranges from the "
+                    f"examples gain {gain:.1f} dB"
+                ),
+                advice=(
+                    "use the histogram or moving_average observer, or remove the outlying "
+                    "calibration examples"
+                ),
             )
 
 
@@ -91,12 +114,17 @@ def _channels(d: Diagnosis) -> Iterator[Finding]:
     for site in d.sites:
         if site.spread > SPREAD and (site.kind == "activation" or not d.per_channel):
             fix = (
-                "equalise the channels across layers or clip that channel" if site.kind == "activation" else "quantize weights per channel"
+                "equalise the channels across layers or clip that channel"
+                if site.kind == "activation"
+                else "quantize weights per channel"
             )
             yield Finding(
                 rule="channel spread",
                 where=f"{site.kind} of {site.name}",
-                evidence=f"the largest channel is {site.spread:.0f} times the median one, which has {site.sqnr:.0f} dB on average to share",
+                evidence=(
+                    f"the largest channel is {site.spread:.0f} times the median one, which has "
+                    f"{site.sqnr:.0f} dB on average to share"
+                ),
                 advice=fix,
             )
 
@@ -113,7 +141,10 @@ def _weights_or_activations(d: Diagnosis) -> Iterator[Finding]:
     yield Finding(
         rule=f"{worse} dominate",
         where="the whole model",
-        evidence=f"weights alone leave the logits {weights:.1f} dB, activations alone {activations:.1f} dB",
+        evidence=(
+            f"weights alone leave the logits {weights:.1f} dB, activations alone "
+            f"{activations:.1f} dB"
+        ),
         advice=advice,
     )
 
@@ -126,7 +157,9 @@ def _sensitive(d: Diagnosis) -> Iterator[Finding]:
             yield Finding(
                 rule="sensitive layer",
                 where=layer,
-                evidence=f"it makes most of the noise: left in float, the logits gain {gain:.1f} dB",
+                evidence=(
+                    f"it makes most of the noise: left in float, the logits gain {gain:.1f} dB"
+                ),
                 advice="give it more bits, or name it in leave_in_float",
             )
 
@@ -148,7 +181,10 @@ def _saturation(d: Diagnosis) -> Iterator[Finding]:
         yield Finding(
             rule="saturation",
             where=", ".join(d.unsafe_layers),
-            evidence="two weights of a channel exceed 128 in sum, so that 16-bit sums of CPUs without VNNI can saturate",
+            evidence=(
+                "two weights of a channel exceed 128 in sum, so that 16-bit sums of CPUs "
+                "without VNNI can saturate"
+            ),
             advice="exact scales (the default), reduce_range, or 7-bit weights",
         )
 

@@ -11,11 +11,13 @@ from torch import Tensor
 
 @dataclass(frozen=True, kw_only=True)
 class Site:
-    """A weight (of ``name``) or an activation (the output of ``name``) that is rounded to ``levels`` steps.
+    """A weight (of ``name``) or an activation (the output of ``name``) that is rounded to
+    ``levels`` steps.
 
-    ``sqnr``: signal to quantization noise, dB, measured; ``predicted``: by ``predicted_sqnr``; ``peak``: max |x| over the
-    root mean square; ``spread``: the largest channel's max |x| over the median channel's; ``clipped``: share of values
-    outside the range; ``unused``: share of the range that no value reaches.
+    ``sqnr``: signal to quantization noise, dB, measured; ``predicted``: by ``predicted_sqnr``;
+    ``peak``: max |x| over the root mean square; ``spread``: the largest channel's max |x| over the
+    median channel's; ``clipped``: share of values outside the range; ``unused``: share of the range
+    that no value reaches.
     """
 
     name: str
@@ -39,23 +41,45 @@ def sqnr(signal: Tensor, noisy: Tensor) -> float:
 
 
 def predicted_sqnr(steps: float, peak: float) -> float:
-    """6.02 b + 4.77 - 20 log10(max / sigma) dB for 2^b = ``steps``: uniform noise over a range of [-max, max] (Bennett, 1948)."""
+    """6.02 b + 4.77 - 20 log10(max / sigma) dB for 2^b = ``steps``: uniform noise over a range of
+    [-max, max] (Bennett, 1948)."""
     return 20 * math.log10(steps) + 10 * math.log10(3) - 20 * math.log10(max(peak, 1e-12))
 
 
-def site(name: str, kind: str, signal: Tensor, rounded: Tensor, low: Tensor, high: Tensor, steps: int) -> Site:
+def site(
+    name: str,
+    kind: str,
+    signal: Tensor,
+    rounded: Tensor,
+    interval: tuple[Tensor, Tensor],
+    steps: int,
+) -> Site:
     """The figures of one tensor that is rounded to ``steps`` values in [low, high].
 
-    ``signal`` has its channels first (a weight) or second (an activation); ``low`` and ``high`` hold one number, or one per channel.
+    ``signal`` has its channels first (a weight) or second (an activation); ``low`` and ``high``
+    hold one number, or one per channel.
     """
-    channels = signal.movedim(0 if kind == "weight" else min(1, signal.dim() - 1), 0).flatten(1) if signal.dim() > 1 else signal[None]
-    centred, rms = channels.double() - channels.double().mean(), channels.double().square().mean().sqrt().item()
+    low, high = interval
+    channels = (
+        signal.movedim(0 if kind == "weight" else min(1, signal.dim() - 1), 0).flatten(1)
+        if signal.dim() > 1
+        else signal[None]
+    )
+    centred, rms = (
+        channels.double() - channels.double().mean(),
+        channels.double().square().mean().sqrt().item(),
+    )
     variance, peaks = centred.square().mean().item(), channels.abs().amax(1)
     low, high = low.reshape(-1, 1).to(channels), high.reshape(-1, 1).to(channels)
-    half_range, step = ((high - low) / 2).square().mean().sqrt().item(), (high - low) / max(1, steps - 1)
+    half_range, step = (
+        ((high - low) / 2).square().mean().sqrt().item(),
+        (high - low) / max(1, steps - 1),
+    )
     reached = torch.minimum(high, channels.amax()) - torch.maximum(low, channels.amin())
     if len(low) > 1:
-        reached = torch.minimum(high[:, 0], channels.amax(1)) - torch.maximum(low[:, 0], channels.amin(1))
+        reached = torch.minimum(high[:, 0], channels.amax(1)) - torch.maximum(
+            low[:, 0], channels.amin(1)
+        )
     return Site(
         name=name,
         kind=kind,

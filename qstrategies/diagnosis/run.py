@@ -22,31 +22,42 @@ from qstrategies.training import to_input
 @guest
 @own_randomness()
 def diagnose_run(folder: Path, location: Location, images: int = 1000) -> Diagnosis:
-    """Diagnose the post-training quantization of the run in ``folder`` on its first ``images`` validation images.
+    """Diagnose the post-training quantization of the run in ``folder`` on its first ``images``
+    validation images.
 
     Its float model is read from the stages beside the folder, or trained again.
 
     Raises:
-        InputError: no record there, a damaged one, a failed run, a strategy that trains with its quantizers, or one whose
-            data, code or packages changed since.
+        InputError: no record there, a damaged one, a failed run, a strategy that trains with its
+            quantizers, or one whose data, code or packages changed since.
     """
     check_folder(folder, *RUN_FOLDER)
     record = read_record(folder / RUN_FOLDER[0])
     config, kind = record.config, STRATEGIES.get(record.config.strategy)
     if kind.quantize_aware or record.status != "done":
-        why = f"{config.strategy} trains with its quantizers" if kind.quantize_aware else f"it failed: {record.reason}"
-        raise InputError(f"{str(folder)!r}: only post-training quantization is diagnosed, and {why}")
+        why = (
+            f"{config.strategy} trains with its quantizers"
+            if kind.quantize_aware
+            else f"it failed: {record.reason}"
+        )
+        raise InputError(
+            f"{str(folder)!r}: only post-training quantization is diagnosed, and {why}"
+        )
     check_config(config)
     workspace, strategy = Workspace(folder.parent, location), kind(**config.options)
     now = dependencies.Inputs(workspace.dataset).of_run(config)
     reason = dependencies.changed(record.inputs, now)
     if reason is not None:
-        raise InputError(f"{str(folder)!r} cannot be diagnosed as it was: {reason}; run it again first")
+        raise InputError(
+            f"{str(folder)!r} cannot be diagnosed as it was: {reason}; run it again first"
+        )
     splits = workspace.dataset(config.dataset).splits
     check_range("number of images", images, 2, len(splits["validation"]))
     baseline = float_stage(config, workspace)
     model = (tuned_stage(config, workspace, baseline) or baseline).model
-    calibration = CalibrationSet(splits["train"], config.quantization.calibration_images, config.seed)
+    calibration = CalibrationSet(
+        splits["train"], config.quantization.calibration_images, config.seed
+    )
 
     def calibrated(batches: Sequence[Inputs]) -> Prepared:
         prepared = prepared_for(config, strategy, model)
@@ -56,4 +67,11 @@ def diagnose_run(folder: Path, location: Location, images: int = 1000) -> Diagno
 
     shown: Split = splits["validation"]
     batches = [to_input(batch) for batch in calibration.images.split(128)]
-    return diagnose_calibrated(model, calibrated, batches, (to_input(shown.images[:images]),), shown.labels[:images], config.quantization)
+    return diagnose_calibrated(
+        model,
+        calibrated,
+        batches,
+        (to_input(shown.images[:images]),),
+        shown.labels[:images],
+        config.quantization,
+    )

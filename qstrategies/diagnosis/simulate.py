@@ -22,8 +22,9 @@ Watch = Callable[[str, Tensor], None]
 class Simulation:
     """``prepared`` is calibrated; it is not changed.
 
-    ``layers`` are the names of the layers with weights, ``quantizers`` those of the tensors that are rounded, each with the
-    name of what gives it. With all of them quantized the output has the bits of the int8 kernels, by docs/exactness.md.
+    ``layers`` are the names of the layers with weights, ``quantizers`` those of the tensors that
+    are rounded, each with the name of what gives it. With all of them quantized the output has the
+    bits of the int8 kernels, by docs/exactness.md.
     """
 
     def __init__(self, prepared: Prepared) -> None:
@@ -36,15 +37,21 @@ class Simulation:
         makers |= {node.output.name: node.name for node in graph.nodes}
         self.quantizers = {name: makers[name] for name in prepared.placement.groups}
         specs = (*graph.inputs, *(node.output for node in graph.nodes))
-        self.grids: dict[str, Quantizer] = {spec.name: spec.grid for spec in specs if spec.name in self.quantizers}
+        self.grids: dict[str, Quantizer] = {
+            spec.name: spec.grid for spec in specs if spec.name in self.quantizers
+        }
 
     @property
     def entries(self) -> list[str | None]:
         """The quantizer of every input; None for one that stays float."""
-        return [spec.name if spec.quantizer is not None else None for spec in self.quantized.graph.inputs]
+        return [
+            spec.name if spec.quantizer is not None else None
+            for spec in self.quantized.graph.inputs
+        ]
 
     def weights(self, layer: str) -> tuple[Tensor, Tensor, Tensor]:
-        """The weight of ``layer`` in float and rounded, one row per output channel, and the scale of every channel."""
+        """The weight of ``layer`` in float and rounded, one row per output channel, and the scale
+        of every channel."""
         node = self.nodes[layer]
         module: Any = self.prepared.graph.get_submodule(layer)
         unit = self.pixel_step(node.inputs[0].name)
@@ -55,12 +62,17 @@ class Simulation:
     def integers(self, layer: str) -> Tensor:
         """The integer weights of ``layer``, one row per output channel."""
         module: Any = self.prepared.graph.get_submodule(layer)
-        return output_rows(module, torch.from_numpy(self.nodes[layer].rounded_layer.weight)).flatten(1)
+        return output_rows(
+            module, torch.from_numpy(self.nodes[layer].rounded_layer.weight)
+        ).flatten(1)
 
     def range(self, quantizer: str) -> tuple[Tensor, Tensor, int]:
         """Lowest and highest real value of an activation quantizer, and how many values it has."""
         grid = self.grids[quantizer]
-        low, high = (torch.tensor((end - grid.zero_point) * grid.scale) for end in (grid.quant_min, grid.quant_max))
+        low, high = (
+            torch.tensor((end - grid.zero_point) * grid.scale)
+            for end in (grid.quant_min, grid.quant_max)
+        )
         return low, high, grid.quant_max - grid.quant_min + 1
 
     def rounded(self, quantizer: str, x: Tensor) -> Tensor:
@@ -70,7 +82,9 @@ class Simulation:
     def admitted(self, inputs: Inputs) -> Inputs:
         """Real ``inputs``, cut where they are pixels to what the integer model can take."""
         specs = zip(inputs, self.quantized.inputs, strict=True)
-        return tuple(x.clamp(0, 255 * (spec.unit or 1.0)) if spec.pixels else x for x, spec in specs)
+        return tuple(
+            x.clamp(0, 255 * (spec.unit or 1.0)) if spec.pixels else x for x, spec in specs
+        )
 
     def saturates(self, name: str) -> bool:
         """Whether the quantizer of the tensor ``name`` stands for a ReLU6."""
@@ -90,7 +104,8 @@ class Simulation:
         quantizers: Collection[str],
         watch: Watch | None = None,
     ) -> Tensor:
-        """The outputs for ``batches`` of real inputs with the named layers and quantizers rounded, all else in float.
+        """The outputs for ``batches`` of real inputs with the named layers and quantizers rounded,
+        all else in float.
 
         ``watch`` gets the name of every quantizer and what reaches it.
         """
@@ -99,9 +114,16 @@ class Simulation:
 
 
 class _Runner(fx.Interpreter):
-    def __init__(self, simulation: Simulation, layers: set[str], quantizers: set[str], watch: Watch | None) -> None:
+    def __init__(
+        self, simulation: Simulation, layers: set[str], quantizers: set[str], watch: Watch | None
+    ) -> None:
         super().__init__(simulation.prepared.graph)
-        self.simulation, self.layers, self.quantizers, self.watch = simulation, layers, quantizers, watch
+        self.simulation, self.layers, self.quantizers, self.watch = (
+            simulation,
+            layers,
+            quantizers,
+            watch,
+        )
 
     def run_node(self, n: fx.Node) -> Any:
         value = self._computed(n)
@@ -116,11 +138,16 @@ class _Runner(fx.Interpreter):
     def _computed(self, n: fx.Node) -> Any:
         if n.op == "placeholder":
             return super().run_node(n) / self.simulation.pixel_step(n.name)
-        if not is_layer(self.simulation.prepared.graph, n) or str(n.target) not in self.simulation.nodes:
+        if (
+            not is_layer(self.simulation.prepared.graph, n)
+            or str(n.target) not in self.simulation.nodes
+        ):
             return super().run_node(n)
         source: Any = n.args[0]
         x, name = self.env[source], str(n.target)
         if name in self.layers:
             node = self.simulation.nodes[name]
             return node.reals(x, *(torch.from_numpy(array) for array in node.constants))
-        return module_at(self.simulation.prepared.graph, n)(x * self.simulation.pixel_step(source.name))
+        return module_at(self.simulation.prepared.graph, n)(
+            x * self.simulation.pixel_step(source.name)
+        )

@@ -1,4 +1,5 @@
-"""Whether a difference is real: paired statistics over images and seeds, verdicts, and which strategy to ship."""
+"""Whether a difference is real: paired statistics over images and seeds, verdicts, and which
+strategy to ship."""
 
 from qstrategies.evidence.candidates import Candidate, Constraints
 from qstrategies.evidence.collect import Evidence, conclude, gather

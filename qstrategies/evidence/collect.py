@@ -1,4 +1,5 @@
-"""Records and predictions -> evidence: the drop of every strategy, its flips, and how it compares with the reference."""
+"""Records and predictions -> evidence: the drop of every strategy, its flips, and how it compares
+with the reference."""
 
 from __future__ import annotations
 
@@ -24,9 +25,10 @@ REFERENCE = "no_norm"
 class Row:
     """One strategy at one bit width, on the test split.
 
-    ``change``: int8 against its own float model. ``lost``, ``gained``: test images per seed whose label turned wrong or
-    right; ``significant_seeds``: those of ``seeds`` for which exact McNemar says that they differ, after Holm over seeds.
-    ``against``: int8 against the int8 model of ``Evidence.reference`` at the same width, over the seeds that both have.
+    ``change``: int8 against its own float model. ``lost``, ``gained``: test images per seed whose
+    label turned wrong or right; ``significant_seeds``: those of ``seeds`` for which exact McNemar
+    says that they differ, after Holm over seeds. ``against``: int8 against the int8 model of
+    ``Evidence.reference`` at the same width, over the seeds that both have.
     """
 
     strategy: str
@@ -41,7 +43,8 @@ class Row:
 
 @dataclass(frozen=True, kw_only=True)
 class Evidence:
-    """All rows, ``margin`` as a fraction, and what ``recommend`` may choose from with its hits on the validation images."""
+    """All rows, ``margin`` as a fraction, and what ``recommend`` may choose from with its hits on
+    the validation images."""
 
     rows: tuple[Row, ...]
     candidates: Mapping[Candidate, Validation]
@@ -56,9 +59,13 @@ class Evidence:
 
 
 def conclude(
-    records: Sequence[RunRecord], folder: Path, margin: float = MARGIN, constraints: Constraints | None = None
+    records: Sequence[RunRecord],
+    folder: Path,
+    margin: float = MARGIN,
+    constraints: Constraints | None = None,
 ) -> tuple[Evidence | None, Recommendation | None]:
-    """The evidence in ``records`` and, where there is a choice, the recommendation: see ``gather`` and ``recommend``."""
+    """The evidence in ``records`` and, where there is a choice, the recommendation: see ``gather``
+    and ``recommend``."""
     found = gather(records, folder, margin)
     if found is None or len(found.candidates) < 2:
         return found, None
@@ -70,18 +77,23 @@ Group = dict[int, tuple[RunRecord, Predictions]]
 
 
 def gather(records: Sequence[RunRecord], folder: Path, margin: float) -> Evidence | None:
-    """The evidence in the finished ``records``, whose predictions lie in ``folder``; None if none has finished.
+    """The evidence in the finished ``records``, whose predictions lie in ``folder``; None if none
+    has finished.
 
     Holm's correction is over the strategies at one bit width.
 
     Raises:
-        InputError: predictions are missing or damaged, or the seeds of one strategy were tested on different images.
+        InputError: predictions are missing or damaged, or the seeds of one strategy were tested on
+            different images.
     """
     groups: dict[tuple[str, int], Group] = {}
     for name, record in zip(labels(records), records, strict=True):
         if record.status == "done":
             key = name, record.config.quantization.weight_bits
-            groups.setdefault(key, {})[record.config.seed] = record, Predictions.load(folder / record.config.run_id)
+            groups.setdefault(key, {})[record.config.seed] = (
+                record,
+                Predictions.load(folder / record.config.run_id),
+            )
     if not groups:
         return None
     for (name, _), group in groups.items():
@@ -101,7 +113,9 @@ def gather(records: Sequence[RunRecord], folder: Path, margin: float) -> Evidenc
     order = {key: index for index, key in enumerate(groups)}
     rows.sort(key=lambda row: order[row.strategy, row.weight_bits])
     images = len(next(iter(baseline.values()))[1].test.labels)
-    return Evidence(rows=tuple(rows), candidates=candidates, reference=reference, margin=margin, images=images)
+    return Evidence(
+        rows=tuple(rows), candidates=candidates, reference=reference, margin=margin, images=images
+    )
 
 
 def _rows(family: dict[str, Group], bits: int, reference: str, margin: float) -> list[Row]:
@@ -109,13 +123,20 @@ def _rows(family: dict[str, Group], bits: int, reference: str, margin: float) ->
     changes, against = {}, {}
     for name, group in family.items():
         tests = [run.test for _, run in group.values()]
-        changes[name] = paired_difference([test.int8_hits for test in tests], [test.float_hits for test in tests])
-        both = sorted(seed for seed in group.keys() & base.keys() if _same_images(group[seed], base[seed]))
+        changes[name] = paired_difference(
+            [test.int8_hits for test in tests], [test.float_hits for test in tests]
+        )
+        both = sorted(
+            seed for seed in group.keys() & base.keys() if _same_images(group[seed], base[seed])
+        )
         if name != reference and both:
             hits = [[runs[seed][1].test.int8_hits for seed in both] for runs in (group, base)]
             against[name] = paired_difference(*hits)
     verdicts, comparisons = compare_all(changes, margin), compare_all(against, margin)
-    return [_row(name, bits, group, verdicts[name], comparisons.get(name)) for name, group in family.items()]
+    return [
+        _row(name, bits, group, verdicts[name], comparisons.get(name))
+        for name, group in family.items()
+    ]
 
 
 def _check_paired(name: str, group: Group) -> None:
@@ -124,7 +145,10 @@ def _check_paired(name: str, group: Group) -> None:
     for record, predictions in others:
         if not _same_images((record, predictions), first):
             runs = f"{first[0].config.run_id} and {record.config.run_id}"
-            raise InputError(f"{runs} were not tested on the same images, so {name} has no mean: run the same compare again")
+            raise InputError(
+                f"{runs} were not tested on the same images, so {name} has no mean: run "
+                "the same compare again"
+            )
 
 
 def _same_images(one: tuple[RunRecord, Predictions], other: tuple[RunRecord, Predictions]) -> bool:
@@ -153,7 +177,8 @@ def _validation(group: Group) -> Validation:
 
 
 def _same_validation(group: Group, baseline: Group) -> bool:
-    """Whether both were validated on the same images: accuracies on others, as of another dataset, cannot be compared."""
+    """Whether both were validated on the same images: accuracies on others, as of another dataset,
+    cannot be compared."""
     splits = [run.validation.labels for runs in (group, baseline) for _, run in runs.values()]
     return all(np.array_equal(labels, splits[0]) for labels in splits)
 
@@ -161,7 +186,9 @@ def _same_validation(group: Group, baseline: Group) -> bool:
 def _candidate(name: str, bits: int, group: Group, baseline: Group, *, plain: bool) -> Candidate:
     records = [record for record, _ in group.values()]
     accuracy = float(np.mean([run.validation.int8_hits.mean() for _, run in group.values()]))
-    float_accuracy = float(np.mean([run.validation.float_hits.mean() for _, run in baseline.values()]))
+    float_accuracy = float(
+        np.mean([run.validation.float_hits.mean() for _, run in baseline.values()])
+    )
     return Candidate(
         strategy=name,
         weight_bits=bits,

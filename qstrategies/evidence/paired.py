@@ -1,11 +1,12 @@
 """The difference of two accuracies on the same images with the same seeds, and how sure it is.
 
-Images and seeds are crossed random effects: D[s, i], the hit of one model minus that of the other, is
-mean + seed effect + image effect + residual, and the variance of the mean over S seeds and N images is
-var(seed) / S + var(image) / N + var(residual) / (S N) (Searle, Casella and McCulloch, Variance Components, 1992, ch. 4).
-Plain resampling of both counts the residual three times (Owen, The pigeonhole bootstrap, 2007,
-https://arxiv.org/abs/0712.1111) and finds no tails among five seeds, so here images are resampled, shrunk to their own
-effect, and the mean over seeds is drawn from Student's t around what the seeds show.
+Images and seeds are crossed random effects: D[s, i], the hit of one model minus that of the other,
+is mean + seed effect + image effect + residual, and the variance of the mean over S seeds and N
+images is var(seed) / S + var(image) / N + var(residual) / (S N) (Searle, Casella and McCulloch,
+Variance Components, 1992, ch. 4). Plain resampling of both counts the residual three times (Owen,
+The pigeonhole bootstrap, 2007, https://arxiv.org/abs/0712.1111) and finds no tails among five
+seeds, so here images are resampled, shrunk to their own effect, and the mean over seeds is drawn
+from Student's t around what the seeds show.
 """
 
 from __future__ import annotations
@@ -28,8 +29,8 @@ Scores = Hits | NDArray[np.int8]
 class Difference:
     """Accuracy of one model minus that of another, as a fraction.
 
-    ``seed_variance`` (0 with one seed) over the number of seeds plus ``image_variance`` is the variance of ``mean``;
-    ``draws`` is its bootstrap distribution.
+    ``seed_variance`` (0 with one seed) over the number of seeds plus ``image_variance`` is the
+    variance of ``mean``; ``draws`` is its bootstrap distribution.
     """
 
     mean: float
@@ -45,7 +46,8 @@ class Difference:
 
     @property
     def p_different(self) -> float:
-        """Two-sided p-value of "no difference": twice the share of draws on the other side of zero."""
+        """Two-sided p-value of "no difference": twice the share of draws on the other side of
+        zero."""
         return min(1.0, 2 * self._share(min((self.draws <= 0).sum(), (self.draws >= 0).sum())))
 
     def p_above(self, margin: float) -> float:
@@ -57,16 +59,21 @@ class Difference:
         return self._share((self.draws >= margin).sum())
 
     def p_beyond(self, margin: float) -> float:
-        """p-value of "a difference of at least ``margin``", by two one-sided tests (Schuirmann, 1987)."""
+        """p-value of "a difference of at least ``margin``", by two one-sided tests (Schuirmann,
+        1987)."""
         return self._share(max((self.draws <= -margin).sum(), (self.draws >= margin).sum()))
 
     def _share(self, count: int) -> float:
-        """A share of the draws that is never zero (Phipson and Smyth, 2010, https://arxiv.org/abs/1603.05766)."""
+        """A share of the draws that is never zero (Phipson and Smyth, 2010,
+        https://arxiv.org/abs/1603.05766)."""
         return (int(count) + 1) / (len(self.draws) + 1)
 
 
-def paired_difference(first: Sequence[Scores], second: Sequence[Scores], *, draws: int = DRAWS) -> Difference:
-    """Accuracy of ``first`` minus that of ``second``: one array of hits [N] per seed each, for the same images and seeds.
+def paired_difference(
+    first: Sequence[Scores], second: Sequence[Scores], *, draws: int = DRAWS
+) -> Difference:
+    """Accuracy of ``first`` minus that of ``second``: one array of hits [N] per seed each, for the
+    same images and seeds.
 
     Hits may be differences of hits, to compare two drops.
 
@@ -79,7 +86,9 @@ def paired_difference(first: Sequence[Scores], second: Sequence[Scores], *, draw
     random = np.random.default_rng(0)
     by_chance, seed_variance, own_share = np.zeros(draws), 0.0, 1.0
     if seeds > 1:
-        residual = ((hits - by_image - by_seed[:, None] + mean) ** 2).sum() / ((seeds - 1) * (images - 1))
+        residual = ((hits - by_image - by_seed[:, None] + mean) ** 2).sum() / (
+            (seeds - 1) * (images - 1)
+        )
         seed_variance = float(by_seed.var(ddof=1))
         own_share = max(0.0, 1 - residual / seeds / max(by_image.var(ddof=1), 1e-300))
         by_chance = _seed_draws(seeds, seed_variance, residual / images, random, draws)
@@ -88,21 +97,33 @@ def paired_difference(first: Sequence[Scores], second: Sequence[Scores], *, draw
     centre = effects @ shares
     image_variance = float(own_share * (((effects - centre) ** 2) @ shares) / images)
     resampled = random.multinomial(images, shares, draws) @ effects / images - centre
-    return Difference(mean, seeds, seed_variance, image_variance, mean + np.sqrt(own_share) * resampled + by_chance)
+    return Difference(
+        mean,
+        seeds,
+        seed_variance,
+        image_variance,
+        mean + np.sqrt(own_share) * resampled + by_chance,
+    )
 
 
-def _seed_draws(seeds: int, variance: float, from_residual: float, random: np.random.Generator, draws: int) -> NDArray[np.float64]:
-    """Errors of a mean over seeds: Student's t around their variance, or normal around what the residual alone gives them,
-    whichever is wider. Two seeds that happen to agree are no proof that all do."""
+def _seed_draws(
+    seeds: int, variance: float, from_residual: float, random: np.random.Generator, draws: int
+) -> NDArray[np.float64]:
+    """Errors of a mean over seeds: Student's t around their variance, or normal around what the
+    residual alone gives them, whichever is wider. Two seeds that happen to agree are no proof that
+    all do."""
     by_seeds, by_residual = math.sqrt(variance / seeds), math.sqrt(from_residual / seeds)
     if stats.t.isf(0.025, seeds - 1) * by_seeds >= stats.norm.isf(0.025) * by_residual:
         return random.standard_t(seeds - 1, draws) * by_seeds
     return random.normal(0, by_residual, draws)
 
 
-def _with_one_flip_each_way(by_image: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Distinct values and how often each occurs, plus one image lost and one gained, so that no flip among N images does
-    not pass for a proof of none (as Bonett and Price, 2012, https://doi.org/10.3102/1076998611411915)."""
+def _with_one_flip_each_way(
+    by_image: NDArray[np.float64],
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Distinct values and how often each occurs, plus one image lost and one gained, so that no
+    flip among N images does not pass for a proof of none (as Bonett and Price, 2012,
+    https://doi.org/10.3102/1076998611411915)."""
     values, counts = np.unique(np.concatenate([by_image, [-1.0, 1.0]]), return_counts=True)
     return values, counts.astype(np.float64)
 

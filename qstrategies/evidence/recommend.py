@@ -101,9 +101,8 @@ def _what_is_open(standing: Standing) -> str:
     )  # fmt: skip
     evidence = f"{_count(standing.seeds, 'seed')} and {standing.images} images"
     return (
-        f"That does not show it to be as good: it lies {loss} points behind,"
-        f" 95 % interval {low} to {high},"
-        f" and from {evidence} a loss of less than {unnoticed} points goes unnoticed."
+        f"That does not show it to be as good: it lies {loss} points behind, 95 % interval {low} "
+        f"to {high}, and from {evidence} a loss of less than {unnoticed} points goes unnoticed."
     )
 
 

@@ -13,16 +13,19 @@ from scipy import stats
 from qstrategies.evidence.paired import Difference, holm
 
 LEVEL = 0.05
-"""The chance of any false "better" or "worse", and of any false "equivalent", in one family of comparisons."""
+"""The chance of any false "better" or "worse", and of any false "equivalent", in one family of
+comparisons."""
 MOST_SEEDS = 1000
 
 
 @dataclass(frozen=True, kw_only=True)
 class Comparison:
-    """One difference of accuracies (fractions) with its 95 % interval, p-values after Holm, and what they say.
+    """One difference of accuracies (fractions) with its 95 % interval, p-values after Holm, and
+    what they say.
 
-    ``seeds_needed``: how many seeds in all would decide it if the difference is what it seems; None where it is decided,
-    where one seed says nothing of others, and where even ``MOST_SEEDS`` would not.
+    ``seeds_needed``: how many seeds in all would decide it if the difference is what it seems; None
+    where it is decided, where one seed says nothing of others, and where even ``MOST_SEEDS`` would
+    not.
     """
 
     difference: float
@@ -38,18 +41,23 @@ class Comparison:
 def compare_all(differences: Mapping[str, Difference], margin: float) -> dict[str, Comparison]:
     """A verdict on every difference of one family.
 
-    equivalent: smaller than ``margin`` (a fraction) either way; better or worse: not zero; undecided: neither is shown.
-    A difference that is shown to be smaller than the margin is equivalent even if it is shown not to be zero.
+    equivalent: smaller than ``margin`` (a fraction) either way; better or worse: not zero;
+    undecided: neither is shown. A difference that is shown to be smaller than the margin is
+    equivalent even if it is shown not to be zero.
     """
     different = holm([item.p_different for item in differences.values()])
     beyond = holm([item.p_beyond(margin) for item in differences.values()])
     return {
         name: _comparison(item, p_different, p_beyond, margin, LEVEL / len(differences))
-        for (name, item), p_different, p_beyond in zip(differences.items(), different, beyond, strict=True)
+        for (name, item), p_different, p_beyond in zip(
+            differences.items(), different, beyond, strict=True
+        )
     }
 
 
-def _comparison(item: Difference, p_different: float, p_beyond: float, margin: float, level: float) -> Comparison:
+def _comparison(
+    item: Difference, p_different: float, p_beyond: float, margin: float, level: float
+) -> Comparison:
     verdict = "undecided"
     if p_beyond <= LEVEL:
         verdict = "equivalent"
@@ -69,7 +77,8 @@ def _comparison(item: Difference, p_different: float, p_beyond: float, margin: f
 
 
 def seeds_needed(item: Difference, margin: float, level: float) -> int | None:
-    """The smallest number of seeds, above the present one, at which the same mean and variances would be decided."""
+    """The smallest number of seeds, above the present one, at which the same mean and variances
+    would be decided."""
     if item.seeds == 1:
         return None
     seeds = _more_seeds(item)
@@ -78,7 +87,8 @@ def seeds_needed(item: Difference, margin: float, level: float) -> int | None:
 
 
 def seeds_to_place(item: Difference, margin: float, level: float) -> int | None:
-    """The smallest number of seeds, above the present one, that would show on which side of ``margin`` the same mean lies."""
+    """The smallest number of seeds, above the present one, that would show on which side of
+    ``margin`` the same mean lies."""
     if item.seeds == 1:
         return None
     seeds = _more_seeds(item)

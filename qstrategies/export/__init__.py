@@ -1,1 +1,2 @@
-"""Integer graph -> ONNX files: the portable form written directly, other forms by small graph passes, then metadata."""
+"""Integer graph -> ONNX files: the portable form written directly, other forms by small graph
+passes, then metadata."""

@@ -12,7 +12,8 @@ Array = NDArray[Any]
 
 
 def constant(value: ir.Value | None) -> Array | None:
-    """The array that ``value`` always has (an initializer or the output of a Constant node), else None."""
+    """The array that ``value`` always has (an initializer or the output of a Constant node), else
+    None."""
     if value is None or value.const_value is None:
         return None
     return value.const_value.numpy()
@@ -40,7 +41,9 @@ def known(value: ir.Value | None) -> Array:
     return array
 
 
-def insert_before(graph: ir.Graph, at: ir.Node, op: str, inputs: list[ir.Value], name: str, **attributes: Any) -> ir.Value:
+def insert_before(
+    graph: ir.Graph, at: ir.Node, op: str, inputs: list[ir.Value], name: str, **attributes: Any
+) -> ir.Value:
     """The output of a new node ``op`` placed before ``at``."""
     node = ir.node(op, inputs, attributes=attributes, name=name)
     node.outputs[0].name = name
@@ -67,7 +70,9 @@ def remove(graph: ir.Graph, node: ir.Node) -> None:
 
 def qparams(node: ir.Node) -> tuple[bytes, ...]:
     """Scale and zero point of a Q or DQ, to be compared with another's."""
-    return tuple(array.tobytes() for value in node.inputs[1:] if (array := constant(value)) is not None)
+    return tuple(
+        array.tobytes() for value in node.inputs[1:] if (array := constant(value)) is not None
+    )
 
 
 def drop_unused(graph: ir.Graph) -> None:

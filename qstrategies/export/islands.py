@@ -1,4 +1,5 @@
-"""Float islands -> ONNX, by PyTorch's exporter: all islands of a model in one call, since a call costs more than an island."""
+"""Float islands -> ONNX, by PyTorch's exporter: all islands of a model in one call, since a call
+costs more than an island."""
 
 from __future__ import annotations
 
@@ -49,7 +50,9 @@ def export_islands(graph: IntegerGraph) -> ExportedIslands:
 class ExportedIslands:
     """The graph of all islands together; ``write`` copies what one of them needs."""
 
-    def __init__(self, ends: Mapping[str, int], graph: onnx.GraphProto, places: Sequence[Sequence[int]] = ()) -> None:
+    def __init__(
+        self, ends: Mapping[str, int], graph: onnx.GraphProto, places: Sequence[Sequence[int]] = ()
+    ) -> None:
         self.ends, self.graph, self.places = ends, graph, places
         self.makers = {output: node for node in graph.node for output in node.output}
         self.tensors = {tensor.name: tensor for tensor in graph.initializer}
@@ -74,12 +77,16 @@ class ExportedIslands:
                 open_names += node.input
         return [node for node in self.graph.node if node.name in wanted]
 
-    def _copy(self, node: onnx.NodeProto, island: str, to: OnnxWriter, renamed: dict[str, str]) -> None:
+    def _copy(
+        self, node: onnx.NodeProto, island: str, to: OnnxWriter, renamed: dict[str, str]
+    ) -> None:
         copied = onnx.NodeProto()
         copied.CopyFrom(node)
         for index, name in enumerate(node.input):
             if name in self.tensors and name not in renamed:
-                renamed[name] = to.constant(f"{island}.{name}", onnx.numpy_helper.to_array(self.tensors[name]))
+                renamed[name] = to.constant(
+                    f"{island}.{name}", onnx.numpy_helper.to_array(self.tensors[name])
+                )
             copied.input[index] = renamed.get(name, name)
         for index, name in enumerate(node.output):
             renamed[name] = to.free_name(f"{island}.{name}") if name else name
@@ -103,9 +110,13 @@ class _Together(nn.Module):
         return tuple(island(*(tensors[place] for place in chosen)) for island, chosen in pairs)
 
 
-def exported(module: nn.Module, examples: tuple[Tensor, ...], dynamic: Sequence[Any], **names: Any) -> onnx.ModelProto:
+def exported(
+    module: nn.Module, examples: tuple[Tensor, ...], dynamic: Sequence[Any], **names: Any
+) -> onnx.ModelProto:
     """``module`` by PyTorch's exporter, without a word of it on the screen."""
-    dimensions: Any = {"tensors": tuple(dynamic)} if isinstance(module, _Together) else tuple(dynamic)
+    dimensions: Any = (
+        {"tensors": tuple(dynamic)} if isinstance(module, _Together) else tuple(dynamic)
+    )
     with quiet():
         program = torch.onnx.export(
             module.eval(),
@@ -124,7 +135,8 @@ def exported(module: nn.Module, examples: tuple[Tensor, ...], dynamic: Sequence[
 
 
 def _release_shapes(program: torch.export.ExportedProgram) -> None:
-    """Break a cycle of sizes and tensors that leads through C++, where Python's collector does not look, and forget by instance."""
+    """Break a cycle of sizes and tensors that leads through C++, where Python's collector does not
+    look, and forget by instance."""
     for method in vars(ShapeEnv).values():
         if hasattr(method, "cache_clear"):
             method.cache_clear()
@@ -157,7 +169,9 @@ def _examples(graph: IntegerGraph) -> dict[str, Tensor]:
         values[spec.name] = torch.zeros(sizes, dtype=spec.dtype)
     for node in graph.nodes:
         constants = (torch.from_numpy(array) for array in node.constants)
-        values[node.output.name] = node.reals(*(values[spec.name] for spec in node.inputs), *constants)
+        values[node.output.name] = node.reals(
+            *(values[spec.name] for spec in node.inputs), *constants
+        )
     return values
 
 

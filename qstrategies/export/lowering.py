@@ -1,14 +1,19 @@
-"""A second form of the same file for one runtime: at each place the form that its kernels compute fastest.
+"""A second form of the same file for one runtime: at each place the form that its kernels compute
+fastest.
 
-With exact scales float and integer kernels give the same bits, so that the choice is free. The rules come from measurements
-of single nodes (docs/benchmark_*.md have the outcome, ``experiments/benchmark.py`` measures it again).
+With exact scales float and integer kernels give the same bits, so that the choice is free. The
+rules come from measurements of single nodes (docs/benchmark_*.md have the outcome,
+``experiments/benchmark.py`` measures it again).
 
 ONNX Runtime:
 
-- Its integer convolution copies single bytes when there are few input channels, and its max pooling of int8 in NCHW order is
-  slow; the float kernels are several times faster there, unless the kernel is so large that the products outweigh the copies.
-- It computes a Clip between DequantizeLinear and QuantizeLinear in float, which takes longer than the convolution before it.
-- Its integer convolutions keep channels last. A linear layer on a flattened image can take its features in that order as well.
+- Its integer convolution copies single bytes when there are few input channels, and its max pooling
+  of int8 in NCHW order is slow; the float kernels are several times faster there, unless the kernel
+  is so large that the products outweigh the copies.
+- It computes a Clip between DequantizeLinear and QuantizeLinear in float, which takes longer than
+  the convolution before it.
+- Its integer convolutions keep channels last. A linear layer on a flattened image can take its
+  features in that order as well.
 """
 
 from __future__ import annotations
@@ -31,18 +36,22 @@ from qstrategies.export.graph import (
     qparams,
 )
 
-FEW_PRODUCTS = 16  # of one output: 3 x 3 x 1 took a fifth of the time in float, 3 x 3 x 3 gained nothing, 7 x 7 x 3 lost a half
+# of one output: 3 x 3 x 1 took a fifth of the time in float, 3 x 3 x 3 gained nothing, 7 x 7 x 3
+# lost a half
+FEW_PRODUCTS = 16
 
 
 def lower(graph: ir.Graph, runtime: str) -> bool:
-    """Rewrite ``graph`` for ``runtime``, one of ``LOWERINGS``. False if there is nothing to gain."""
+    """Rewrite ``graph`` for ``runtime``, one of ``LOWERINGS``. False if there is nothing to
+    gain."""
     changed = [rewrite(graph) for rewrite in LOWERINGS[runtime]]
     drop_unused(graph)
     return any(changed)
 
 
 def float_first_layer(graph: ir.Graph) -> bool:
-    """Rewrite conv, ReLU, Q, DQ, pool, Q at the pixels' entry to float conv, pool, ReLU, Q. False if not applicable."""
+    """Rewrite conv, ReLU, Q, DQ, pool, Q at the pixels' entry to float conv, pool, ReLU, Q. False
+    if not applicable."""
     image = graph.inputs[0]
     entry = only_user(image)
     convolution = only_user(entry.outputs[0]) if entry is not None else None
@@ -50,7 +59,9 @@ def float_first_layer(graph: ir.Graph) -> bool:
         return False
     if not _raw_pixels(entry) or not _small_kernel(convolution):
         return False
-    pixels = insert_before(graph, convolution, "Cast", [image], f"{image.name}_as_float", to=int(ir.DataType.FLOAT))
+    pixels = insert_before(
+        graph, convolution, "Cast", [image], f"{image.name}_as_float", to=int(ir.DataType.FLOAT)
+    )
     convolution.replace_input_with(0, pixels)
     for index in range(1, len(convolution.inputs)):
         convolution.replace_input_with(index, _dequantized(graph, convolution.inputs[index]))
@@ -59,16 +70,19 @@ def float_first_layer(graph: ir.Graph) -> bool:
 
 
 def integer_clips(graph: ir.Graph) -> bool:
-    """Rewrite DQ, Clip, Q of one scale and zero point to a Clip of the integers, or to nothing where it clips nothing.
+    """Rewrite DQ, Clip, Q of one scale and zero point to a Clip of the integers, or to nothing
+    where it clips nothing.
 
-    Rounding is monotone, and the integers are on the grid already: Q(clip(DQ(q), a, b)) = clip(q, Q(a), Q(b)).
+    Rounding is monotone, and the integers are on the grid already: Q(clip(DQ(q), a, b)) = clip(q,
+    Q(a), Q(b)).
     """
     clips = [node for node in graph if node.op_type == "Clip"]
     return sum(_integer_clip(graph, node) for node in clips) > 0
 
 
 def channels_last_flatten(graph: ir.Graph) -> bool:
-    """Rewrite the flattening of [N, C, H, W] in front of a Gemm to one of [N, H, W, C], and its weights to the same order."""
+    """Rewrite the flattening of [N, C, H, W] in front of a Gemm to one of [N, H, W, C], and its
+    weights to the same order."""
     flattens = [node for node in graph if node.op_type == "Reshape"]
     return sum(_flatten_channels_last(graph, node) for node in flattens) > 0
 
@@ -80,18 +94,29 @@ LOWERINGS: dict[str, tuple[Callable[[ir.Graph], bool], ...]] = {
 
 def _integer_clip(graph: ir.Graph, clip: ir.Node) -> bool:
     before, after = producer(clip.inputs[0], "DequantizeLinear"), only_user(clip.outputs[0])
-    if before is None or after is None or after.op_type != "QuantizeLinear" or qparams(before) != qparams(after):
+    if (
+        before is None
+        or after is None
+        or after.op_type != "QuantizeLinear"
+        or qparams(before) != qparams(after)
+    ):
         return False
     scale, zero_point = (known(value) for value in after.inputs[1:])
     type_range = np.iinfo(zero_point.dtype)
     bounds = [constant(value) for value in clip.inputs[1:]]
     if scale.size > 1 or len(bounds) != 2 or any(bound is None for bound in bounds):
         return False
-    low, high = (np.clip(np.rint(known(value) / scale) + zero_point, type_range.min, type_range.max) for value in clip.inputs[1:])
+    low, high = (
+        np.clip(np.rint(known(value) / scale) + zero_point, type_range.min, type_range.max)
+        for value in clip.inputs[1:]
+    )
     clipped = operand(before, 0)
     if (low, high) != (type_range.min, type_range.max):
         limits = {"low": low, "high": high}
-        values = [add_initializer(graph, f"{clip.name}_{name}", limit.astype(zero_point.dtype)) for name, limit in limits.items()]
+        values = [
+            add_initializer(graph, f"{clip.name}_{name}", limit.astype(zero_point.dtype))
+            for name, limit in limits.items()
+        ]
         clipped = insert_before(graph, after, "Clip", [clipped, *values], f"{clip.name}_integers")
     ir.convenience.replace_all_uses_with(after.outputs[0], clipped)
     return True
@@ -108,21 +133,40 @@ def _flatten_channels_last(graph: ir.Graph, flatten: ir.Node) -> bool:
         return False
     weights = producer(node.inputs[1], "DequantizeLinear")
     channels, *image = (dim if isinstance(dim, int) else 0 for dim in shape[1:])
-    if weights is None or len(target) != 2 or channels * math.prod(image) != target[1] or math.prod(image) == 1:
+    if (
+        weights is None
+        or len(target) != 2
+        or channels * math.prod(image) != target[1]
+        or math.prod(image) == 1
+    ):
         return False
     integers = known(weights.inputs[0])
     ordered = integers.reshape(-1, channels, *image).transpose(0, 2, 3, 1).reshape(integers.shape)
-    weights.replace_input_with(0, add_initializer(graph, f"{operand(weights, 0).name}_channels_last", ordered))
+    weights.replace_input_with(
+        0, add_initializer(graph, f"{operand(weights, 0).name}_channels_last", ordered)
+    )
     flatten.replace_input_with(
-        0, insert_before(graph, flatten, "Transpose", [operand(flatten, 0)], f"{flatten.name}_channels_last", perm=[0, 2, 3, 1])
+        0,
+        insert_before(
+            graph,
+            flatten,
+            "Transpose",
+            [operand(flatten, 0)],
+            f"{flatten.name}_channels_last",
+            perm=[0, 2, 3, 1],
+        ),
     )
     return True
 
 
 def _raw_pixels(entry: ir.Node) -> bool:
-    """Whether the first node only casts: a real DequantizeLinear would have ONNX Runtime quantize the float weights
-    behind it, to scales of its own (seen in 1.32)."""
-    return entry.op_type == "DequantizeLinear" and known(entry.inputs[1]) == 1 and not known(entry.inputs[2]).any()
+    """Whether the first node only casts: a real DequantizeLinear would have ONNX Runtime quantize
+    the float weights behind it, to scales of its own (seen in 1.32)."""
+    return (
+        entry.op_type == "DequantizeLinear"
+        and known(entry.inputs[1]) == 1
+        and not known(entry.inputs[2]).any()
+    )
 
 
 def _small_kernel(convolution: ir.Node) -> bool:
@@ -132,21 +176,27 @@ def _small_kernel(convolution: ir.Node) -> bool:
 
 
 def _dequantized(graph: ir.Graph, value: ir.Value | None) -> ir.Value:
-    """The float initializer that the DequantizeLinear behind ``value`` computes; exact, as |w| m < 2^24."""
+    """The float initializer that the DequantizeLinear behind ``value`` computes; exact, as |w| m <
+    2^24."""
     node = producer(value, "DequantizeLinear")
     assert node is not None
     integers, scale = known(node.inputs[0]), known(node.inputs[1])
     column = scale.reshape(-1, *[1] * (integers.ndim - 1))
-    return add_initializer(graph, f"{operand(node, 0).name}_float", (integers * column).astype(np.float32))
+    return add_initializer(
+        graph, f"{operand(node, 0).name}_float", (integers * column).astype(np.float32)
+    )
 
 
 def _pool_first(graph: ir.Graph, convolution: ir.Node) -> None:
-    """conv, ReLU, Q, DQ, pool, Q -> conv, pool, ReLU, Q: rounding and ReLU are monotone, so pooling may come first."""
+    """conv, ReLU, Q, DQ, pool, Q -> conv, pool, ReLU, Q: rounding and ReLU are monotone, so pooling
+    may come first."""
     relu = only_user(convolution.outputs[0])
     quantize = only_user(relu.outputs[0]) if relu is not None else None
     dequantize = only_user(quantize.outputs[0]) if quantize is not None else None
     pool = only_user(dequantize.outputs[0]) if dequantize is not None else None
-    chain = [node.op_type if node is not None else None for node in (relu, quantize, dequantize, pool)]
+    chain = [
+        node.op_type if node is not None else None for node in (relu, quantize, dequantize, pool)
+    ]
     if chain != ["Relu", "QuantizeLinear", "DequantizeLinear", "MaxPool"]:
         return
     assert relu is not None and pool is not None

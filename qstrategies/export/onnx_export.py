@@ -29,11 +29,14 @@ from qstrategies.records import PIXELS
 
 @dataclass(frozen=True)
 class ExportedModel:
-    """An ONNX file on disk. ``form`` is "portable" (all integers), "fast" (as one runtime's kernels like it) or "float".
+    """An ONNX file on disk. ``form`` is "portable" (all integers), "fast" (as one runtime's kernels
+    like it) or "float".
 
-    ``same_as`` is the ``content_sha256`` of the portable form where the bits of "fast" are proven to be the same.
+    ``same_as`` is the ``content_sha256`` of the portable form where the bits of "fast" are proven
+    to be the same.
 
-    ``certificate`` is the summary of what the file guarantees and ``quantized`` the model it was made from, both None for "float".
+    ``certificate`` is the summary of what the file guarantees and ``quantized`` the model it was
+    made from, both None for "float".
     """
 
     path: Path
@@ -56,19 +59,23 @@ def export_onnx(
     pixels: str = "uint8",
     optimize_for: str | None = "onnxruntime",
 ) -> list[ExportedModel]:
-    """Write ``path`` (portable) and ``NAME.fast.onnx`` beside it, if there is something to gain for the runtime ``optimize_for``.
+    """Write ``path`` (portable) and ``NAME.fast.onnx`` beside it, if there is something to gain for
+    the runtime ``optimize_for``.
 
-    Every rewriting of the second is an identity of real numbers. Its metadata names the portable form by its content hash, as
-    ``same_as``, if both certificates prove that float executors compute those real numbers: then both give the same bits.
+    Every rewriting of the second is an identity of real numbers. Its metadata names the portable
+    form by its content hash, as ``same_as``, if both certificates prove that float executors
+    compute those real numbers: then both give the same bits.
 
     Args:
-        metadata: stored in the file, each value as JSON, beside the form, the summary of the certificate and a hash of it all.
-        pixels: "uint8" for inputs that are the integers of their quantizers (raw pixels 0...255), "float32" for their
-            real values.
+        metadata: stored in the file, each value as JSON, beside the form, the summary of the
+            certificate and a hash of it all.
+        pixels: "uint8" for inputs that are the integers of their quantizers (raw pixels 0...255),
+            "float32" for their real values.
         optimize_for: one of ``export.lowering.LOWERINGS``; None for the portable file alone.
 
     Raises:
-        InputError: unknown ``pixels`` or ``optimize_for``, or a float island that PyTorch cannot export.
+        InputError: unknown ``pixels`` or ``optimize_for``, or a float island that PyTorch cannot
+            export.
         SelfCheckError: the file does not compute what ``quantized`` does.
     """
     check_choice("pixel type", pixels, PIXELS)
@@ -81,19 +88,29 @@ def export_onnx(
     model = ir.from_proto(portable)
     if optimize_for is not None and lower(model.graph, optimize_for):
         fast = _plain(ir.to_proto(model))
-        files.append(_save(fast, path.with_suffix(".fast.onnx"), "fast", metadata, quantized, portable=files[0]))
+        files.append(
+            _save(
+                fast, path.with_suffix(".fast.onnx"), "fast", metadata, quantized, portable=files[0]
+            )
+        )
     return files
 
 
 @guest
 @own_randomness()
 def export_float_onnx(
-    model: nn.Module, input_shape: tuple[int, ...], path: Path, metadata: Mapping[str, Any] | None = None
+    model: nn.Module,
+    input_shape: tuple[int, ...],
+    path: Path,
+    metadata: Mapping[str, Any] | None = None,
 ) -> ExportedModel:
-    """Write the float model, raw uint8 pixels in like the int8 files, for size and speed to be compared with."""
+    """Write the float model, raw uint8 pixels in like the int8 files, for size and speed to be
+    compared with."""
     example = torch.zeros(2, *input_shape, dtype=torch.uint8)
     batch = {0: torch.export.Dim("batch")}
-    proto = exported(_FromPixels(model), (example,), [batch], input_names=["image"], output_names=["logits"])
+    proto = exported(
+        _FromPixels(model), (example,), [batch], input_names=["image"], output_names=["logits"]
+    )
     return _save(_plain(proto), path, "float", metadata)
 
 
@@ -125,7 +142,9 @@ def _save(
     proto.metadata_props.add(key=HASH_KEY, value=json.dumps(content))
     data = proto.SerializeToString(deterministic=True)
     atomic_write(path, data)
-    return ExportedModel(path, form, sha256(data), len(data), content, same_as, certificate, quantized)
+    return ExportedModel(
+        path, form, sha256(data), len(data), content, same_as, certificate, quantized
+    )
 
 
 def _plain(proto: onnx.ModelProto) -> onnx.ModelProto:
@@ -136,14 +155,26 @@ def _plain(proto: onnx.ModelProto) -> onnx.ModelProto:
     for node in proto.graph.node:
         del node.metadata_props[:]
         node.doc_string = ""
-    for value in (*proto.graph.value_info, *proto.graph.input, *proto.graph.output, *proto.graph.initializer):
+    for value in (
+        *proto.graph.value_info,
+        *proto.graph.input,
+        *proto.graph.output,
+        *proto.graph.initializer,
+    ):
         del value.metadata_props[:]
     del proto.graph.metadata_props[:]
     return proto
 
 
-def _proven_same(certificate: Mapping[str, Any] | None, portable: ExportedModel | None) -> str | None:
-    """The content hash of ``portable`` if it and the file of ``certificate`` are exact on every executor, whatever its kernels."""
+def _proven_same(
+    certificate: Mapping[str, Any] | None, portable: ExportedModel | None
+) -> str | None:
+    """The content hash of ``portable`` if it and the file of ``certificate`` are exact on every
+    executor, whatever its kernels."""
     if certificate is None or portable is None or portable.certificate is None:
         return None
-    return portable.content_sha256 if certificate["float_executors"] and portable.certificate["float_executors"] else None
+    return (
+        portable.content_sha256
+        if certificate["float_executors"] and portable.certificate["float_executors"]
+        else None
+    )

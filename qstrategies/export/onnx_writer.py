@@ -1,4 +1,5 @@
-"""An integer graph as ONNX, written directly: DequantizeLinear, operator, QuantizeLinear, as every runtime reads it."""
+"""An integer graph as ONNX, written directly: DequantizeLinear, operator, QuantizeLinear, as every
+runtime reads it."""
 
 from __future__ import annotations
 
@@ -18,7 +19,8 @@ OPSET, IR_VERSION = 19, 9
 
 
 def to_onnx(quantized: QuantizedModel, pixels: str) -> onnx.ModelProto:
-    """The portable file of ``quantized``; ``pixels`` "uint8" (the integers of the inputs) or "float32" (their real values).
+    """The portable file of ``quantized``; ``pixels`` "uint8" (the integers of the inputs) or
+    "float32" (their real values).
 
     Raises:
         InputError: a float island that cannot be exported.
@@ -46,9 +48,13 @@ class OnnxWriter:
             node.write(self)
         pairs = zip(self.graph.outputs, self.quantized.output_names, strict=True)
         outputs = [self._output(spec, name) for spec, name in pairs]
-        graph = helper.make_graph(self.nodes, "qstrategies", inputs, outputs, list(self.initializers.values()))
+        graph = helper.make_graph(
+            self.nodes, "qstrategies", inputs, outputs, list(self.initializers.values())
+        )
         opsets = [helper.make_opsetid("", OPSET)]
-        model = helper.make_model(graph, opset_imports=opsets, ir_version=IR_VERSION, producer_name="qstrategies")
+        model = helper.make_model(
+            graph, opset_imports=opsets, ir_version=IR_VERSION, producer_name="qstrategies"
+        )
         return onnx.shape_inference.infer_shapes(model)
 
     def constant(self, name: str, array: Array) -> str:
@@ -96,7 +102,8 @@ class OnnxWriter:
         self.values[tensor.name] = value
 
     def island(self, node: Node, module: nn.Module) -> None:
-        """The float part ``module``, its inputs spelled out: behind a DequantizeLinear, ONNX Runtime quantizes float weights itself."""
+        """The float part ``module``, its inputs spelled out: behind a DequantizeLinear, ONNX
+        Runtime quantizes float weights itself."""
         inputs = [self._spelled_out(spec) for spec in node.inputs]
         result = self.islands.write(node.output.name, self, inputs)
         self.give(node.output, result)

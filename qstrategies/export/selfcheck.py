@@ -1,4 +1,5 @@
-"""Does the file compute what the quantized model computes? Run once, in ONNX Runtime without its optimizations."""
+"""Does the file compute what the quantized model computes? Run once, in ONNX Runtime without its
+optimizations."""
 
 from __future__ import annotations
 
@@ -16,25 +17,33 @@ from qstrategies.quantization.structure import leaves
 
 EXAMPLES = 3
 FEW_STEPS, MOST_NOISE = 2.0, 0.1
-"""Float islands round in each executor as it likes, which may move a value over a tie, and on from there: through the twelve blocks of
-a vision transformer to a noise of 0.6 % of the power. An operator that is lost leaves as much noise as signal."""
+"""Float islands round in each executor as it likes, which may move a value over a tie, and on from
+there: through the twelve blocks of a vision transformer to a noise of 0.6 % of the power. An
+operator that is lost leaves as much noise as signal."""
 
 
 def check_file(quantized: QuantizedModel, model: onnx.ModelProto) -> None:
-    """Raise ``SelfCheckError`` unless ``model`` gives the results of ``quantized`` on random integers.
+    """Raise ``SelfCheckError`` unless ``model`` gives the results of ``quantized`` on random
+    integers.
 
-    The same bits, but where parts stay in float or scales are free: there within ``FEW_STEPS`` of the output's quantizer, or with
-    ``MOST_NOISE`` of the signal's power.
+    The same bits, but where parts stay in float or scales are free: there within ``FEW_STEPS`` of
+    the output's quantizer, or with ``MOST_NOISE`` of the signal's power.
     """
     inputs = [random_input(spec) for spec in quantized.graph.inputs]
     expected = _expected(quantized, inputs)
     found = _run(model, quantized, inputs)
     strict = quantized.config.exact and not quantized.islands
-    for spec, name, ours, theirs in zip(quantized.graph.outputs, quantized.output_names, expected, found, strict=True):
+    for spec, name, ours, theirs in zip(
+        quantized.graph.outputs, quantized.output_names, expected, found, strict=True
+    ):
         if ours.shape != theirs.shape:
-            raise SelfCheckError(f"output {name!r} of the file has the shape {theirs.shape} instead of {ours.shape}")
+            raise SelfCheckError(
+                f"output {name!r} of the file has the shape {theirs.shape} instead of {ours.shape}"
+            )
         if not _agree(spec, ours, theirs, strict=strict):
-            raise SelfCheckError(f"output {name!r} of the file differs from the quantized model it was written from")
+            raise SelfCheckError(
+                f"output {name!r} of the file differs from the quantized model it was written from"
+            )
 
 
 def random_input(spec: TensorSpec) -> Array:
@@ -71,5 +80,8 @@ def _agree(spec: TensorSpec, ours: Array, theirs: Array, *, strict: bool) -> boo
         return bool(np.array_equal(ours, theirs))
     step = 0.0 if spec.quantizer is None else spec.quantizer.scale
     difference = np.abs(ours.astype(np.float64) - theirs)
-    noise, signal = float(np.square(difference).sum()), float(np.square(ours, dtype=np.float64).sum())
+    noise, signal = (
+        float(np.square(difference).sum()),
+        float(np.square(ours, dtype=np.float64).sum()),
+    )
     return bool(difference.max(initial=0) <= FEW_STEPS * step or noise <= MOST_NOISE * signal)

@@ -1,4 +1,5 @@
-"""Network architectures, one file each. A model takes images scaled to [0, 1] and returns logits."""
+"""Network architectures, one file each. A model takes images scaled to [0, 1] and returns
+logits."""
 
 from __future__ import annotations
 

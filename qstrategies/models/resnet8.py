@@ -1,4 +1,5 @@
-"""ResNet-8 of the MLPerf Tiny benchmark (Banbury et al., https://arxiv.org/abs/2106.07597), for 28 x 28 grey images."""
+"""ResNet-8 of the MLPerf Tiny benchmark (Banbury et al., https://arxiv.org/abs/2106.07597), for 28
+x 28 grey images."""
 
 from __future__ import annotations
 
@@ -9,8 +10,9 @@ from qstrategies.models import MODELS
 
 
 class Block(nn.Module):
-    """Two 3x3 convolutions with BN and a shortcut, which is a 1x1 convolution where the shape changes (He et al.,
-    https://arxiv.org/abs/1512.03385). Shape: [N, inputs, H, W] -> [N, outputs, H / stride, W / stride]."""
+    """Two 3x3 convolutions with BN and a shortcut, which is a 1x1 convolution where the shape
+    changes (He et al., https://arxiv.org/abs/1512.03385). Shape: [N, inputs, H, W] -> [N, outputs,
+    H / stride, W / stride]."""
 
     def __init__(self, inputs: int, outputs: int, stride: int) -> None:
         super().__init__()
@@ -19,7 +21,11 @@ class Block(nn.Module):
         self.relu1 = nn.ReLU()
         self.conv2 = nn.Conv2d(outputs, outputs, 3, padding=1, bias=False)
         self.bn2 = nn.BatchNorm2d(outputs)
-        self.shortcut = nn.Conv2d(inputs, outputs, 1, stride) if inputs != outputs or stride != 1 else nn.Identity()
+        self.shortcut = (
+            nn.Conv2d(inputs, outputs, 1, stride)
+            if inputs != outputs or stride != 1
+            else nn.Identity()
+        )
         self.relu2 = nn.ReLU()
 
     def forward(self, x: Tensor) -> Tensor:
@@ -29,7 +35,8 @@ class Block(nn.Module):
 
 @MODELS.register("resnet8")
 class ResNet8(nn.Module):
-    """conv 16, then blocks of 16, 32 and 64 channels, global average, linear; 78 thousand parameters.
+    """conv 16, then blocks of 16, 32 and 64 channels, global average, linear; 78 thousand
+    parameters.
 
     Shape: images [N, 1, 28, 28] in [0, 1] -> logits [N, 10].
     """

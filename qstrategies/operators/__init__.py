@@ -1,8 +1,10 @@
-"""What each operator is, one file per family: everything that the road asks of an operator stands in its file.
+"""What each operator is, one file per family: everything that the road asks of an operator stands
+in its file.
 
-A file holds *forms*, the modules that a normalized graph is made of; *recognizers*, which say what of a user's model is
-such a form; and *nodes*, what becomes of a form once its quantizers are decided: integer semantics in NumPy, the same
-in float32, the kernels of PyTorch's engines and the ONNX operators. ``base.py`` has the vocabulary.
+A file holds *forms*, the modules that a normalized graph is made of; *recognizers*, which say what
+of a user's model is such a form; and *nodes*, what becomes of a form once its quantizers are
+decided: integer semantics in NumPy, the same in float32, the kernels of PyTorch's engines and the
+ONNX operators. ``base.py`` has the vocabulary.
 """
 
 from __future__ import annotations

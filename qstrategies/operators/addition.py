@@ -50,7 +50,10 @@ class Addition(Node):
     relu: bool = False
 
     def integers(self, *inputs: Array) -> Array:
-        a, b = (centered(x, spec.grid) * spec.grid.scale for x, spec in zip(inputs, self.inputs, strict=True))
+        a, b = (
+            centered(x, spec.grid) * spec.grid.scale
+            for x, spec in zip(inputs, self.inputs, strict=True)
+        )
         total = a + self.sign * b
         if self.relu:
             total = np.maximum(total, 0)
@@ -64,7 +67,8 @@ class Addition(Node):
     def kernel(self, engine: str) -> Kernel | None:
         same_shape = self.inputs[0].shape == self.inputs[1].shape
         if engine == "qnnpack" or self.sign < 0 or not same_shape:
-            return None  # qnnpack's rounds ties away from zero; the others neither subtract nor broadcast
+            # qnnpack's rounds ties away from zero; the others neither subtract nor broadcast
+            return None
         function = torch.ops.quantized.add_relu if self.relu else torch.ops.quantized.add
         grid = self.output.grid
         return lambda a, b: function(a, b, grid.scale, grid.zero_point)
@@ -88,7 +92,9 @@ FORMS[Add] = _form(1)
 FORMS[Subtract] = _form(-1)
 
 
-@recognizes(operator.add, operator.iadd, torch.add, "add", "add_", "__add__", "__radd__", "__iadd__")
+@recognizes(
+    operator.add, operator.iadd, torch.add, "add", "add_", "__add__", "__radd__", "__iadd__"
+)
 def _add(call: Call, input: Any, other: Any, *, alpha: float = 1) -> fx.Node | None:
     if alpha != 1:
         return None
@@ -100,7 +106,9 @@ def _add(call: Call, input: Any, other: Any, *, alpha: float = 1) -> fx.Node | N
     return call.emit(Elementwise(lambda value: value + number), x) if is_number(number) else None
 
 
-@recognizes(operator.sub, operator.isub, torch.sub, torch.subtract, "sub", "sub_", "__sub__", "__isub__")
+@recognizes(
+    operator.sub, operator.isub, torch.sub, torch.subtract, "sub", "sub_", "__sub__", "__isub__"
+)
 def _subtract(call: Call, input: Any, other: Any, *, alpha: float = 1) -> fx.Node | None:
     if alpha != 1:
         return None

@@ -1,4 +1,5 @@
-"""The exact arithmetic of the specification: whole numbers in float64, one rounding, ties to even."""
+"""The exact arithmetic of the specification: whole numbers in float64, one rounding, ties to
+even."""
 
 from __future__ import annotations
 
@@ -19,7 +20,8 @@ def centered(array: Array, quantizer: Quantizer) -> Array:
 def rounded(total: Array, ratio: Any, quantizer: Quantizer, divisor: int = 1) -> Array:
     """``round(total * ratio / divisor)`` on ``quantizer``, uint8.
 
-    ``ratio`` is exact in float64, and a power of two where ``divisor`` is none: such quotients are rounded by whole numbers.
+    ``ratio`` is exact in float64, and a power of two where ``divisor`` is none: such quotients are
+    rounded by whole numbers.
     """
     if divisor & (divisor - 1) == 0:
         steps = np.rint(total * ratio / divisor)
@@ -44,11 +46,17 @@ def windows(
     dilation: Sequence[int],
     counts: Sequence[int],
 ) -> Any:
-    """For every place in the kernel: that place, and what of ``x`` [N, C, ...] (padded) all windows have there."""
+    """For every place in the kernel: that place, and what of ``x`` [N, C, ...] (padded) all windows
+    have there."""
     for place in itertools.product(*(range(size) for size in kernel)):
         starts = [each * step for each, step in zip(place, dilation, strict=True)]
-        ends = [start + (count - 1) * step + 1 for start, count, step in zip(starts, counts, stride, strict=True)]
-        taken = [slice(start, end, step) for start, end, step in zip(starts, ends, stride, strict=True)]
+        ends = [
+            start + (count - 1) * step + 1
+            for start, count, step in zip(starts, counts, stride, strict=True)
+        ]
+        taken = [
+            slice(start, end, step) for start, end, step in zip(starts, ends, stride, strict=True)
+        ]
         yield place, x[(slice(None), slice(None), *taken)]
 
 

@@ -1,4 +1,5 @@
-"""The vocabulary of operators: quantizers, tensors, nodes, and how a file of this folder says what it is."""
+"""The vocabulary of operators: quantizers, tensors, nodes, and how a file of this folder says what
+it is."""
 
 from __future__ import annotations
 
@@ -22,7 +23,8 @@ Kernel = Callable[..., Tensor]
 
 @dataclass(frozen=True)
 class Quantizer:
-    """Real values as uint8: ``q = clamp(round(x / scale) + zero_point, quant_min, quant_max)``, ties to even."""
+    """Real values as uint8: ``q = clamp(round(x / scale) + zero_point, quant_min, quant_max)``,
+    ties to even."""
 
     scale: float
     zero_point: int = 0
@@ -46,7 +48,8 @@ class Quantizer:
 
 @dataclass(frozen=True)
 class TensorSpec:
-    """A tensor between two nodes. ``shape`` has None for what varies with the batch; ``quantizer`` None: values of ``dtype``."""
+    """A tensor between two nodes. ``shape`` has None for what varies with the batch; ``quantizer``
+    None: values of ``dtype``."""
 
     name: str
     shape: Shape
@@ -80,7 +83,8 @@ class Writer(Protocol):
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Node:
-    """One operator of an integer graph, ``name``d after the module or call of the user's model that it comes from.
+    """One operator of an integer graph, ``name``d after the module or call of the user's model that
+    it comes from.
 
     Subclasses are frozen values of NumPy arrays and numbers.
     """
@@ -89,11 +93,13 @@ class Node:
     inputs: tuple[TensorSpec, ...]
     output: TensorSpec
     rounds: ClassVar[bool] = True
-    """Whether its results have to be rounded to the output's quantizer; False where they lie on it already."""
+    """Whether its results have to be rounded to the output's quantizer; False where they lie on it
+    already."""
 
     @property
     def constants(self) -> tuple[Array, ...]:
-        """The float32 arrays that ``reals`` takes after its inputs: weights, kept on the device of whoever runs it."""
+        """The float32 arrays that ``reals`` takes after its inputs: weights, kept on the device of
+        whoever runs it."""
         return ()
 
     def integers(self, *inputs: Array) -> Array:
@@ -105,7 +111,8 @@ class Node:
         raise NotImplementedError(type(self).__name__)
 
     def kernel(self, engine: str) -> Kernel | None:
-        """The int8 kernel of PyTorch's ``engine`` on quantized tensors; None where it has none that computes this."""
+        """The int8 kernel of PyTorch's ``engine`` on quantized tensors; None where it has none that
+        computes this."""
         return None
 
     def write(self, to: Writer) -> None:
@@ -142,9 +149,9 @@ class Site:
 class Form:
     """What the road knows of a module of the normalized graph.
 
-    ``node`` makes the integer node. ``takes_relu``: a ReLU
-    that is its only reader joins it. ``homogeneous``: ``f(c x) = c f(x)`` for c > 0, so that factors pass through it.
-    ``weighted``: a layer, whose real inputs are worth quantizing.
+    ``node`` makes the integer node. ``takes_relu``: a ReLU that is its only reader joins it.
+    ``homogeneous``: ``f(c x) = c f(x)`` for c > 0, so that factors pass through it. ``weighted``: a
+    layer, whose real inputs are worth quantizing.
     """
 
     placing: Placing
@@ -174,7 +181,8 @@ class Call(Protocol):
         """The result in the observed run of two examples."""
 
     def emit(self, module: nn.Module, *inputs: fx.Node, shape: Shape | None = None) -> fx.Node:
-        """Call ``module`` in the normalized graph; ``shape`` where it is not that of the whole result."""
+        """Call ``module`` in the normalized graph; ``shape`` where it is not that of the whole
+        result."""
 
     def reshape(self, x: fx.Node) -> fx.Node:
         """``x`` in the shape of the result."""
@@ -185,10 +193,12 @@ RECOGNIZERS: dict[Any, Recognizer] = {}
 
 
 def recognizes(*targets: Any) -> Callable[[Recognizer], Recognizer]:
-    """Register the function that says what calls of ``targets`` are: module types, functions or names of methods.
+    """Register the function that says what calls of ``targets`` are: module types, functions or
+    names of methods.
 
-    It gets the ``Call``, then the arguments as the user gave them (for a module type: the module first), graph nodes in
-    the place of tensors; it returns the node of the result, or None if this call has no exact form.
+    It gets the ``Call``, then the arguments as the user gave them (for a module type: the module
+    first), graph nodes in the place of tensors; it returns the node of the result, or None if this
+    call has no exact form.
     """
 
     def register(function: Recognizer) -> Recognizer:
@@ -220,7 +230,8 @@ def per_dimension(value: Any, dimensions: int) -> tuple[int, ...]:
 
 
 def requantized(real: Tensor, quantizer: Quantizer) -> Tensor:
-    """A real tensor as a quantized one of PyTorch, whose own kernel adds the zero point in float32 before it rounds."""
+    """A real tensor as a quantized one of PyTorch, whose own kernel adds the zero point in float32
+    before it rounds."""
     return from_integers(quantizer.quantize(real), quantizer)
 
 
@@ -230,5 +241,6 @@ def from_integers(integers: Tensor, quantizer: Quantizer) -> Tensor:
 
 
 def column(values: Array, dimensions: int) -> Array:
-    """One number per channel, shaped to go with an array [N, channels, ...] of so many dimensions, float64."""
+    """One number per channel, shaped to go with an array [N, channels, ...] of so many dimensions,
+    float64."""
     return values.astype(np.float64).reshape(-1, *[1] * (dimensions - 2))

@@ -30,7 +30,8 @@ from qstrategies.operators.base import (
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Clip(Node):
-    """To the integers from ``low`` to ``high``. Rounding is monotone: it may come before or after."""
+    """To the integers from ``low`` to ``high``. Rounding is monotone: it may come before or
+    after."""
 
     low: int
     high: int
@@ -69,7 +70,9 @@ def _relu_node(site: Site) -> Clip:
 
 
 def _hardtanh_node(site: Site) -> Clip:
-    low, high = (_on_grid(bound, site.output.grid) for bound in (site.module.min_val, site.module.max_val))
+    low, high = (
+        _on_grid(bound, site.output.grid) for bound in (site.module.min_val, site.module.max_val)
+    )
     return Clip(**site.ends, low=low, high=high)
 
 
@@ -104,7 +107,9 @@ def _relu6(call: Call, input: fx.Node, inplace: bool = False) -> fx.Node:
 
 
 @recognizes(functional.hardtanh, functional.hardtanh_)
-def _hardtanh_function(call: Call, input: fx.Node, min_val: float = -1.0, max_val: float = 1.0, inplace: bool = False) -> fx.Node:
+def _hardtanh_function(
+    call: Call, input: fx.Node, min_val: float = -1.0, max_val: float = 1.0, inplace: bool = False
+) -> fx.Node:
     return call.emit(_hardtanh(min_val, max_val), input)
 
 

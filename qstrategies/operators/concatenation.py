@@ -51,7 +51,9 @@ class Concatenation(Node):
 
     def kernel(self, engine: str) -> Kernel | None:
         grid = self.output.grid
-        return lambda *parts: from_integers(torch.cat([part.int_repr() for part in parts], self.dim), grid)
+        return lambda *parts: from_integers(
+            torch.cat([part.int_repr() for part in parts], self.dim), grid
+        )
 
     def write(self, to: Writer) -> None:
         parts = [to.real(spec) for spec in self.inputs]

@@ -39,7 +39,8 @@ def is_transposed(layer: Any) -> bool:
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Convolution(Layer):
-    """One number per dimension of the image for ``stride``, ``padding`` (on both sides) and ``dilation``."""
+    """One number per dimension of the image for ``stride``, ``padding`` (on both sides) and
+    ``dilation``."""
 
     stride: tuple[int, ...]
     padding: tuple[int, ...]
@@ -113,13 +114,17 @@ class TransposedConvolution(Convolution):
         kernel, counts = weight.shape[2:], x.shape[2:]
         reach = [
             (count - 1) * stride + dilation * (size - 1) + 1
-            for count, stride, dilation, size in zip(counts, self.stride, self.dilation, kernel, strict=True)
+            for count, stride, dilation, size in zip(
+                counts, self.stride, self.dilation, kernel, strict=True
+            )
         ]
         channels = len(self.rounded_layer.scale)
         room = [size + extra for size, extra in zip(reach, self.output_padding, strict=True)]
         total = np.zeros((len(x), channels, *room))
         for place, target in windows(total, kernel, self.stride, self.dilation, counts):
-            target += products(x, self._rows(weight[(slice(None), slice(None), *place)]), self.groups)
+            target += products(
+                x, self._rows(weight[(slice(None), slice(None), *place)]), self.groups
+            )
         inside = [slice(pad, size - pad) for pad, size in zip(self.padding, room, strict=True)]
         return self.finish(total[(slice(None), slice(None), *inside)])
 
@@ -130,11 +135,14 @@ class TransposedConvolution(Convolution):
 
     def reals(self, *tensors: Tensor) -> Tensor:
         function: Any = getattr(functional, f"conv_transpose{self.dimensions}d")
-        y: Tensor = function(*tensors, self.stride, self.padding, self.output_padding, self.groups, self.dilation)
+        y: Tensor = function(
+            *tensors, self.stride, self.padding, self.output_padding, self.groups, self.dilation
+        )
         return y.relu() if self.relu else y
 
     def kernel(self, engine: str) -> Kernel | None:
-        return None  # fbgemm packs other weights, onednn and qnnpack compute something else for some shapes
+        # fbgemm packs other weights, onednn and qnnpack compute something else for some shapes
+        return None
 
     def write(self, to: Writer) -> None:
         self.write_layer(to, "ConvTranspose", **self.attributes, output_padding=self.output_padding)
@@ -259,7 +267,11 @@ def _functional_transposed(
     dilation: Any = 1,
 ) -> fx.Node | None:
     batched = len(shape_of(input)) == dimensions + 2
-    known = output_padding is not None and isinstance(weight, Tensor) and isinstance(bias, Tensor | None)
+    known = (
+        output_padding is not None
+        and isinstance(weight, Tensor)
+        and isinstance(bias, Tensor | None)
+    )
     if not (batched and known):
         return None
     inputs, per_group, *kernel = weight.shape

@@ -35,7 +35,9 @@ def _module(call: Call, module: nn.Module, x: fx.Node) -> fx.Node:
 
 def _register(function: Any, kind: Any) -> None:
     @recognizes(function)
-    def _functional(call: Call, input: fx.Node, p: float = 0.5, training: bool = True, inplace: bool = False) -> fx.Node:
+    def _functional(
+        call: Call, input: fx.Node, p: float = 0.5, training: bool = True, inplace: bool = False
+    ) -> fx.Node:
         return call.emit(kind(p), input)
 
 

@@ -9,7 +9,19 @@ import numpy as np
 import torch
 from torch import Tensor, fx, nn
 
-from qstrategies.operators.base import FORMS, Array, Call, Form, Kernel, Node, Placing, Site, Writer, from_integers, recognizes
+from qstrategies.operators.base import (
+    FORMS,
+    Array,
+    Call,
+    Form,
+    Kernel,
+    Node,
+    Placing,
+    Site,
+    Writer,
+    from_integers,
+    recognizes,
+)
 
 
 class Maximum(nn.Module):
@@ -48,7 +60,9 @@ class Extremum(Node):
 
     def write(self, to: Writer) -> None:
         operands = [to.real(spec) for spec in self.inputs]
-        to.give(self.output, to.emit("Max" if self.largest else "Min", operands, f"{self.name}.chosen"))
+        to.give(
+            self.output, to.emit("Max" if self.largest else "Min", operands, f"{self.name}.chosen")
+        )
 
 
 def _form(*, largest: bool) -> Form:

@@ -1,4 +1,5 @@
-"""Float islands: parts that have no exact integer form. They compute in float between a dequantization and a quantization."""
+"""Float islands: parts that have no exact integer form. They compute in float between a
+dequantization and a quantization."""
 
 from __future__ import annotations
 
@@ -9,7 +10,17 @@ import numpy as np
 import torch
 from torch import Tensor, fx, nn
 
-from qstrategies.operators.base import FORMS, Array, Form, Kernel, Node, Placing, Site, Writer, requantized
+from qstrategies.operators.base import (
+    FORMS,
+    Array,
+    Form,
+    Kernel,
+    Node,
+    Placing,
+    Site,
+    Writer,
+    requantized,
+)
 
 
 class Float(nn.Module):
@@ -49,7 +60,8 @@ class Repeated(nn.Module):
 
 
 class FunctionCall(nn.Module):
-    """A function or method with its arguments; the graph's nodes among them are the inputs, in their order."""
+    """A function or method with its arguments; the graph's nodes among them are the inputs, in
+    their order."""
 
     def __init__(self, target: Any, args: Any, kwargs: Any, tensors: list[fx.Node]) -> None:
         super().__init__()
@@ -108,7 +120,9 @@ class Island(Node):
         return (y if self.output.quantizer is None else self.output.quantizer.quantize(y)).numpy()
 
     def reals(self, *tensors: Tensor) -> Tensor:
-        y: Tensor = self.module(*(tensor.contiguous() for tensor in tensors))  # float kernels round by memory layout
+        y: Tensor = self.module(
+            *(tensor.contiguous() for tensor in tensors)
+        )  # float kernels round by memory layout
         return y
 
     def kernel(self, engine: str) -> Kernel | None:

@@ -1,4 +1,5 @@
-"""What convolutions, transposed convolutions and linear layers share: integer weights, scales and biases."""
+"""What convolutions, transposed convolutions and linear layers share: integer weights, scales and
+biases."""
 
 from __future__ import annotations
 
@@ -31,7 +32,8 @@ class RoundedLayer:
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Layer(Node):
-    """``relu``: whether negative results become zero before they are rounded. ``axis`` of the weight has the scales."""
+    """``relu``: whether negative results become zero before they are rounded. ``axis`` of the
+    weight has the scales."""
 
     rounded_layer: RoundedLayer
     relu: bool = False
@@ -75,7 +77,9 @@ class Layer(Node):
         if self.rounded_layer.per_tensor:
             return torch._make_per_tensor_quantized_tensor(weight, float(scale[0]), 0)
         zero_points = torch.zeros(len(scale), dtype=torch.long)
-        return torch._make_per_channel_quantized_tensor(weight, scale, zero_points, self.weight_axis)
+        return torch._make_per_channel_quantized_tensor(
+            weight, scale, zero_points, self.weight_axis
+        )
 
     def packed_bias(self) -> Tensor:
         """The real bias, which PyTorch's kernels put on their grid: it lies there."""
@@ -84,13 +88,18 @@ class Layer(Node):
     def write_layer(self, to: Writer, op: str, **attributes: Any) -> None:
         """Write DequantizeLinear of weight and bias, ``op``, ReLU and QuantizeLinear."""
         name, layer = self.name, self.rounded_layer
-        zero_point = np.zeros(len(self.weight_scale), np.int8)  # without it ONNX Runtime makes no QGemm
+        zero_point = np.zeros(
+            len(self.weight_scale), np.int8
+        )  # without it ONNX Runtime makes no QGemm
         weight = [
             to.constant(f"{name}.weight", layer.weight),
             to.constant(f"{name}.weight_scale", self.weight_scale),
             to.constant(f"{name}.weight_zero_point", zero_point),
         ]
-        bias = [to.constant(f"{name}.bias", layer.bias), to.constant(f"{name}.bias_scale", self.bias_scale)]
+        bias = [
+            to.constant(f"{name}.bias", layer.bias),
+            to.constant(f"{name}.bias_scale", self.bias_scale),
+        ]
         operands = [
             to.real(self.inputs[0]),
             to.emit("DequantizeLinear", weight, f"{name}.weight_real", axis=self.weight_axis),
@@ -119,6 +128,7 @@ def own_copy(layer: Any, weight: Tensor, bias: Tensor | None) -> nn.Module:
 
 @torch.no_grad()
 def take(own: Tensor, value: Tensor) -> None:
-    """Let the parameter ``own`` be as ``value``, and be trained if that is: what is computed from others counts as trained."""
+    """Let the parameter ``own`` be as ``value``, and be trained if that is: what is computed from
+    others counts as trained."""
     own.copy_(value)
     own.requires_grad_(not isinstance(value, nn.Parameter) or value.requires_grad)

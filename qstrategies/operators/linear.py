@@ -1,4 +1,5 @@
-"""Linear layers. On more than two dimensions they work on rows, so that one integer kernel does for all."""
+"""Linear layers. On more than two dimensions they work on rows, so that one integer kernel does for
+all."""
 
 from __future__ import annotations
 
@@ -12,7 +13,17 @@ from torch import Tensor, fx, nn
 from torch.nn import functional
 
 from qstrategies.operators.arithmetic import centered
-from qstrategies.operators.base import FORMS, Array, Call, Form, Kernel, Placing, Writer, recognizes, shape_of
+from qstrategies.operators.base import (
+    FORMS,
+    Array,
+    Call,
+    Form,
+    Kernel,
+    Placing,
+    Writer,
+    recognizes,
+    shape_of,
+)
 from qstrategies.operators.layer import Layer, layer_fields, own_copy
 from qstrategies.operators.movement import Reshape
 

@@ -1,4 +1,5 @@
-"""Operators that move values and compute nothing: reshape, permute, slice, and what they make up."""
+"""Operators that move values and compute nothing: reshape, permute, slice, and what they make
+up."""
 
 from __future__ import annotations
 
@@ -81,7 +82,9 @@ class Movement(Node):
 
     def write_moved(self, to: Writer, op: str, *constants: str, **attributes: Any) -> None:
         """Write ``op`` between DequantizeLinear and QuantizeLinear, as all runtimes read it."""
-        result = to.emit(op, [to.real(self.inputs[0]), *constants], f"{self.name}.moved", **attributes)
+        result = to.emit(
+            op, [to.real(self.inputs[0]), *constants], f"{self.name}.moved", **attributes
+        )
         to.give(self.output, result)
 
 
@@ -98,7 +101,9 @@ class Reshaping(Movement):
         return x.reshape(self.sizes)
 
     def write(self, to: Writer) -> None:
-        self.write_moved(to, "Reshape", to.constant(f"{self.name}.sizes", np.array(self.sizes, np.int64)))
+        self.write_moved(
+            to, "Reshape", to.constant(f"{self.name}.sizes", np.array(self.sizes, np.int64))
+        )
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -233,9 +238,12 @@ def _getitem(call: Call, x: fx.Node, index: Any) -> fx.Node | None:
 
 
 def _spelled_out(index: Any, rank: int) -> list[Any] | None:
-    """One entry per dimension, and None for every new one; None for an index by anything but numbers and slices."""
+    """One entry per dimension, and None for every new one; None for an index by anything but
+    numbers and slices."""
     entries = list(index) if isinstance(index, tuple) else [index]
-    if not all(entry is None or entry is Ellipsis or isinstance(entry, int | slice) for entry in entries):
+    if not all(
+        entry is None or entry is Ellipsis or isinstance(entry, int | slice) for entry in entries
+    ):
         return None
     if any(isinstance(entry, bool) for entry in entries):
         return None
@@ -260,7 +268,9 @@ def _sliced(call: Call, x: fx.Node, dim: int, entry: int | slice) -> fx.Node | N
     if step < 1:
         return None
     count = len(range(start, stop, step))
-    return call.emit(Slice(dim, start, stop, step), x, shape=(*shape[:dim], count, *shape[dim + 1 :]))
+    return call.emit(
+        Slice(dim, start, stop, step), x, shape=(*shape[:dim], count, *shape[dim + 1 :])
+    )
 
 
 @recognizes(torch.narrow, "narrow")

@@ -1,4 +1,5 @@
-"""Batch normalization with statistics of its own: folded into the layer before it, or a depthwise layer."""
+"""Batch normalization with statistics of its own: folded into the layer before it, or a depthwise
+layer."""
 
 from __future__ import annotations
 
@@ -40,7 +41,11 @@ def _functional(
     momentum: float = 0.1,
     eps: float = 1e-5,
 ) -> fx.Node | None:
-    return None if training else _emit(call, input, running_mean, running_var, weight, bias, momentum, eps)
+    return (
+        None
+        if training
+        else _emit(call, input, running_mean, running_var, weight, bias, momentum, eps)
+    )
 
 
 @torch.no_grad()
@@ -69,8 +74,11 @@ def _emit(
     return call.emit(norm.eval(), x)
 
 
-def affine(call: Call, x: fx.Node, factor: Tensor | float, offset: Tensor | float) -> fx.Node | None:
-    """``factor x + offset`` with one number per channel: a normalization that needs no statistics, to be folded like any.
+def affine(
+    call: Call, x: fx.Node, factor: Tensor | float, offset: Tensor | float
+) -> fx.Node | None:
+    """``factor x + offset`` with one number per channel: a normalization that needs no statistics,
+    to be folded like any.
 
     The tensors broadcast over ``x`` [N, C, ...] with one value per channel; None if they do not.
     """
@@ -89,6 +97,14 @@ def affine(call: Call, x: fx.Node, factor: Tensor | float, offset: Tensor | floa
 def _per_channel(value: Tensor | float, dimensions: int, channels: int) -> Tensor | None:
     if not isinstance(value, Tensor):
         return torch.full((channels,), float(value))
-    whole = value.reshape((1,) * (dimensions - value.dim()) + tuple(value.shape)) if value.dim() <= dimensions else value
-    fits = whole.dim() == dimensions and tuple(whole.shape) == (1, channels, *[1] * (dimensions - 2))
+    whole = (
+        value.reshape((1,) * (dimensions - value.dim()) + tuple(value.shape))
+        if value.dim() <= dimensions
+        else value
+    )
+    fits = whole.dim() == dimensions and tuple(whole.shape) == (
+        1,
+        channels,
+        *[1] * (dimensions - 2),
+    )
     return whole.reshape(-1).float() if fits and value.is_floating_point() else None

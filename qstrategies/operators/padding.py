@@ -11,14 +11,23 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn import functional
 
-from qstrategies.operators.base import Array, Call, Kernel, Writer, from_integers, recognizes, shape_of
+from qstrategies.operators.base import (
+    Array,
+    Call,
+    Kernel,
+    Writer,
+    from_integers,
+    recognizes,
+    shape_of,
+)
 from qstrategies.operators.movement import Movement, moves
 
 MODES = {"constant": "constant", "reflect": "reflect", "replicate": "edge", "circular": "wrap"}
 
 
 class Pad(nn.Module):
-    """``pads``: how many values before and behind, per dimension; ``mode`` as in ``torch.nn.functional.pad``, zeros if constant."""
+    """``pads``: how many values before and behind, per dimension; ``mode`` as in
+    ``torch.nn.functional.pad``, zeros if constant."""
 
     def __init__(self, pads: tuple[tuple[int, int], ...], mode: str = "constant") -> None:
         super().__init__()
@@ -69,7 +78,9 @@ moves(Pad, Padding, "pads", "mode")
 
 
 @recognizes(functional.pad)
-def _pad(call: Call, input: fx.Node, pad: Any, mode: str = "constant", value: Any = None) -> fx.Node | None:
+def _pad(
+    call: Call, input: fx.Node, pad: Any, mode: str = "constant", value: Any = None
+) -> fx.Node | None:
     rank = len(shape_of(input))
     if value or mode not in MODES or not all(isinstance(each, int) for each in pad):
         return None

@@ -35,8 +35,16 @@ from qstrategies.operators.layer import own_copy
 
 MAX_POOLS: dict[int, Any] = {1: nn.MaxPool1d, 2: nn.MaxPool2d, 3: nn.MaxPool3d}
 AVERAGE_POOLS: dict[int, Any] = {1: nn.AvgPool1d, 2: nn.AvgPool2d, 3: nn.AvgPool3d}
-ADAPTIVE: dict[int, Any] = {1: nn.AdaptiveAvgPool1d, 2: nn.AdaptiveAvgPool2d, 3: nn.AdaptiveAvgPool3d}
-ADAPTIVE_MAX: dict[int, Any] = {1: nn.AdaptiveMaxPool1d, 2: nn.AdaptiveMaxPool2d, 3: nn.AdaptiveMaxPool3d}
+ADAPTIVE: dict[int, Any] = {
+    1: nn.AdaptiveAvgPool1d,
+    2: nn.AdaptiveAvgPool2d,
+    3: nn.AdaptiveAvgPool3d,
+}
+ADAPTIVE_MAX: dict[int, Any] = {
+    1: nn.AdaptiveMaxPool1d,
+    2: nn.AdaptiveMaxPool2d,
+    3: nn.AdaptiveMaxPool3d,
+}
 
 
 class Mean(nn.Module):
@@ -52,7 +60,8 @@ class Mean(nn.Module):
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class MaxPool(Node):
-    """One number per dimension of the image. With ``ceil_mode`` a last window may reach over the padding's end."""
+    """One number per dimension of the image. With ``ceil_mode`` a last window may reach over the
+    padding's end."""
 
     size: tuple[int, ...]
     stride: tuple[int, ...]
@@ -123,7 +132,9 @@ class AveragePool(Node):
         geometry = zip(x.shape[2:], self.size, self.stride, self.padding, strict=True)
         counts = [window_count(*each, 1) for each in geometry]
         total = np.zeros((*x.shape[:2], *counts))
-        for _, window in windows(padded(x, self.padding), self.size, self.stride, (1,) * len(counts), counts):
+        for _, window in windows(
+            padded(x, self.padding), self.size, self.stride, (1,) * len(counts), counts
+        ):
             total += window
         ratio = self.inputs[0].grid.scale / self.output.grid.scale
         return rounded(total, ratio, self.output.grid, math.prod(self.size))
@@ -256,15 +267,23 @@ def _average_pool(
     kernel = per_dimension(kernel_size, dimensions)
     stride = per_dimension(stride or kernel_size, dimensions)
     padding = per_dimension(padding, dimensions)
-    counts = [window_count(*each, 1) for each in zip(_sizes(shape), kernel, stride, padding, strict=True)]
-    ceil_mode = ceil_mode and counts != list(call.shape[2:])  # it changes nothing where the windows fit
+    counts = [
+        window_count(*each, 1) for each in zip(_sizes(shape), kernel, stride, padding, strict=True)
+    ]
+    ceil_mode = ceil_mode and counts != list(
+        call.shape[2:]
+    )  # it changes nothing where the windows fit
     if ceil_mode or (any(padding) and not count_include_pad and divisor_override is None):
         return None  # means over fewer values at the border
     if divisor_override is None:
         return call.emit(AVERAGE_POOLS[dimensions](kernel, stride, padding), input)
     channels = shape[1]  # a sum by another number than the window's: a depthwise layer
-    layer = CONVOLUTIONS[dimensions](channels, channels, kernel, stride, padding, groups=channels, bias=False)
-    return call.emit(own_copy(layer, torch.full_like(layer.weight, 1 / divisor_override), None), input)
+    layer = CONVOLUTIONS[dimensions](
+        channels, channels, kernel, stride, padding, groups=channels, bias=False
+    )
+    return call.emit(
+        own_copy(layer, torch.full_like(layer.weight, 1 / divisor_override), None), input
+    )
 
 
 def _sizes(shape: Shape) -> list[int]:
@@ -278,7 +297,9 @@ def _average_pool_module(call: Call, pool: Any, x: fx.Node) -> fx.Node | None:
     return _average_pool(dimensions, call, x, *settings, getattr(pool, "divisor_override", None))
 
 
-def _adaptive_average(dimensions: int, call: Call, input: fx.Node, output_size: Any) -> fx.Node | None:
+def _adaptive_average(
+    dimensions: int, call: Call, input: fx.Node, output_size: Any
+) -> fx.Node | None:
     window = _even_windows(call, input, dimensions)
     if window is None:
         return None
@@ -287,13 +308,16 @@ def _adaptive_average(dimensions: int, call: Call, input: fx.Node, output_size: 
     return call.emit(AVERAGE_POOLS[dimensions](window), input)
 
 
-def _adaptive_max(dimensions: int, call: Call, input: fx.Node, output_size: Any, return_indices: bool = False) -> fx.Node | None:
+def _adaptive_max(
+    dimensions: int, call: Call, input: fx.Node, output_size: Any, return_indices: bool = False
+) -> fx.Node | None:
     window = None if return_indices else _even_windows(call, input, dimensions)
     return None if window is None else call.emit(MAX_POOLS[dimensions](window, window, 0, 1), input)
 
 
 def _even_windows(call: Call, input: fx.Node, dimensions: int) -> tuple[int, ...] | None:
-    """The size of the windows of an adaptive pool if they are all of one size and do not overlap."""
+    """The size of the windows of an adaptive pool if they are all of one size and do not
+    overlap."""
     if len(shape_of(input)) != dimensions + 2:
         return None
     found = []
@@ -314,7 +338,9 @@ for _dimensions in (1, 2, 3):
         "adaptive_max_pool": _adaptive_max,
     }
     for _name, _function in _functions.items():
-        recognizes(getattr(functional, f"{_name}{_dimensions}d"))(functools.partial(_function, _dimensions))
+        recognizes(getattr(functional, f"{_name}{_dimensions}d"))(
+            functools.partial(_function, _dimensions)
+        )
 
 
 @recognizes(*ADAPTIVE.values())
@@ -328,7 +354,9 @@ def _adaptive_max_module(call: Call, pool: Any, x: fx.Node) -> fx.Node | None:
 
 
 @recognizes(torch.mean, "mean")
-def _mean(call: Call, input: fx.Node, dim: Any = None, keepdim: bool = False, dtype: Any = None) -> fx.Node | None:
+def _mean(
+    call: Call, input: fx.Node, dim: Any = None, keepdim: bool = False, dtype: Any = None
+) -> fx.Node | None:
     shape = shape_of(input)
     chosen = range(len(shape)) if dim is None else per_dimension(dim, 1)
     dims = tuple(sorted(each % len(shape) for each in chosen))

@@ -72,7 +72,17 @@ FORMS[Multiply] = Form(
 )
 
 
-@recognizes(operator.mul, operator.imul, torch.mul, torch.multiply, "mul", "mul_", "__mul__", "__rmul__", "__imul__")
+@recognizes(
+    operator.mul,
+    operator.imul,
+    torch.mul,
+    torch.multiply,
+    "mul",
+    "mul_",
+    "__mul__",
+    "__rmul__",
+    "__imul__",
+)
 def _multiply(call: Call, input: Any, other: Any) -> fx.Node | None:
     if isinstance(input, fx.Node) and isinstance(other, fx.Node):
         return call.emit(Multiply(), input, other)
@@ -82,8 +92,19 @@ def _multiply(call: Call, input: Any, other: Any) -> fx.Node | None:
     return call.emit(Elementwise(lambda value: value * number), x) if is_number(number) else None
 
 
-@recognizes(operator.truediv, operator.itruediv, torch.div, torch.divide, "div", "div_", "__truediv__", "__itruediv__")
-def _divide(call: Call, input: Any, other: Any, *, rounding_mode: str | None = None) -> fx.Node | None:
+@recognizes(
+    operator.truediv,
+    operator.itruediv,
+    torch.div,
+    torch.divide,
+    "div",
+    "div_",
+    "__truediv__",
+    "__itruediv__",
+)
+def _divide(
+    call: Call, input: Any, other: Any, *, rounding_mode: str | None = None
+) -> fx.Node | None:
     if rounding_mode is not None:
         return None
     if isinstance(other, Tensor):

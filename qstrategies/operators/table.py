@@ -1,4 +1,5 @@
-"""Functions of one number: a table of 256 values, so that no executor's own approximation or rounding is left."""
+"""Functions of one number: a table of 256 values, so that no executor's own approximation or
+rounding is left."""
 
 from __future__ import annotations
 
@@ -67,7 +68,19 @@ FUNCTIONS = (
     functional.tanhshrink,
     functional.threshold,
 )
-BY_NAME = ("abs", "exp", "neg", "pow", "reciprocal", "rsqrt", "sigmoid", "sign", "sqrt", "square", "tanh")
+BY_NAME = (
+    "abs",
+    "exp",
+    "neg",
+    "pow",
+    "reciprocal",
+    "rsqrt",
+    "sigmoid",
+    "sign",
+    "sqrt",
+    "square",
+    "tanh",
+)
 OTHER_NAMES: dict[Any, Any] = {
     functional.leaky_relu_: functional.leaky_relu,
     functional.elu_: functional.elu,
@@ -108,7 +121,9 @@ class Table(Node):
     @property
     def constants(self) -> tuple[Array, ...]:
         grid = self.output.grid
-        return (((self.values.astype(np.float64) - grid.zero_point) * grid.scale).astype(np.float32),)
+        return (
+            ((self.values.astype(np.float64) - grid.zero_point) * grid.scale).astype(np.float32),
+        )
 
     def reals(self, *tensors: Tensor) -> Tensor:
         x, values = tensors
@@ -122,7 +137,12 @@ class Table(Node):
     def write(self, to: Writer) -> None:
         name = self.name
         index = to.emit("Cast", [to.integers(self.inputs[0])], f"{name}.index", to=6)  # int32
-        result = to.emit("Gather", [to.constant(f"{name}.table", self.values), index], f"{name}.looked_up", axis=0)
+        result = to.emit(
+            "Gather",
+            [to.constant(f"{name}.table", self.values), index],
+            f"{name}.looked_up",
+            axis=0,
+        )
         to.give_integers(self.output, result)
 
 
@@ -145,10 +165,14 @@ def _module(call: Call, module: Any, x: fx.Node) -> fx.Node:
     return call.emit(Elementwise(function), x)
 
 
-def _function(function: Any, call: Call, input: Any, *settings: Any, **named: Any) -> fx.Node | None:
+def _function(
+    function: Any, call: Call, input: Any, *settings: Any, **named: Any
+) -> fx.Node | None:
     named.pop("inplace", None)
     numbers = (*settings, *named.values())
-    if not isinstance(input, fx.Node) or any(isinstance(each, fx.Node | Tensor) for each in numbers):
+    if not isinstance(input, fx.Node) or any(
+        isinstance(each, fx.Node | Tensor) for each in numbers
+    ):
         return None
     return call.emit(Elementwise(functools.partial(_apply, function, settings, named)), input)
 

@@ -76,7 +76,9 @@ def _interpolate(
     factors = _whole_factors(before, after)
     if mode not in ("nearest", "nearest-exact") or antialias or factors is None:
         return None
-    if size is None and _per_number(scale_factor, len(after)) != tuple(float(factor) for factor in factors):
+    if size is None and _per_number(scale_factor, len(after)) != tuple(
+        float(factor) for factor in factors
+    ):
         return None
     return call.emit(Upsample(factors), input)
 

@@ -21,18 +21,22 @@ class _Observing(fx.Interpreter):
     def run_node(self, n: fx.Node) -> Any:
         value = super().run_node(n)
         observer = self.prepared.observers.get(self.prepared.placement.groups.get(n.name, -1))
-        return value if observer is None else observer(value)  # where a quantizer is to saturate, what is behind it sees that
+        return (
+            value if observer is None else observer(value)
+        )  # where a quantizer is to saturate, what is behind it sees that
 
 
 @torch.no_grad()
 def calibrate(prepared: Prepared, batches: Iterable[Any]) -> tuple[Tensor, ...]:
-    """Show ``batches`` of inputs, as the float model takes them, to the observers. Labels behind the inputs are left out.
+    """Show ``batches`` of inputs, as the float model takes them, to the observers. Labels behind
+    the inputs are left out.
 
     Returns:
         The inputs of the first batch.
 
     Raises:
-        InputError: no batch; one that does not fit the model, is not finite, or contradicts ``input_scale``.
+        InputError: no batch; one that does not fit the model, is not finite, or contradicts
+            ``input_scale``.
     """
     runner = _Observing(prepared)
     first: tuple[Tensor, ...] | None = None
@@ -51,21 +55,34 @@ def calibration_inputs(prepared: Prepared, batch: Any, number: int) -> tuple[Ten
     placeholders = prepared.graph.graph.find_nodes(op="placeholder")
     for node, tensor in zip(placeholders, prepared.arguments.tensors_of(batch), strict=True):
         where = f"calibration batch {number}, input {node.name!r}"
-        found.append(_checked(tensor, node.meta["dtype"], node.meta["shape"], prepared.input_scale, where))
+        found.append(
+            _checked(tensor, node.meta["dtype"], node.meta["shape"], prepared.input_scale, where)
+        )
     return tuple(found)
 
 
-def _checked(tensor: Tensor, dtype: torch.dtype, shape: Any, input_scale: float | None, where: str) -> Tensor:
-    fits = tensor.dim() == len(shape) and all(size in (None, given) for size, given in zip(shape, tensor.shape, strict=True))
+def _checked(
+    tensor: Tensor, dtype: torch.dtype, shape: Any, input_scale: float | None, where: str
+) -> Tensor:
+    fits = tensor.dim() == len(shape) and all(
+        size in (None, given) for size, given in zip(shape, tensor.shape, strict=True)
+    )
     if not fits:
-        raise InputError(f"{where} has shape {tuple(tensor.shape)}: expected {_spelled(shape)}, as in the example")
+        raise InputError(
+            f"{where} has shape {tuple(tensor.shape)}: expected {_spelled(shape)}, as in "
+            "the example"
+        )
     if dtype != torch.float32:
         if tensor.is_floating_point():
-            raise InputError(f"{where} has dtype {tensor.dtype}: expected {dtype}, as in the example")
+            raise InputError(
+                f"{where} has dtype {tensor.dtype}: expected {dtype}, as in the example"
+            )
         return tensor.to(dtype)
     if not tensor.is_floating_point():
         if input_scale is None:
-            raise InputError(f"{where} has dtype {tensor.dtype}: expected real values, or give input_scale")
+            raise InputError(
+                f"{where} has dtype {tensor.dtype}: expected real values, or give input_scale"
+            )
         return tensor.float() * input_scale
     tensor = tensor.float()
     if not torch.isfinite(tensor).all():
@@ -76,11 +93,15 @@ def _checked(tensor: Tensor, dtype: torch.dtype, shape: Any, input_scale: float 
 
 
 def check_pixels(tensor: Tensor, input_scale: float, where: str) -> None:
-    """Raise ``InputError`` unless real values are what pixels of 0 to 255 steps of ``input_scale`` can be."""
+    """Raise ``InputError`` unless real values are what pixels of 0 to 255 steps of ``input_scale``
+    can be."""
     low, high = (float(end) for end in torch.aminmax(tensor))
     top = 255 * input_scale
     if low < -input_scale / 2 or high > top + input_scale / 2:
-        raise InputError(f"{where} holds values from {low:g} to {high:g}: with input_scale={input_scale:g} they lie in [0, {top:g}]")
+        raise InputError(
+            f"{where} holds values from {low:g} to {high:g}: with "
+            f"input_scale={input_scale:g} they lie in [0, {top:g}]"
+        )
 
 
 def _spelled(shape: Any) -> str:

@@ -1,4 +1,5 @@
-"""A user's module -> its FX graph. What cannot be traced becomes a leaf by itself, if the rest can."""
+"""A user's module -> its FX graph. What cannot be traced becomes a leaf by itself, if the rest
+can."""
 
 from __future__ import annotations
 
@@ -30,10 +31,13 @@ PLAIN = (
 
 
 def plain_base(module: nn.Module) -> type[nn.Module] | None:
-    """The layer of torch that ``module`` is: one of its class, or of a subclass with the same forward."""
+    """The layer of torch that ``module`` is: one of its class, or of a subclass with the same
+    forward."""
     for base in PLAIN:
         same_forward = isinstance(module, base) and type(module).forward is base.forward
-        same_inner = getattr(type(module), "_conv_forward", None) is getattr(base, "_conv_forward", None)
+        same_inner = getattr(type(module), "_conv_forward", None) is getattr(
+            base, "_conv_forward", None
+        )
         if same_forward and same_inner:
             return base
     return None
@@ -41,7 +45,8 @@ def plain_base(module: nn.Module) -> type[nn.Module] | None:
 
 @dataclass(frozen=True)
 class Captured:
-    """``module`` shares the user's modules; ``leaves`` are those left in float, by name, with the reason."""
+    """``module`` shares the user's modules; ``leaves`` are those left in float, by name, with the
+    reason."""
 
     module: fx.GraphModule
     leaves: Mapping[str, str]
@@ -73,7 +78,8 @@ class _Proxy(fx.Proxy):
 
 
 class _Tracer(fx.Tracer):
-    """Leaves are what is left in float, torch's own modules, and subclasses of layers with the forward of their base."""
+    """Leaves are what is left in float, torch's own modules, and subclasses of layers with the
+    forward of their base."""
 
     def __init__(self, leaves: Collection[str], arguments: Arguments | None = None) -> None:
         super().__init__()
@@ -86,7 +92,8 @@ class _Tracer(fx.Tracer):
         return super().is_leaf_module(m, module_qualified_name) and not isinstance(m, PLAIN)
 
     def path_of_module(self, mod: nn.Module) -> str:
-        """The name of ``mod``; one that is not registered in the model (it sits in a list or a closure) gets one."""
+        """The name of ``mod``; one that is not registered in the model (it sits in a list or a
+        closure) gets one."""
         try:
             return super().path_of_module(mod)
         except NameError:
@@ -121,7 +128,8 @@ class _Tracer(fx.Tracer):
         return bool(self.concrete_value(obj.node))
 
     def iter(self, obj: fx.Proxy) -> Any:
-        """What is unpacked as often as the caller says, or as often as its size in the example says."""
+        """What is unpacked as often as the caller says, or as often as its size in the example
+        says."""
         try:
             return super().iter(obj)
         except fx.proxy.TraceError:
@@ -135,7 +143,8 @@ class _Tracer(fx.Tracer):
     def create_args_for_root(
         self, root_fn: Callable[..., Any], is_module: bool, concrete_args: Any = None
     ) -> tuple[Callable[..., Any], list[Any]]:
-        """Placeholders for the tensors of the example, in its structure; what it leaves out keeps its default."""
+        """Placeholders for the tensors of the example, in its structure; what it leaves out keeps
+        its default."""
         if self.arguments is None:
             return super().create_args_for_root(root_fn, is_module, concrete_args)
         self.concrete = Concrete(self.root, two_batches(self.arguments.tensors))
@@ -155,7 +164,9 @@ def capture(model: nn.Module, arguments: Arguments, left: Mapping[str, str]) -> 
         try:
             graph = _Tracer(leaves, arguments).trace(model)
             return Captured(fx.GraphModule(model, graph), leaves)
-        except Exception as error:  # whatever the forward of somebody's model raises when given proxies
+        except (
+            Exception
+        ) as error:  # whatever the forward of somebody's model raises when given proxies
             name = _culprit(model, leaves)
             if not name:
                 raise _refusal(model, error) from None
@@ -178,7 +189,9 @@ def _culprit(model: nn.Module, leaves: Collection[str]) -> str:
 def _refusal(model: nn.Module, error: Exception) -> InputError:
     where = _source_line(model, error)
     advice = "move that part into a module of its own, which then stays in float"
-    return InputError(f"{type(model).__name__} cannot be traced ({_first_line(error)}){where}: {advice}")
+    return InputError(
+        f"{type(model).__name__} cannot be traced ({_first_line(error)}){where}: {advice}"
+    )
 
 
 def _source_line(model: nn.Module, error: Exception) -> str:
@@ -198,11 +211,16 @@ def _first_line(error: BaseException) -> str:
 
 
 def left_names(model: nn.Module, chosen: Collection[str | type[nn.Module]]) -> dict[str, str]:
-    """The modules that ``chosen`` means by name or type, with the reason; ``InputError`` for a name that none has."""
+    """The modules that ``chosen`` means by name or type, with the reason; ``InputError`` for a name
+    that none has."""
     known = [name for name, _ in model.named_modules() if name]
     for name in chosen:
         if isinstance(name, str) and name not in known:
             raise unknown("module", name, known)
     types = tuple(kind for kind in chosen if not isinstance(kind, str))
-    found = [name for name, module in model.named_modules() if name and (name in chosen or isinstance(module, types))]
+    found = [
+        name
+        for name, module in model.named_modules()
+        if name and (name in chosen or isinstance(module, types))
+    ]
     return dict.fromkeys(found, "leave_in_float names it")

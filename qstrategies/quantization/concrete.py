@@ -1,4 +1,5 @@
-"""Numbers that a forward decides by while it is traced: sizes of the example, and what is computed from them."""
+"""Numbers that a forward decides by while it is traced: sizes of the example, and what is computed
+from them."""
 
 from __future__ import annotations
 
@@ -17,7 +18,8 @@ class NotKnownError(Exception):
 
 
 class Concrete:
-    """Runs what is traced so far, each node once, on inputs of two batch sizes. Not to be traced while ``running``."""
+    """Runs what is traced so far, each node once, on inputs of two batch sizes. Not to be traced
+    while ``running``."""
 
     def __init__(self, root: nn.Module, inputs: Sequence[tuple[Tensor, ...]]) -> None:
         self.root, self.inputs = root, inputs
@@ -27,7 +29,8 @@ class Concrete:
 
     @torch.no_grad()
     def value(self, node: fx.Node) -> Any:
-        """What ``node`` gives for the example. Raises ``NotKnownError`` unless that follows from sizes alone."""
+        """What ``node`` gives for the example. Raises ``NotKnownError`` unless that follows from
+        sizes alone."""
         self.running = True
         try:
             for each in list(node.graph.nodes):
@@ -47,7 +50,9 @@ class Concrete:
             values[node] = self._result(node, inputs, values)
         sources = node.all_input_nodes
         asks_for_a_size = node.target in QUERIES
-        if node.op != "placeholder" and (asks_for_a_size or all(source in self.sizes_only for source in sources)):
+        if node.op != "placeholder" and (
+            asks_for_a_size or all(source in self.sizes_only for source in sources)
+        ):
             self.sizes_only.add(node)
 
     def _result(self, node: fx.Node, inputs: tuple[Tensor, ...], values: dict[fx.Node, Any]) -> Any:

@@ -28,7 +28,8 @@ def decide(prepared: Prepared) -> IntegerGraph:
 
 
 def quantizers(prepared: Prepared) -> dict[int, Quantizer]:
-    """The quantizer of every group; pixels are the integers themselves, their step is folded into the layers."""
+    """The quantizer of every group; pixels are the integers themselves, their step is folded into
+    the layers."""
     found = dict.fromkeys(prepared.pixel_groups, Quantizer(1.0))
     for group, members in prepared.placement.members.items():
         if group not in found:
@@ -65,7 +66,8 @@ class _Builder:
         return TensorSpec(node.name, shape_of(node), quantizer, node.meta["dtype"])
 
     def node(self, end: fx.Node) -> Node:
-        """The node whose result ``end`` gives: of its module, or of the one before it if ``end`` is its ReLU."""
+        """The node whose result ``end`` gives: of its module, or of the one before it if ``end`` is
+        its ReLU."""
         source: Any = end.args[0] if end.args else None
         joined = isinstance(source, fx.Node) and source.name in self.placement.inner
         node: fx.Node = source if joined else end
@@ -87,12 +89,15 @@ class _Builder:
             reason = getattr(site.module, "reason", "all that it reads is in float")
             return island(site, reason)
         if is_layer(self.graph, node):
-            layer = rounded_layer(site.module, site.name, self.weights, site.inputs[0], site.output, self._unit(node))
+            layer = rounded_layer(
+                site.module, site.name, self.weights, site.inputs[0], site.output, self._unit(node)
+            )
             site = replace(site, layer=layer)
         return form.node(site)
 
     def _unit(self, node: fx.Node) -> float:
-        """What is folded into the weights of the layer at ``node``: the pixel step, if it reads pixels."""
+        """What is folded into the weights of the layer at ``node``: the pixel step, if it reads
+        pixels."""
         source: Any = node.args[0]
         reads_pixels = self.placement.groups[source.name] in self.prepared.pixel_groups
         return self.prepared.input_scale or 1.0 if reads_pixels else 1.0

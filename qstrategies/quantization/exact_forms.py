@@ -1,8 +1,9 @@
-"""A normalized graph -> one that every executor can compute to the same bits. In place, before quantizers are placed.
+"""A normalized graph -> one that every executor can compute to the same bits. In place, before
+quantizers are placed.
 
 * What only acts in training goes.
-* A batch normalization is folded into the layer before it; one that stands alone becomes a depthwise 1 x 1 convolution, which
-  has an integer kernel.
+* A batch normalization is folded into the layer before it; one that stands alone becomes a
+  depthwise 1 x 1 convolution, which has an integer kernel.
 * Pixels that not only layers read get a layer of ones, to fold their step into.
 * ReLU6 becomes the saturation of a uint8 tensor where it can (``saturation.py``).
 """
@@ -47,7 +48,8 @@ def drop_training_only(graph: fx.GraphModule) -> None:
 
 
 def entry_layers(graph: fx.GraphModule) -> None:
-    """Give pixels that not only layers read a layer to fold their step into. Raises ``InputError`` for those that are no image."""
+    """Give pixels that not only layers read a layer to fold their step into. Raises ``InputError``
+    for those that are no image."""
     for node in graph.graph.find_nodes(op="placeholder"):
         if node.meta["dtype"] != torch.float32 or _only_layers_read(graph, node):
             continue
@@ -55,11 +57,15 @@ def entry_layers(graph: fx.GraphModule) -> None:
         channels = shape[1] if len(shape) > 1 else None
         if len(shape) - 2 not in CONVOLUTIONS or channels is None:
             reader = next(iter(node.users), node).name
-            raise InputError(f"input {node.name!r} of shape {shape} is read by {reader}: leave input_scale None")
+            raise InputError(
+                f"input {node.name!r} of shape {shape} is read by {reader}: leave input_scale None"
+            )
         layer = CONVOLUTIONS[len(shape) - 2](channels, channels, 1, groups=channels, bias=False)
         nn.init.ones_(layer.weight)
         entry = _inserted(graph, node, f"{node.name}_pixels", layer.eval().requires_grad_(False))
-        node.replace_all_uses_with(entry, delete_user_cb=lambda user, entry=entry: user is not entry)
+        node.replace_all_uses_with(
+            entry, delete_user_cb=lambda user, entry=entry: user is not entry
+        )
 
 
 def _inserted(graph: fx.GraphModule, node: fx.Node, name: str, module: nn.Module) -> fx.Node:
@@ -75,14 +81,18 @@ def _only_layers_read(graph: fx.GraphModule, node: fx.Node) -> bool:
     for user in node.users:
         form = form_of(module_at(graph, user))
         passes = form is not None and form.placing is Placing.SHARED and form.homogeneous
-        if not is_layer(graph, user) and not (passes and _moves(graph, user) and _only_layers_read(graph, user)):
+        if not is_layer(graph, user) and not (
+            passes and _moves(graph, user) and _only_layers_read(graph, user)
+        ):
             return False
     return True
 
 
 def _moves(graph: fx.GraphModule, node: fx.Node) -> bool:
     """Whether ``node`` passes pixels on as they are, without rounding."""
-    return len(node.all_input_nodes) == 1 and not isinstance(module_at(graph, node), nn.modules.pooling._AvgPoolNd)
+    return len(node.all_input_nodes) == 1 and not isinstance(
+        module_at(graph, node), nn.modules.pooling._AvgPoolNd
+    )
 
 
 @torch.no_grad()
@@ -125,7 +135,8 @@ def _to_depthwise(graph: fx.GraphModule, node: fx.Node, norm: Any) -> None:
 
 @torch.no_grad()
 def fold_norms(graph: fx.GraphModule) -> None:
-    """Batch normalizations into the layers before them; the folded layer stands where the norm stood, under its name."""
+    """Batch normalizations into the layers before them; the folded layer stands where the norm
+    stood, under its name."""
     for node in list(graph.graph.nodes):
         norm = module_at(graph, node)
         if not isinstance(norm, NORM_KINDS):

@@ -1,4 +1,5 @@
-"""An integer graph as PyTorch modules: float32 on the grid (any device), and the int8 kernels of PyTorch's engines."""
+"""An integer graph as PyTorch modules: float32 on the grid (any device), and the int8 kernels of
+PyTorch's engines."""
 
 from __future__ import annotations
 
@@ -21,8 +22,8 @@ from qstrategies.quantization.structure import leaves, mapped
 class Executable(nn.Module):
     """Takes the inputs as positional tensors, and returns what the float model returns.
 
-    An input is uint8, the integers of its quantizer, or real. Where pixels are the integers, real means raw pixels
-    0...255: scaled ones are refused.
+    An input is uint8, the integers of its quantizer, or real. Where pixels are the integers, real
+    means raw pixels 0...255: scaled ones are refused.
     """
 
     def __init__(self, graph: IntegerGraph, inputs: Sequence[InputSpec], outputs: Any) -> None:
@@ -31,7 +32,8 @@ class Executable(nn.Module):
 
     @torch.no_grad()
     def forward(self, *inputs: Any) -> Any:
-        """Run the graph. Raises ``InputError`` for another number, shape or unit of the inputs than the model's."""
+        """Run the graph. Raises ``InputError`` for another number, shape or unit of the inputs than
+        the model's."""
         tensors = [each for _, each in leaves(inputs)]
         if len(tensors) != len(self.inputs):
             raise InputError(f"got {len(tensors)} inputs: expected {len(self.inputs)}")
@@ -58,7 +60,8 @@ class Executable(nn.Module):
 
 
 class Reference(Executable):
-    """Float32 arithmetic between roundings. Exact graphs (docs/exactness.md) give the bits of the specification."""
+    """Float32 arithmetic between roundings. Exact graphs (docs/exactness.md) give the bits of the
+    specification."""
 
     def __init__(self, graph: IntegerGraph, inputs: Sequence[InputSpec], outputs: Any) -> None:
         super().__init__(graph, inputs, outputs)
@@ -68,7 +71,9 @@ class Reference(Executable):
             self._counts.append(len(arrays))
             for number, array in enumerate(arrays):
                 self.register_buffer(f"constant_{index}_{number}", torch.from_numpy(array))
-        self.islands = nn.ModuleList(node.module for node in graph.islands)  # so that they move to a device too
+        self.islands = nn.ModuleList(
+            node.module for node in graph.islands
+        )  # so that they move to a device too
 
     def entered(self, spec: TensorSpec, tensor: Tensor) -> Tensor:
         return tensor if spec.quantizer is None else spec.quantizer.dequantize(tensor)
@@ -80,21 +85,27 @@ class Reference(Executable):
 
     def constants(self, index: int) -> list[Tensor]:
         """The constants of a node, where this module lies."""
-        return [getattr(self, f"constant_{index}_{number}") for number in range(self._counts[index])]
+        return [
+            getattr(self, f"constant_{index}_{number}") for number in range(self._counts[index])
+        ]
 
     def left(self, spec: TensorSpec, value: Tensor) -> Tensor:
         return value
 
 
 class Int8(Executable):
-    """The kernels of one engine; what it does not compute exactly as the specification is done in float.
+    """The kernels of one engine; what it does not compute exactly as the specification is done in
+    float.
 
-    Some kernels (additions, pools) ask for the engine each time they run. It belongs to the whole process, so that calls of
-    several threads take turns, and wait for every other call into this package. What no lock can prevent: a thread that
-    sets ``torch.backends.quantized.engine`` itself during a call changes the kernels of that call.
+    Some kernels (additions, pools) ask for the engine each time they run. It belongs to the whole
+    process, so that calls of several threads take turns, and wait for every other call into this
+    package. What no lock can prevent: a thread that sets ``torch.backends.quantized.engine`` itself
+    during a call changes the kernels of that call.
     """
 
-    def __init__(self, graph: IntegerGraph, inputs: Sequence[InputSpec], outputs: Any, engine: str) -> None:
+    def __init__(
+        self, graph: IntegerGraph, inputs: Sequence[InputSpec], outputs: Any, engine: str
+    ) -> None:
         super().__init__(graph, inputs, outputs)
         self.engine = engine
         with selected(engine):
@@ -133,5 +144,7 @@ def _in_float(node: Node) -> Kernel:
 def selected(engine: str) -> Iterator[None]:
     """``engine`` for a while, without torch's word that it will drop int8 tensors one day."""
     with selected_engine(engine), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "torch.quantize_per_tensor, torch.quantize_per_channel and other")
+        warnings.filterwarnings(
+            "ignore", "torch.quantize_per_tensor, torch.quantize_per_channel and other"
+        )
         yield

@@ -1,8 +1,9 @@
-"""The same function with less work per training step: pooling first, each rounding once, statistics where they are cheapest.
+"""The same function with less work per training step: pooling first, each rounding once, statistics
+where they are cheapest.
 
-ReLU, fake quantization and (with no negative weight) batch normalization are monotone, so that they commute with max
-pooling, which leaves a quarter of the elements for them; a fake quantizer applied twice is one. Flattening and
-dropout-free copies do not change values either.
+ReLU, fake quantization and (with no negative weight) batch normalization are monotone, so that they
+commute with max pooling, which leaves a quarter of the elements for them; a fake quantizer applied
+twice is one. Flattening and dropout-free copies do not change values either.
 """
 
 from __future__ import annotations
@@ -25,7 +26,8 @@ _MOVES_VALUES_FUNCTIONS = (torch.flatten, torch.reshape)
 
 
 def fast_view(model: nn.Module) -> fx.GraphModule:
-    """A graph that shares every submodule (and so every parameter and hook) with ``model``; the same function."""
+    """A graph that shares every submodule (and so every parameter and hook) with ``model``; the
+    same function."""
     traced = model.view if isinstance(model, FakeQuantizedModel) else fx.symbolic_trace(model)
     graph = fx.Graph()
     graph.output(graph.graph_copy(traced.graph, {}))
@@ -42,10 +44,13 @@ def _improve(view: fx.GraphModule) -> bool:
 
 
 def _improve_at(view: fx.GraphModule, node: fx.Node) -> bool:
-    """Merge ``node`` into, or move, split or drop, the module before it; True if the graph changed."""
+    """Merge ``node`` into, or move, split or drop, the module before it; True if the graph
+    changed."""
     if _calls(view, node, (nn.BatchNorm2d,)) and _merge_into_convolution(view, node):
         return True
-    if not _calls(view, node, _MOVES_VALUES) and not (node.op == "call_function" and node.target in _MOVES_VALUES_FUNCTIONS):
+    if not _calls(view, node, _MOVES_VALUES) and not (
+        node.op == "call_function" and node.target in _MOVES_VALUES_FUNCTIONS
+    ):
         return False
     before = node.args[0]
     if not isinstance(before, fx.Node) or before.op != "call_module" or len(before.users) > 1:
@@ -87,7 +92,8 @@ def _merge(view: fx.GraphModule, norm: fx.Node, pool: fx.Node) -> None:
 
 
 def _merge_into_convolution(view: fx.GraphModule, norm: fx.Node) -> bool:
-    """Replace ``norm`` and the convolution of the input before it, if that is what it is and if it is worth it."""
+    """Replace ``norm`` and the convolution of the input before it, if that is what it is and if it
+    is worth it."""
     convolution = norm.args[0]
     if not isinstance(convolution, fx.Node) or len(convolution.users) > 1:
         return False
@@ -107,7 +113,9 @@ def _merge_into_convolution(view: fx.GraphModule, norm: fx.Node) -> bool:
 
 
 def _is_input(view: fx.GraphModule, node: Any) -> bool:
-    return node.op == "placeholder" or (_calls(view, node, (ActivationFakeQuantize,)) and _is_input(view, node.args[0]))
+    return node.op == "placeholder" or (
+        _calls(view, node, (ActivationFakeQuantize,)) and _is_input(view, node.args[0])
+    )
 
 
 def _only_user(view: fx.GraphModule, node: fx.Node) -> nn.Module | None:

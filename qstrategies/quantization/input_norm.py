@@ -10,12 +10,14 @@ from torch.nn import functional
 
 
 class InputNorm(nn.Module):
-    """``norm(conv(x))``; in training, the batch statistics are those of the input, and normalization is in the weights.
+    """``norm(conv(x))``; in training, the batch statistics are those of the input, and
+    normalization is in the weights.
 
-    A channel of the output is ``w p + b`` for a patch p of the input, so that its mean over the batch is ``w E[p] + b`` and its
-    variance ``w Cov[p] w'``. The output is then normalized (Ioffe and Szegedy, https://arxiv.org/abs/1502.03167, section 3)
-    by dividing w; b cancels and gets no gradient. The same value and gradient up to rounding, worth it where a patch has
-    fewer numbers than the output channels.
+    A channel of the output is ``w p + b`` for a patch p of the input, so that its mean over the
+    batch is ``w E[p] + b`` and its variance ``w Cov[p] w'``. The output is then normalized (Ioffe
+    and Szegedy, https://arxiv.org/abs/1502.03167, section 3) by dividing w; b cancels and gets no
+    gradient. The same value and gradient up to rounding, worth it where a patch has fewer numbers
+    than the output channels.
 
     Args:
         conv: a convolution in two dimensions with ``weight``, ``bias`` and ``_conv_forward``.
@@ -29,11 +31,27 @@ class InputNorm(nn.Module):
 
     @staticmethod
     def suits(conv: nn.Conv2d, norm: nn.BatchNorm2d) -> bool:
-        """Whether the statistics of the patches are fewer than those of the outputs, and all is as ``forward`` needs it."""
-        simple_conv = conv.groups == 1 and conv.dilation == (1, 1) and conv.padding_mode == "zeros" and not isinstance(conv.padding, str)
+        """Whether the statistics of the patches are fewer than those of the outputs, and all is as
+        ``forward`` needs it."""
+        simple_conv = (
+            conv.groups == 1
+            and conv.dilation == (1, 1)
+            and conv.padding_mode == "zeros"
+            and not isinstance(conv.padding, str)
+        )
         simple_norm = norm.affine and norm.track_running_stats and norm.momentum is not None
-        hooked = conv._forward_hooks or conv._forward_pre_hooks or norm._forward_hooks or norm._forward_pre_hooks
-        return simple_conv and simple_norm and not hooked and conv.weight[0].numel() <= conv.out_channels
+        hooked = (
+            conv._forward_hooks
+            or conv._forward_pre_hooks
+            or norm._forward_hooks
+            or norm._forward_pre_hooks
+        )
+        return (
+            simple_conv
+            and simple_norm
+            and not hooked
+            and conv.weight[0].numel() <= conv.out_channels
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         norm: Any = self.norm
@@ -55,13 +73,20 @@ class InputNorm(nn.Module):
 
 
 def patch_moments(x: Tensor, kernel: Any, stride: Any, padding: Any) -> tuple[int, Tensor, Tensor]:
-    """How many patches a convolution sees in ``x`` [N, C, H, W], their mean [K] and covariance [K, K]; K = C * kernel area.
+    """How many patches a convolution sees in ``x`` [N, C, H, W], their mean [K] and covariance [K,
+    K]; K = C * kernel area.
 
     Each argument but ``x`` is a pair (height, width).
     """
     padded = functional.pad(x, (padding[1], padding[1], padding[0], padding[0]))
     windows = padded.unfold(2, kernel[0], stride[0]).unfold(3, kernel[1], stride[1])
-    patches = windows.permute(0, 1, 4, 5, 2, 3).reshape(len(x), x.shape[1] * kernel[0] * kernel[1], -1)
+    patches = windows.permute(0, 1, 4, 5, 2, 3).reshape(
+        len(x), x.shape[1] * kernel[0] * kernel[1], -1
+    )
     count = len(x) * patches.shape[2]
     mean = patches.sum(2).sum(0) / count
-    return count, mean, torch.bmm(patches, patches.transpose(1, 2)).sum(0) / count - torch.outer(mean, mean)
+    return (
+        count,
+        mean,
+        torch.bmm(patches, patches.transpose(1, 2)).sum(0) / count - torch.outer(mean, mean),
+    )

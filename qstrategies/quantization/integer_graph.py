@@ -1,4 +1,5 @@
-"""What a quantized model is: integers, scales and operators. Every file, kernel and proof is a view of it."""
+"""What a quantized model is: integers, scales and operators. Every file, kernel and proof is a view
+of it."""
 
 from __future__ import annotations
 
@@ -23,7 +24,8 @@ class IntegerGraph:
     nodes: tuple[Node, ...]
 
     def integers(self, *inputs: Array) -> dict[str, Array]:
-        """The specification: every tensor for the integers (or reals) of every input, [N, ...] each, by name."""
+        """The specification: every tensor for the integers (or reals) of every input, [N, ...]
+        each, by name."""
         values = {spec.name: array for spec, array in zip(self.inputs, inputs, strict=True)}
         for node in self.nodes:
             values[node.output.name] = node.integers(*(values[spec.name] for spec in node.inputs))

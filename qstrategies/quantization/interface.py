@@ -15,10 +15,12 @@ WHOLE = 1e-3  # pixels that went through a division and a product by 255 are who
 
 @dataclass(frozen=True)
 class InputSpec:
-    """One input: its name, the shape of one example, and its quantizer; ``scale`` None for one that stays as it is.
+    """One input: its name, the shape of one example, and its quantizer; ``scale`` None for one that
+    stays as it is.
 
-    Raw pixels have scale 1 and zero point 0: the quantizer's integers are the values themselves. ``unit`` is what one step
-    is worth to the float model: the scale, but for pixels the ``input_scale`` of ``quantize``.
+    Raw pixels have scale 1 and zero point 0: the quantizer's integers are the values themselves.
+    ``unit`` is what one step is worth to the float model: the scale, but for pixels the
+    ``input_scale`` of ``quantize``.
     """
 
     name: str
@@ -42,7 +44,8 @@ class InputSpec:
         return self.scale is not None and self.unit != self.scale
 
     def integers(self, values: Tensor) -> Tensor:
-        """``values`` as the exported file takes them: real ones of the float model as uint8; uint8 is taken to be that already.
+        """``values`` as the exported file takes them: real ones of the float model as uint8; uint8
+        is taken to be that already.
 
         Raises:
             InputError: values that are no scaled pixels where pixels are expected, or not finite.
@@ -56,7 +59,9 @@ class InputSpec:
         self._check_finite(values)
         if self.pixels:
             self._check_range(values, 255 * self.unit, f"real values for input_scale={self.unit:g}")
-        return torch.clamp(torch.round(values / self.unit) + self.zero_point, 0, 255).to(torch.uint8)
+        return torch.clamp(torch.round(values / self.unit) + self.zero_point, 0, 255).to(
+            torch.uint8
+        )
 
     def reals(self, integers: Tensor) -> Tensor:
         """The integers as real numbers in the quantizer's own scale: raw pixels for pixels."""
@@ -65,13 +70,18 @@ class InputSpec:
         return (integers.float() - self.zero_point) * self.scale
 
     def checked(self, values: Tensor) -> Tensor:
-        """What a module of the quantized model takes, as integers (or as it is if the input has no quantizer).
+        """What a module of the quantized model takes, as integers (or as it is if the input has no
+        quantizer).
 
         Raises:
-            InputError: another shape, values that are not finite, or no raw pixels where these are expected.
+            InputError: another shape, values that are not finite, or no raw pixels where these are
+                expected.
         """
         if tuple(values.shape[1:]) != tuple(self.shape):
-            raise InputError(f"input {self.name!r} has shape {tuple(values.shape)}: expected [batch, {_spelled(self.shape)}]")
+            raise InputError(
+                f"input {self.name!r} has shape {tuple(values.shape)}: expected [batch, "
+                f"{_spelled(self.shape)}]"
+            )
         if self.scale is None:
             return values.to(self.dtype)
         if values.dtype == torch.uint8:
@@ -82,8 +92,13 @@ class InputSpec:
             self._check_range(values, 255, "raw pixels")
             if (values - torch.round(values)).abs().max() > WHOLE:
                 factor = 1 / (self.unit or 1)
-                raise InputError(f"input {self.name!r} holds fractions: give raw pixels 0...255, scaled ones times {factor:g}")
-        return torch.clamp(torch.round(values / self.scale) + self.zero_point, 0, 255).to(torch.uint8)
+                raise InputError(
+                    f"input {self.name!r} holds fractions: give raw pixels 0...255, scaled "
+                    f"ones times {factor:g}"
+                )
+        return torch.clamp(torch.round(values / self.scale) + self.zero_point, 0, 255).to(
+            torch.uint8
+        )
 
     def _check_finite(self, values: Tensor) -> None:
         if not torch.isfinite(values).all():
@@ -93,7 +108,10 @@ class InputSpec:
         low, high = (float(end) for end in torch.aminmax(values)) if values.numel() else (0.0, 0.0)
         slack = top / 510
         if low < -slack or high > top + slack:
-            raise InputError(f"input {self.name!r} holds values from {low:g} to {high:g}: {what} lie in [0, {top:g}]")
+            raise InputError(
+                f"input {self.name!r} holds values from {low:g} to {high:g}: {what} lie in "
+                f"[0, {top:g}]"
+            )
 
 
 def _spelled(shape: Shape) -> str:

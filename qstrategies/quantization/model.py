@@ -1,4 +1,5 @@
-"""``QuantizedModel``: the integer graph, how the user's model is called, and the modules that compute it."""
+"""``QuantizedModel``: the integer graph, how the user's model is called, and the modules that
+compute it."""
 
 from __future__ import annotations
 
@@ -21,7 +22,8 @@ from qstrategies.records import QuantizationConfig
 
 @dataclass(frozen=True, eq=False)
 class QuantizedModel:
-    """A model whose weights and biases are integers. ``outputs`` has the places of ``graph.outputs`` in what it returns."""
+    """A model whose weights and biases are integers. ``outputs`` has the places of
+    ``graph.outputs`` in what it returns."""
 
     graph: IntegerGraph
     config: QuantizationConfig
@@ -30,7 +32,8 @@ class QuantizedModel:
 
     @classmethod
     def of(cls, prepared: Prepared) -> QuantizedModel:
-        """What ``prepared``, calibrated or trained, becomes. Raises ``InputError`` for a layer that cannot be rounded."""
+        """What ``prepared``, calibrated or trained, becomes. Raises ``InputError`` for a layer that
+        cannot be rounded."""
         graph = decide(prepared)
         inputs = tuple(InputSpec.of(spec, prepared.input_scale) for spec in graph.inputs)
         return cls(graph, prepared.config, inputs, prepared.outputs)

@@ -1,10 +1,11 @@
 """A captured model -> a graph of forms (``operators/``), by observing two runs of it.
 
-Nothing is decided from names where it can be seen. What is changed in place shows in a tensor's version, an alias in its
-storage, what does nothing in its result; a number is the batch size, or depends on it, if a run of two examples and
-one of three differ in it; a reshape is its result's shape. What depends on no input (standardized or parametrized
-weights, functional layers) is computed once, here. Only then are operators asked whether they know a call; what none
-knows stays in float.
+Nothing is decided from names where it can be seen. What is changed in place shows in a tensor's
+version, an alias in its storage, what does nothing in its result; a number is the batch size, or
+depends on it, if a run of two examples and one of three differ in it; a reshape is its result's
+shape. What depends on no input (standardized or parametrized weights, functional layers) is
+computed once, here. Only then are operators asked whether they know a call; what none knows stays
+in float.
 """
 
 from __future__ import annotations
@@ -27,15 +28,43 @@ from qstrategies.operators.dropout import DROPOUTS
 from qstrategies.operators.island import Float, FunctionCall, Part, Repeated
 from qstrategies.operators.movement import Reshape, Slice
 from qstrategies.quantization.capture import Captured, plain_base
-from qstrategies.quantization.observe import QUERIES, Fact, Facts, describe, holds_tensor, observe, overlap, place, same, two_batches
+from qstrategies.quantization.observe import (
+    QUERIES,
+    Fact,
+    Facts,
+    describe,
+    holds_tensor,
+    observe,
+    overlap,
+    place,
+    same,
+    two_batches,
+)
 from qstrategies.quantization.structure import mapped
 
-BROADCASTING = {*(getattr(operator, name) for name in ("add", "sub", "mul", "truediv")), torch.add, torch.sub, torch.mul, "add", "mul"}
-SPLITS = {"chunk", "split", "unbind", "tensor_split", torch.chunk, torch.split, torch.unbind, torch.tensor_split}
+BROADCASTING = {
+    *(getattr(operator, name) for name in ("add", "sub", "mul", "truediv")),
+    torch.add,
+    torch.sub,
+    torch.mul,
+    "add",
+    "mul",
+}
+SPLITS = {
+    "chunk",
+    "split",
+    "unbind",
+    "tensor_split",
+    torch.chunk,
+    torch.split,
+    torch.unbind,
+    torch.tensor_split,
+}
 
 
 class VariesWithBatch:
-    """A number that is, or depends on, the batch size: only a reshape, read off its result, may use it."""
+    """A number that is, or depends on, the batch size: only a reshape, read off its result, may use
+    it."""
 
 
 @dataclass(frozen=True)
@@ -54,10 +83,12 @@ class Stale:
 
 @dataclass(frozen=True)
 class Normalized:
-    """``module``: a graph whose every node calls a form; its meta has ``shape`` and ``dtype`` of each.
+    """``module``: a graph whose every node calls a form; its meta has ``shape`` and ``dtype`` of
+    each.
 
-    ``outputs``: what the model returns, nodes in the place of tensors. ``expected``: what the user's model gave for the two
-    examples of ``inputs``, one per tensor of ``outputs``: for the self-check.
+    ``outputs``: what the model returns, nodes in the place of tensors. ``expected``: what the
+    user's model gave for the two examples of ``inputs``, one per tensor of ``outputs``: for the
+    self-check.
     """
 
     module: fx.GraphModule
@@ -70,8 +101,8 @@ def normalize(captured: Captured, example: Sequence[Tensor]) -> Normalized:
     """The graph of forms of a model in eval mode; the user's modules are copied, not changed.
 
     Raises:
-        InputError: the model fails on its example, decides by the values of its input, or changes a tensor in place that
-            is read later through another view.
+        InputError: the model fails on its example, decides by the values of its input, or changes a
+            tensor in place that is read later through another view.
     """
     runs = two_batches(example)
     kept = tuple(tensor.clone() for tensor in runs[0])
@@ -119,17 +150,23 @@ class _Rebuild:
         if holds_tensor(value) and not same(value, other):
             if _equal_rows(value, other):
                 return RowPerExample(value[:1])
-            raise InputError(f"{describe(node)} gives other values in every run: it cannot be exported")
+            raise InputError(
+                f"{describe(node)} gives other values in every run: it cannot be exported"
+            )
         return _fixed(value, other)
 
     def _property(self, node: fx.Node, value: Any, other: Any) -> Any:
-        """What depends on the input and is no tensor: a size or a type, else it is not known before the input is."""
+        """What depends on the input and is no tensor: a size or a type, else it is not known before
+        the input is."""
         first: Any = node.args[0] if node.args else None
         source = self.env.get(first)
         if node.target is operator.getitem and not isinstance(source, fx.Node):
             return self._take(node.args[0])[node.args[1]]
         if node.target not in QUERIES:
-            raise InputError(f"{describe(node)} depends on the values of the input, which a file cannot: take it out of forward")
+            raise InputError(
+                f"{describe(node)} depends on the values of the input, which a file "
+                "cannot: take it out of forward"
+            )
         return _fixed(value, other)
 
     def _varying(self, node: fx.Node, fact: Fact, other: Any) -> None:
@@ -145,11 +182,14 @@ class _Rebuild:
             self.env[node] = self._several(node, fact.value, other)
 
     def _may_do_more(self, node: fx.Node) -> bool:
-        """Whether a node that returned its input as it was does something in training, or for other values."""
+        """Whether a node that returned its input as it was does something in training, or for other
+        values."""
         if node.op != "call_module":
             return node.target in DROPOUTS
         module = self.captured.module.get_submodule(str(node.target))
-        return node.target in self.captured.leaves or isinstance(module, nn.modules.dropout._DropoutNd)
+        return node.target in self.captured.leaves or isinstance(
+            module, nn.modules.dropout._DropoutNd
+        )
 
     def _call(self, node: fx.Node, value: Tensor, other: Tensor) -> fx.Node:
         """The node of a form, or of an island, that gives what ``node`` gives."""
@@ -182,7 +222,9 @@ class _Rebuild:
             shape = shape_of(x)
             if shape[dim] is None:
                 raise InputError(f"{describe(node)} splits the batch: it cannot be exported")
-            part = call.emit(Slice(dim, start, start + count), x, shape=(*shape[:dim], count, *shape[dim + 1 :]))
+            part = call.emit(
+                Slice(dim, start, start + count), x, shape=(*shape[:dim], count, *shape[dim + 1 :])
+            )
             found.append(call.reshape(part) if unbound else part)
             start += count
         return tuple(found)
@@ -191,30 +233,40 @@ class _Rebuild:
         if isinstance(value, Tensor):
             return Call(self, node, value, other).island(path)
         if isinstance(value, Mapping):
-            return {name: self._parts(node, each, other[name], (*path, name)) for name, each in value.items()}
+            return {
+                name: self._parts(node, each, other[name], (*path, name))
+                for name, each in value.items()
+            }
         if isinstance(value, tuple | list):
             pairs = enumerate(zip(value, other, strict=True))
             return tuple(self._parts(node, a, b, (*path, index)) for index, (a, b) in pairs)
         return _fixed(value, other)
 
     def _assignment(self, node: fx.Node, changed: fx.Node) -> None:
-        """``x[index] = value`` and its like: a new tensor, which every name of the old one now means."""
+        """``x[index] = value`` and its like: a new tensor, which every name of the old one now
+        means."""
         before = self.two[changed].value
         call = Call(self, node, before, self.three[changed].value)
         self.env[node] = call.island(assigns=True)
         self._rename(node, changed)
 
     def _rename(self, node: fx.Node, changed: fx.Node) -> None:
-        """Let every name of the changed tensor mean the new value; other views of it mean nothing any more."""
+        """Let every name of the changed tensor mean the new value; other views of it mean nothing
+        any more."""
         target = self.two[changed].value
         for old, fact in self.two.items():
-            if old is node or not isinstance(self.env.get(old), fx.Node | Stale) or not isinstance(fact.value, Tensor):
+            if (
+                old is node
+                or not isinstance(self.env.get(old), fx.Node | Stale)
+                or not isinstance(fact.value, Tensor)
+            ):
                 continue
             if place(fact.value) == place(target):
                 self.env[old] = self.env[node]
             elif overlap(fact.value, target):
                 self.env[old] = Stale(
-                    f"{describe(old)} is read after {describe(node)} changed a part of it in place: write that out of place"
+                    f"{describe(old)} is read after {describe(node)} changed a part of it "
+                    "in place: write that out of place"
                 )
 
     def _outputs(self, end: fx.Node) -> Any:
@@ -223,7 +275,9 @@ class _Rebuild:
         def leaf(path: str, value: Any) -> Any:
             if isinstance(value, fx.Node) or value is None:
                 return value
-            raise InputError(f"output {path or 'of the model'} is {value!r:.60}: it does not depend on the input")
+            raise InputError(
+                f"output {path or 'of the model'} is {value!r:.60}: it does not depend on the input"
+            )
 
         outputs = mapped(values, leaf)
         nodes: list[fx.Node] = []
@@ -232,7 +286,8 @@ class _Rebuild:
         return outputs
 
     def _take(self, arguments: Any, *, broadcasts: bool = False) -> Any:
-        """What the nodes in ``arguments`` stand for; with ``broadcasts``, a constant row stands for itself."""
+        """What the nodes in ``arguments`` stand for; with ``broadcasts``, a constant row stands for
+        itself."""
 
         def one(node: fx.Node) -> Any:
             value = self.env[node]
@@ -246,8 +301,16 @@ class _Rebuild:
 
     def _repeated(self, node: fx.Node, row: Tensor) -> fx.Node:
         """``row`` for as many examples as the input has."""
-        entry = next(each for each in self.graph.nodes if each.op == "placeholder" and shape_of(each)[:1] == (None,))
-        emitted = self.add(node.name, Float(Repeated(row.clone()), "expand", "it is a constant for every example"), [entry])
+        entry = next(
+            each
+            for each in self.graph.nodes
+            if each.op == "placeholder" and shape_of(each)[:1] == (None,)
+        )
+        emitted = self.add(
+            node.name,
+            Float(Repeated(row.clone()), "expand", "it is a constant for every example"),
+            [entry],
+        )
         emitted.meta["shape"], emitted.meta["dtype"] = (None, *row.shape[1:]), row.dtype
         self.env[node] = emitted
         return emitted
@@ -298,14 +361,18 @@ class Call:
         return emitted
 
     def reshape(self, x: fx.Node) -> fx.Node:
-        """``x`` in the shape of the result. Raises ``InputError`` if the batch size is in two dimensions."""
+        """``x`` in the shape of the result. Raises ``InputError`` if the batch size is in two
+        dimensions."""
         sizes = tuple(-1 if size is None else size for size in self.shape)
         if sizes.count(-1) > 1:
-            raise InputError(f"{describe(self.node)} has the batch size in two dimensions: it cannot be exported")
+            raise InputError(
+                f"{describe(self.node)} has the batch size in two dimensions: it cannot be exported"
+            )
         return x if shape_of(x) == self.shape else self.emit(Reshape(sizes), x)
 
     def recognized(self) -> fx.Node | None:
-        """What the operators say that this call is; None if they do not know it, or not with these arguments."""
+        """What the operators say that this call is; None if they do not know it, or not with these
+        arguments."""
         node, rebuild = self.node, self.rebuild
         module = None
         target: Any = node.target
@@ -318,7 +385,9 @@ class Call:
         if recognizer is None or not self._floats():
             return None
         broadcasts = target in BROADCASTING
-        args, kwargs = (rebuild._take(each, broadcasts=broadcasts) for each in (node.args, node.kwargs))
+        args, kwargs = (
+            rebuild._take(each, broadcasts=broadcasts) for each in (node.args, node.kwargs)
+        )
         args = args if module is None else (module, *args)
         try:
             inspect.signature(recognizer).bind(self, *args, **kwargs)
@@ -336,7 +405,9 @@ class Call:
         """The call as it is, in float; ``path`` to the wanted tensor if it gives several."""
         node, rebuild = self.node, self.rebuild
         broadcasts = node.target in BROADCASTING
-        args, kwargs = (rebuild._take(each, broadcasts=broadcasts) for each in (node.args, node.kwargs))
+        args, kwargs = (
+            rebuild._take(each, broadcasts=broadcasts) for each in (node.args, node.kwargs)
+        )
         tensors: list[fx.Node] = []
         map_arg((args, kwargs), lambda each: tensors.append(each) if each not in tensors else None)
         _refuse_batch_numbers(node, (args, kwargs))
@@ -345,7 +416,9 @@ class Call:
         if node.op == "call_module":
             inner = copy.deepcopy(rebuild.captured.module.get_submodule(str(target)))
             name = type(inner).__name__
-            reason = rebuild.captured.leaves.get(str(target), f"{name} has no exact integer form with these settings")
+            reason = rebuild.captured.leaves.get(
+                str(target), f"{name} has no exact integer form with these settings"
+            )
             if kwargs or list(args) != tensors:
                 inner = FunctionCall(inner, args, kwargs, tensors)
         else:
@@ -367,13 +440,16 @@ def _assigned(x: Tensor, index: Any, value: Any) -> Tensor:
 def _refuse_batch_numbers(node: fx.Node, arguments: Any) -> None:
     def leaf(_: str, value: Any) -> None:
         if isinstance(value, VariesWithBatch):
-            raise InputError(f"{describe(node)} computes with the batch size: it cannot be exported")
+            raise InputError(
+                f"{describe(node)} computes with the batch size: it cannot be exported"
+            )
 
     mapped(arguments, leaf)
 
 
 def _has_hooks(module: nn.Module) -> bool:
-    """Whether hooks of the user's may change what ``module`` computes; torch's own only compute its weight."""
+    """Whether hooks of the user's may change what ``module`` computes; torch's own only compute its
+    weight."""
     hooks = (*module._forward_hooks.values(), *module._forward_pre_hooks.values())
     return any(not type(hook).__module__.startswith("torch.nn.utils") for hook in hooks)
 
@@ -404,6 +480,10 @@ def _fixed(value: Any, other: Any) -> Any:
     """``value`` where both runs agree, and ``VariesWithBatch`` where they do not."""
     if same(value, other):
         return value
-    if isinstance(value, tuple | list) and isinstance(other, tuple | list) and len(value) == len(other):
+    if (
+        isinstance(value, tuple | list)
+        and isinstance(other, tuple | list)
+        and len(value) == len(other)
+    ):
         return tuple(_fixed(a, b) for a, b in zip(value, other, strict=True))
     return VariesWithBatch()

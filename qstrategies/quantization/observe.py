@@ -1,4 +1,5 @@
-"""What a run of a traced graph shows of every node: what it gives, what it changes in place, what it only passes on."""
+"""What a run of a traced graph shows of every node: what it gives, what it changes in place, what
+it only passes on."""
 
 from __future__ import annotations
 
@@ -12,12 +13,23 @@ from torch import Tensor, fx
 from qstrategies.errors import InputError
 from qstrategies.quantization.structure import leaves
 
-QUERIES = {"size", "dim", "numel", "ndimension", "is_floating_point", "type", "get_device", getattr, len}
+QUERIES = {
+    "size",
+    "dim",
+    "numel",
+    "ndimension",
+    "is_floating_point",
+    "type",
+    "get_device",
+    getattr,
+    len,
+}
 """Calls that give a property of a tensor and no value of it."""
 
 
 def two_batches(example: Sequence[Tensor]) -> list[tuple[Tensor, ...]]:
-    """The example as a batch of two and as one of three: what differs between runs of them depends on the batch."""
+    """The example as a batch of two and as one of three: what differs between runs of them depends
+    on the batch."""
     return [tuple(_copies(each, count, len(example[0])) for each in example) for count in (2, 3)]
 
 
@@ -31,7 +43,8 @@ def _copies(example: Tensor, count: int, batch: int) -> Tensor:
 
 @dataclass(frozen=True)
 class Fact:
-    """``changed``: whether the node changed a tensor in place; ``same_as``: the input that it returned as it was."""
+    """``changed``: whether the node changed a tensor in place; ``same_as``: the input that it
+    returned as it was."""
 
     value: Any
     changed: fx.Node | None = None
@@ -43,12 +56,16 @@ Facts = dict[fx.Node, Fact]
 
 class _Observer(fx.Interpreter):
     def __init__(self, module: fx.GraphModule) -> None:
-        super().__init__(module, garbage_collect_values=False)  # storages must live on, to be compared
+        super().__init__(
+            module, garbage_collect_values=False
+        )  # storages must live on, to be compared
         self.extra_traceback = False
         self.facts: Facts = {}
 
     def run_node(self, n: fx.Node) -> Any:
-        tensors = {node: self.env[node] for node in n.all_input_nodes if isinstance(self.env[node], Tensor)}
+        tensors = {
+            node: self.env[node] for node in n.all_input_nodes if isinstance(self.env[node], Tensor)
+        }
         versions = {node: tensor._version for node, tensor in tensors.items()}
         try:
             value = super().run_node(n)
@@ -57,14 +74,17 @@ class _Observer(fx.Interpreter):
         changed = [node for node, tensor in tensors.items() if tensor._version != versions[node]]
         same = None
         if isinstance(value, Tensor) and not changed:
-            same = next((node for node, tensor in tensors.items() if place(tensor) == place(value)), None)
+            same = next(
+                (node for node, tensor in tensors.items() if place(tensor) == place(value)), None
+            )
         self.facts[n] = Fact(value, changed[0] if changed else None, same)
         return value
 
 
 @torch.no_grad()
 def observe(module: fx.GraphModule, inputs: Sequence[Tensor]) -> Facts:
-    """Run ``module`` on ``inputs``. Raises ``InputError`` that names the node if the model fails on them."""
+    """Run ``module`` on ``inputs``. Raises ``InputError`` that names the node if the model fails on
+    them."""
     observer = _Observer(module)
     observer.run(*inputs)
     return observer.facts
@@ -112,7 +132,11 @@ def _equal(a: Tensor, b: Tensor) -> bool:
 
 def describe(node: fx.Node) -> str:
     """A node as its author knows it: the module or function, and where it is called."""
-    target = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", str(node.target))
+    target = (
+        node.target
+        if isinstance(node.target, str)
+        else getattr(node.target, "__name__", str(node.target))
+    )
     kind = {"call_module": "module", "call_method": "method"}.get(node.op, "function")
     line = _user_line(node)
     return f"{kind} {target!r}" + (f" ({line})" if line else "")

@@ -13,7 +13,8 @@ from qstrategies.quantization.scales import exact_activation_qparams, fake_quant
 
 
 class _ExactQParams(ObserverBase):
-    """Mixin before a torch.ao observer: same range, but a power-of-two scale and an even zero point."""
+    """Mixin before a torch.ao observer: same range, but a power-of-two scale and an even zero
+    point."""
 
     quant_min: int
     quant_max: int
@@ -47,7 +48,8 @@ ACTIVATION_OBSERVERS: dict[tuple[str, bool], type[ObserverBase]] = {
 
 
 class ActivationFakeQuantize(nn.Module):
-    """Observes the range of every training batch and rounds to the quantizer that it gives at once."""
+    """Observes the range of every training batch and rounds to the quantizer that it gives at
+    once."""
 
     def __init__(self, observer: nn.Module) -> None:
         super().__init__()
@@ -59,7 +61,9 @@ class ActivationFakeQuantize(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         if self.training:
-            self.observer(x.detach() if self.needs_all_values else torch.stack(torch.aminmax(x.detach())))
+            self.observer(
+                x.detach() if self.needs_all_values else torch.stack(torch.aminmax(x.detach()))
+            )
         scale, zero_point = self.calculate_qparams()
         return fake_quantize(x, scale, zero_point, self.quant_min, self.quant_max)
 
@@ -71,22 +75,35 @@ class ActivationFakeQuantize(nn.Module):
 
 
 class WeightFakeQuantize(nn.Module):
-    """Rounds a weight to the quantizer that is exported for it, its scale taken afresh from each weight it sees.
+    """Rounds a weight to the quantizer that is exported for it, its scale taken afresh from each
+    weight it sees.
 
-    ``unit`` is the factor that will be folded into the weight before export (the pixel scale in a first layer).
+    ``unit`` is the factor that will be folded into the weight before export (the pixel scale in a
+    first layer).
     """
 
-    def __init__(self, bits: int, *, per_channel: bool, exact: bool, levels: int, unit: float = 1.0) -> None:
+    def __init__(
+        self, bits: int, *, per_channel: bool, exact: bool, levels: int, unit: float = 1.0
+    ) -> None:
         super().__init__()
-        self.bits, self.per_channel, self.exact, self.levels, self.unit = bits, per_channel, exact, levels, unit
+        self.bits, self.per_channel, self.exact, self.levels, self.unit = (
+            bits,
+            per_channel,
+            exact,
+            levels,
+            unit,
+        )
         self.quant_max = 2 ** (bits - 1) - 1
         self.quant_min = -self.quant_max
 
     def scale(self, weight: Tensor, *, per_channel: bool | None = None) -> Tensor:
-        """The scale of ``weight`` [out_channels, ...], shape [out_channels]; ``per_channel`` where the layer decides that."""
+        """The scale of ``weight`` [out_channels, ...], shape [out_channels]; ``per_channel`` where
+        the layer decides that."""
         per_channel = self.per_channel if per_channel is None else per_channel
         folded = weight * self.unit
-        scale = weight_scale(folded, self.bits, per_channel=per_channel, exact=self.exact, levels=self.levels)
+        scale = weight_scale(
+            folded, self.bits, per_channel=per_channel, exact=self.exact, levels=self.levels
+        )
         return scale / self.unit
 
     def forward(self, weight: Tensor) -> Tensor:

@@ -17,8 +17,10 @@ class Placement:
     """Quantizers by the names of nodes.
 
     Attributes:
-        groups: the quantized tensors, by the node that gives them; those with one number share a quantizer.
-        inner: nodes whose result is never rounded by itself: a layer before its batch normalization or its ReLU.
+        groups: the quantized tensors, by the node that gives them; those with one number share a
+            quantizer.
+        inner: nodes whose result is never rounded by itself: a layer before its batch normalization
+            or its ReLU.
         islands: nodes that compute in float.
     """
 
@@ -38,8 +40,9 @@ class Placement:
 def place(graph: fx.GraphModule) -> Placement:
     """Decide which tensors of ``graph`` are quantized, and which of them together.
 
-    What has no exact form computes in float. So does anything but a layer whose inputs are all in float: only integer
-    multiplication is worth a rounding. The other operators are quantized, and so is all that they read.
+    What has no exact form computes in float. So does anything but a layer whose inputs are all in
+    float: only integer multiplication is worth a rounding. The other operators are quantized, and
+    so is all that they read.
     """
     nodes = [node for node in graph.graph.nodes if node.op != "output"]
     in_float: set[fx.Node] = set()
@@ -55,7 +58,11 @@ def place(graph: fx.GraphModule) -> Placement:
         for source in node.all_input_nodes:
             sets.add(source)
         form = form_of(module_at(graph, node))
-        if form is not None and form.placing is Placing.SHARED and not inner & set(node.all_input_nodes):
+        if (
+            form is not None
+            and form.placing is Placing.SHARED
+            and not inner & set(node.all_input_nodes)
+        ):
             for source in node.all_input_nodes:
                 sets.join(node, source)
     numbers: dict[fx.Node, int] = {}

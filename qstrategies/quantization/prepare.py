@@ -1,4 +1,5 @@
-"""A float model -> a graph of forms with its quantizers placed: what post-training quantization and QAT start from."""
+"""A float model -> a graph of forms with its quantizers placed: what post-training quantization and
+QAT start from."""
 
 from __future__ import annotations
 
@@ -13,7 +14,12 @@ from torch import fx, nn
 from qstrategies.errors import InputError
 from qstrategies.guest import own_randomness
 from qstrategies.quantization.capture import capture, left_names
-from qstrategies.quantization.exact_forms import drop_training_only, entry_layers, fold_norms, norms_to_layers
+from qstrategies.quantization.exact_forms import (
+    drop_training_only,
+    entry_layers,
+    fold_norms,
+    norms_to_layers,
+)
 from qstrategies.quantization.normalize import Normalized, normalize
 from qstrategies.quantization.observers import ACTIVATION_OBSERVERS, WeightFakeQuantize
 from qstrategies.quantization.place import Placement, place
@@ -61,23 +67,31 @@ def prepare(
     input_scale: float | None = None,
     leave_in_float: Collection[str | type[nn.Module]] = (),
 ) -> Prepared:
-    """Normalize a copy of ``model``, bring it into exact forms and place observers. ``model`` is not changed.
+    """Normalize a copy of ``model``, bring it into exact forms and place observers. ``model`` is
+    not changed.
 
     Args:
-        example: one batch as ``model`` takes it: a tensor, a tuple of its arguments, or a dict of them by name.
-        input_scale: the real value of one step of the inputs where it is known (1 / 255 for pixels in [0, 1]); None to
-            observe their range.
+        example: one batch as ``model`` takes it: a tensor, a tuple of its arguments, or a dict of
+            them by name.
+        input_scale: the real value of one step of the inputs where it is known (1 / 255 for pixels
+            in [0, 1]); None to observe their range.
         leave_in_float: names or types of modules to leave unquantized.
 
     Raises:
-        InputError: what cannot be captured, with the module and the remedy; an unknown name in ``leave_in_float``.
+        InputError: what cannot be captured, with the module and the remedy; an unknown name in
+            ``leave_in_float``.
     """
     arguments = Arguments.of(model, example)
     normalized = normalized_copy(model, arguments, leave_in_float)
     return into_exact_forms(normalized, config, arguments, input_scale)
 
 
-def into_exact_forms(normalized: Normalized, config: QuantizationConfig, arguments: Arguments, input_scale: float | None) -> Prepared:
+def into_exact_forms(
+    normalized: Normalized,
+    config: QuantizationConfig,
+    arguments: Arguments,
+    input_scale: float | None,
+) -> Prepared:
     """``normalized``, which is changed, in exact forms, with observers where quantizers lie."""
     graph = normalized.module
     drop_training_only(graph)
@@ -97,8 +111,11 @@ def into_exact_forms(normalized: Normalized, config: QuantizationConfig, argumen
     return replace(prepared, observers=observers)
 
 
-def normalized_copy(model: nn.Module, arguments: Arguments, leave_in_float: Collection[str | type[nn.Module]] = ()) -> Normalized:
-    """The graph of forms of a float32 copy of ``model`` in evaluation mode; it computes what that copy computes.
+def normalized_copy(
+    model: nn.Module, arguments: Arguments, leave_in_float: Collection[str | type[nn.Module]] = ()
+) -> Normalized:
+    """The graph of forms of a float32 copy of ``model`` in evaluation mode; it computes what that
+    copy computes.
 
     Raises:
         InputError: what cannot be captured.
@@ -116,8 +133,12 @@ def _float_copy(model: nn.Module) -> nn.Module:
     try:
         copied = copy.deepcopy(model)
     except Exception as error:
-        raise InputError(f"{type(model).__name__} cannot be copied ({error}): quantize it under torch.no_grad") from None
-    is_leaf = type(copied).__module__.startswith("torch.nn.modules") and not isinstance(copied, nn.Sequential)
+        raise InputError(
+            f"{type(model).__name__} cannot be copied ({error}): quantize it under torch.no_grad"
+        ) from None
+    is_leaf = type(copied).__module__.startswith("torch.nn.modules") and not isinstance(
+        copied, nn.Sequential
+    )
     root = nn.Sequential(copied) if is_leaf else copied
     return root.cpu().float().eval()
 
@@ -132,10 +153,14 @@ def activation_observer(config: QuantizationConfig) -> nn.Module:
     """A fresh observer of the kind and grid of ``config``."""
     quant_max = 127 if config.reduce_range else 255
     observer: Any = ACTIVATION_OBSERVERS[config.observer or "min_max", config.exact]
-    made: nn.Module = observer(dtype=torch.quint8, qscheme=torch.per_tensor_affine, quant_min=0, quant_max=quant_max)
+    made: nn.Module = observer(
+        dtype=torch.quint8, qscheme=torch.per_tensor_affine, quant_min=0, quant_max=quant_max
+    )
     return made
 
 
 def weight_quantizer(config: QuantizationConfig) -> WeightFakeQuantize:
     """The quantizer of weights of ``config``."""
-    return WeightFakeQuantize(config.weight_bits, per_channel=config.per_channel, exact=config.exact, levels=256)
+    return WeightFakeQuantize(
+        config.weight_bits, per_channel=config.per_channel, exact=config.exact, levels=256
+    )

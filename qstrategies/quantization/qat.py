@@ -1,7 +1,9 @@
-"""A float model with fake quantizers, to be trained: the same graph, places and quantizers as for post-training quantization.
+"""A float model with fake quantizers, to be trained: the same graph, places and quantizers as for
+post-training quantization.
 
-What is trained is what is exported: the fake quantizers are the objects that decide, and batch normalization is folded
-into the weights before they are rounded (Jacob et al., arXiv 1712.05877, section 3.2).
+What is trained is what is exported: the fake quantizers are the objects that decide, and batch
+normalization is folded into the weights before they are rounded (Jacob et al., arXiv 1712.05877,
+section 3.2).
 """
 
 from __future__ import annotations
@@ -27,7 +29,13 @@ from qstrategies.quantization.exact_forms import (
 )
 from qstrategies.quantization.observers import ActivationFakeQuantize, WeightFakeQuantize
 from qstrategies.quantization.place import place
-from qstrategies.quantization.prepare import Prepared, activation_observer, normalized_copy, numbered, weight_quantizer
+from qstrategies.quantization.prepare import (
+    Prepared,
+    activation_observer,
+    normalized_copy,
+    numbered,
+    weight_quantizer,
+)
 from qstrategies.quantization.rounding import output_rows
 from qstrategies.quantization.scales import fake_quantize
 from qstrategies.quantization.structure import Arguments
@@ -37,8 +45,8 @@ from qstrategies.records import QuantizationConfig
 class FakeQuantizedLayer(nn.Module):
     """``layer`` with the weight that is exported, up to the batch normalization behind it.
 
-    With ``f = gamma / sigma`` of ``norm`` per output channel it computes ``layer(x, FQ(f w) / f)``. ``f`` is detached:
-    ``FQ(f w) / f`` with a scale proportional to max |f w| does not depend on it.
+    With ``f = gamma / sigma`` of ``norm`` per output channel it computes ``layer(x, FQ(f w) / f)``.
+    ``f`` is detached: ``FQ(f w) / f`` with a scale proportional to max |f w| does not depend on it.
     """
 
     def __init__(self, layer: Any, norm: Any | None, quantizer: WeightFakeQuantize) -> None:
@@ -113,8 +121,11 @@ class FakeQuantizedModel(nn.Module):
 
 
 @own_randomness()
-def prepare_qat(model: nn.Module, config: QuantizationConfig, example: Any, *, input_scale: float | None = None) -> FakeQuantizedModel:
-    """A copy of ``model`` with fake quantizers. ``model`` is not changed; arguments and errors as in ``prepare``."""
+def prepare_qat(
+    model: nn.Module, config: QuantizationConfig, example: Any, *, input_scale: float | None = None
+) -> FakeQuantizedModel:
+    """A copy of ``model`` with fake quantizers. ``model`` is not changed; arguments and errors as
+    in ``prepare``."""
     arguments = Arguments.of(model, example)
     normalized = normalized_copy(model, arguments)
     graph = normalized.module
@@ -131,7 +142,8 @@ def prepare_qat(model: nn.Module, config: QuantizationConfig, example: Any, *, i
 
 @own_randomness()
 def finished(model: FakeQuantizedModel) -> Prepared:
-    """The trained ``model`` as calibrated forms: batch normalization folded, ranges as trained. ``model`` is not changed."""
+    """The trained ``model`` as calibrated forms: batch normalization folded, ranges as trained.
+    ``model`` is not changed."""
     trained = copy.deepcopy(model).cpu().eval()
     forms = trained.forms
     graph = forms.graph
@@ -141,7 +153,9 @@ def finished(model: FakeQuantizedModel) -> Prepared:
     placement = place(graph)
     before = forms.placement.groups
     observers: dict[int, nn.Module] = {}
-    result = Prepared(graph, placement, observers, forms.config, forms.input_scale, forms.arguments, forms.outputs)
+    result = Prepared(
+        graph, placement, observers, forms.config, forms.input_scale, forms.arguments, forms.outputs
+    )
     for group, members in placement.members.items():
         if group not in result.pixel_groups:
             known = next(name for name in members if name in before)

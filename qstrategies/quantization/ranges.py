@@ -12,8 +12,11 @@ from qstrategies.quantization.exact_forms import module_at
 from qstrategies.quantization.scales import exact_activation_qparams
 
 
-def decided(observer: Any, graph: fx.GraphModule, members: Sequence[str], *, exact: bool) -> Quantizer:
-    """The quantizer of the tensors ``members`` that ``observer`` has seen, on the exact grid if ``exact``."""
+def decided(
+    observer: Any, graph: fx.GraphModule, members: Sequence[str], *, exact: bool
+) -> Quantizer:
+    """The quantizer of the tensors ``members`` that ``observer`` has seen, on the exact grid if
+    ``exact``."""
     scale, zero_point = observer.calculate_qparams()
     low, high = observer.quant_min, observer.quant_max
     interval = clamped(graph, members) if exact else None
@@ -21,11 +24,14 @@ def decided(observer: Any, graph: fx.GraphModule, members: Sequence[str], *, exa
         ends = [(bound - zero_point) * scale for bound in (low, high)]
         below, above = (end.clamp(*interval) for end in ends)
         scale, zero_point = exact_activation_qparams(below, above, low, high)
-    return Quantizer(float(scale), int(zero_point))  # a reduced range only chooses the scale: kernels saturate at 255
+    return Quantizer(
+        float(scale), int(zero_point)
+    )  # a reduced range only chooses the scale: kernels saturate at 255
 
 
 def clamped(graph: fx.GraphModule, members: Sequence[str]) -> tuple[float, float] | None:
-    """The interval that ReLU6 or hardtanh cuts all values of ``members`` to, which then need no wider range.
+    """The interval that ReLU6 or hardtanh cuts all values of ``members`` to, which then need no
+    wider range.
 
     None unless each of ``members`` is read by such a clamp only, or made from others of them.
     """

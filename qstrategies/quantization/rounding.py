@@ -27,13 +27,16 @@ def rounded_layer(
     output: TensorSpec,
     unit: float,
 ) -> RoundedLayer:
-    """The integers of ``layer``, whose weight is first multiplied by ``unit`` (the pixel step that is folded into it).
+    """The integers of ``layer``, whose weight is first multiplied by ``unit`` (the pixel step that
+    is folded into it).
 
     Raises:
         InputError: weights that are not finite, or a bias that does not fit int32.
     """
     weight = layer.weight.detach() * unit
-    bias = torch.zeros(len(output_rows(layer))) if layer.bias is None else layer.bias.detach().clone()
+    bias = (
+        torch.zeros(len(output_rows(layer))) if layer.bias is None else layer.bias.detach().clone()
+    )
     if not (torch.isfinite(weight).all() and torch.isfinite(bias).all()):
         raise InputError(f"the weights of {name!r} are not finite: the model cannot be quantized")
     per_tensor = is_transposed(layer)  # their kernels take one scale
@@ -50,13 +53,21 @@ def rounded_layer(
     if not quantizer.exact:
         steps = steps.clamp(-LARGEST_BIAS, LARGEST_BIAS)
     if steps.abs().max() > LARGEST_BIAS:
-        raise InputError(f"the bias of {name!r} does not fit int32: its input's range is too small beside it")
+        raise InputError(
+            f"the bias of {name!r} does not fit int32: its input's range is too small beside it"
+        )
     integers = torch.round(weight / column).to(torch.int8)
-    return RoundedLayer(integers.numpy(), scale.contiguous().numpy(), steps.numpy().astype(np.int32), per_tensor=per_tensor)
+    return RoundedLayer(
+        integers.numpy(),
+        scale.contiguous().numpy(),
+        steps.numpy().astype(np.int32),
+        per_tensor=per_tensor,
+    )
 
 
 def output_rows(layer: Any, weight: Tensor | None = None) -> Tensor:
-    """``weight`` (default: that of ``layer``) with one row of products per output channel, [out_channels, ...]."""
+    """``weight`` (default: that of ``layer``) with one row of products per output channel,
+    [out_channels, ...]."""
     chosen: Tensor = layer.weight if weight is None else weight
     if not is_transposed(layer):
         return chosen

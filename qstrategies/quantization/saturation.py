@@ -1,9 +1,10 @@
 """ReLU6 as the saturation of an int8 kernel, so that it costs no operator and wastes no step.
 
-Let a layer give ``x``, and let only layers, which are linear, read ``ReLU6(x)``. With ``c = 255 * 2^-5 / 6`` it is
-``ReLU6(x) = min(max(c x, 0), 255 * 2^-5) / c``: with the weights of the first layer times ``c`` and those of its readers
-divided by ``c``, ReLU6 is what a uint8 tensor of scale 2^-5 and zero point 0 does anyway. Where calibration shows no values as
-large, the scale is a smaller power of two. (Factors move through a positively homogeneous function as in cross-layer
+Let a layer give ``x``, and let only layers, which are linear, read ``ReLU6(x)``. With ``c = 255 *
+2^-5 / 6`` it is ``ReLU6(x) = min(max(c x, 0), 255 * 2^-5) / c``: with the weights of the first
+layer times ``c`` and those of its readers divided by ``c``, ReLU6 is what a uint8 tensor of scale
+2^-5 and zero point 0 does anyway. Where calibration shows no values as large, the scale is a
+smaller power of two. (Factors move through a positively homogeneous function as in cross-layer
 equalization: Nagel et al., arXiv:1906.04721, section 4.1.)
 """
 
@@ -21,7 +22,8 @@ TOP = 255 * 2.0**-5
 
 
 class SaturatingObserver(nn.Module):
-    """``observer`` of what is left of values that are cut at 255 * 2^-5. Its scale is at most 2^-5, its zero point 0."""
+    """``observer`` of what is left of values that are cut at 255 * 2^-5. Its scale is at most 2^-5,
+    its zero point 0."""
 
     def __init__(self, observer: Any) -> None:
         super().__init__()
@@ -40,7 +42,8 @@ class SaturatingObserver(nn.Module):
 
 @torch.no_grad()
 def relu6_to_saturation(graph: fx.GraphModule) -> set[str]:
-    """Rewrite every ReLU6 that stands as above, in place; the names of the nodes whose results now must saturate."""
+    """Rewrite every ReLU6 that stands as above, in place; the names of the nodes whose results now
+    must saturate."""
     saturating = set()
     for node in graph.graph.nodes:
         clamp = module_at(graph, node)
@@ -59,7 +62,8 @@ def relu6_to_saturation(graph: fx.GraphModule) -> set[str]:
 
 
 def _scaled_by(graph: fx.GraphModule, node: Any) -> Any | None:
-    """The module whose parameters scale what ``node`` gives: a layer, or the batch normalization to be folded into one."""
+    """The module whose parameters scale what ``node`` gives: a layer, or the batch normalization to
+    be folded into one."""
     if len(node.users) > 1:
         return None
     module = module_at(graph, node)

@@ -1,19 +1,23 @@
 """Scales and zero points for which every executor computes the same bits.
 
-An int8 layer computes ``y = round(M acc) + z_y`` with ``acc = sum (x - z_x) w + b`` and ``M = s_x s_w / s_y``. Executors
-differ in how they round ``M``, the bias and the ties, and some compute all of it in float32. With
+An int8 layer computes ``y = round(M acc) + z_y`` with ``acc = sum (x - z_x) w + b`` and ``M = s_x
+s_w / s_y``. Executors differ in how they round ``M``, the bias and the ties, and some compute all
+of it in float32. With
 
 * ``s_x``, ``s_y`` powers of two and even zero points,
 * ``s_w = m 2^e`` with an integer mantissa ``m``, and ``b`` an integer multiple of ``s_x s_w``,
-* ``s_x s_w / s_y`` a multiple of 2^-16 where ``z_y`` is not 0: oneDNN adds ``z_y`` in float32 before it rounds,
-* ``1 / (1 / m) = m`` in float32, as oneDNN keeps reciprocals of scales: 7, 13 and 15 come back one bit off, and a tie
-  then rounds the wrong way,
-* ``m (max(sum of w > 0, sum of -w > 0) (levels - 1) + |b|) < 2^24`` over the integer weights of an output channel,
+* ``s_x s_w / s_y`` a multiple of 2^-16 where ``z_y`` is not 0: oneDNN adds ``z_y`` in float32
+  before it rounds,
+* ``1 / (1 / m) = m`` in float32, as oneDNN keeps reciprocals of scales: 7, 13 and 15 come back one
+  bit off, and a tie then rounds the wrong way,
+* ``m (max(sum of w > 0, sum of -w > 0) (levels - 1) + |b|) < 2^24`` over the integer weights of an
+  output channel,
 
-every partial sum, in integers or in float32 and in any order, and its product with ``M`` is exact, so that the one
-remaining rounding (half to even, of a number that all of them know exactly) gives the same integer everywhere. If further
-the two largest ``|w|`` of a channel sum to at most 128, no pair of products can saturate the 16-bit accumulators of CPUs
-without VNNI (``255 * 128 < 2^15``), in whatever order a kernel packs them.
+every partial sum, in integers or in float32 and in any order, and its product with ``M`` is exact,
+so that the one remaining rounding (half to even, of a number that all of them know exactly) gives
+the same integer everywhere. If further the two largest ``|w|`` of a channel sum to at most 128, no
+pair of products can saturate the 16-bit accumulators of CPUs without VNNI (``255 * 128 < 2^15``),
+in whatever order a kernel packs them.
 """
 
 from __future__ import annotations
@@ -26,7 +30,9 @@ ACCUMULATOR_BUDGET = 3 * 2**22  # three quarters of it for the products...
 BIAS_BUDGET = 2**22  # ...and one for the bias
 MAX_MANTISSA_BITS = 7
 FINEST_RESULT = 2.0**-16  # 8 bits of the result leave so much of float32's 24 behind the point
-SMALLEST_SCALE = 2.0**-40  # for all-zero tensors; far from the subnormal range of float32 in any product
+SMALLEST_SCALE = (
+    2.0**-40
+)  # for all-zero tensors; far from the subnormal range of float32 in any product
 
 
 def _safe_mantissas() -> Tensor:
@@ -41,10 +47,14 @@ def power_of_two_above(x: Tensor) -> Tensor:
     return torch.ldexp(torch.ones_like(x), exponent - (fraction == 0.5).int())
 
 
-def exact_activation_qparams(low: Tensor, high: Tensor, quant_min: int, quant_max: int) -> tuple[Tensor, Tensor]:
-    """Power-of-two scale and even zero point of an affine quantizer that covers [low, high] and zero.
+def exact_activation_qparams(
+    low: Tensor, high: Tensor, quant_min: int, quant_max: int
+) -> tuple[Tensor, Tensor]:
+    """Power-of-two scale and even zero point of an affine quantizer that covers [low, high] and
+    zero.
 
-    The even zero point may cost one step at one end of the range. Returns float32 and int64 tensors of shape [1].
+    The even zero point may cost one step at one end of the range. Returns float32 and int64 tensors
+    of shape [1].
     """
     low, high = low.float().clamp(max=0).reshape(1), high.float().clamp(min=0).reshape(1)
     scale = power_of_two_above(((high - low) / (quant_max - quant_min)).clamp(min=SMALLEST_SCALE))
@@ -52,7 +62,9 @@ def exact_activation_qparams(low: Tensor, high: Tensor, quant_min: int, quant_ma
     return scale, zero_point.clamp(quant_min, quant_max - 1).long()
 
 
-def weight_scale(weight: Tensor, bits: int, *, per_channel: bool, exact: bool, levels: int = 256) -> Tensor:
+def weight_scale(
+    weight: Tensor, bits: int, *, per_channel: bool, exact: bool, levels: int = 256
+) -> Tensor:
     """Scale of a symmetric quantizer to [-q, q], ``q = 2^(bits - 1) - 1``, that clips no weight.
 
     Args:
@@ -60,9 +72,10 @@ def weight_scale(weight: Tensor, bits: int, *, per_channel: bool, exact: bool, l
         levels: the number of values that the layer's input takes.
 
     Returns:
-        Shape [out_channels], float32. With ``exact`` it is rounded up to the longest mantissa that the channel's
-        accumulator bound allows (see the module's docstring); per tensor, the channel with the largest bound decides.
-        Where float executors would need a step more than twice as coarse, it is a power of two, exact on integer kernels.
+        Shape [out_channels], float32. With ``exact`` it is rounded up to the longest mantissa that
+        the channel's accumulator bound allows (see the module's docstring); per tensor, the channel
+        with the largest bound decides. Where float executors would need a step more than twice as
+        coarse, it is a power of two, exact on integer kernels.
     """
     rows = weight.detach().float().flatten(1)
     largest = rows.abs().amax(1)
@@ -75,7 +88,9 @@ def weight_scale(weight: Tensor, bits: int, *, per_channel: bool, exact: bool, l
     one_sided = torch.maximum(rows.clamp(min=0).sum(1), -rows.clamp(max=0).sum(1))
     rounding = rows.shape[1] / 2  # each weight moves by at most half a step
     room = max(ACCUMULATOR_BUDGET / (levels - 1) - rounding, 1.0)
-    for_float = torch.minimum(one_sided / room, 2 * scale)  # very wide layers keep their bits instead: see the docstring
+    for_float = torch.minimum(
+        one_sided / room, 2 * scale
+    )  # very wide layers keep their bits instead: see the docstring
     scale = torch.maximum(scale, for_float).clamp(min=SMALLEST_SCALE)
     if not per_channel:
         scale = scale.max().expand_as(scale)
@@ -85,7 +100,8 @@ def weight_scale(weight: Tensor, bits: int, *, per_channel: bool, exact: bool, l
 
 
 def _round_up_mantissa(scale: Tensor, bits: Tensor) -> Tensor:
-    """``scale`` rounded up to ``m 2^e`` with ``2^(bits-1) <= m <= 2^bits`` and m reciprocal-safe."""
+    """``scale`` rounded up to ``m 2^e`` with ``2^(bits-1) <= m <= 2^bits`` and m
+    reciprocal-safe."""
     fraction, exponent = torch.frexp(scale)
     half = fraction == 0.5
     fraction, exponent = torch.where(half, 1.0, fraction), exponent - half.int()
@@ -95,23 +111,32 @@ def _round_up_mantissa(scale: Tensor, bits: Tensor) -> Tensor:
     return torch.ldexp(rounded / steps, exponent)
 
 
-def fit_layer(scale: Tensor, bias: Tensor, input_scale: Tensor, output_scale: float | None) -> Tensor:
-    """``scale`` raised to a power of two in the channels that the layer's surroundings ask for a coarser one.
+def fit_layer(
+    scale: Tensor, bias: Tensor, input_scale: Tensor, output_scale: float | None
+) -> Tensor:
+    """``scale`` raised to a power of two in the channels that the layer's surroundings ask for a
+    coarser one.
 
-    That are the channels whose bias would exceed ``BIAS_BUDGET`` steps of s_x s_w (nearly dead ones: tiny weights, a usual
-    bias), and those with results in finer steps than ``FINEST_RESULT`` of the output's step: a kernel that adds the zero
-    point in float32 before rounding would lose them. ``output_scale`` is None where no zero point is added.
+    That are the channels whose bias would exceed ``BIAS_BUDGET`` steps of s_x s_w (nearly dead
+    ones: tiny weights, a usual bias), and those with results in finer steps than ``FINEST_RESULT``
+    of the output's step: a kernel that adds the zero point in float32 before rounding would lose
+    them. ``output_scale`` is None where no zero point is added.
     """
     unit = scale / mantissa(scale)
     for_bias = bias.detach().abs() / (input_scale * BIAS_BUDGET)
-    for_result = torch.full_like(scale, 0.0 if output_scale is None else FINEST_RESULT * output_scale / float(input_scale))
+    for_result = torch.full_like(
+        scale, 0.0 if output_scale is None else FINEST_RESULT * output_scale / float(input_scale)
+    )
     needed = torch.maximum(for_bias, for_result)
-    coarser = torch.maximum(power_of_two_above(needed.clamp(min=SMALLEST_SCALE)), power_of_two_above(scale))
+    coarser = torch.maximum(
+        power_of_two_above(needed.clamp(min=SMALLEST_SCALE)), power_of_two_above(scale)
+    )
     return torch.where(needed > unit, coarser, scale)
 
 
 def mantissa(scale: Tensor) -> Tensor:
-    """The odd integer ``m`` in ``scale = m 2^e``, elementwise (float64 holds every float32 mantissa)."""
+    """The odd integer ``m`` in ``scale = m 2^e``, elementwise (float64 holds every float32
+    mantissa)."""
     integer = torch.frexp(scale.double())[0] * FLOAT_EXACT
     lowest_bit = integer.long() & -integer.long()
     return (integer.long() // lowest_bit.clamp(min=1)).double()
@@ -123,14 +148,17 @@ def reciprocal_safe(scale: Tensor) -> Tensor:
     return 1 / (1 / single) == single
 
 
-def fake_quantize(x: Tensor, scale: Tensor, zero_point: Tensor | int, quant_min: int, quant_max: int) -> Tensor:
-    """``clamp(round(x / scale) + zero_point) `` back in real numbers; gradient 1 inside the range, 0 outside (STE)."""
+def fake_quantize(
+    x: Tensor, scale: Tensor, zero_point: Tensor | int, quant_min: int, quant_max: int
+) -> Tensor:
+    """``clamp(round(x / scale) + zero_point) `` back in real numbers; gradient 1 inside the range,
+    0 outside (STE)."""
     return _FakeQuantize.apply(x, scale, zero_point, quant_min, quant_max)
 
 
 class _FakeQuantize(torch.autograd.Function):
-    """Straight-through estimator (Bengio et al., arXiv 1308.3432) in the tensor's own dtype: exact scales and 8-bit
-    integers are exact in bfloat16 too."""
+    """Straight-through estimator (Bengio et al., arXiv 1308.3432) in the tensor's own dtype: exact
+    scales and 8-bit integers are exact in bfloat16 too."""
 
     @staticmethod
     def forward(ctx, x, scale, zero_point, quant_min, quant_max):  # type: ignore[no-untyped-def]

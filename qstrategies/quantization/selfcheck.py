@@ -1,9 +1,11 @@
-"""Is the quantized model the user's? Two comparisons on a few examples, and the first place where one fails.
+"""Is the quantized model the user's? Two comparisons on a few examples, and the first place where
+one fails.
 
-* The normalized graph must compute what the user's own model computes, in evaluation mode, up to float rounding.
-* Every node of the integer graph must compute what the float form it was made from computes from the same inputs, with the
-  rounded weights: up to half a step of its output. So an error cannot hide behind the noise of quantization,
-  which on deep networks is as large as the signal.
+* The normalized graph must compute what the user's own model computes, in evaluation mode, up to
+  float rounding.
+* Every node of the integer graph must compute what the float form it was made from computes from
+  the same inputs, with the rounded weights: up to half a step of its output. So an error cannot
+  hide behind the noise of quantization, which on deep networks is as large as the signal.
 """
 
 from __future__ import annotations
@@ -27,26 +29,33 @@ if TYPE_CHECKING:
     from qstrategies.quantization.prepare import Prepared
 
 FLOAT_ROUNDING = 1e-3
-"""Of the output's root mean square: float32 through a hundred layers stays below 1e-4, a lost operator does not."""
+"""Of the output's root mean square: float32 through a hundred layers stays below 1e-4, a lost
+operator does not."""
 SLACK = 1e-3
-"""Of a step, beside the half that rounding may move: real inputs lie on the grid, so that float32 is nearly exact."""
+"""Of a step, beside the half that rounding may move: real inputs lie on the grid, so that float32
+is nearly exact."""
 EXAMPLES = 8
 
 
 @torch.no_grad()
-def check_forms(user: nn.Module, graph: fx.GraphModule, arguments: Arguments, inputs: Sequence[Tensor]) -> None:
-    """Raise ``SelfCheckError`` unless ``graph`` gives what ``user``, in evaluation mode, gives for ``inputs``."""
+def check_forms(
+    user: nn.Module, graph: fx.GraphModule, arguments: Arguments, inputs: Sequence[Tensor]
+) -> None:
+    """Raise ``SelfCheckError`` unless ``graph`` gives what ``user``, in evaluation mode, gives for
+    ``inputs``."""
     args, kwargs = arguments.filled([tensor.clone() for tensor in inputs])
     expected = [each for _, each in leaves(user(*args, **kwargs)) if isinstance(each, Tensor)]
     found = graph(*(tensor.clone() for tensor in inputs))
     for number, (ours, theirs) in enumerate(zip(found, expected, strict=True)):
         if ours.shape != theirs.shape:
-            raise SelfCheckError(f"output {number} has shape {tuple(ours.shape)} instead of {tuple(theirs.shape)}")
+            raise SelfCheckError(
+                f"output {number} has shape {tuple(ours.shape)} instead of {tuple(theirs.shape)}"
+            )
         error = _relative_error(ours, theirs)
         if not error <= FLOAT_ROUNDING:
             raise SelfCheckError(
-                f"output {number} of the captured graph is {error:.1%} away from {type(user).__name__}'s: "
-                "something in its forward was not captured"
+                f"output {number} of the captured graph is {error:.1%} away from "
+                f"{type(user).__name__}'s: something in its forward was not captured"
             )
 
 
@@ -59,7 +68,8 @@ def _relative_error(ours: Tensor, theirs: Tensor) -> float:
 
 @torch.no_grad()
 def check_nodes(prepared: Prepared, graph: IntegerGraph, inputs: Sequence[Tensor]) -> None:
-    """Raise ``SelfCheckError``, naming the node, unless every node rounds what its float form gives.
+    """Raise ``SelfCheckError``, naming the node, unless every node rounds what its float form
+    gives.
 
     ``inputs``: as the float model takes them.
     """
@@ -93,7 +103,9 @@ class _Watched(Reference):
         return self.values[node.output.name]
 
 
-def _form(prepared: Prepared, end: fx.Node, node: Node, values: list[Tensor], constants: list[Tensor]) -> Tensor:
+def _form(
+    prepared: Prepared, end: fx.Node, node: Node, values: list[Tensor], constants: list[Tensor]
+) -> Tensor:
     """What the float form of ``node`` gives for ``values``, with the rounded weights."""
     module: Any = prepared.graph.get_submodule(node.name)
     if isinstance(node, Layer):
@@ -109,13 +121,20 @@ def _form(prepared: Prepared, end: fx.Node, node: Node, values: list[Tensor], co
 def _compare(node: Node, found: Tensor, expected: Tensor) -> None:
     grid = node.output.quantizer
     if found.shape != expected.shape:
-        raise SelfCheckError(f"{node.name} gives the shape {tuple(found.shape)} instead of {tuple(expected.shape)}")
+        raise SelfCheckError(
+            f"{node.name} gives the shape {tuple(found.shape)} instead of {tuple(expected.shape)}"
+        )
     if grid is None:
         return
     low, high = ((end - grid.zero_point) * grid.scale for end in (grid.quant_min, grid.quant_max))
     steps = (found.double() - expected.double().clamp(low, high)).abs() / grid.scale
-    if steps.numel() and not steps.max() <= 0.5 + SLACK * max(1.0, _magnitude(expected, grid.scale)):
-        raise SelfCheckError(f"{node.name} ({type(node).__name__}) is up to {steps.max():.3g} steps away from its float form")
+    if steps.numel() and not steps.max() <= 0.5 + SLACK * max(
+        1.0, _magnitude(expected, grid.scale)
+    ):
+        raise SelfCheckError(
+            f"{node.name} ({type(node).__name__}) is up to {steps.max():.3g} steps away "
+            "from its float form"
+        )
 
 
 def _magnitude(expected: Tensor, scale: float) -> float:
@@ -133,4 +152,6 @@ def _check_weight(prepared: Prepared, layer: Layer, rounded: Tensor) -> None:
     unit = prepared.input_scale or 1.0 if group in prepared.pixel_groups else 1.0
     steps = (rounded - module.weight.detach() * unit).abs() / step
     if not steps.max() <= 0.5 + SLACK:
-        raise SelfCheckError(f"a weight of {layer.name} is {steps.max():.3g} steps away from the float one")
+        raise SelfCheckError(
+            f"a weight of {layer.name} is {steps.max():.3g} steps away from the float one"
+        )

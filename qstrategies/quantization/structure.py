@@ -1,4 +1,5 @@
-"""How a model takes and gives its tensors: positionally, by name, or in tuples, lists, dicts and dataclasses."""
+"""How a model takes and gives its tensors: positionally, by name, or in tuples, lists, dicts and
+dataclasses."""
 
 from __future__ import annotations
 
@@ -27,7 +28,10 @@ def mapped(value: Any, leaf: Leaf, path: str = "") -> Any:
         plain = type(value).__module__.startswith(("builtins", "torch.fx"))
         return items if plain else type(value)(items)  # type: ignore[call-arg]
     if isinstance(value, tuple) and hasattr(value, "_fields"):
-        parts = [mapped(each, leaf, _joined(path, name)) for name, each in zip(value._fields, value, strict=True)]
+        parts = [
+            mapped(each, leaf, _joined(path, name))
+            for name, each in zip(value._fields, value, strict=True)
+        ]
         return type(value)(*parts)
     if isinstance(value, tuple | list):
         kind = list if isinstance(value, list) else tuple
@@ -65,11 +69,17 @@ class Arguments:
         parameters = _parameters(model)
         args, kwargs = _split(example, parameters)
         named = {**dict(zip(parameters, args, strict=False)), **kwargs}
-        extra = {f"input_{index}": each for index, each in enumerate(args) if index >= len(parameters)}
-        found = [(path, as_tensor(each)) for path, each in leaves({**named, **extra}) if each is not None]
+        extra = {
+            f"input_{index}": each for index, each in enumerate(args) if index >= len(parameters)
+        }
+        found = [
+            (path, as_tensor(each)) for path, each in leaves({**named, **extra}) if each is not None
+        ]
         if not found:
             raise InputError("the example holds no tensor")
-        return cls(args, kwargs, tuple(name for name, _ in found), tuple(tensor for _, tensor in found))
+        return cls(
+            args, kwargs, tuple(name for name, _ in found), tuple(tensor for _, tensor in found)
+        )
 
     def filled(self, values: Sequence[Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """The arguments with ``values`` in the place of the tensors."""
@@ -91,7 +101,10 @@ class Arguments:
             return self._by_name(batch)
         found = [as_tensor(each) for _, each in leaves(batch) if each is not None]
         if len(found) < len(self.names):
-            raise InputError(f"a batch of {len(found)} tensors: the model takes {len(self.names)}, {self._list()}")
+            raise InputError(
+                f"a batch of {len(found)} tensors: the model takes {len(self.names)}, "
+                f"{self._list()}"
+            )
         return tuple(found[: len(self.names)])
 
     def _is_one_mapping(self) -> bool:
@@ -103,7 +116,9 @@ class Arguments:
         fitting = [each for _, each in leaves(batch) if self._fits(each)]
         if len(self.names) == 1 and len(fitting) == 1:
             return (as_tensor(fitting[0]),)
-        raise InputError(f"a batch with the keys {sorted(map(str, batch))}: the model takes {self._list()}")
+        raise InputError(
+            f"a batch with the keys {sorted(map(str, batch))}: the model takes {self._list()}"
+        )
 
     def _fits(self, value: Any) -> bool:
         if not isinstance(value, Tensor | np.ndarray):

@@ -11,7 +11,18 @@ if TYPE_CHECKING:
     from qstrategies.evidence import Comparison, Evidence, Recommendation
     from qstrategies.evidence.collect import Row
 
-HEADERS = ("strategy", "bits", "seeds", "drop, points", "against float", "against {}, points", "p", "verdict", "lost / gained", "McNemar")
+HEADERS = (
+    "strategy",
+    "bits",
+    "seeds",
+    "drop, points",
+    "against float",
+    "against {}, points",
+    "p",
+    "verdict",
+    "lost / gained",
+    "McNemar",
+)
 
 
 def headers(evidence: Evidence) -> list[str]:
@@ -23,7 +34,11 @@ def cells(row: Row) -> list[str]:
     """The row as text, in the order of ``HEADERS``."""
     against = ["-"] * 3
     if row.against is not None:
-        against = [_interval(row.against, 1), f"{row.against.p_different:.2g}", _verdict(row.against)]
+        against = [
+            _interval(row.against, 1),
+            f"{row.against.p_different:.2g}",
+            _verdict(row.against),
+        ]
     return [
         row.strategy,
         str(row.weight_bits),
@@ -50,23 +65,33 @@ def notes(evidence: Evidence) -> str:
     """How to read the table, and how far it reaches."""
     margin = f"{evidence.margin * 100:g} points"
     reach = (
-        "One seed: nothing can be concluded beyond these trained models on further images like the test images;"
-        " compare --seeds 5 says what a strategy does."
+        "One seed: nothing can be concluded beyond these trained models on further images like "
+        "the test images; compare --seeds 5 says what a strategy does."
         if evidence.seeds == 1
-        else f"Intervals and verdicts speak of further seeds and further images, from {evidence.seeds} seeds."
+        else (
+            "Intervals and verdicts speak of further seeds and further images, from "
+            f"{evidence.seeds} seeds."
+        )
     )
     return (
-        f"{reach} On {evidence.images} test images, paired. drop: float minus int8 accuracy, [95 % interval]; against {evidence.reference}:"
-        f" int8 accuracy minus its, at the same width, p after Holm over the strategies of that width. equivalent: shown to differ by"
-        f" less than {margin}; better, worse: shown to differ; undecided: neither is shown, in brackets the number of seeds that would"
-        f" decide it if the difference is what it seems. lost / gained: images per seed whose label turned wrong or right; McNemar:"
-        f" seeds at which the exact test tells these apart."
+        f"{reach} On {evidence.images} test images, paired. drop: float minus int8 accuracy, [95 "
+        f"% interval]; against {evidence.reference}: int8 accuracy minus its, at the same width, "
+        "p after Holm over the strategies of that width. equivalent: shown to differ by less "
+        f"than {margin}; better, worse: shown to differ; undecided: neither is shown, in brackets "
+        "the number of seeds that would decide it if the difference is what it seems. lost / "
+        "gained: images per seed whose label turned wrong or right; McNemar: seeds at which the "
+        "exact test tells these apart."
     )
 
 
 def grid(evidence: Evidence) -> Grid:
     """All comparisons as a table of text."""
-    return Grid("Is the difference real?", headers(evidence), [cells(row) for row in evidence.rows], notes(evidence))
+    return Grid(
+        "Is the difference real?",
+        headers(evidence),
+        [cells(row) for row in evidence.rows],
+        notes(evidence),
+    )
 
 
 def as_data(evidence: Evidence | None, recommendation: Recommendation | None) -> dict[str, Any]:
@@ -80,4 +105,7 @@ def as_data(evidence: Evidence | None, recommendation: Recommendation | None) ->
             "margin": evidence.margin,
             "images": evidence.images,
         }
-    return {"evidence": found, "recommendation": None if recommendation is None else dataclasses.asdict(recommendation)}
+    return {
+        "evidence": found,
+        "recommendation": None if recommendation is None else dataclasses.asdict(recommendation),
+    }

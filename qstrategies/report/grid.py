@@ -10,7 +10,8 @@ from qstrategies import text
 
 @dataclass(frozen=True)
 class Grid:
-    """A table: its title, the heads of its columns, its rows, and how to read it. Cells and notes may come from anywhere."""
+    """A table: its title, the heads of its columns, its rows, and how to read it. Cells and notes
+    may come from anywhere."""
 
     title: str
     headers: Sequence[str]
@@ -32,4 +33,7 @@ class Grid:
 
 
 def _justified(cells: Sequence[str], widths: Sequence[int]) -> list[str]:
-    return [cell.rjust(width) if index else cell.ljust(width) for index, (cell, width) in enumerate(zip(cells, widths, strict=True))]
+    return [
+        cell.rjust(width) if index else cell.ljust(width)
+        for index, (cell, width) in enumerate(zip(cells, widths, strict=True))
+    ]

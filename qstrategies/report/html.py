@@ -38,7 +38,8 @@ class Picture:
 
 @dataclass(frozen=True)
 class Bar:
-    """An interval along a line, all in percent of its length; ``zero`` is where no difference lies."""
+    """An interval along a line, all in percent of its length; ``zero`` is where no difference
+    lies."""
 
     low: float
     middle: float
@@ -46,7 +47,12 @@ class Bar:
     zero: float
 
 
-def page(records: Sequence[RunRecord], tables: Sequence[Grid], found: Evidence | None, advice: Recommendation | None) -> str:
+def page(
+    records: Sequence[RunRecord],
+    tables: Sequence[Grid],
+    found: Evidence | None,
+    advice: Recommendation | None,
+) -> str:
     """The whole report. Names and reasons come from files and are escaped."""
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("qstrategies.report"),
@@ -61,27 +67,45 @@ def page(records: Sequence[RunRecord], tables: Sequence[Grid], found: Evidence |
         bar_column=evidence.HEADERS.index("drop, points"),
         pictures=_pictures(records, found, advice) if found else [],
         histograms=_histograms(records) if found else {},
-        configurations={record.config.run_id: json.dumps(asdict(record.config), indent=1) for record in records},
+        configurations={
+            record.config.run_id: json.dumps(asdict(record.config), indent=1) for record in records
+        },
     )
 
 
 def _visible(value: object) -> object:
-    """Texts without characters that hide something or turn the order of reading; markup and numbers as they are."""
+    """Texts without characters that hide something or turn the order of reading; markup and numbers
+    as they are."""
     return block(value) if type(value) is str else value
 
 
-def _pictures(records: Sequence[RunRecord], found: Evidence, advice: Recommendation | None) -> list[Picture]:
+def _pictures(
+    records: Sequence[RunRecord], found: Evidence, advice: Recommendation | None
+) -> list[Picture]:
     drawn = [
         (
             "Accuracy against weight bits",
             "One line per strategy; its values are in the first table.",
             plots.accuracy_against_bits(records),
         ),
-        ("Learning curves", "Training loss and validation accuracy of every strategy by epoch.", plots.learning_curves(records)),
+        (
+            "Learning curves",
+            "Training loss and validation accuracy of every strategy by epoch.",
+            plots.learning_curves(records),
+        ),
     ]
     if advice is not None:
-        drawn.append(("What accuracy costs in training", advice.reason, plots.pareto(found.candidates, advice)))
-    return [Picture(title, says, svg(figure, f"picture{index}")) for index, (title, says, figure) in enumerate(drawn)]
+        drawn.append(
+            (
+                "What accuracy costs in training",
+                advice.reason,
+                plots.pareto(found.candidates, advice),
+            )
+        )
+    return [
+        Picture(title, says, svg(figure, f"picture{index}"))
+        for index, (title, says, figure) in enumerate(drawn)
+    ]
 
 
 def _histograms(records: Sequence[RunRecord]) -> Mapping[str, dict[str, Picture]]:
@@ -95,18 +119,29 @@ def _histograms(records: Sequence[RunRecord]) -> Mapping[str, dict[str, Picture]
             axis.set_xlabel("weight")
             axis.set_ylabel("density (log)")
             ratio = item.max_abs / item.sigma if item.sigma else math.inf
-            says = f"Largest weight {item.max_abs:.3g}, sigma {item.sigma:.3g}, max/sigma {ratio:.1f}."
+            says = (
+                f"Largest weight {item.max_abs:.3g}, sigma {item.sigma:.3g}, max/sigma {ratio:.1f}."
+            )
             key = f"histogram{len(found)}x{len(found.get(name, {}))}"
-            found.setdefault(name, {})[moment] = Picture(f"{name}, {moment}", says, svg(figure, key))
+            found.setdefault(name, {})[moment] = Picture(
+                f"{name}, {moment}", says, svg(figure, key)
+            )
     return found
 
 
 def _bars(found: Evidence) -> list[Bar]:
     """The interval of every drop, on one scale for all."""
-    intervals = [[_place(-value * 100) for value in (row.change.high, row.change.difference, row.change.low)] for row in found.rows]
-    low, high = (pick([0.0, *(value for interval in intervals for value in interval)]) for pick in (min, max))
+    intervals = [
+        [_place(-value * 100) for value in (row.change.high, row.change.difference, row.change.low)]
+        for row in found.rows
+    ]
+    low, high = (
+        pick([0.0, *(value for interval in intervals for value in interval)]) for pick in (min, max)
+    )
     length = (high - low) or 1.0
-    return [Bar(*((value - low) / length * 100 for value in (*interval, 0.0))) for interval in intervals]
+    return [
+        Bar(*((value - low) / length * 100 for value in (*interval, 0.0))) for interval in intervals
+    ]
 
 
 def _place(points: float) -> float:
@@ -114,17 +149,24 @@ def _place(points: float) -> float:
 
 
 def svg(figure: Figure, prefix: str) -> str:
-    """``figure`` as an SVG element, closed: text as text, in the colours of the page, ids that begin with ``prefix``."""
+    """``figure`` as an SVG element, closed: text as text, in the colours of the page, ids that
+    begin with ``prefix``."""
     buffer = io.StringIO()
     with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": prefix}):
-        figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
+        figure.savefig(
+            buffer,
+            format="svg",
+            transparent=True,
+            metadata={"Date": None, "Creator": None, "Format": None, "Type": None},
+        )
     plt.close(figure)
     text = buffer.getvalue()
     return re.sub("<[^>]*>", lambda tag: _adapted(tag[0], prefix), text[text.index("<svg") :])
 
 
 def _adapted(tag: str, prefix: str) -> str:
-    """A tag in the colours of the page, with ids of its own. Only tags: between them stand names."""
+    """A tag in the colours of the page, with ids of its own. Only tags: between them stand
+    names."""
     tag = tag.replace("#000000", "currentColor").replace("#ffffff", "var(--paper)")
     tag = re.sub(r'\bid="', f'id="{prefix}-', tag)
     return re.sub(r'(href="|url\()#', rf"\1#{prefix}-", tag)

@@ -28,7 +28,8 @@ PARETO_RANGE = 0.02
 
 
 def plain(name: str) -> str:
-    """``name`` as a label that is not taken for a formula, nor for one to be hidden, and leaves room for the figure."""
+    """``name`` as a label that is not taken for a formula, nor for one to be hidden, and leaves
+    room for the figure."""
     short = name if len(name) <= LONGEST_LABEL else f"{name[:LONGEST_LABEL]}..."
     shown = text.line(short)
     return shown.replace("$", r"\$").lstrip("_") or "-"
@@ -43,25 +44,51 @@ def png(figure: Figure) -> bytes:
 
 
 def accuracy_against_bits(records: Sequence[RunRecord]) -> Figure:
-    """int8 test accuracy over weight bits, one line per strategy; all of it left, the upper end right."""
+    """int8 test accuracy over weight bits, one line per strategy; all of it left, the upper end
+    right."""
     figure, axes = plt.subplots(1, 2, figsize=(12, 4.8), layout="constrained")
-    named = [(name, record) for name, record in zip(labels(records), records, strict=True) if record.status == "done"]
+    named = [
+        (name, record)
+        for name, record in zip(labels(records), records, strict=True)
+        if record.status == "done"
+    ]
     done = [record for _, record in named]
     bits = sorted({record.config.quantization.weight_bits for record in done}, reverse=True)
     baseline = [
-        record.float_accuracy for record in done if record.float_accuracy and (record.starts_from or record.config.strategy) == "no_norm"
+        record.float_accuracy
+        for record in done
+        if record.float_accuracy and (record.starts_from or record.config.strategy) == "no_norm"
     ]
     for index, name in enumerate(dict.fromkeys(name for name, _ in named)):
-        points = {width: _accuracies([record for other, record in named if other == name], width) for width in bits}
+        points = {
+            width: _accuracies([record for other, record in named if other == name], width)
+            for width in bits
+        }
         present = [width for width in bits if points[width]]
         means = [statistics.fmean(points[width]) for width in present]
-        errors = [statistics.stdev(points[width]) if len(points[width]) > 1 else 0.0 for width in present]
+        errors = [
+            statistics.stdev(points[width]) if len(points[width]) > 1 else 0.0 for width in present
+        ]
         places = [bits.index(width) + (index - 3.5) * 0.03 for width in present]
         for axis in axes:
-            axis.errorbar(places, means, errors, marker=MARKERS[index % len(MARKERS)], markersize=5, linewidth=1.4, label=plain(name))
+            axis.errorbar(
+                places,
+                means,
+                errors,
+                marker=MARKERS[index % len(MARKERS)],
+                markersize=5,
+                linewidth=1.4,
+                label=plain(name),
+            )
     for axis in axes:
         if baseline:
-            axis.axhline(statistics.fmean(baseline), color="black", linestyle=":", linewidth=1.2, label="float baseline")
+            axis.axhline(
+                statistics.fmean(baseline),
+                color="black",
+                linestyle=":",
+                linewidth=1.2,
+                label="float baseline",
+            )
         axis.set_xticks(range(len(bits)), [str(width) for width in bits])
         axis.set_xlabel("weight bits")
         axis.grid(alpha=0.3)
@@ -76,15 +103,24 @@ def accuracy_against_bits(records: Sequence[RunRecord]) -> Figure:
 
 def _accuracies(records: Sequence[RunRecord], bits: int) -> list[float]:
     return [
-        record.int8_accuracy for record in records if record.config.quantization.weight_bits == bits and record.int8_accuracy is not None
+        record.int8_accuracy
+        for record in records
+        if record.config.quantization.weight_bits == bits and record.int8_accuracy is not None
     ]
 
 
 def weight_histograms(records: Sequence[RunRecord]) -> Figure:
-    """One row per strategy: after the first epoch, after the last one, and folded (BN and pixel scale in the weights)."""
+    """One row per strategy: after the first epoch, after the last one, and folded (BN and pixel
+    scale in the weights)."""
     shown = one_per_strategy(records)
     columns = max(len(record.histograms) for record in shown.values())
-    figure, axes = plt.subplots(len(shown), columns, figsize=(4 * columns, 2.1 * len(shown)), squeeze=False, layout="constrained")
+    figure, axes = plt.subplots(
+        len(shown),
+        columns,
+        figsize=(4 * columns, 2.1 * len(shown)),
+        squeeze=False,
+        layout="constrained",
+    )
     for line, (name, record) in zip(axes, shown.items(), strict=True):
         for axis in line[len(record.histograms) :]:
             axis.axis("off")
@@ -117,7 +153,8 @@ def draw_histogram(axis: Axes, histogram: WeightHistogram, strategy: str) -> Non
 
 
 def learning_curves(records: Sequence[RunRecord]) -> Figure:
-    """Training loss and validation accuracy over the epochs; what continues a float model starts after that one's epochs."""
+    """Training loss and validation accuracy over the epochs; what continues a float model starts
+    after that one's epochs."""
     figure, axes = plt.subplots(1, 2, figsize=(12, 4.2), layout="constrained")
     for index, (name, record) in enumerate(one_per_strategy(records).items()):
         epochs = range(record.epochs_before + 1, record.epochs_before + len(record.curve) + 1)
@@ -137,7 +174,8 @@ def learning_curves(records: Sequence[RunRecord]) -> Figure:
 
 
 def one_per_strategy(records: Sequence[RunRecord]) -> dict[str, RunRecord]:
-    """The first finished run of each strategy by its name: the largest bit width and lowest seed in the order of ``read_records``."""
+    """The first finished run of each strategy by its name: the largest bit width and lowest seed in
+    the order of ``read_records``."""
     first: dict[str, RunRecord] = {}
     for name, record in zip(labels(records), records, strict=True):
         if record.status == "done":
@@ -146,20 +184,34 @@ def one_per_strategy(records: Sequence[RunRecord]) -> dict[str, RunRecord]:
 
 
 def pareto(candidates: Collection[Candidate], advice: Recommendation) -> Figure:
-    """Validation accuracy over training epochs: all candidates near the top, the Pareto set joined, the choice named."""
+    """Validation accuracy over training epochs: all candidates near the top, the Pareto set joined,
+    the choice named."""
     figure, axis = plt.subplots(figsize=(8, 4.8), layout="constrained")
     best = max(candidate.accuracy for candidate in candidates)
     near = [candidate for candidate in candidates if best - candidate.accuracy <= PARETO_RANGE]
     for bits in sorted({candidate.weight_bits for candidate in near}, reverse=True):
         shown = [candidate for candidate in near if candidate.weight_bits == bits]
-        axis.scatter([item.epochs for item in shown], [item.accuracy for item in shown], s=30, alpha=0.8, label=f"{bits} weight bits")
+        axis.scatter(
+            [item.epochs for item in shown],
+            [item.accuracy for item in shown],
+            s=30,
+            alpha=0.8,
+            label=f"{bits} weight bits",
+        )
     line = [item for item in advice.pareto if item in near]
     axis.step(
-        [item.epochs for item in line], [item.accuracy for item in line], where="post", color="black", linewidth=1, label="Pareto set"
+        [item.epochs for item in line],
+        [item.accuracy for item in line],
+        where="post",
+        color="black",
+        linewidth=1,
+        label="Pareto set",
     )
     for item in {*line, *([advice.chosen] if advice.chosen else [])}:
         mark = "shipped: " if item is advice.chosen else ""
-        side = 1 if item.epochs < max(candidate.epochs for candidate in near) else -1  # the last label goes inwards
+        side = (
+            1 if item.epochs < max(candidate.epochs for candidate in near) else -1
+        )  # the last label goes inwards
         place = (side * 10, 8 if side > 0 else -14)
         axis.annotate(
             plain(f"{mark}{item.name}"),
@@ -170,9 +222,17 @@ def pareto(candidates: Collection[Candidate], advice: Recommendation) -> Figure:
             horizontalalignment="left" if side > 0 else "right",
         )
     if advice.chosen:
-        axis.scatter([advice.chosen.epochs], [advice.chosen.accuracy], s=160, facecolors="none", edgecolors="black")
+        axis.scatter(
+            [advice.chosen.epochs],
+            [advice.chosen.accuracy],
+            s=160,
+            facecolors="none",
+            edgecolors="black",
+        )
     hidden = len(candidates) - len(near)
-    axis.set_title("What accuracy costs in training" + (f" ({hidden} candidates lie lower)" if hidden else ""))
+    axis.set_title(
+        "What accuracy costs in training" + (f" ({hidden} candidates lie lower)" if hidden else "")
+    )
     axis.set_xlabel("epochs of training in all")
     axis.set_ylabel("int8 accuracy on validation images")
     axis.xaxis.set_major_locator(matplotlib.ticker.MaxNLocator(integer=True))

@@ -1,4 +1,5 @@
-"""What the runs were made of: the matrix of runtimes, the commands that repeat them, versions, diagnoses."""
+"""What the runs were made of: the matrix of runtimes, the commands that repeat them, versions,
+diagnoses."""
 
 from __future__ import annotations
 
@@ -10,7 +11,14 @@ from typing import Any, TypedDict
 
 from qstrategies.errors import InputError
 from qstrategies.files import FileError, atomic_write, exists, read_bytes
-from qstrategies.records import PRESETS, ExperimentConfig, QuantizationConfig, RunRecord, RuntimeCheck, TrainingConfig
+from qstrategies.records import (
+    PRESETS,
+    ExperimentConfig,
+    QuantizationConfig,
+    RunRecord,
+    RuntimeCheck,
+    TrainingConfig,
+)
 from qstrategies.report.grid import Grid
 from qstrategies.typed_json import build, load
 
@@ -19,7 +27,8 @@ DIAGNOSIS = "diagnosis.json"
 
 
 def runtimes(records: Sequence[RunRecord]) -> Grid:
-    """Every executor with every form of the file: in how many runs all its logits were equal, and how far off the worst was."""
+    """Every executor with every form of the file: in how many runs all its logits were equal, and
+    how far off the worst was."""
     groups: dict[tuple[str, str], list[Any]] = {}
     for record in records:
         for check in record.checks:
@@ -37,13 +46,32 @@ def runtimes(records: Sequence[RunRecord]) -> Grid:
     ]
     skipped = dict.fromkeys(item for record in records for item in record.skipped)
     rows += [[item.runtime, item.file or "-", "not run", "-", "-", item.reason] for item in skipped]
-    notes = "Against PyTorch's int8 model. Distance in steps of the output scale; images: the most that one run was checked on."
-    return Grid("Runtimes", ["executor", "file", "runs with the same bits", "largest distance", "images", "first difference"], rows, notes)
+    notes = (
+        "Against PyTorch's int8 model. Distance in steps of the output scale; images: the "
+        "most that one run was checked on."
+    )
+    return Grid(
+        "Runtimes",
+        [
+            "executor",
+            "file",
+            "runs with the same bits",
+            "largest distance",
+            "images",
+            "first difference",
+        ],
+        rows,
+        notes,
+    )
 
 
 def failures(records: Sequence[RunRecord]) -> Grid:
     """The runs that failed, and why."""
-    rows = [[record.config.run_id, record.reason or "no reason recorded"] for record in records if record.status == "failed"]
+    rows = [
+        [record.config.run_id, record.reason or "no reason recorded"]
+        for record in records
+        if record.status == "failed"
+    ]
     return Grid("Failed runs", ["run", "reason"], rows)
 
 
@@ -65,14 +93,20 @@ def _commit(record: RunRecord) -> str:
 
 
 def command(config: ExperimentConfig) -> str:
-    """The command line of ``config``, without what the preset says; for what has none, the call from Python."""
+    """The command line of ``config``, without what the preset says; for what has none, the call
+    from Python."""
     schedules = _training(config)
     if schedules is None:
         return "run_experiment in Python, with the configuration in its record.json"
     default = ExperimentConfig(strategy=config.strategy)
     words = ["qstrategies", "run", config.strategy]
-    words += [word for name, value in config.options.items() for word in ("--option", f"{name}={value!r}")]
-    for flag, ours, usual in (("model", config.model, default.model), ("dataset", config.dataset, default.dataset)):
+    words += [
+        word for name, value in config.options.items() for word in ("--option", f"{name}={value!r}")
+    ]
+    for flag, ours, usual in (
+        ("model", config.model, default.model),
+        ("dataset", config.dataset, default.dataset),
+    ):
         words += [f"--{flag}", ours] if ours != usual else []
     words += ["--seed", str(config.seed), "--weight-bits", str(config.quantization.weight_bits)]
     words += schedules + _quantization(config.quantization)
@@ -81,18 +115,37 @@ def command(config: ExperimentConfig) -> str:
 
 
 def _training(config: ExperimentConfig) -> list[str] | None:
-    """The preset that both schedules are variants of, and what differs (optimizer, schedule and batch size go to both); None if none is."""
+    """The preset that both schedules are variants of, and what differs (optimizer, schedule and
+    batch size go to both); None if none is."""
     shared = ("optimizer", "schedule", "batch_size")
     for name, preset in PRESETS.items():
-        common = {key: value for key in shared if (value := getattr(config.training, key)) != getattr(preset["training"], key)}
-        if TrainingConfig(**{**vars(preset["tuning"]), **common, **_own(config.tuning)}) == config.tuning:
+        common = {
+            key: value
+            for key in shared
+            if (value := getattr(config.training, key)) != getattr(preset["training"], key)
+        }
+        if (
+            TrainingConfig(**{**vars(preset["tuning"]), **common, **_own(config.tuning)})
+            == config.tuning
+        ):
             words = ["--preset", name] if name != "default" else []
-            words += [word for key, value in common.items() for word in (f"--{key.replace('_', '-')}", str(value))]
-            pairs = (("", config.training, preset["training"]), ("tune-", config.tuning, preset["tuning"]))
+            words += [
+                word
+                for key, value in common.items()
+                for word in (f"--{key.replace('_', '-')}", str(value))
+            ]
+            pairs = (
+                ("", config.training, preset["training"]),
+                ("tune-", config.tuning, preset["tuning"]),
+            )
             for prefix, ours, usual in pairs:
                 for key in ("epochs", "learning_rate"):
                     value = getattr(ours, key)
-                    words += [f"--{prefix}{key.replace('_', '-')}", repr(value)] if value != getattr(usual, key) else []
+                    words += (
+                        [f"--{prefix}{key.replace('_', '-')}", repr(value)]
+                        if value != getattr(usual, key)
+                        else []
+                    )
             return words
     return None
 
@@ -116,16 +169,28 @@ def versions(records: Sequence[RunRecord]) -> Grid:
     """Machine and versions, a column per environment that runs were made in."""
     environments: dict[str, dict[str, Any]] = {}
     for record in records:
-        flat = {key: value for key, value in record.environment.items() if key != "packages"} | record.environment.get("packages", {})
+        flat = {
+            key: value for key, value in record.environment.items() if key != "packages"
+        } | record.environment.get("packages", {})
         environments.setdefault(json.dumps(flat, sort_keys=True), flat)
     found = list(environments.values())
     names = dict.fromkeys(name for flat in found for name in flat)
     rows = [[name, *(_plain(flat.get(name)) for flat in found)] for name in names]
-    return Grid("Machine and versions", ["", *(f"environment {number}" for number in range(1, len(found) + 1))], rows)
+    return Grid(
+        "Machine and versions",
+        ["", *(f"environment {number}" for number in range(1, len(found) + 1))],
+        rows,
+    )
 
 
 def _plain(value: Any) -> str:
-    return ", ".join(map(str, value)) if isinstance(value, list) else "-" if value is None else str(value)
+    return (
+        ", ".join(map(str, value))
+        if isinstance(value, list)
+        else "-"
+        if value is None
+        else str(value)
+    )
 
 
 def keep_diagnosis(folder: Path, content: str) -> None:
@@ -136,11 +201,24 @@ def keep_diagnosis(folder: Path, content: str) -> None:
 def diagnoses(records: Sequence[RunRecord], folder: Path) -> Grid:
     """The findings of the runs that were diagnosed."""
     rows = [
-        [record.config.run_id, finding["rule"], finding["where"], finding["evidence"], finding["advice"]]
+        [
+            record.config.run_id,
+            finding["rule"],
+            finding["where"],
+            finding["evidence"],
+            finding["advice"],
+        ]
         for record in records
         for finding in _findings(folder / record.config.run_id / DIAGNOSIS)
     ]
-    notes = "" if rows else "No run was diagnosed with a finding. qstrategies diagnose RUN says where a loss comes from."
+    notes = (
+        ""
+        if rows
+        else (
+            "No run was diagnosed with a finding. qstrategies diagnose RUN says where a loss "
+            "comes from."
+        )
+    )
     return Grid("Diagnosis", ["run", "finding", "where", "evidence", "try"], rows, notes)
 
 
@@ -160,7 +238,8 @@ class Findings(TypedDict):
 
 
 def _findings(path: Path) -> list[Finding]:
-    """Those in the file ``path``, none if it is not there; raises ``InputError`` if it is damaged."""
+    """Those in the file ``path``, none if it is not there; raises ``InputError`` if it is
+    damaged."""
     if not exists(path):
         return []
     try:

@@ -16,7 +16,8 @@ from qstrategies.text import csv_cell
 
 @dataclass(frozen=True)
 class Row:
-    """Means over the seeds; ``spread`` holds the standard deviations where there are several. Accuracies are fractions."""
+    """Means over the seeds; ``spread`` holds the standard deviations where there are several.
+    Accuracies are fractions."""
 
     strategy: str
     weight_bits: int | None
@@ -41,17 +42,24 @@ class Row:
 
 
 def summarise(records: Sequence[RunRecord]) -> list[Row]:
-    """The float baseline first, then one row per strategy and bit width, in the order of the records."""
+    """The float baseline first, then one row per strategy and bit width, in the order of the
+    records."""
     groups: dict[tuple[str, int], list[RunRecord]] = {}
     for name, record in zip(labels(records), records, strict=True):
         groups.setdefault((name, record.config.quantization.weight_bits), []).append(record)
-    return [_baseline(records), *(_row(name, bits, group) for (name, bits), group in groups.items())]
+    return [
+        _baseline(records),
+        *(_row(name, bits, group) for (name, bits), group in groups.items()),
+    ]
 
 
 def _baseline(records: Sequence[RunRecord]) -> Row:
-    """The float model of no_norm (of the first strategy where that did not run), in ONNX Runtime."""
+    """The float model of no_norm (of the first strategy where that did not run), in ONNX
+    Runtime."""
     done = [record for record in records if record.status == "done"]
-    chosen = [record for record in done if (record.starts_from or record.config.strategy) == "no_norm"] or done
+    chosen = [
+        record for record in done if (record.starts_from or record.config.strategy) == "no_norm"
+    ] or done
     plain = [record for record in chosen if record.config.strategy != "finetune"] or chosen
     first = {record.config.seed: record for record in reversed(plain)}
     values = [_float_values(record) for record in first.values()]
@@ -72,12 +80,22 @@ def _float_values(record: RunRecord) -> dict[str, float | None]:
 
 def _row(name: str, bits: int, records: Sequence[RunRecord]) -> Row:
     done = [record for record in records if record.status == "done"]
-    same = all(check.rows_equal == 1 for record in done for check in record.checks) if done else None
+    same = (
+        all(check.rows_equal == 1 for record in done for check in record.checks) if done else None
+    )
     known = [record.exactness["saturation_safe"] for record in done if record.exactness]
     safe = all(known) if known else None
     values = _aggregate([_values(record) for record in done])
     failed = len(records) - len(done)
-    return Row(strategy=name, weight_bits=bits, seeds=len(records), failed=failed, same_bits=same, saturation_safe=safe, **values)
+    return Row(
+        strategy=name,
+        weight_bits=bits,
+        seeds=len(records),
+        failed=failed,
+        same_bits=same,
+        saturation_safe=safe,
+        **values,
+    )
 
 
 def _values(record: RunRecord) -> dict[str, float | None]:
@@ -101,7 +119,8 @@ def _values(record: RunRecord) -> dict[str, float | None]:
 
 
 def _aggregate(values: Sequence[dict[str, float | None]]) -> dict[str, Any]:
-    """Mean of every figure that all runs have, and under "spread" the sample standard deviations of several runs."""
+    """Mean of every figure that all runs have, and under "spread" the sample standard deviations of
+    several runs."""
     result: dict[str, Any] = {}
     spread: dict[str, float] = {}
     for name in values[0] if values else ():
@@ -114,8 +133,9 @@ def _aggregate(values: Sequence[dict[str, float | None]]) -> dict[str, Any]:
 
 
 HEADERS = (
-    "strategy", "bits", "float %", "int8 %", "ORT %", "drop, points", "free scales %", "agree %", "same bits", "safe w/o VNNI",
-    "KB float > int8", "s/epoch", "us, batch 1", "images/s, batch 256",
+    "strategy", "bits", "float %", "int8 %", "ORT %", "drop, points", "free scales %", "agree %",
+    "same bits", "safe w/o VNNI", "KB float > int8", "s/epoch", "us, batch 1",
+    "images/s, batch 256",
 )  # fmt: skip
 
 
@@ -157,11 +177,13 @@ def _speed(value: float | None, speedup: float | None) -> str:
 
 
 NOTES = (
-    "Accuracies on the test split. float: the model before quantization (for QAT the float model that it is compared with);"
-    " ORT: the exported file in ONNX Runtime; free scales: int8 accuracy without the restriction to exact scales (PTQ only;"
-    " for QAT run compare --free-scales); same bits: all logits equal in every engine and runtime that was run; safe w/o VNNI: no two"
-    " weights can saturate the 16-bit sums of CPUs without VNNI, by the certificate; speed: the"
-    " fast file on one thread, in brackets against the float file; ±: standard deviation over the seeds."
+    "Accuracies on the test split. float: the model before quantization (for QAT the float model "
+    "that it is compared with); ORT: the exported file in ONNX Runtime; free scales: int8 "
+    "accuracy without the restriction to exact scales (PTQ only; for QAT run compare "
+    "--free-scales); same bits: all logits equal in every engine and runtime that was run; safe "
+    "w/o VNNI: no two weights can saturate the 16-bit sums of CPUs without VNNI, by the "
+    "certificate; speed: the fast file on one thread, in brackets against the float file; ±: "
+    "standard deviation over the seeds."
 )
 
 
@@ -179,16 +201,29 @@ def overview(rows: Sequence[Row]) -> Grid:
     for name in names:
         found = [cell.get((name, width)) for width in bits]
         first = next(row for row in found if row is not None)
-        lines.append([name, _percent(first, "float_accuracy"), *("-" if row is None else _percent(row, "int8_accuracy") for row in found)])
-    return Grid("int8 test accuracy in percent, by weight bits", ["strategy", "float", *(f"{width} bits" for width in bits)], lines)
+        lines.append(
+            [
+                name,
+                _percent(first, "float_accuracy"),
+                *("-" if row is None else _percent(row, "int8_accuracy") for row in found),
+            ]
+        )
+    return Grid(
+        "int8 test accuracy in percent, by weight bits",
+        ["strategy", "float", *(f"{width} bits" for width in bits)],
+        lines,
+    )
 
 
 def as_csv(rows: Sequence[Row]) -> str:
-    """One line per row, plain numbers and quoted texts; standard deviations in columns of their own."""
+    """One line per row, plain numbers and quoted texts; standard deviations in columns of their
+    own."""
     plain = [_flat(row) for row in rows]
     names = list(dict.fromkeys(name for item in plain for name in item))
     buffer = io.StringIO()
-    writer = csv.DictWriter(buffer, names, restval="", lineterminator="\n", quoting=csv.QUOTE_NONNUMERIC)
+    writer = csv.DictWriter(
+        buffer, names, restval="", lineterminator="\n", quoting=csv.QUOTE_NONNUMERIC
+    )
     writer.writeheader()
     writer.writerows({name: csv_cell(value) for name, value in item.items()} for item in plain)
     return buffer.getvalue()

@@ -16,8 +16,14 @@ if TYPE_CHECKING:
     from qstrategies.evidence import Evidence, Recommendation
 
 
-def write_report(records: Sequence[RunRecord], folder: Path, found: Evidence | None, advice: Recommendation | None) -> list[Path]:
-    """Write report.html, summary.md, .csv, .json and the figures into ``folder``; returns the paths.
+def write_report(
+    records: Sequence[RunRecord],
+    folder: Path,
+    found: Evidence | None,
+    advice: Recommendation | None,
+) -> list[Path]:
+    """Write report.html, summary.md, .csv, .json and the figures into ``folder``; returns the
+    paths.
 
     ``found`` and ``advice`` are what ``evidence.conclude`` makes of the records.
     """
@@ -40,10 +46,18 @@ def grids(records: Sequence[RunRecord], folder: Path, found: Evidence | None) ->
     failed = runs.failures(records)
     tables = [table.overview(rows), *([failed] if failed.rows else [])]
     tables += [*([evidence.grid(found)] if found else []), table.grid(rows)]
-    return [*tables, runs.runtimes(records), runs.diagnoses(records, folder), runs.commands(records), runs.versions(records)]
+    return [
+        *tables,
+        runs.runtimes(records),
+        runs.diagnoses(records, folder),
+        runs.commands(records),
+        runs.versions(records),
+    ]
 
 
-def draw(records: Sequence[RunRecord], found: Evidence | None, advice: Recommendation | None) -> dict[str, bytes]:
+def draw(
+    records: Sequence[RunRecord], found: Evidence | None, advice: Recommendation | None
+) -> dict[str, bytes]:
     """Every figure as PNG, by file name; none if no run has finished."""
     if found is None:
         return {}
@@ -53,14 +67,31 @@ def draw(records: Sequence[RunRecord], found: Evidence | None, advice: Recommend
     return figures
 
 
-def as_text(records: Sequence[RunRecord], folder: Path, found: Evidence | None, advice: Recommendation | None) -> str:
-    """The tables, their notes and the recommendation for a terminal; how to repeat each run is in the files."""
-    shown = [item for item in grids(records, folder, found)[1:] if item.title not in ("How to make each run again", "Machine and versions")]
-    parts = [part for item in shown for part in (item.title, item.as_text() if item.rows else "", item.notes) if part]
+def as_text(
+    records: Sequence[RunRecord],
+    folder: Path,
+    found: Evidence | None,
+    advice: Recommendation | None,
+) -> str:
+    """The tables, their notes and the recommendation for a terminal; how to repeat each run is in
+    the files."""
+    shown = [
+        item
+        for item in grids(records, folder, found)[1:]
+        if item.title not in ("How to make each run again", "Machine and versions")
+    ]
+    parts = [
+        part
+        for item in shown
+        for part in (item.title, item.as_text() if item.rows else "", item.notes)
+        if part
+    ]
     return block("\n\n".join([*parts, *([advice.reason] if advice else [])])) + "\n"
 
 
-def as_data(records: Sequence[RunRecord], found: Evidence | None, advice: Recommendation | None) -> dict[str, Any]:
+def as_data(
+    records: Sequence[RunRecord], found: Evidence | None, advice: Recommendation | None
+) -> dict[str, Any]:
     """Rows of the table, evidence and recommendation as plain data for JSON."""
     return {"rows": table.as_data(table.summarise(records)), **evidence.as_data(found, advice)}
 
@@ -68,7 +99,14 @@ def as_data(records: Sequence[RunRecord], found: Evidence | None, advice: Recomm
 def _markdown(tables: Sequence[Grid], advice: Recommendation | None, figures: Sequence[str]) -> str:
     sections = {
         "Recommendation": markdown(advice.reason) + "\n" if advice else "",
-        **{item.title: item.as_markdown() if item.rows else markdown(item.notes) + "\n" for item in tables},
-        "Pictures": "\n".join(f"![{name.removesuffix('.png').replace('_', ' ')}]({name})\n" for name in figures),
+        **{
+            item.title: item.as_markdown() if item.rows else markdown(item.notes) + "\n"
+            for item in tables
+        },
+        "Pictures": "\n".join(
+            f"![{name.removesuffix('.png').replace('_', ' ')}]({name})\n" for name in figures
+        ),
     }
-    return "# Comparison of quantization strategies\n\n" + "\n".join(f"## {title}\n\n{text}" for title, text in sections.items() if text)
+    return "# Comparison of quantization strategies\n\n" + "\n".join(
+        f"## {title}\n\n{text}" for title, text in sections.items() if text
+    )

@@ -1,6 +1,8 @@
-"""Real tensors as ``integers * 2^exponent / divisor``: nothing is rounded, and what could leave int64 is refused, not wrapped.
+"""Real tensors as ``integers * 2^exponent / divisor``: nothing is rounded, and what could leave
+int64 is refused, not wrapped.
 
-A scale ``m 2^e`` puts its mantissa into the integers and ``e`` into the exponent; an average puts its count into the divisor.
+A scale ``m 2^e`` puts its mantissa into the integers and ``e`` into the exponent; an average puts
+its count into the divisor.
 """
 
 from __future__ import annotations
@@ -20,13 +22,16 @@ from qstrategies.errors import InputError
 Array = NDArray[Any]
 Integers = NDArray[np.int64]
 ROOM = 62  # bits that no integer exceeds: two of them still add up in int64
-MANTISSA_BITS = 16  # of a scale: an 8-bit integer times it is exact in the float32 of the standard, too
+MANTISSA_BITS = (
+    16  # of a scale: an 8-bit integer times it is exact in the float32 of the standard, too
+)
 FLOAT_BITS = 24  # of float32, and so of an integer behind a float constant
 
 
 @dataclass(frozen=True)
 class Real:
-    """``integers * 2^exponent / divisor``; ``exponent`` has the rank of ``integers`` and broadcasts to it."""
+    """``integers * 2^exponent / divisor``; ``exponent`` has the rank of ``integers`` and broadcasts
+    to it."""
 
     integers: Integers
     exponent: Integers
@@ -40,14 +45,25 @@ class Real:
     def over(self, divisor: int) -> Real:
         """The same numbers over ``divisor``, a multiple of the own one."""
         factor = divisor // self.divisor
-        return self if factor == 1 else Real(times(self.integers, np.array(factor)), self.exponent, divisor)
+        return (
+            self
+            if factor == 1
+            else Real(times(self.integers, np.array(factor)), self.exponent, divisor)
+        )
 
     def moved(self, movement: Callable[[Array], Array]) -> Real:
-        """``movement``, which only picks and places elements, applied to all that an element has."""
+        """``movement``, which only picks and places elements, applied to all that an element
+        has."""
         integers = movement(self.integers)
         if self.exponent.size == 1:
-            return replace(self, integers=integers, exponent=self.exponent.reshape((1,) * integers.ndim))
-        return replace(self, integers=integers, exponent=movement(np.broadcast_to(self.exponent, self.integers.shape)))
+            return replace(
+                self, integers=integers, exponent=self.exponent.reshape((1,) * integers.ndim)
+            )
+        return replace(
+            self,
+            integers=integers,
+            exponent=movement(np.broadcast_to(self.exponent, self.integers.shape)),
+        )
 
 
 def largest(integers: Integers) -> int:
@@ -56,9 +72,12 @@ def largest(integers: Integers) -> int:
 
 
 def check(bound: int) -> None:
-    """Refuse integers that could be as large as ``bound`` if that leaves too little room in int64."""
+    """Refuse integers that could be as large as ``bound`` if that leaves too little room in
+    int64."""
     if bound.bit_length() > ROOM:
-        raise InputError(f"exact integers of {bound.bit_length()} bits; at most {ROOM} are supported")
+        raise InputError(
+            f"exact integers of {bound.bit_length()} bits; at most {ROOM} are supported"
+        )
 
 
 def shifted(integers: Integers, bits: Integers) -> Integers:
@@ -76,7 +95,8 @@ def times(a: Integers, b: Integers) -> Integers:
 
 
 def dot(a: Integers, b: Integers, bound: int) -> Integers:
-    """``a @ b``, no partial sum of which exceeds ``bound``. BLAS, much faster, gives the same integers up to 2^53."""
+    """``a @ b``, no partial sum of which exceeds ``bound``. BLAS, much faster, gives the same
+    integers up to 2^53."""
     check(bound)
     carrier: Any = np.float64 if bound < 2**53 else np.int64
     return (a.astype(carrier) @ b.astype(carrier)).astype(np.int64)
@@ -89,31 +109,44 @@ def decompose(values: Array) -> Real:
     fractions, exponents = np.frexp(values.astype(np.float64))
     integers = np.ldexp(fractions, 53).astype(np.int64)
     zeros = np.where(integers == 0, 0, np.frexp((integers & -integers).astype(np.float64))[1] - 1)
-    return Real(integers >> zeros, np.where(integers == 0, 0, exponents.astype(np.int64) - 53 + zeros))
+    return Real(
+        integers >> zeros, np.where(integers == 0, 0, exponents.astype(np.int64) - 53 + zeros)
+    )
 
 
 def along(values: Array, axis: int, rank: int) -> Array:
-    """Per-tensor or per-channel ``values`` in the shape that broadcasts along ``axis`` of a tensor of ``rank``."""
-    return values.reshape([-1 if index == axis % rank and values.size > 1 else 1 for index in range(rank)])
+    """Per-tensor or per-channel ``values`` in the shape that broadcasts along ``axis`` of a tensor
+    of ``rank``."""
+    return values.reshape(
+        [-1 if index == axis % rank and values.size > 1 else 1 for index in range(rank)]
+    )
 
 
 def steps(scale: Array, axis: int, rank: int) -> Real:
-    """The steps of a quantizer, in the shape that broadcasts along ``axis`` of a tensor of ``rank``."""
+    """The steps of a quantizer, in the shape that broadcasts along ``axis`` of a tensor of
+    ``rank``."""
     real = decompose(scale)
     for value in scale[(real.integers >= 2**MANTISSA_BITS) | (real.integers <= 0)]:
-        raise InputError(f"the scale {value:.9g}, which is no positive integer of at most {MANTISSA_BITS} bits times a power of two")
+        raise InputError(
+            f"the scale {value:.9g}, which is no positive integer of at most "
+            f"{MANTISSA_BITS} bits times a power of two"
+        )
     return Real(along(real.integers, axis, rank), along(real.exponent, axis, rank))
 
 
 def operand(value: Any) -> Real:
-    """A real operand. A float constant must hold integers times a power of two that is one per index of its first axis."""
+    """A real operand. A float constant must hold integers times a power of two that is one per
+    index of its first axis."""
     if isinstance(value, Real):
         return value
     if not np.issubdtype(value.dtype, np.floating):
         raise InputError(f"an operand of type {value.dtype}; real numbers are supported")
     real = decompose(value).aligned(*range(1, value.ndim))
     if largest(real.integers) >= 2**FLOAT_BITS:
-        raise InputError(f"a float constant that holds no integers of at most {FLOAT_BITS} bits times a power of two")
+        raise InputError(
+            f"a float constant that holds no integers of at most {FLOAT_BITS} bits times a "
+            "power of two"
+        )
     return real
 
 
@@ -128,7 +161,8 @@ def divide(numerator: Integers, divisor: Integers, bits: Integers) -> Integers:
 
 
 def elementwise(function: Callable[[Integers, Integers], Integers], a: Real, b: Real) -> Real:
-    """``function``, which commutes with scaling (sum, maximum, minimum), of two tensors that broadcast."""
+    """``function``, which commutes with scaling (sum, maximum, minimum), of two tensors that
+    broadcast."""
     divisor, exponent = math.lcm(a.divisor, b.divisor), np.minimum(a.exponent, b.exponent)
     pair = (shifted(real.over(divisor).integers, real.exponent - exponent) for real in (a, b))
     return Real(function(*pair), exponent, divisor)
@@ -136,14 +170,18 @@ def elementwise(function: Callable[[Integers, Integers], Integers], a: Real, b: 
 
 @dataclass(frozen=True)
 class Node:
-    """A node with its attributes as Python values, and the operator set that says what they mean."""
+    """A node with its attributes as Python values, and the operator set that says what they
+    mean."""
 
     proto: onnx.NodeProto
     opset: int
 
     @functools.cached_property
     def attributes(self) -> dict[str, Any]:
-        return {attribute.name: onnx.helper.get_attribute_value(attribute) for attribute in self.proto.attribute}
+        return {
+            attribute.name: onnx.helper.get_attribute_value(attribute)
+            for attribute in self.proto.attribute
+        }
 
     def require(self, **expected: Any) -> None:
         """Refuse the node if an attribute is set to another value than the one supported."""
@@ -152,7 +190,8 @@ class Node:
                 raise InputError(f"{name}={found!r}; only {value!r} is supported")
 
     def expect(self, **expected: Any) -> None:
-        """Refuse the node if an attribute is not set to the value supported, which is not its default."""
+        """Refuse the node if an attribute is not set to the value supported, which is not its
+        default."""
         for name, value in expected.items():
             if (found := self.attributes.get(name)) != value:
                 raise InputError(f"{name}={found!r}; only {value!r} is supported")

@@ -16,8 +16,8 @@ from qstrategies.errors import InputError
 from qstrategies.runtimes.exact import Array, Node, Real, elementwise, operand, shifted
 
 MOVING = (
-    "DepthToSpace", "Expand", "Flatten", "Gather", "Identity", "Reshape", "Slice", "SpaceToDepth", "Split", "Squeeze", "Tile",
-    "Transpose", "Unsqueeze",
+    "DepthToSpace", "Expand", "Flatten", "Gather", "Identity", "Reshape", "Slice", "SpaceToDepth",
+    "Split", "Squeeze", "Tile", "Transpose", "Unsqueeze",
 )  # fmt: skip
 
 
@@ -51,7 +51,8 @@ def pad(
     value: Array | None = None,
     axes: Array | None = None,
 ) -> Any:
-    """Padding is moving, but for the constant: it is added where no element came to lie. A negative pad crops."""
+    """Padding is moving, but for the constant: it is added where no element came to lie. A negative
+    pad crops."""
     get, rank = node.attributes.get, len(_shape(x))
     if node.opset < 11:
         sides, value = np.array(get("pads")), node.float_attribute("value")
@@ -71,13 +72,19 @@ def pad(
 
 
 def padded(array: Array, pads: Array, mode: str = "constant") -> Array:
-    """``array`` with ``pads`` [axes, 2] around it, cropped where they are negative; ``mode`` as NumPy's."""
+    """``array`` with ``pads`` [axes, 2] around it, cropped where they are negative; ``mode`` as
+    NumPy's."""
     if mode != "constant" and pads.min() < 0:
         raise InputError(f"negative pads with mode={mode!r}")
     kinds: Any = {"mode": mode}
     wide = np.pad(array, np.maximum(pads, 0), **kinds)
     cut = np.maximum(-pads, 0)
-    return wide[tuple(slice(before, size - after) for (before, after), size in zip(cut, wide.shape, strict=True))]
+    return wide[
+        tuple(
+            slice(before, size - after)
+            for (before, after), size in zip(cut, wide.shape, strict=True)
+        )
+    ]
 
 
 def _shape(x: Any) -> tuple[int, ...]:
@@ -105,7 +112,12 @@ def resize(node: Node, x: Any, *others: Array | None) -> Any:
     else:
         assert scales is not None
         ratios = [Fraction(scale) for scale in scales.tolist()]
-    index = np.ix_(*([int(i / ratio) for i in range(int(old * ratio))] for old, ratio in zip(shape, ratios, strict=True)))
+    index = np.ix_(
+        *(
+            [int(i / ratio) for i in range(int(old * ratio))]
+            for old, ratio in zip(shape, ratios, strict=True)
+        )
+    )
     return x.moved(lambda array: array[index]) if isinstance(x, Real) else x[index]
 
 
@@ -122,6 +134,8 @@ def cast(node: Node, x: Any) -> Any:
 
 def dropout(node: Node, x: Any, ratio: Array | None = None, training: Array | None = None) -> Any:
     """Nothing, but in training."""
-    if len(node.proto.output) > 1 or (training is not None and training.any() and (ratio is None or ratio.any())):
+    if len(node.proto.output) > 1 or (
+        training is not None and training.any() and (ratio is None or ratio.any())
+    ):
         raise InputError("dropout in training, or its mask")
     return x

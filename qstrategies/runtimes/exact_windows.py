@@ -54,7 +54,8 @@ class Kernel:
 
 @dataclass(frozen=True)
 class Window:
-    """Where the taps of a kernel lie: ``pads`` around the input, and ``out`` windows along each axis."""
+    """Where the taps of a kernel lie: ``pads`` around the input, and ``out`` windows along each
+    axis."""
 
     kernel: Kernel
     pads: Pads
@@ -65,7 +66,9 @@ class Window:
         """The windows of a convolution or a pool over an input of the spatial ``sizes``."""
         around = _padding(node, sizes, kernel)
         pads, out = [], []
-        for size, reach, stride, (before, after) in zip(sizes, kernel.reach, kernel.strides, around, strict=True):
+        for size, reach, stride, (before, after) in zip(
+            sizes, kernel.reach, kernel.strides, around, strict=True
+        ):
             count = (size + before + after - reach) // stride + 1
             if node.attributes.get("ceil_mode"):
                 count = -((reach - size - before - after) // stride) + 1
@@ -78,7 +81,8 @@ class Window:
         return Window(kernel, tuple(pads), tuple(out))
 
     def pad(self, integers: Integers, value: int) -> Integers:
-        """``integers`` [..., *spatial] with ``value`` around them, or cropped where a pad is negative."""
+        """``integers`` [..., *spatial] with ``value`` around them, or cropped where a pad is
+        negative."""
         still = [(0, 0)] * (integers.ndim - len(self.pads))
         wide = np.pad(integers, np.maximum([*still, *self.pads], 0), constant_values=value)
         return padded(wide, np.minimum([*still, *self.pads], 0))
@@ -96,7 +100,8 @@ class Window:
 
 
 def _padding(node: Node, sizes: tuple[int, ...], kernel: Kernel) -> Pads:
-    """What ``pads`` or ``auto_pad`` put before and behind each axis of a convolution's or pool's input."""
+    """What ``pads`` or ``auto_pad`` put before and behind each axis of a convolution's or pool's
+    input."""
     mode, rank = node.attributes.get("auto_pad", b"NOTSET"), len(sizes)
     if mode == b"NOTSET":
         pads = node.attributes.get("pads", [0] * 2 * rank)
@@ -115,7 +120,8 @@ def _halves(mode: bytes, total: int) -> tuple[int, int]:
 
 
 def _correlate(x: Real, weight: Real, bias: Any, window: Window) -> Real:
-    """``x`` [N, groups * C, *sizes] with ``weight`` [groups, O, C, *kernel], plus ``bias`` [groups * O]."""
+    """``x`` [N, groups * C, *sizes] with ``weight`` [groups, O, C, *kernel], plus ``bias`` [groups
+    * O]."""
     x = x.aligned(*range(1, x.integers.ndim))
     weight = weight.aligned(*range(2, weight.integers.ndim))
     groups, outputs, inputs = weight.integers.shape[:3]
@@ -131,7 +137,9 @@ def _correlate(x: Real, weight: Real, bias: Any, window: Window) -> Real:
     product = Real(integers, exponent, x.divisor * weight.divisor)
     if bias is None:
         return product
-    return elementwise(np.add, product, operand(bias).moved(lambda array: array.reshape(-1, *spread)))
+    return elementwise(
+        np.add, product, operand(bias).moved(lambda array: array.reshape(-1, *spread))
+    )
 
 
 def conv(node: Node, x: Any, weight: Any, bias: Any = None) -> Real:
@@ -153,7 +161,9 @@ def conv_transpose(node: Node, x: Any, weight: Any, bias: Any = None) -> Real:
     every: tuple[Any, ...] = (..., *(slice(None, None, stride) for stride in kernel.strides))
     spread[every] = x.integers
     around = _transposed_padding(node, x.integers.shape[2:], kernel)
-    out = tuple(n + sum(pair) - r + 1 for n, pair, r in zip(wide, around, kernel.reach, strict=True))
+    out = tuple(
+        n + sum(pair) - r + 1 for n, pair, r in zip(wide, around, kernel.reach, strict=True)
+    )
     window = Window(replace(kernel, strides=(1,) * rank), around, out)
 
     def mirrored(array: Array) -> Array:
@@ -164,7 +174,8 @@ def conv_transpose(node: Node, x: Any, weight: Any, bias: Any = None) -> Real:
 
 
 def _transposed_padding(node: Node, sizes: tuple[int, ...], kernel: Kernel) -> Pads:
-    """What lies around the spread input of a transposed convolution: the kernel's reach, less the node's pads."""
+    """What lies around the spread input of a transposed convolution: the kernel's reach, less the
+    node's pads."""
     get, rank = node.attributes.get, len(sizes)
     mode, extra = get("auto_pad", b"NOTSET"), get("output_padding", [0] * rank)
     axes = list(zip(sizes, kernel.strides, kernel.reach, extra, strict=True))
@@ -182,7 +193,9 @@ def _transposed_padding(node: Node, sizes: tuple[int, ...], kernel: Kernel) -> P
             raise InputError(f"output_shape={target!r}, larger than all that the kernel reaches")
         pairs = tuple(_halves(mode, max(total, 0)) for total in missing)
     ends = zip(kernel.reach, pairs, extra, strict=True)
-    return tuple((reach - 1 - before, reach - 1 - after + more) for reach, (before, after), more in ends)
+    return tuple(
+        (reach - 1 - before, reach - 1 - after + more) for reach, (before, after), more in ends
+    )
 
 
 def max_pool(node: Node, x: Any) -> Any:
@@ -208,7 +221,12 @@ def average_pool(node: Node, x: Any) -> Real:
     # Padding may count, but never what a last window reaches behind it.
     counted = window.pad(np.zeros(sizes, np.int64), 0)
     margins = zip(window.pads, sizes, _padding(node, sizes, kernel), strict=True)
-    counted[tuple(slice((1 - include) * before, before + size + include * end) for (before, _), size, (_, end) in margins)] = 1
+    counted[
+        tuple(
+            slice((1 - include) * before, before + size + include * end)
+            for (before, _), size, (_, end) in margins
+        )
+    ] = 1
     counts: Integers = functools.reduce(np.add, window.taps(counted))
     if not counts.all():
         raise InputError("a window that lies in the padding")

@@ -1,4 +1,5 @@
-"""The arbiter: QDQ graphs in exact integer arithmetic; the only rounding is that of QuantizeLinear, half to even."""
+"""The arbiter: QDQ graphs in exact integer arithmetic; the only rounding is that of QuantizeLinear,
+half to even."""
 
 from __future__ import annotations
 
@@ -41,11 +42,15 @@ from qstrategies.runtimes.exact_windows import average_pool, conv, conv_transpos
 def dequantize(node: Node, quantized: Array, scale: Array, zero_point: Array | None = None) -> Real:
     axis, rank = node.attributes.get("axis", 1), quantized.ndim
     factor = steps(scale, axis, rank)
-    integers = quantized.astype(np.int64) - (0 if zero_point is None else along(zero_point.astype(np.int64), axis, rank))
+    integers = quantized.astype(np.int64) - (
+        0 if zero_point is None else along(zero_point.astype(np.int64), axis, rank)
+    )
     return replace(factor, integers=times(integers, factor.integers))
 
 
-def quantize(node: Node, value: Any, scale: Array, zero_point: Array = np.zeros((), np.uint8)) -> Array:
+def quantize(
+    node: Node, value: Any, scale: Array, zero_point: Array = np.zeros((), np.uint8)
+) -> Array:
     real = value if isinstance(value, Real) else decompose(value)
     axis, rank = node.attributes.get("axis", 1), real.integers.ndim
     factor = steps(scale, axis, rank)
@@ -53,14 +58,18 @@ def quantize(node: Node, value: Any, scale: Array, zero_point: Array = np.zeros(
     divisor = times(factor.integers, np.full_like(factor.integers, real.divisor))
     rounded = divide(shifted(real.integers, np.maximum(up, 0)), divisor, np.maximum(-up, 0))
     limits = np.iinfo(zero_point.dtype)
-    return np.clip(rounded + along(zero_point.astype(np.int64), axis, rank), limits.min, limits.max).astype(zero_point.dtype)
+    return np.clip(
+        rounded + along(zero_point.astype(np.int64), axis, rank), limits.min, limits.max
+    ).astype(zero_point.dtype)
 
 
 def constant(node: Node) -> Array:
     (value,) = node.attributes.values()
     if isinstance(value, onnx.TensorProto):
         return numpy_helper.to_array(value)
-    kind = np.float32 if node.proto.attribute[0].name in ("value_float", "value_floats") else np.int64
+    kind = (
+        np.float32 if node.proto.attribute[0].name in ("value_float", "value_floats") else np.int64
+    )
     return np.array(value, kind)
 
 
@@ -106,7 +115,8 @@ def minimum(_: Node, *operands: Any) -> Real:
 
 
 def clip(node: Node, x: Any, low: Array | None = None, high: Array | None = None) -> Any:
-    """The upper bound counts where it is below the lower one; bounds are attributes before operator set 11."""
+    """The upper bound counts where it is below the lower one; bounds are attributes before operator
+    set 11."""
     if node.opset < 11:
         low, high = (node.float_attribute(name) for name in ("min", "max"))
     real = operand(x)
@@ -133,7 +143,8 @@ def gemm(node: Node, a: Any, b: Any, c: Any = None) -> Real:
 
 
 def _axes(node: Node, rank: int, given: Array | None) -> tuple[int, ...]:
-    """The axes that a reduction is over, which are an input or an attribute; all if there are none."""
+    """The axes that a reduction is over, which are an input or an attribute; all if there are
+    none."""
     axes = node.attributes.get("axes", []) if given is None else given.tolist()
     if not axes and node.attributes.get("noop_with_empty_axes"):
         return ()
@@ -179,13 +190,19 @@ def over_space(function: Callable[[Real, tuple[int, ...]], Real]) -> Callable[..
 
 
 def integers_too(function: Callable[..., Real]) -> Callable[..., Any]:
-    """``function`` of real numbers, for tensors of integers as well; refuses a result that their type does not hold."""
+    """``function`` of real numbers, for tensors of integers as well; refuses a result that their
+    type does not hold."""
 
     def compute(node: Node, *operands: Any) -> Any:
         first = operands[0]
         if isinstance(first, Real) or np.issubdtype(first.dtype, np.floating):
             return function(node, *operands)
-        whole = [None if value is None else Real(value.astype(np.int64), np.zeros((1,) * value.ndim, np.int64)) for value in operands]
+        whole = [
+            None
+            if value is None
+            else Real(value.astype(np.int64), np.zeros((1,) * value.ndim, np.int64))
+            for value in operands
+        ]
         result, limits = function(node, *whole).integers, np.iinfo(first.dtype)
         if result.min(initial=0) < limits.min or result.max(initial=0) > limits.max:
             raise InputError(f"integers that do not fit {first.dtype}")
@@ -241,7 +258,9 @@ class IntegerNumpy(Runtime):
     def __init__(self, path: Path) -> None:
         model = read_model("the integer interpreter", path)
         self.path, self.inputs = path, input_dtypes(model)
-        self.known: dict[str, Any] = {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
+        self.known: dict[str, Any] = {
+            tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer
+        }
         self.ends = [output.name for output in model.graph.output]
         self.nodes = []
         for node in (Node(proto, opset_of(model)) for proto in model.graph.node):
@@ -267,12 +286,20 @@ class IntegerNumpy(Runtime):
         operands = [values[name] if name else None for name in node.proto.input]
         name = f"{node.proto.op_type} {node.proto.name!r}"
         if node.proto.op_type not in OPS:
-            raise refused("the integer interpreter", self.path, ValueError(f"no operator {name}. Valid: {', '.join(OPS)}"))
+            raise refused(
+                "the integer interpreter",
+                self.path,
+                ValueError(f"no operator {name}. Valid: {', '.join(OPS)}"),
+            )
         try:
             outputs = OPS[node.proto.op_type](node, *operands)
         except Exception as error:  # a strange node may break any assumption
-            raise refused("the integer interpreter", self.path, ValueError(f"{name}: {error}")) from None
-        values.update(zip(node.proto.output, outputs if isinstance(outputs, list) else [outputs], strict=True))
+            raise refused(
+                "the integer interpreter", self.path, ValueError(f"{name}: {error}")
+            ) from None
+        values.update(
+            zip(node.proto.output, outputs if isinstance(outputs, list) else [outputs], strict=True)
+        )
 
 
 def _in_floats(output: Any) -> NDArray[np.float32]:

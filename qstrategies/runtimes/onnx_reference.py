@@ -18,7 +18,8 @@ from qstrategies.runtimes.exact import Node, opset_of
 
 
 class DequantizeLinear(DequantizeLinear_19):
-    """That of operator set 19, for the sets before it: the evaluator has none for them, and the numbers are the same."""
+    """That of operator set 19, for the sets before it: the evaluator has none for them, and the
+    numbers are the same."""
 
     op_domain = ""
     op_schema = onnx.defs.get_schema("DequantizeLinear", 19)
@@ -34,7 +35,8 @@ class GlobalMaxPool(OpRun):
 
 
 def fault_of(node: Node) -> str | None:
-    """What the evaluator computes otherwise than the standard says, in ``node``; None if nothing is known."""
+    """What the evaluator computes otherwise than the standard says, in ``node``; None if nothing is
+    known."""
     get, kind = node.attributes.get, node.proto.op_type
     pads, mode = get("pads", []), get("auto_pad", b"NOTSET")
     plain = max(get("strides", [1]) + get("dilations", [1])) == 1
@@ -66,21 +68,32 @@ class OnnxReference(Runtime):
         model = read_model("the ONNX reference evaluator", path)
         for node in model.graph.node:
             if (fault := fault_of(Node(node, opset_of(model)))) is not None:
-                raise refused("the ONNX reference evaluator", path, ValueError(f"{node.name!r}: {fault}"))
+                raise refused(
+                    "the ONNX reference evaluator", path, ValueError(f"{node.name!r}: {fault}")
+                )
         self.path, self.dtypes = path, input_dtypes(model)
         try:
-            self.evaluator = ReferenceEvaluator(model, new_ops=[DequantizeLinear, GlobalMaxPool][opset_of(model) >= 19 :])
-        except Exception as error:  # the evaluator raises many unrelated types for what it does not know
+            self.evaluator = ReferenceEvaluator(
+                model, new_ops=[DequantizeLinear, GlobalMaxPool][opset_of(model) >= 19 :]
+            )
+        except (
+            Exception
+        ) as error:  # the evaluator raises many unrelated types for what it does not know
             raise refused("the ONNX reference evaluator", path, error) from None
 
     def run(self, *inputs: NDArray[Any]) -> NDArray[np.float32]:
         pairs = zip(self.dtypes.items(), inputs, strict=True)
-        return joined(self.outputs({name: array.astype(dtype, copy=False) for (name, dtype), array in pairs}))
+        return joined(
+            self.outputs({name: array.astype(dtype, copy=False) for (name, dtype), array in pairs})
+        )
 
     def outputs(self, inputs: dict[str, NDArray[Any]]) -> list[NDArray[Any]]:
-        """All outputs of the file for its ``inputs`` by name; raises ``InputError`` as ``run`` does."""
+        """All outputs of the file for its ``inputs`` by name; raises ``InputError`` as ``run``
+        does."""
         try:
-            with np.errstate(invalid="raise"):  # it casts to int32 before it clips: where that overflows, it is wrong
+            with np.errstate(
+                invalid="raise"
+            ):  # it casts to int32 before it clips: where that overflows, it is wrong
                 found: Any = self.evaluator.run(None, inputs)
         except Exception as error:
             raise refused("the ONNX reference evaluator", self.path, error) from None

@@ -28,18 +28,26 @@ class OnnxRuntime(Runtime):
         options.intra_op_num_threads = threads
         options.log_severity_level = 4  # errors are raised, and need not be printed too
         try:
-            self.session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+            self.session = onnxruntime.InferenceSession(
+                str(path), options, providers=["CPUExecutionProvider"]
+            )
         except Exception as error:  # its exceptions share no base class of their own
             raise refused("ONNX Runtime", path, error) from None
         self.dtypes = {}
         for entry in self.session.get_inputs():
             if entry.type not in _DTYPES:
-                raise InputError(f"{str(path)!r} takes {entry.type}: expected {' or '.join(_DTYPES)}")
+                raise InputError(
+                    f"{str(path)!r} takes {entry.type}: expected {' or '.join(_DTYPES)}"
+                )
             self.dtypes[entry.name] = _DTYPES[entry.type]
 
     def run(self, *inputs: NDArray[Any]) -> NDArray[np.float32]:
         pairs = zip(self.dtypes.items(), inputs, strict=True)
-        return joined(self.session.run(None, {name: array.astype(dtype, copy=False) for (name, dtype), array in pairs}))
+        return joined(
+            self.session.run(
+                None, {name: array.astype(dtype, copy=False) for (name, dtype), array in pairs}
+            )
+        )
 
 
 @RUNTIMES.register("onnxruntime-disabled")

@@ -31,11 +31,17 @@ class OnnxRuntimeWeb(Runtime):
     def missing(cls) -> str | None:
         if shutil.which("node") is None:
             return "needs Node"
-        return None if (FOLDER / "node_modules" / "onnxruntime-web").is_dir() else f"not installed: npm ci --prefix {FOLDER}"
+        return (
+            None
+            if (FOLDER / "node_modules" / "onnxruntime-web").is_dir()
+            else f"not installed: npm ci --prefix {FOLDER}"
+        )
 
     def __init__(self, path: Path) -> None:
         command = ["node", str(FOLDER / "run.mjs")]
-        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+        self.process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+        )
         weakref.finalize(self, _end, self.process)
         self.path = path
         self._send(path.read_bytes())
@@ -70,7 +76,11 @@ class OnnxRuntimeWeb(Runtime):
         return reply
 
     def _ended(self) -> InputError:
-        return refused("onnxruntime-web", self.path, RuntimeError(f"Node ended with code {self.process.wait()}"))
+        return refused(
+            "onnxruntime-web",
+            self.path,
+            RuntimeError(f"Node ended with code {self.process.wait()}"),
+        )
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:

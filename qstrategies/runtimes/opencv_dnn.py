@@ -1,4 +1,5 @@
-"""OpenCV's DNN module: its classic engine, since the new one of version 5.0 does not load QDQ files."""
+"""OpenCV's DNN module: its classic engine, since the new one of version 5.0 does not load QDQ
+files."""
 
 from __future__ import annotations
 
@@ -20,8 +21,8 @@ from qstrategies.runtimes.base import Runtime, not_installed, read_model, refuse
 
 @RUNTIMES.register("opencv-dnn")
 class OpenCV(Runtime):
-    """Runs a part of the images only. Pixels enter as floats, and no convolution is a Winograd transform, whose float
-    arithmetic is inexact."""
+    """Runs a part of the images only. Pixels enter as floats, and no convolution is a Winograd
+    transform, whose float arithmetic is inexact."""
 
     summary = "OpenCV's DNN module, its classic engine, on a part of the images"
     image_limit = 2000
@@ -37,11 +38,18 @@ class OpenCV(Runtime):
         self.path, self.error, self.logging = path, cv2.error, cv2.utils.logging
         model = read_model("OpenCV", path)
         self.inputs = [entry.name for entry in model.graph.input]
-        if any(node.op_type == "Cast" and node.input[0] not in self.inputs for node in model.graph.node):
-            reason = "it keeps uint8 tensors less 128, so that a Cast of one and the table behind it would come out wrong"
+        if any(
+            node.op_type == "Cast" and node.input[0] not in self.inputs for node in model.graph.node
+        ):
+            reason = (
+                "it keeps uint8 tensors less 128, so that a Cast of one and the table behind "
+                "it would come out wrong"
+            )
             raise refused("OpenCV", path, ValueError(reason))
         _take_floats(model.graph)
-        with tempfile.NamedTemporaryFile(suffix=".onnx") as file:  # only for a file can the engine be chosen
+        with tempfile.NamedTemporaryFile(
+            suffix=".onnx"
+        ) as file:  # only for a file can the engine be chosen
             file.write(model.SerializeToString())
             file.flush()
             try:
@@ -73,12 +81,16 @@ class OpenCV(Runtime):
 
 
 def _take_floats(graph: onnx.GraphProto) -> None:
-    """Let every uint8 input be one of floats, quantized with scale 1 in front of the DequantizeLinear that reads it.
+    """Let every uint8 input be one of floats, quantized with scale 1 in front of the
+    DequantizeLinear that reads it.
 
-    The engine takes uint8 input for something else (wrong results without this), and Cast as it stands.
+    The engine takes uint8 input for something else (wrong results without this), and Cast as it
+    stands.
     """
     step, zero = np.ones((), np.float32), np.zeros((), np.uint8)
-    graph.initializer.extend([numpy_helper.from_array(step, "pixel_step"), numpy_helper.from_array(zero, "pixel_zero")])
+    graph.initializer.extend(
+        [numpy_helper.from_array(step, "pixel_step"), numpy_helper.from_array(zero, "pixel_zero")]
+    )
     for entry in graph.input:
         if entry.type.tensor_type.elem_type != onnx.TensorProto.UINT8:
             continue
@@ -87,4 +99,9 @@ def _take_floats(graph: onnx.GraphProto) -> None:
             if node.op_type == "DequantizeLinear" and node.input[0] == entry.name:
                 node.input[0] = f"{entry.name}_quantized"
         operands, quantized = [entry.name, "pixel_step", "pixel_zero"], [f"{entry.name}_quantized"]
-        graph.node.insert(0, onnx.helper.make_node("QuantizeLinear", operands, quantized, name=f"{entry.name}_quantizer"))
+        graph.node.insert(
+            0,
+            onnx.helper.make_node(
+                "QuantizeLinear", operands, quantized, name=f"{entry.name}_quantizer"
+            ),
+        )

@@ -14,12 +14,15 @@ from onnx import helper, numpy_helper
 from qstrategies.runtimes import RUNTIMES
 from qstrategies.runtimes.base import Rewriting, Runtime, joined, not_installed, read_model, refused
 
-REASON = "it fuses a convolution with the addition behind it and leaves out the rounding between them"
+REASON = (
+    "it fuses a convolution with the addition behind it and leaves out the rounding between them"
+)
 
 
 @RUNTIMES.register("openvino")
 class OpenVino(Runtime):
-    """Float layers stay in float32: by default the plugin rounds them to bf16 on a CPU that has it."""
+    """Float layers stay in float32: by default the plugin rounds them to bf16 on a CPU that has
+    it."""
 
     summary = "OpenVINO on the CPU"
 
@@ -32,20 +35,25 @@ class OpenVino(Runtime):
 
         self.path = path
         try:
-            self.model = openvino.Core().compile_model(str(path), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+            self.model = openvino.Core().compile_model(
+                str(path), "CPU", {"INFERENCE_PRECISION_HINT": "f32"}
+            )
         except RuntimeError as error:
             raise refused("OpenVINO", path, error) from None
 
     def run(self, *inputs: NDArray[Any]) -> NDArray[np.float32]:
         pairs = zip(inputs, self.model.inputs, strict=True)
         try:
-            results = self.model([array.astype(entry.element_type.to_dtype(), copy=False) for array, entry in pairs])
+            results = self.model(
+                [array.astype(entry.element_type.to_dtype(), copy=False) for array, entry in pairs]
+            )
             return joined([results[place].copy() for place in range(len(self.model.outputs))])
         except RuntimeError as error:
             raise refused("OpenVINO", self.path, error) from None
 
     def rewriting(self) -> Rewriting | None:
-        """The file without the rounding of every convolution that the plugin says it computes together with an addition."""
+        """The file without the rounding of every convolution that the plugin says it computes
+        together with an addition."""
         model = read_model("OpenVINO", self.path)
         names = {name for fused in self._fused() for name in _before_addition(model.graph, fused)}
         for name in names:
@@ -53,7 +61,8 @@ class OpenVino(Runtime):
         return Rewriting(REASON, model) if names else None
 
     def _fused(self) -> Iterator[list[str]]:
-        """The names of the file's nodes that each convolution of the compiled model computes, in order."""
+        """The names of the file's nodes that each convolution of the compiled model computes, in
+        order."""
         for operator in self.model.get_runtime_model().get_ordered_ops():
             info = operator.get_rt_info()
             if info["layerType"].astype(str) == "Convolution":
@@ -61,14 +70,18 @@ class OpenVino(Runtime):
 
 
 def _before_addition(graph: onnx.GraphProto, fused: Sequence[str]) -> Iterator[str]:
-    """The names of the QuantizeLinear nodes among ``fused`` that lie between the convolution and an Add."""
+    """The names of the QuantizeLinear nodes among ``fused`` that lie between the convolution and an
+    Add."""
     kinds = {node.name: node.op_type for node in graph.node}
     additions = [place for place, name in enumerate(fused) if kinds.get(name) == "Add"]
-    yield from (name for name in fused[: max(additions, default=0)] if kinds.get(name) == "QuantizeLinear")
+    yield from (
+        name for name in fused[: max(additions, default=0)] if kinds.get(name) == "QuantizeLinear"
+    )
 
 
 def _leave_out_rounding(graph: onnx.GraphProto, name: str) -> None:
-    """Let the QuantizeLinear ``name`` only saturate, and the DequantizeLinear nodes behind it do nothing."""
+    """Let the QuantizeLinear ``name`` only saturate, and the DequantizeLinear nodes behind it do
+    nothing."""
     constants = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer}
     quantize = next(node for node in graph.node if node.name == name)
     source, *parameters = quantize.input
@@ -78,9 +91,13 @@ def _leave_out_rounding(graph: onnx.GraphProto, name: str) -> None:
         value = np.float32((integer - int(zero_point.item())) * float(scale.item()))
         graph.initializer.append(numpy_helper.from_array(np.array(value), bound))
     quantize.CopyFrom(helper.make_node("Clip", [source, *bounds], quantize.output, name=name))
-    claims = [value for value in graph.value_info if value.name != quantize.output[0]]  # of the type that it had
+    claims = [
+        value for value in graph.value_info if value.name != quantize.output[0]
+    ]  # of the type that it had
     del graph.value_info[:]
     graph.value_info.extend(claims)
     for node in graph.node:
         if quantize.output[0] in node.input:
-            node.CopyFrom(helper.make_node("Identity", quantize.output, node.output, name=node.name))
+            node.CopyFrom(
+                helper.make_node("Identity", quantize.output, node.output, name=node.name)
+            )

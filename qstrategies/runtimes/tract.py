@@ -9,7 +9,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qstrategies.runtimes import RUNTIMES
-from qstrategies.runtimes.base import Runtime, input_dtypes, joined, not_installed, read_model, refused
+from qstrategies.runtimes.base import (
+    Runtime,
+    input_dtypes,
+    joined,
+    not_installed,
+    read_model,
+    refused,
+)
 
 
 @RUNTIMES.register("tract")
@@ -34,7 +41,10 @@ class Tract(Runtime):
             raise refused("tract", path, error) from None
 
     def run(self, *inputs: NDArray[Any]) -> NDArray[np.float32]:
-        arrays = [np.ascontiguousarray(array, dtype) for array, dtype in zip(inputs, self.dtypes, strict=True)]
+        arrays = [
+            np.ascontiguousarray(array, dtype)
+            for array, dtype in zip(inputs, self.dtypes, strict=True)
+        ]
         try:
             return joined([output.to_numpy() for output in self.runnable.run(arrays)])
         except self.error as error:

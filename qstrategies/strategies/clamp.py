@@ -1,4 +1,5 @@
-"""Weights projected onto [-threshold, threshold] after every step (the post's quick fix; WRPN, arXiv 1709.01134)."""
+"""Weights projected onto [-threshold, threshold] after every step (the post's quick fix; WRPN,
+arXiv 1709.01134)."""
 
 from __future__ import annotations
 

@@ -6,7 +6,8 @@ from qstrategies.strategies.base import Strategy
 
 @STRATEGIES.register("finetune")
 class Finetune(Strategy):
-    """A gain of QAT that this shows too is a gain of training longer, not of quantization-aware training."""
+    """A gain of QAT that this shows too is a gain of training longer, not of quantization-aware
+    training."""
 
     summary = "the baseline trained on for as long as qat, in float, then PTQ: the control for qat"
     starts_from = "no_norm"

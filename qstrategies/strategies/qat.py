@@ -1,4 +1,5 @@
-"""Quantization-aware training from the float checkpoint (Jacob et al., arXiv 1712.05877, section 3)."""
+"""Quantization-aware training from the float checkpoint (Jacob et al., arXiv 1712.05877, section
+3)."""
 
 from qstrategies.strategies import STRATEGIES
 from qstrategies.strategies.base import Strategy

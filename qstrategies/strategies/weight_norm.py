@@ -11,7 +11,8 @@ from qstrategies.strategies.base import Strategy, weighted_layers
 
 @STRATEGIES.register("weight_norm")
 class WeightNorm(Strategy):
-    """Length and direction of each output channel's weights are learned apart; folded before quantization."""
+    """Length and direction of each output channel's weights are learned apart; folded before
+    quantization."""
 
     summary = "weights as length times direction per output channel, then PTQ: the post's cure"
     paper = "https://arxiv.org/abs/1602.07868"

@@ -12,7 +12,8 @@ TRACKERS: Registry[type[Tracker]] = Registry("tracker", __name__)
 
 
 def open_tracker(name: str, folder: Path) -> Tracker:
-    """The tracker ``name``, writing below ``folder``; raises ``InputError`` for an unknown or missing one."""
+    """The tracker ``name``, writing below ``folder``; raises ``InputError`` for an unknown or
+    missing one."""
     kind = TRACKERS.get(name)
     reason = kind.missing()
     if reason is not None:

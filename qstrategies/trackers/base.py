@@ -25,7 +25,11 @@ class Tracker(ABC):
     @classmethod
     def missing(cls) -> str | None:
         """Why this tracker cannot be used here, or None if it can."""
-        return None if importlib.util.find_spec(cls.module) else f"not installed: pip install 'qstrategies[{cls.module}]'"
+        return (
+            None
+            if importlib.util.find_spec(cls.module)
+            else f"not installed: pip install 'qstrategies[{cls.module}]'"
+        )
 
     @abstractmethod
     def __init__(self, folder: Path) -> None:
@@ -33,11 +37,13 @@ class Tracker(ABC):
 
     @abstractmethod
     def training(self, name: str) -> AbstractContextManager[OnEpoch]:
-        """What to call after each epoch, for as long as the training ``name`` goes on; an exception marks it as failed."""
+        """What to call after each epoch, for as long as the training ``name`` goes on; an exception
+        marks it as failed."""
 
     @abstractmethod
     def run(self, name: str, settings: Mapping[str, str], results: Mapping[str, float]) -> None:
-        """The run ``name`` is done: what it was given and what came out, accuracies as fractions, sizes in bytes."""
+        """The run ``name`` is done: what it was given and what came out, accuracies as fractions,
+        sizes in bytes."""
 
 
 def metrics(epoch: Epoch) -> dict[str, float]:

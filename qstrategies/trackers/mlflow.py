@@ -17,7 +17,8 @@ EXPERIMENT = "qstrategies"
 
 @TRACKERS.register("mlflow")
 class MLflow(Tracker):
-    """Look at them with ``mlflow ui --backend-store-uri sqlite:///RUNS/mlflow.db``; MLflow's own telemetry is switched off."""
+    """Look at them with ``mlflow ui --backend-store-uri sqlite:///RUNS/mlflow.db``; MLflow's own
+    telemetry is switched off."""
 
     summary = "RUNS/mlflow.db, or the server that MLFLOW_TRACKING_URI names"
     module = "mlflow"
@@ -28,9 +29,13 @@ class MLflow(Tracker):
             from mlflow import MlflowClient
 
         folder.mkdir(parents=True, exist_ok=True)
-        self.client = MlflowClient(os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{folder.resolve() / 'mlflow.db'}")
+        self.client = MlflowClient(
+            os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{folder.resolve() / 'mlflow.db'}"
+        )
         found = self.client.get_experiment_by_name(EXPERIMENT)
-        self.experiment = found.experiment_id if found else self.client.create_experiment(EXPERIMENT)
+        self.experiment = (
+            found.experiment_id if found else self.client.create_experiment(EXPERIMENT)
+        )
 
     @contextmanager
     def training(self, name: str) -> Iterator[OnEpoch]:
