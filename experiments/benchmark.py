@@ -20,19 +20,23 @@ from torch import nn
 from torch.nn import functional
 from torch.utils.data import DataLoader, Dataset
 
-from qstrategies import environment
 from qstrategies.cli import guarded
-from qstrategies.comparison import read_records
 from qstrategies.datasets.base import Split
 from qstrategies.datasets.torchvision_import import torchvision
 from qstrategies.evaluation import evaluate
+from qstrategies.execution.timing import interleaved
+from qstrategies.experiment import environment
+from qstrategies.experiment.comparison import read_records
+from qstrategies.experiment.runs import run_experiment
+from qstrategies.experiment.trained import float_stage
+from qstrategies.experiment.workspace import Workspace
 from qstrategies.files import atomic_write
 from qstrategies.models import MODELS
-from qstrategies.pipeline import Workspace, float_stage, run_experiment
+from qstrategies.pixels import to_input
 from qstrategies.records import ExperimentConfig, RunRecord, TrainingConfig
 from qstrategies.strategies import STRATEGIES
-from qstrategies.timing import interleaved
-from qstrategies.training import compute_dtype, to_input, train
+from qstrategies.training.hardware import compute_dtype
+from qstrategies.training.loop import train
 
 ROUNDS, IMAGES = 5, 25_600
 

@@ -7,8 +7,8 @@ import sys
 from common import config, options
 
 from qstrategies.cli import guarded
-from qstrategies.comparison import DEFAULT_BITS, plan, run_all
-from qstrategies.pipeline import Workspace
+from qstrategies.experiment.comparison import DEFAULT_BITS, plan, run_all
+from qstrategies.experiment.workspace import Workspace
 from qstrategies.progress import Progress
 from qstrategies.report import table
 

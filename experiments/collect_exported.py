@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 from qstrategies.cli import guarded
-from qstrategies.comparison import read_records
+from qstrategies.experiment.comparison import read_records
 from qstrategies.files import atomic_write, sha256
 from qstrategies.onnx_file import read_metadata
 from qstrategies.records import RunRecord

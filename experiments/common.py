@@ -10,14 +10,14 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from qstrategies.cli import guarded
-from qstrategies.comparison import plan, run_all
 from qstrategies.datasets.base import Location
 from qstrategies.evidence import conclude
-from qstrategies.pipeline import Workspace
+from qstrategies.experiment.comparison import plan, run_all
+from qstrategies.experiment.workspace import Workspace
 from qstrategies.progress import Progress
 from qstrategies.records import ExperimentConfig, TrainingConfig
 from qstrategies.report import write
-from qstrategies.training import keep_freed_memory
+from qstrategies.training.hardware import keep_freed_memory
 
 
 def options(description: str | None) -> argparse.Namespace:

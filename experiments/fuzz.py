@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 import qstrategies as qs
 from qstrategies.cli import guarded
-from qstrategies.crosscheck import CrossCheck
+from qstrategies.execution.crosscheck import CrossCheck
 from qstrategies.runtimes import RUNTIMES
 
 CHANNELS, SIZE, EXAMPLES = 4, 12, 24

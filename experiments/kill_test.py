@@ -27,13 +27,13 @@ from typing import Any
 import torch
 
 from qstrategies.cli import guarded
-from qstrategies.comparison import plan, read_records, run_all
 from qstrategies.datasets import DATASETS
 from qstrategies.datasets.base import Dataset, Split
 from qstrategies.errors import check_range
 from qstrategies.evidence import conclude
+from qstrategies.experiment.comparison import plan, read_records, run_all
+from qstrategies.experiment.workspace import Workspace
 from qstrategies.files import TEMPORARY, sha256
-from qstrategies.pipeline import Workspace
 from qstrategies.progress import Progress
 from qstrategies.records import ExperimentConfig, RunRecord, Speed, TrainingConfig
 from qstrategies.report import write
@@ -46,7 +46,7 @@ IMPORTED = [
     "torch",
     "onnxscript",
     "onnxruntime",
-    "qstrategies.comparison",
+    "qstrategies.experiment.comparison",
     "qstrategies.report.write",
     "qstrategies.evidence",
 ]

@@ -27,8 +27,8 @@ from torch import Tensor, nn
 
 import qstrategies as qs
 from qstrategies.cli import guarded
-from qstrategies.crosscheck import CrossCheck
 from qstrategies.datasets.torchvision_import import torchvision
+from qstrategies.execution.crosscheck import CrossCheck
 from qstrategies.files import atomic_write
 from qstrategies.quantization.structure import leaves
 from qstrategies.runtimes import RUNTIMES

@@ -13,11 +13,11 @@ from typing import Any
 import torch
 from torch import nn
 
-from qstrategies import pipeline
-from qstrategies.comparison import run_all
+from qstrategies.experiment.comparison import run_all
+from qstrategies.experiment.quantized import prepared_for, quantize_stage
+from qstrategies.experiment.trained import float_stage
+from qstrategies.experiment.workspace import Workspace
 from qstrategies.files import atomic_write
-from qstrategies.pipeline import Workspace, quantize_stage
-from qstrategies.predictions import Predictions
 from qstrategies.records import (
     PRESETS,
     ExperimentConfig,
@@ -26,6 +26,7 @@ from qstrategies.records import (
     TrainingConfig,
     content_key,
 )
+from qstrategies.records.predictions import Predictions
 from qstrategies.strategies import STRATEGIES
 from qstrategies.strategies.base import weighted_layers
 
@@ -180,7 +181,7 @@ def kept_look(workspace: Workspace, chosen: ExperimentConfig) -> dict[str, float
     """``look_at_weights`` of the float model of ``chosen``, read where it was written before."""
     path = workspace.folder / "weights" / f"{content_key(chosen)[:24]}.json"
     if not path.is_file():
-        model = pipeline.float_stage(chosen, workspace).model
+        model = float_stage(chosen, workspace).model
         atomic_write(path, json.dumps(look_at_weights(workspace, chosen, model)))
     return json.loads(path.read_text())
 
@@ -198,7 +199,7 @@ def look_at_weights(
     )
     folded = [
         layer.weight.detach()
-        for layer in weighted_layers(pipeline.prepared_for(chosen, strategy, model).graph)
+        for layer in weighted_layers(prepared_for(chosen, strategy, model).graph)
     ]
     channels = [weight.flatten(1).abs().amax(1) for weight in folded]
     pixels = splits["test"].images.float()

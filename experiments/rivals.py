@@ -24,8 +24,8 @@ from onnxruntime.quantization.shape_inference import quant_pre_process
 from torch import nn
 
 import qstrategies as qs
+from qstrategies.execution.timing import interleaved
 from qstrategies.models import MODELS
-from qstrategies.timing import interleaved
 
 OWN, TORCHVISION = ("cnn", "resnet8", "depthwise"), ("resnet18", "mobilenet_v2")
 SIZE = 224  # pixels, of torchvision's networks

@@ -17,14 +17,14 @@ from typing import Any
 
 from qstrategies.cli import guarded
 from qstrategies.datasets.base import Location
-from qstrategies.environment import describe
 from qstrategies.errors import InputError
+from qstrategies.execution.verify import verify
+from qstrategies.experiment.environment import describe
 from qstrategies.files import atomic_write
 from qstrategies.onnx_file import read_metadata
 from qstrategies.runtimes import RUNTIMES
 from qstrategies.runtimes.onnxruntime_web import FOLDER as WEB
 from qstrategies.text import markdown
-from qstrategies.verify import verify
 
 PACKAGES = {
     "openvino": "openvino",

@@ -2,6 +2,6 @@
 
 from common import experiment
 
-from qstrategies.comparison import DEFAULT_BITS, DEFAULT_STRATEGIES
+from qstrategies.experiment.comparison import DEFAULT_BITS, DEFAULT_STRATEGIES
 
 experiment(__doc__, DEFAULT_STRATEGIES, DEFAULT_BITS)

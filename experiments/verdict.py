@@ -28,17 +28,21 @@ from post_runs import FEW, NORMED, PLAIN, POST, TWIN, TWIN_EPOCHS, Results
 
 import qstrategies as qs
 from qstrategies.cli import guarded
-from qstrategies.comparison import run_all
 from qstrategies.datasets.base import Split
 from qstrategies.errors import check_range
 from qstrategies.evaluation import evaluate
+from qstrategies.experiment.checks import on_pixels
+from qstrategies.experiment.comparison import run_all
+from qstrategies.experiment.quantized import quantize_stage
+from qstrategies.experiment.workspace import Workspace
 from qstrategies.files import atomic_write
 from qstrategies.models.cnn import CNN
-from qstrategies.pipeline import Workspace, on_pixels, quantize_stage
+from qstrategies.pixels import to_input
 from qstrategies.progress import Progress
 from qstrategies.strategies import STRATEGIES
 from qstrategies.strategies.base import weighted_layers
-from qstrategies.training import keep_freed_memory, to_input, train
+from qstrategies.training.hardware import keep_freed_memory
+from qstrategies.training.loop import train
 
 ROUNDS = 6
 

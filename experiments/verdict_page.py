@@ -24,7 +24,7 @@ from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 from post_runs import CLAMPED, NORMED, PLAIN, SHORT, SHORT_NORMED, TRAININGS, TWIN, WIDTHS, Results
 
-from qstrategies import environment
+from qstrategies.experiment import environment
 from qstrategies.files import atomic_write
 from qstrategies.records import MARGIN, QuantizationConfig
 from qstrategies.report.plots import png

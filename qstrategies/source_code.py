@@ -22,10 +22,8 @@ from typing import Any
 from qstrategies.files import read_bytes, sha256
 
 OWN = __name__.partition(".")[0]
-GROUND = frozenset(
-    {"cli", "report", "trackers", "environment", "errors", "files", "progress", "registry"}
-)
-GROUND |= {"records", "predictions", "text", "typed_json"}
+GROUND = frozenset({"cli", "report", "trackers", "errors", "files", "progress", "registry"})
+GROUND |= {"records", "text", "typed_json", "experiment.environment"}
 """Modules of this package that name, keep and show: no result depends on them."""
 _SITE = {"site-packages", "dist-packages"}
 
@@ -106,8 +104,9 @@ def _is_installed(path: Path) -> bool:
 
 
 def _is_ground(name: str) -> bool:
-    parts = name.split(".")
-    return parts[0] == OWN and (len(parts) == 1 or parts[1] in GROUND)
+    package, _, inside = name.partition(".")
+    rooms = {inside, inside.partition(".")[0]}
+    return package == OWN and (not inside or not GROUND.isdisjoint(rooms))
 
 
 @functools.cache

@@ -13,11 +13,12 @@ import torch
 from qstrategies.datasets import DATASETS
 from qstrategies.datasets.base import Location, Split
 from qstrategies.datasets.mnist import MNIST
+from qstrategies.experiment.runs import run_experiment
+from qstrategies.experiment.workspace import Workspace
 from qstrategies.models import MODELS
-from qstrategies.pipeline import Workspace, run_experiment
+from qstrategies.pixels import to_input
 from qstrategies.records import ExperimentConfig, RunRecord, TrainingConfig
 from qstrategies.strategies import STRATEGIES
-from qstrategies.training import to_input
 
 SIZES = {"train": 2048, "validation": 256, "test": 500}
 

@@ -11,31 +11,22 @@ PACKAGE = Path(__file__).parent.parent / "qstrategies"
 LAYERS = [
     {"errors", "text"},
     {"files", "typed_json"},
-    {"registry", "records", "guest", "sandbox", "source_code"},
-    {"predictions", "operators"},
-    {
-        "datasets",
-        "models",
-        "strategies",
-        "quantization",
-        "runtimes",
-        "trackers",
-        "progress",
-        "report",
-    },
-    {"evaluation", "onnx_file"},
+    {"registry", "records", "guest", "sandbox", "source_code", "pixels", "progress"},
+    {"operators"},
+    {"quantization"},
+    {"datasets", "models", "strategies", "runtimes", "trackers"},
+    {"evaluation", "onnx_file", "report"},
     {"certificate"},
-    {"training", "export", "timing", "divergence"},
-    {"stages", "environment", "crosscheck"},
-    {"dependencies"},
-    {"pipeline"},
-    {"comparison", "verify", "predict", "evidence", "diagnosis"},
+    {"training", "export"},
+    {"execution"},
+    {"experiment"},
+    {"evidence", "diagnosis"},
     {"cli"},
     {"__main__"},
 ]
 RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}
 SAME_LAYER = {  # arrows inside a layer that the design allows
-    ("datasets", "report"), ("environment", "training"),
+    ("datasets", "report"),
 }  # fmt: skip
 
 

@@ -8,21 +8,30 @@ import numpy as np
 import pytest
 from conftest import small
 
-from qstrategies import dependencies, pipeline, source_code
-from qstrategies.comparison import expected_seconds, finished_record, plan, read_records, run_all
+from qstrategies import source_code
 from qstrategies.datasets import DATASETS
-from qstrategies.dependencies import TRAINING
-from qstrategies.environment import package_version
 from qstrategies.errors import InputError
+from qstrategies.experiment import dependencies, runs
+from qstrategies.experiment import trained as trained_models
+from qstrategies.experiment.comparison import (
+    expected_seconds,
+    finished_record,
+    plan,
+    read_records,
+    run_all,
+)
+from qstrategies.experiment.dependencies import TRAINING
+from qstrategies.experiment.environment import package_version
+from qstrategies.experiment.runs import run_experiment
+from qstrategies.experiment.stages import tensors_sha256
+from qstrategies.experiment.workspace import Workspace
 from qstrategies.files import TEMPORARY, exclusive
 from qstrategies.models import MODELS
-from qstrategies.pipeline import Workspace, run_experiment
-from qstrategies.predictions import FILE, Predictions
 from qstrategies.progress import Progress
 from qstrategies.records import RECORD, SEAL
-from qstrategies.stages import tensors_sha256
+from qstrategies.records.predictions import FILE, Predictions
 from qstrategies.strategies import STRATEGIES
-from qstrategies.training import History
+from qstrategies.training.loop import History
 
 CONFIGS = [small("no_norm", checks="quick"), small("qat", checks="quick")]
 
@@ -49,14 +58,14 @@ def test_an_interrupted_comparison_goes_on_and_ends_the_same(
 
     with monkeypatch.context() as patch:
         first = run_experiment(CONFIGS[0], Workspace(tmp_path, location))
-        patch.setattr(pipeline, "_export", interrupt)
+        patch.setattr(runs, "export", interrupt)
         with pytest.raises(KeyboardInterrupt):
             run_all(CONFIGS, Workspace(tmp_path, location))
     assert [record.config for record in read_records(tmp_path)] == [CONFIGS[0]], (
         "the finished run is kept, no half one"
     )
     monkeypatch.setattr(
-        pipeline, "train", interrupt
+        trained_models, "train", interrupt
     )  # the stage trained before the interruption is not trained again
     resumed = run_all(CONFIGS, Workspace(tmp_path, location))
     assert resumed[0] == first
@@ -72,7 +81,7 @@ def test_no_older_record_lies_beside_the_files_of_a_run_that_was_begun_again(
     def interrupt(*arguments):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(pipeline, "_run", interrupt)
+    monkeypatch.setattr(runs, "_run", interrupt)
     with pytest.raises(KeyboardInterrupt):
         run_experiment(CONFIGS[0], Workspace(tmp_path, location))
     assert {path.name for path in run.iterdir()} == {"model.onnx", "model.fast.onnx", FILE}
@@ -81,7 +90,8 @@ def test_no_older_record_lies_beside_the_files_of_a_run_that_was_begun_again(
 def test_a_finished_comparison_is_read_not_run(uninterrupted, location, monkeypatch):
     workspace, expected = uninterrupted
     monkeypatch.setattr(
-        "qstrategies.comparison.run_experiment", lambda *arguments: pytest.fail("ran again")
+        "qstrategies.experiment.comparison.run_experiment",
+        lambda *arguments: pytest.fail("ran again"),
     )
     assert run_all(CONFIGS, Workspace(workspace.folder, location)) == expected
 
@@ -104,13 +114,13 @@ def test_one_float_model_serves_every_bit_width_and_every_strategy_that_starts_f
     tmp_path, location, monkeypatch
 ):
     trained = []
-    real = pipeline.train
+    real = trained_models.train
 
     def counting(model, strategy, *rest):
         trained.append(type(strategy).__name__)
         return real(model, strategy, *rest)
 
-    monkeypatch.setattr(pipeline, "train", counting)
+    monkeypatch.setattr(trained_models, "train", counting)
     configs = plan(small("no_norm"), ["no_norm", "qat", "finetune"], [8, 4], [0])
     run_all(
         [dataclasses.replace(config, checks="quick") for config in configs],
@@ -189,16 +199,17 @@ def test_a_run_whose_inputs_changed_runs_again_and_says_why(
 ):
     workspace, finished = uninterrupted
     told = Told()
-    key = pipeline.float_stage(CONFIGS[0], workspace).key
+    key = trained_models.float_stage(CONFIGS[0], workspace).key
     edit(monkeypatch)
     monkeypatch.setattr(
-        "qstrategies.comparison.run_experiment", lambda config, workspace: finished[0]
+        "qstrategies.experiment.comparison.run_experiment", lambda config, workspace: finished[0]
     )
     run_all(CONFIGS, Workspace(workspace.folder, location, told))
     assert told.notes == [f"run again: {CONFIGS[0].run_id} and 1 more ({reason})"]
-    monkeypatch.setattr(pipeline, "train", lambda *arguments: History((), ()))
+    monkeypatch.setattr(trained_models, "train", lambda *arguments: History((), ()))
     assert (
-        pipeline.float_stage(CONFIGS[0], Workspace(location.cache / "other", location)).key != key
+        trained_models.float_stage(CONFIGS[0], Workspace(location.cache / "other", location)).key
+        != key
     ) is trains_again
 
 
@@ -216,7 +227,7 @@ def test_a_record_from_before_inputs_were_noted_down_is_read_but_run_again(
     )
     told = Told()
     monkeypatch.setattr(
-        "qstrategies.comparison.run_experiment", lambda config, workspace: finished[0]
+        "qstrategies.experiment.comparison.run_experiment", lambda config, workspace: finished[0]
     )
     run_all(CONFIGS, Workspace(tmp_path / "old", location, told))
     assert (
@@ -235,16 +246,16 @@ def test_a_stage_with_one_wrong_bit_is_trained_again_with_a_line_that_says_so(
 ):
     workspace, _ = uninterrupted
     shutil.copytree(workspace.stages, tmp_path / "stages")
-    good = pipeline.float_stage(CONFIGS[0], Workspace(tmp_path, location))
+    good = trained_models.float_stage(CONFIGS[0], Workspace(tmp_path, location))
     path = tmp_path / "stages" / f"{good.key[:24]}.safetensors"
     damage(path)
     told = Told()
-    again = pipeline.float_stage(CONFIGS[0], Workspace(tmp_path, location, told))
+    again = trained_models.float_stage(CONFIGS[0], Workspace(tmp_path, location, told))
     assert told.notes == [f"trained again: {str(path)!r} is damaged"]
     assert tensors_sha256(again.model.state_dict()) == tensors_sha256(good.model.state_dict())
     for altered in (b'"history":"{', b"loss"):  # what stands beside the tensors counts too
         path.write_bytes(path.read_bytes().replace(altered, altered[:-1] + b"x", 1))
-        pipeline.float_stage(CONFIGS[0], Workspace(tmp_path, location, told))
+        trained_models.float_stage(CONFIGS[0], Workspace(tmp_path, location, told))
     assert len(told.notes) == 3
 
 
@@ -289,9 +300,9 @@ def test_a_float_file_that_vanished_is_written_again(uninterrupted, tmp_path, lo
     workspace, _ = uninterrupted
     shutil.copytree(workspace.stages, tmp_path / "stages")
     workspace = Workspace(tmp_path, location)
-    trained = pipeline.float_stage(CONFIGS[0], workspace)
+    trained = trained_models.float_stage(CONFIGS[0], workspace)
     for _ in range(2):
-        path = pipeline._float_results(CONFIGS[0], workspace, trained)[1].path
+        path = runs._float_results(CONFIGS[0], workspace, trained)[1].path
         assert path.parent == workspace.stages
         path.unlink()
 

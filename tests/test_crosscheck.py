@@ -12,14 +12,14 @@ import torch
 from torch import nn
 
 import qstrategies as qs
-from qstrategies.crosscheck import compare
-from qstrategies.divergence import first_divergence
 from qstrategies.errors import InputError
 from qstrategies.evaluation import Evaluation
+from qstrategies.execution.crosscheck import compare
+from qstrategies.execution.divergence import first_divergence
+from qstrategies.execution.verify import report_text, verify
 from qstrategies.runtimes import RUNTIMES
 from qstrategies.runtimes.base import Rewriting
 from qstrategies.runtimes.onnx_runtime import Disabled
-from qstrategies.verify import report_text, verify
 
 PIXELS = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (8, 2, 6, 6), np.uint8))
 

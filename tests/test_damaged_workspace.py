@@ -17,16 +17,17 @@ from conftest import small
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from qstrategies import pipeline
 from qstrategies.cli import guarded, main
-from qstrategies.comparison import run_all
 from qstrategies.diagnosis import run as diagnosis
-from qstrategies.pipeline import Workspace, run_experiment
-from qstrategies.predictions import FILE
+from qstrategies.experiment import trained
+from qstrategies.experiment.comparison import run_all
+from qstrategies.experiment.runs import run_experiment
+from qstrategies.experiment.workspace import Workspace
 from qstrategies.records import RECORD, SEAL, RunRecord, content_key
+from qstrategies.records.predictions import FILE
 from qstrategies.report import write
 from qstrategies.report.runs import DIAGNOSIS, keep_diagnosis
-from qstrategies.training import History
+from qstrategies.training.loop import History
 
 CONFIG = small("no_norm", checks="quick")
 RUN = CONFIG.run_id
@@ -52,11 +53,11 @@ def finished(tmp_path_factory, location):
     real = Workspace.dataset
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Workspace, "dataset", lambda self, name: real(workspace, name))  # read once
-        patch.setattr(pipeline, "train", lambda *arguments: History((), ()))
+        patch.setattr(trained, "train", lambda *arguments: History((), ()))
         patch.setattr(write, "draw", lambda *arguments: {})
         patch.setattr("qstrategies.report.html.page", lambda *arguments: "")
         patch.setattr(diagnosis, "diagnose_calibrated", lambda *arguments: Found())
-        patch.setattr("qstrategies.comparison.run_experiment", lambda *arguments: record)
+        patch.setattr("qstrategies.experiment.comparison.run_experiment", lambda *arguments: record)
         yield folder, record
 
 
@@ -299,7 +300,7 @@ def test_hostile_archives_are_named_and_cost_nothing(finished, content):
 
 
 def test_an_archive_that_would_fill_the_memory_is_not_unpacked(finished, monkeypatch):
-    monkeypatch.setattr("qstrategies.predictions.LARGEST", 10_000)
+    monkeypatch.setattr("qstrategies.records.predictions.LARGEST", 10_000)
     with damaged(finished[0]) as runs:
         (runs / RUN / FILE).write_bytes(zipped(bytes(2000)))
         code, said = report(runs)

@@ -15,10 +15,10 @@ from qstrategies.diagnosis.run import diagnose_run
 from qstrategies.diagnosis.simulate import Simulation
 from qstrategies.errors import InputError
 from qstrategies.models import MODELS
+from qstrategies.pixels import PIXEL_SCALE, to_input
 from qstrategies.quantization.calibrate import calibrate
 from qstrategies.quantization.prepare import prepare
 from qstrategies.records import QuantizationConfig
-from qstrategies.training import PIXEL_SCALE, to_input
 
 
 @pytest.fixture(scope="module")

@@ -8,10 +8,10 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from qstrategies.divergence import first_divergence
+from qstrategies.execution.divergence import first_divergence
+from qstrategies.execution.verify import report_text, verify
 from qstrategies.runtimes import RUNTIMES
 from qstrategies.runtimes.onnx_runtime import Disabled
-from qstrategies.verify import report_text, verify
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (4, 1, 28, 28), np.uint8)
 

@@ -10,7 +10,6 @@ import pytest
 from qstrategies.errors import InputError
 from qstrategies.evidence import compare_all, conclude, holm, mcnemar, paired_difference
 from qstrategies.evidence.verdicts import seeds_needed
-from qstrategies.predictions import FILE, Predictions, SplitPredictions
 from qstrategies.records import (
     Epoch,
     ExperimentConfig,
@@ -19,6 +18,7 @@ from qstrategies.records import (
     Speed,
     WeightHistogram,
 )
+from qstrategies.records.predictions import FILE, Predictions, SplitPredictions
 from qstrategies.report import evidence as report
 from qstrategies.report.write import as_text, write_report
 

@@ -11,11 +11,11 @@ from qstrategies.errors import InputError
 from qstrategies.export.onnx_export import export_float_onnx, export_onnx
 from qstrategies.export.onnx_writer import IR_VERSION, OPSET
 from qstrategies.onnx_file import content_hash, read_metadata
+from qstrategies.pixels import PIXEL_SCALE, to_input
 from qstrategies.quantization.calibrate import calibrate
 from qstrategies.quantization.model import QuantizedModel
 from qstrategies.quantization.prepare import prepare
 from qstrategies.records import QuantizationConfig
-from qstrategies.training import PIXEL_SCALE, to_input
 
 ALLOWED = {"DequantizeLinear", "QuantizeLinear", "Conv", "Relu", "MaxPool", "Reshape", "Gemm"}
 

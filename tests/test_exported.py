@@ -10,10 +10,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from qstrategies.comparison import DEFAULT_STRATEGIES
-from qstrategies.crosscheck import run_in_batches
+from qstrategies.execution.crosscheck import logits_hash, run_in_batches
+from qstrategies.experiment.comparison import DEFAULT_STRATEGIES
 from qstrategies.onnx_file import read_metadata
-from qstrategies.pipeline import logits_hash
 from qstrategies.runtimes import RUNTIMES
 
 FOLDER = Path(__file__).parent.parent / "exported"

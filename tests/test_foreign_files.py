@@ -13,9 +13,9 @@ from PIL import Image
 
 from qstrategies.cli import CPU_SECONDS, main
 from qstrategies.errors import InputError
+from qstrategies.execution.predict import predict
+from qstrategies.execution.verify import report_text, verify
 from qstrategies.onnx_file import content_hash, load_checked, unchanged
-from qstrategies.predict import predict
-from qstrategies.verify import report_text, verify
 
 
 def model_of(nodes, shape=("n", 1, 28, 28), kind=TensorProto.UINT8, initializers=(), **settings):

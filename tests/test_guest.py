@@ -27,11 +27,11 @@ import qstrategies as qs
 from qstrategies import guest
 from qstrategies.diagnosis.run import diagnose_run
 from qstrategies.errors import InputError
+from qstrategies.execution.predict import predict
+from qstrategies.execution.verify import verify
 from qstrategies.export.onnx_export import export_float_onnx
-from qstrategies.predict import predict
 from qstrategies.records import QuantizationConfig
-from qstrategies.training import train
-from qstrategies.verify import verify
+from qstrategies.training.loop import train
 
 SHAPE = (4, 8, 8)
 DATA = torch.rand(16, *SHAPE, generator=torch.Generator().manual_seed(0))

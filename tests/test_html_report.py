@@ -18,7 +18,6 @@ from qstrategies import text
 from qstrategies.cli import experiments, parser
 from qstrategies.errors import InputError
 from qstrategies.evidence import conclude
-from qstrategies.predictions import Predictions, SplitPredictions
 from qstrategies.records import (
     PRESETS,
     Epoch,
@@ -29,6 +28,7 @@ from qstrategies.records import (
     Speed,
     WeightHistogram,
 )
+from qstrategies.records.predictions import Predictions, SplitPredictions
 from qstrategies.report import runs, write
 
 HOSTILE = '<script>window.broken = 1</script> $x_1$ "&\'|\x1b\u202e](http://a)\n# id="#000000'

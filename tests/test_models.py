@@ -6,13 +6,14 @@ import torch
 
 import qstrategies as qs
 from qstrategies.models import MODELS
+from qstrategies.pixels import PIXEL_SCALE, to_input
 from qstrategies.quantization.calibrate import calibrate
 from qstrategies.quantization.model import QuantizedModel
 from qstrategies.quantization.prepare import prepare
 from qstrategies.quantization.qat import finished, prepare_qat
 from qstrategies.records import TrainingConfig
 from qstrategies.strategies import STRATEGIES
-from qstrategies.training import PIXEL_SCALE, to_input, train
+from qstrategies.training.loop import train
 
 
 @pytest.mark.parametrize("name", MODELS.names())

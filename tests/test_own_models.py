@@ -12,9 +12,9 @@ from torch.nn import functional
 
 import qstrategies as qs
 from qstrategies.errors import InputError
+from qstrategies.execution.verify import verify
 from qstrategies.quantization.model import QuantizedModel
 from qstrategies.records import QuantizationConfig
-from qstrategies.verify import verify
 
 PIXELS = 1 / 255
 

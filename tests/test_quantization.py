@@ -9,16 +9,16 @@ from torch.nn import functional
 from qstrategies.certificate import certify, grid
 from qstrategies.export.onnx_export import export_onnx
 from qstrategies.models import MODELS
+from qstrategies.pixels import PIXEL_SCALE, to_input
 from qstrategies.quantization.calibrate import calibrate
-from qstrategies.quantization.fast_graph import fast_view
-from qstrategies.quantization.input_norm import InputNorm
 from qstrategies.quantization.model import QuantizedModel
-from qstrategies.quantization.pooled_norm import NormAndPool
 from qstrategies.quantization.prepare import prepare
 from qstrategies.quantization.qat import finished, prepare_qat
 from qstrategies.quantization.scales import FLOAT_EXACT, mantissa, reciprocal_safe
 from qstrategies.records import ENGINES, OBSERVERS, QuantizationConfig
-from qstrategies.training import PIXEL_SCALE, to_input
+from qstrategies.training.fast_graph import fast_view
+from qstrategies.training.input_norm import InputNorm
+from qstrategies.training.pooled_norm import NormAndPool
 
 EXAMPLE = torch.zeros(2, 1, 28, 28)
 

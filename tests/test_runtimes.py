@@ -8,14 +8,14 @@ from conftest import SmallMNIST
 from torch import nn
 
 import qstrategies as qs
-from qstrategies.crosscheck import check_runtimes, compare
 from qstrategies.errors import InputError
 from qstrategies.evaluation import Evaluation
+from qstrategies.execution.crosscheck import check_runtimes, compare
+from qstrategies.execution.predict import predict
+from qstrategies.execution.verify import report_text, verify
 from qstrategies.onnx_file import read_metadata
-from qstrategies.predict import predict
 from qstrategies.runtimes import RUNTIMES
 from qstrategies.runtimes.base import Runtime
-from qstrategies.verify import report_text, verify
 
 
 @pytest.fixture(scope="module")

@@ -9,14 +9,14 @@ import torch
 from conftest import OWN_STRATEGIES, small
 
 from qstrategies.errors import InputError
+from qstrategies.experiment.runs import run_experiment
 from qstrategies.models import MODELS
-from qstrategies.pipeline import PIXEL_SCALE, run_experiment
-from qstrategies.predictions import Predictions
+from qstrategies.pixels import PIXEL_SCALE, to_input
 from qstrategies.quantization.qat import FakeQuantizedLayer, prepare_qat
 from qstrategies.records import QuantizationConfig
+from qstrategies.records.predictions import Predictions
 from qstrategies.strategies import STRATEGIES
 from qstrategies.strategies.base import weighted_layers
-from qstrategies.training import to_input
 
 EXAMPLE = torch.zeros(2, 1, 28, 28)
 

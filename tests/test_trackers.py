@@ -9,11 +9,11 @@ import sys
 import pytest
 from conftest import small
 
-from qstrategies import comparison
 from qstrategies.cli import main
-from qstrategies.pipeline import Workspace
+from qstrategies.experiment import comparison
+from qstrategies.experiment.workspace import Workspace
 from qstrategies.trackers import TRACKERS, open_tracker
-from qstrategies.training import TrainingDivergedError
+from qstrategies.training.loop import TrainingDivergedError
 
 CONFIG = dataclasses.replace(
     small("no_norm", checks="quick"),
@@ -90,7 +90,7 @@ def test_a_diverged_training_ends_the_run_not_the_comparison(name, tmp_path, loc
     def diverge(*_):
         raise TrainingDivergedError("training loss is nan")
 
-    monkeypatch.setattr("qstrategies.pipeline.train", diverge)
+    monkeypatch.setattr("qstrategies.experiment.trained.train", diverge)
     workspace = Workspace(tmp_path, location, trackers=[tracker(name, tmp_path)])
     (record,) = comparison.run_all([CONFIG], workspace)
     assert record.status == "failed"
@@ -112,7 +112,7 @@ def test_an_unknown_or_missing_tracker_is_named_before_anything_is_trained(
 
 def test_trackers_are_loaded_only_if_asked():
     script = (
-        "import qstrategies.pipeline, sys; sys.exit(any(name in sys.modules for name in "
+        "import qstrategies.experiment.runs, sys; sys.exit(any(name in sys.modules for name in "
         "('tensorboard', 'mlflow')))"
     )
     assert subprocess.run([sys.executable, "-c", script]).returncode == 0

@@ -6,11 +6,13 @@ import torch
 from conftest import SHORT, SmallMNIST
 
 from qstrategies.models import MODELS
+from qstrategies.pixels import PIXEL_SCALE, to_input
 from qstrategies.quantization.model import QuantizedModel
 from qstrategies.quantization.qat import finished, prepare_qat
 from qstrategies.records import OPTIMIZERS, SCHEDULES, QuantizationConfig
 from qstrategies.strategies import STRATEGIES
-from qstrategies.training import PIXEL_SCALE, to_input, train, weight_histogram
+from qstrategies.training.histogram import weight_histogram
+from qstrategies.training.loop import train
 
 
 @pytest.fixture(scope="module")

@@ -267,11 +267,11 @@ def _run_all(
     bits: Sequence[int],
     seeds: int,
 ) -> list[RunRecord]:
-    from qstrategies.comparison import DEFAULT_STRATEGIES, plan, run_all
-    from qstrategies.pipeline import Workspace
+    from qstrategies.experiment.comparison import DEFAULT_STRATEGIES, plan, run_all
+    from qstrategies.experiment.workspace import Workspace
     from qstrategies.progress import Progress
     from qstrategies.trackers import open_tracker
-    from qstrategies.training import keep_freed_memory
+    from qstrategies.training.hardware import keep_freed_memory
 
     keep_freed_memory()
     configs = plan(
@@ -317,7 +317,7 @@ def add_report(sub: argparse.ArgumentParser) -> None:
 def report(options: argparse.Namespace) -> int:
     advice = _advice(options)
     check_folder(options.out, *RUNS_FOLDER)
-    from qstrategies.comparison import read_records
+    from qstrategies.experiment.comparison import read_records
 
     return _conclude(read_records(options.out), options, *advice)
 

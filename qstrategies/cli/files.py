@@ -25,7 +25,7 @@ def verify(options: argparse.Namespace) -> int:
     from qstrategies.onnx_file import load_checked
 
     load_checked(options.file)  # before torch is imported, which takes seconds
-    from qstrategies import verify as verification
+    from qstrategies.execution import verify as verification
 
     report = verification.verify(options.file, location(options), options.runtime)
     if options.json:
@@ -75,7 +75,7 @@ def add_predict(sub: argparse.ArgumentParser) -> None:
 
 
 def predict(options: argparse.Namespace) -> int:
-    from qstrategies import predict as prediction
+    from qstrategies.execution import predict as prediction
     from qstrategies.onnx_file import INTEGRITY, load_checked, unchanged
 
     results = prediction.predict(options.file, options.images)

@@ -5,18 +5,20 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from qstrategies import dependencies
 from qstrategies.datasets.base import CalibrationSet, Location, Split
 from qstrategies.diagnosis.diagnose import Diagnosis, Inputs, diagnose_calibrated
 from qstrategies.errors import InputError, check_range
+from qstrategies.experiment import dependencies
+from qstrategies.experiment.quantized import prepared_for
+from qstrategies.experiment.trained import float_stage, tuned_stage
+from qstrategies.experiment.workspace import Workspace, check_config
 from qstrategies.files import RUN_FOLDER, check_folder
 from qstrategies.guest import guest, own_randomness
-from qstrategies.pipeline import Workspace, check_config, float_stage, prepared_for, tuned_stage
+from qstrategies.pixels import to_input
 from qstrategies.quantization.calibrate import calibrate
 from qstrategies.quantization.prepare import Prepared
 from qstrategies.records import read_record
 from qstrategies.strategies import STRATEGIES
-from qstrategies.training import to_input
 
 
 @guest

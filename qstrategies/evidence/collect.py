@@ -15,8 +15,8 @@ from qstrategies.evidence.paired import holm, mcnemar, paired_difference
 from qstrategies.evidence.recommend import Recommendation, recommend
 from qstrategies.evidence.standing import Validation
 from qstrategies.evidence.verdicts import LEVEL, Comparison, compare_all
-from qstrategies.predictions import Predictions
 from qstrategies.records import MARGIN, RunRecord, labels
+from qstrategies.records.predictions import Predictions
 
 REFERENCE = "no_norm"
 

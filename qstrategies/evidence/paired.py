@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
-from qstrategies.predictions import Hits
+from qstrategies.records.predictions import Hits
 
 DRAWS = 20_000
 Scores = Hits | NDArray[np.int8]

@@ -12,7 +12,7 @@ from scipy import stats
 from qstrategies.evidence.candidates import Candidate
 from qstrategies.evidence.paired import Difference, holm, paired_difference
 from qstrategies.evidence.verdicts import LEVEL, seeds_to_place
-from qstrategies.predictions import Hits
+from qstrategies.records.predictions import Hits
 
 MOST_IMAGES = 1_000_000
 Validation = Mapping[int, Hits]

@@ -19,7 +19,7 @@ from qstrategies import typed_json
 from qstrategies.errors import InputError
 from qstrategies.files import atomic_write, exists, read_bytes, sha256
 from qstrategies.records import content_key
-from qstrategies.training import History
+from qstrategies.training.loop import History
 
 
 @dataclass(frozen=True)

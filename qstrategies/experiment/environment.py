@@ -18,7 +18,7 @@ def describe() -> Environment:
     """Versions, CPU, threads, device and commit, as plain JSON values."""
     import torch
 
-    from qstrategies.training import compute_dtype, device
+    from qstrategies.training.hardware import compute_dtype, device
 
     capabilities = torch.cpu.get_capabilities()
     flags = ("avx2", "avx512_f", "avx512_vnni", "avx_vnni", "avx512_bf16", "amx_bf16")

@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
-import ctypes
-import functools
 import math
-import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -18,12 +14,12 @@ from torch.nn import functional
 from qstrategies.datasets.base import Split
 from qstrategies.evaluation import evaluate
 from qstrategies.guest import guest, own_randomness
-from qstrategies.quantization.fast_graph import fast_view
+from qstrategies.pixels import to_input
 from qstrategies.records import Epoch, TrainingConfig, WeightHistogram
 from qstrategies.strategies.base import Strategy, weighted_layers
-
-PIXEL_SCALE = 1 / 255
-HISTOGRAM_BINS = 128
+from qstrategies.training.fast_graph import fast_view
+from qstrategies.training.hardware import compute_dtype, device
+from qstrategies.training.histogram import weight_histogram
 
 
 class TrainingDivergedError(RuntimeError):
@@ -36,22 +32,6 @@ class History:
 
     curve: tuple[Epoch, ...]
     histograms: tuple[WeightHistogram, ...]
-
-
-def device() -> torch.device:
-    """CUDA where there is one, else the CPU."""
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-
-
-def compute_dtype() -> torch.dtype:
-    """bfloat16 where the hardware multiplies it natively, else float32 (emulated bfloat16 is slower
-    than float32)."""
-    if torch.cuda.is_available():
-        native = torch.cuda.is_bf16_supported(including_emulation=False)
-    else:
-        has = torch.cpu.get_capabilities()
-        native = bool(has.get("avx512_bf16") or has.get("amx_bf16") or has.get("bf16"))
-    return torch.bfloat16 if native else torch.float32
 
 
 @guest
@@ -112,44 +92,6 @@ def train(
     strategy.fold(model)
     model.cpu().eval()
     return History(tuple(curve), tuple(histograms))
-
-
-def to_input(images: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
-    """uint8 images [N, C, H, W] to the values [0, 1] that models take, in channels-last order."""
-    values = torch.empty_like(images, dtype=dtype, memory_format=torch.channels_last)
-    return values.copy_(images).mul_(PIXEL_SCALE)
-
-
-def weight_histogram(layers: Sequence[Tensor], when: str, epoch: int) -> WeightHistogram:
-    """The distribution of all numbers in the weights ``layers``."""
-    weights = torch.cat([weight.detach().flatten().float().cpu() for weight in layers])
-    largest = weights.abs().max().item()
-    counts = torch.histc(weights, HISTOGRAM_BINS, -largest, largest)
-    return WeightHistogram(
-        when=when,
-        epoch=epoch,
-        low=-largest,
-        high=largest,
-        max_abs=largest,
-        sigma=weights.std().item(),
-        counts=tuple(int(count) for count in counts),
-    )
-
-
-@functools.cache
-def keep_freed_memory() -> None:
-    """Have glibc reuse the memory of freed activations: returning it to the kernel costs a page
-    fault per 4 KB.
-
-    For the whole process and for good, so that only who owns the process decides on it: a command
-    or a script.
-    """
-    if sys.platform != "linux":
-        return
-    with contextlib.suppress(OSError, AttributeError):
-        libc = ctypes.CDLL("libc.so.6")
-        libc.mallopt(-3, 32 << 20)  # M_MMAP_THRESHOLD, at its maximum
-        libc.mallopt(-1, 1 << 30)  # M_TRIM_THRESHOLD
 
 
 def _optimizer(

@@ -10,24 +10,24 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from qstrategies.crosscheck import (
+from qstrategies.datasets import DATASETS
+from qstrategies.datasets.base import Location
+from qstrategies.errors import InputError
+from qstrategies.evaluation import BATCH, Evaluation
+from qstrategies.execution.crosscheck import (
     REFERENCE,
     Outputs,
     check_runtime,
     distance,
+    logits_hash,
     predicted,
     run_in_batches,
     unexplained,
     verdict,
 )
-from qstrategies.datasets import DATASETS
-from qstrategies.datasets.base import Location
-from qstrategies.divergence import first_divergence
-from qstrategies.errors import InputError
-from qstrategies.evaluation import BATCH, Evaluation
+from qstrategies.execution.divergence import first_divergence
 from qstrategies.guest import guest
 from qstrategies.onnx_file import INTEGRITY, load_checked, metadata_of, unchanged
-from qstrategies.pipeline import logits_hash
 from qstrategies.records import Skipped
 from qstrategies.runtimes import RUNTIMES
 from qstrategies.runtimes.base import refusing

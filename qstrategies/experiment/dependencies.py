@@ -20,17 +20,17 @@ from torch import Tensor, nn
 
 from qstrategies import operators, source_code
 from qstrategies.datasets.base import Dataset
-from qstrategies.environment import package_version
+from qstrategies.experiment.environment import package_version
+from qstrategies.experiment.stages import tensors_sha256
 from qstrategies.files import sha256
 from qstrategies.models import MODELS
 from qstrategies.records import ExperimentConfig
 from qstrategies.runtimes import RUNTIMES
-from qstrategies.stages import tensors_sha256
 from qstrategies.strategies import STRATEGIES
 
-TRAINING = ("qstrategies.training", "qstrategies.stages")
+TRAINING = ("qstrategies.training.loop", "qstrategies.experiment.stages")
 FAKE_QUANTIZERS = "qstrategies.quantization.qat"
-RUN = "qstrategies.pipeline"
+RUN = "qstrategies.experiment.runs"
 OPERATORS = tuple(
     f"{operators.__name__}.{each.name}" for each in pkgutil.iter_modules(operators.__path__)
 )

@@ -1,123 +1,27 @@
-"""The frozen values that pass between the stages, and their JSON. Imports no torch."""
+"""What a run leaves behind, and its JSON."""
 
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import json
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, TypedDict
+from typing import Literal, TypedDict
 
-from qstrategies.errors import InputError, check_choice, check_range
+from qstrategies.errors import InputError
 from qstrategies.files import FileError, read_bytes
-from qstrategies.text import file_name
-from qstrategies.typed_json import Count, Fraction, Name, NonNegative, Sha256, Shallow, build, load
-
-OPTIMIZERS = ("adam", "adamw", "sgd")
-SCHEDULES = ("constant", "cosine", "one_cycle")
-OBSERVERS = ("histogram", "min_max", "moving_average")
-PIXELS = ("float32", "uint8")
-CHECKS = ("full", "quick")
-MARGIN = 0.001
-"""A difference of accuracies, as a fraction, that does not matter, where the user names none."""
-ENGINES = ("fbgemm", "onednn", "qnnpack", "x86")
-
-
-@dataclass(frozen=True, kw_only=True)
-class TrainingConfig:
-    """How long and how fast to train. ``learning_rate`` is the peak of the schedule, per step, not
-    per epoch."""
-
-    epochs: int = 3
-    learning_rate: float = 8e-3
-    optimizer: str = "adam"
-    schedule: str = "one_cycle"
-    batch_size: int = 256
-
-    def __post_init__(self) -> None:
-        check_range("epochs", self.epochs, 1, 1000)
-        check_range("learning rate", self.learning_rate, 1e-8, 10)
-        check_range("batch size", self.batch_size, 2, 8192)
-        check_choice("optimizer", self.optimizer, OPTIMIZERS)
-        check_choice("schedule", self.schedule, SCHEDULES)
-
-
-@dataclass(frozen=True, kw_only=True)
-class QuantizationConfig:
-    """What the int8 model looks like; every field but ``engine`` and ``calibration_images`` also
-    steers QAT.
-
-    ``observer`` None means the strategy's own default. ``exact`` restricts the scales so that every
-    executor gives the same bits (see ``quantization/scales.py``). ``engine`` is
-    ``torch.backends.quantized.engine``.
-    """
-
-    weight_bits: int = 8
-    per_channel: bool = True
-    observer: str | None = None
-    reduce_range: bool = False
-    exact: bool = True
-    engine: str = "x86"
-    calibration_images: int = 1024
-
-    def __post_init__(self) -> None:
-        check_range("weight bits", self.weight_bits, 2, 8)
-        check_range("number of calibration images", self.calibration_images, 1, 10_000)
-        check_choice("engine", self.engine, ENGINES)
-        if self.observer is not None:
-            check_choice("observer", self.observer, OBSERVERS)
-
-
-@dataclass(frozen=True, kw_only=True)
-class ExperimentConfig:
-    """One run: a strategy with its options on a model and a dataset, from one seed.
-
-    ``training`` makes the float model (or trains QAT from scratch), ``tuning`` is what a strategy
-    that continues from a float model adds to it. ``checks`` "full" runs every engine and every
-    runtime of the portable file over all test images; what else there is, and all of "quick", runs
-    in the default engine and runtime over all images and in the others over a part. ``pixels`` is
-    the dtype of the exported input.
-    """
-
-    strategy: Name
-    options: dict[str, float] = field(default_factory=dict)
-    model: Name = "cnn"
-    dataset: Name = "mnist"
-    training: TrainingConfig = TrainingConfig()
-    tuning: TrainingConfig = TrainingConfig(
-        epochs=1, learning_rate=2e-3, schedule="cosine", batch_size=512
-    )
-    quantization: QuantizationConfig = QuantizationConfig()
-    seed: int = 0
-    checks: str = "full"
-    pixels: str = "uint8"
-
-    def __post_init__(self) -> None:
-        check_choice("checks", self.checks, CHECKS)
-        check_choice("pixel type", self.pixels, PIXELS)
-        check_range("seed", self.seed, 0, 2**31 - 1)
-
-    @property
-    def run_id(self) -> str:
-        """A readable name that is unique to this configuration, and that of a folder."""
-        bits, key = self.quantization.weight_bits, content_key(self)[:8]
-        return f"{file_name(self.strategy)}-w{bits}-s{self.seed}-{key}"
-
-
-PRESETS: dict[str, dict[str, TrainingConfig]] = {
-    "default": {
-        "training": TrainingConfig(),
-        "tuning": TrainingConfig(epochs=1, learning_rate=2e-3, schedule="cosine", batch_size=512),
-    },
-    "post": {
-        "training": TrainingConfig(
-            epochs=15, learning_rate=1e-3, schedule="constant", batch_size=64
-        ),
-        "tuning": TrainingConfig(epochs=2, learning_rate=1e-3, schedule="constant", batch_size=64),
-    },
-}
+from qstrategies.records.configs import ExperimentConfig
+from qstrategies.typed_json import (
+    Count,
+    Fraction,
+    Name,
+    NonNegative,
+    Sha256,
+    Shallow,
+    build,
+    content_key,
+    load,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -202,6 +106,8 @@ class Environment(TypedDict, total=False):
 
 RECORD = "record.json"
 """In the folder of a run."""
+
+
 MEASURED = (
     "float_accuracy",
     "int8_accuracy",
@@ -215,6 +121,8 @@ MEASURED = (
     "histograms",
 )
 """What every finished run has measured."""
+
+
 SEAL = "content_sha256"
 """The key of a record's JSON that holds the hash of all the rest."""
 
@@ -327,42 +235,3 @@ def read_record(path: Path) -> RunRecord:
         raise
     except InputError as error:
         raise InputError(f"{str(path)!r} is {error}") from None
-
-
-def labels(records: Sequence[RunRecord]) -> list[str]:
-    """What to call each record among these: its own label and the other settings in which the
-    records differ."""
-    others = [_unlabelled(record.config) for record in records]
-    varying = [
-        name
-        for name in (others[0] if others else ())
-        if len({str(settings[name]) for settings in others}) > 1
-    ]
-    return [
-        " ".join([record.label, *(f"{name}={settings[name]}" for name in varying)])
-        for record, settings in zip(records, others, strict=True)
-    ]
-
-
-def _unlabelled(config: ExperimentConfig) -> dict[str, Any]:
-    """The settings that ``RunRecord.label`` leaves out, but bits, seed and checks, as the command
-    line calls them."""
-    settings = vars(config.training) | {
-        f"tune_{name}": value for name, value in vars(config.tuning).items()
-    }
-    settings |= {
-        "engine": config.quantization.engine,
-        "calibration_images": config.quantization.calibration_images,
-        "pixels": config.pixels,
-    }
-    return {name.replace("_", "-"): value for name, value in settings.items()}
-
-
-def content_key(value: Any) -> str:
-    """SHA-256 of the canonical JSON of a dataclass or of plain data: equal content, equal key."""
-    plain = (
-        dataclasses.asdict(value)
-        if dataclasses.is_dataclass(value) and not isinstance(value, type)
-        else value
-    )
-    return hashlib.sha256(json.dumps(plain, sort_keys=True, allow_nan=False).encode()).hexdigest()

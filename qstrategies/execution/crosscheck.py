@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from qstrategies.errors import InputError
 from qstrategies.evaluation import BATCH, Evaluation
 from qstrategies.export.onnx_export import ExportedModel
+from qstrategies.files import sha256
 from qstrategies.guest import guest
 from qstrategies.quantization.model import QuantizedModel
 from qstrategies.quantization.structure import leaves
@@ -325,3 +326,10 @@ def _first(different: NDArray[np.bool_], logits: Outputs, expected: Outputs) -> 
         f"image {image}, logit {', '.join(map(str, position))}: {logits[where]:g} instead of "
         f"{expected[where]:g}"
     )
+
+
+def logits_hash(logits: Any) -> str:
+    """SHA-256 over the float32 logits [N, classes] of the whole test split: two executors agree iff
+    the hashes do."""
+    without_negative_zeros = np.ascontiguousarray(logits, np.float32) + 0.0
+    return sha256(without_negative_zeros.tobytes())

@@ -15,10 +15,10 @@ from torch import fx, nn
 
 from qstrategies.operators.movement import Reshape
 from qstrategies.quantization.exact_forms import module_at
-from qstrategies.quantization.input_norm import InputNorm
 from qstrategies.quantization.observers import ActivationFakeQuantize
-from qstrategies.quantization.pooled_norm import NormAndPool
 from qstrategies.quantization.qat import FakeQuantizedLayer, FakeQuantizedModel
+from qstrategies.training.input_norm import InputNorm
+from qstrategies.training.pooled_norm import NormAndPool
 
 _POOLS = (nn.MaxPool1d, nn.MaxPool2d, nn.MaxPool3d)
 _MOVES_VALUES = (*_POOLS, nn.Flatten, nn.Identity, Reshape)

@@ -8,8 +8,11 @@ import time
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from qstrategies.dependencies import Inputs, changed
 from qstrategies.errors import InputError
+from qstrategies.experiment.dependencies import Inputs, changed
+from qstrategies.experiment.runs import SECONDS_PER_RUN, run_experiment
+from qstrategies.experiment.trained import SECONDS_PER_EPOCH
+from qstrategies.experiment.workspace import Workspace, check_config
 from qstrategies.files import (
     RUNS_FOLDER,
     check_folder,
@@ -19,15 +22,8 @@ from qstrategies.files import (
     read_bytes,
     sha256,
 )
-from qstrategies.pipeline import (
-    SECONDS_PER_EPOCH,
-    SECONDS_PER_RUN,
-    Workspace,
-    check_config,
-    run_experiment,
-)
-from qstrategies.predictions import Predictions
 from qstrategies.records import RECORD, ExperimentConfig, RunRecord, read_record
+from qstrategies.records.predictions import Predictions
 from qstrategies.strategies import STRATEGIES
 
 DEFAULT_STRATEGIES = (

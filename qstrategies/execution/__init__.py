@@ -1,0 +1,1 @@
+"""A file at work: compared, timed, verified, used."""

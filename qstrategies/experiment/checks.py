@@ -1,0 +1,137 @@
+"""The quantized model of a configuration in every engine and runtime."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from qstrategies.datasets.base import Split
+from qstrategies.evaluation import Evaluation, evaluate
+from qstrategies.execution.crosscheck import check_runtimes, compare, logits_hash
+from qstrategies.experiment import environment
+from qstrategies.experiment.workspace import Workspace
+from qstrategies.export.onnx_export import ExportedModel, export_onnx
+from qstrategies.quantization.model import QuantizedModel
+from qstrategies.records import (
+    ENGINES,
+    ExperimentConfig,
+    RuntimeCheck,
+    Skipped,
+)
+from qstrategies.runtimes import RUNTIMES
+
+DEFAULT_RUNTIME = "onnxruntime-all"
+
+
+QUICK_IMAGES = 500  # what the engines and runtimes get that do not run over all images
+
+
+QUICK_LEFT_OUT = (
+    "numpy-integer",
+    "onnx-reference",
+    "onnxruntime-web",
+    "opencv-dnn",
+    "openvino",
+    "tract",
+)  # slow to start or to run
+
+
+def evaluate_engines(
+    config: ExperimentConfig, quantized: QuantizedModel, split: Split
+) -> tuple[list[RuntimeCheck], dict[str, Evaluation], nn.Module]:
+    """The configured engine over all of ``split``, which is the reference, then the others against
+    it."""
+    first = config.quantization.engine
+    part = (
+        split
+        if config.checks == "full"
+        else Split(split.name, split.images[:QUICK_IMAGES], split.labels[:QUICK_IMAGES])
+    )
+    names = [
+        first,
+        *(
+            name
+            for name in ENGINES
+            if name != first and name in torch.backends.quantized.supported_engines
+        ),
+    ]
+    checks, evaluations = [], {}
+    int8 = quantized.int8(first)
+    for name in names:
+        model = int8 if name == first else quantized.int8(name)
+        evaluations[name] = evaluate(on_pixels(model), split if name == first else part)
+        checks.append(
+            compare(
+                f"pytorch-{name}",
+                "int8 module",
+                evaluations[name].logits,
+                evaluations[first],
+                quantized.output_scale,
+            )
+        )
+    return checks, evaluations, int8
+
+
+def on_pixels(int8: nn.Module) -> Callable[[Tensor], Tensor]:
+    """``int8`` as a function of uint8 images."""
+    return lambda images: int8(images)
+
+
+def export(
+    config: ExperimentConfig, workspace: Workspace, quantized: QuantizedModel, reference: Evaluation
+) -> list[ExportedModel]:
+    dataset, here = workspace.dataset(config.dataset), environment.describe()
+    metadata = {
+        "strategy": config.strategy,
+        "options": config.options,
+        "weight_bits": config.quantization.weight_bits,
+        "exact": config.quantization.exact,
+        "model": config.model,
+        "seed": config.seed,
+        "dataset": config.dataset,
+        "dataset_hash": dataset.fingerprint,
+        "labels": dataset.labels,
+        "accuracy": reference.accuracy,
+        "output_scale": quantized.output_scale,
+        "logits_sha256": logits_hash(reference.logits),
+        "run": config.run_id,
+        "commit": here["commit"],
+        "packages": here["packages"],
+    }
+    return export_onnx(
+        quantized, workspace.folder / config.run_id / "model.onnx", metadata, pixels=config.pixels
+    )
+
+
+def cross_check(
+    config: ExperimentConfig,
+    exported: list[ExportedModel],
+    split: Split,
+    reference: Evaluation,
+    scale: float | None,
+    predictions: dict[str, Any],
+) -> tuple[list[RuntimeCheck], list[Skipped]]:
+    """Every runtime over all images of the portable form when checks are full; else the default
+    one, the others over a part.
+
+    What each predicts is added to ``predictions``.
+    """
+    images = split.images.numpy()
+    others = [name for name in RUNTIMES.names() if name not in (DEFAULT_RUNTIME, *QUICK_LEFT_OUT)]
+    checks: list[RuntimeCheck] = []
+    skipped: list[Skipped] = []
+    for model in exported:
+        if config.checks == "full" and model.form == "portable":
+            parts = [(images, RUNTIMES.names())]
+        else:
+            parts = [(images, [DEFAULT_RUNTIME]), (images[:QUICK_IMAGES], others)]
+        for part, names in parts:
+            found, left_out = check_runtimes(
+                model.path, [part], reference, scale, names, predictions
+            )
+            checks += found
+            skipped += left_out
+    return checks, list(dict.fromkeys(skipped))

@@ -1,0 +1,71 @@
+"""A trained model of a configuration -> its quantized model."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import torch
+from torch import Tensor, nn
+
+from qstrategies.datasets.base import CalibrationSet, Split
+from qstrategies.evaluation import evaluate
+from qstrategies.experiment.checks import on_pixels
+from qstrategies.experiment.stages import Stage
+from qstrategies.models import MODELS
+from qstrategies.pixels import PIXEL_SCALE, to_input
+from qstrategies.quantization.calibrate import calibrate
+from qstrategies.quantization.model import QuantizedModel
+from qstrategies.quantization.prepare import Prepared, prepare
+from qstrategies.quantization.qat import FakeQuantizedModel, finished
+from qstrategies.records import (
+    ExperimentConfig,
+    QuantizationConfig,
+)
+from qstrategies.strategies.base import Strategy
+
+
+def resolved(config: ExperimentConfig, strategy: Strategy) -> QuantizationConfig:
+    observer = config.quantization.observer or strategy.observer
+    return dataclasses.replace(config.quantization, observer=observer)
+
+
+def prepared_for(config: ExperimentConfig, strategy: Strategy, model: nn.Module) -> Prepared:
+    """The float ``model`` with the observers of ``config``."""
+    return prepare(model, resolved(config, strategy), example(config), input_scale=PIXEL_SCALE)
+
+
+def example(config: ExperimentConfig) -> Tensor:
+    return torch.zeros(2, *MODELS.get(config.model).input_shape)  # type: ignore[attr-defined]
+
+
+def quantize_stage(
+    config: ExperimentConfig,
+    strategy: Strategy,
+    train_split: Split,
+    model: nn.Module,
+    tuned: Stage | None,
+) -> QuantizedModel:
+    """Calibrate a float model (PTQ) or take the trained quantizers (QAT), and put everything on its
+    integer grid."""
+    if strategy.quantize_aware:
+        assert tuned is not None and isinstance(tuned.model, FakeQuantizedModel)
+        return QuantizedModel.of(finished(tuned.model))
+    prepared = prepared_for(config, strategy, model)
+    calibration = CalibrationSet(train_split, config.quantization.calibration_images, config.seed)
+    calibrate(prepared, [to_input(batch) for batch in calibration.images.split(128)])
+    strategy.refine(prepared, calibration)
+    return QuantizedModel.of(prepared)
+
+
+def free_scales_accuracy(
+    config: ExperimentConfig, strategy: Strategy, splits: dict[str, Split], model: nn.Module
+) -> float | None:
+    """What a float model would reach without the restriction to exact scales; None where that takes
+    another training."""
+    if strategy.quantize_aware or not config.quantization.exact:
+        return None
+    free = dataclasses.replace(
+        config, quantization=dataclasses.replace(config.quantization, exact=False)
+    )
+    int8 = quantize_stage(free, strategy, splits["train"], model, None).int8()
+    return evaluate(on_pixels(int8), splits["test"]).accuracy

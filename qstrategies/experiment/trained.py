@@ -1,0 +1,140 @@
+"""The trained models of a configuration, each kept as a stage."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+from torch import nn
+
+from qstrategies.experiment import environment
+from qstrategies.experiment.dependencies import Inputs, fresh_model
+from qstrategies.experiment.quantized import example, resolved
+from qstrategies.experiment.stages import Stage, stage
+from qstrategies.experiment.workspace import Workspace
+from qstrategies.pixels import PIXEL_SCALE
+from qstrategies.quantization.qat import prepare_qat
+from qstrategies.records import (
+    Epoch,
+    ExperimentConfig,
+    TrainingConfig,
+)
+from qstrategies.strategies import STRATEGIES
+from qstrategies.strategies.base import Strategy
+from qstrategies.text import file_name
+from qstrategies.training.loop import History, train
+
+SECONDS_PER_EPOCH = {
+    False: 6.5,
+    True: 9.0,
+}  # float and QAT: only the first guess of the remaining time
+
+
+def float_stage(config: ExperimentConfig, workspace: Workspace) -> Stage:
+    """The float model of the strategy itself, or of the one that it starts from."""
+    recipe = STRATEGIES.get(config.strategy).starts_from or config.strategy
+    kind = STRATEGIES.get(recipe)
+    options = {name: value for name, value in config.options.items() if name in kind.options}
+    depends_on = _common(config, workspace, recipe) | {
+        "strategy": recipe,
+        "options": kind(**options).values,
+    }
+    depends_on["training"] = dataclasses.asdict(config.training)
+
+    def build() -> nn.Module:
+        return fresh_model(config.model, config.seed)
+
+    trainer = _trainer(config, workspace, kind(**options), config.training, recipe)
+    return stage(workspace.stages, depends_on, build, trainer, workspace.progress.note)
+
+
+def tuned_stage(config: ExperimentConfig, workspace: Workspace, baseline: Stage) -> Stage | None:
+    """What the strategy adds to the float model it starts from; None if it adds no training."""
+    kind = STRATEGIES.get(config.strategy)
+    if kind.starts_from is None:
+        return None
+    strategy = kind(**config.options)
+    schedule = config.training if kind.from_scratch else config.tuning
+    depends_on = _common(config, workspace, config.strategy) | {
+        "strategy": config.strategy,
+        "options": strategy.values,
+    }
+    depends_on |= {"parent": baseline.key, "training": dataclasses.asdict(schedule)}
+    if kind.quantize_aware:
+        depends_on["quantization"] = {
+            **dataclasses.asdict(resolved(config, strategy)),
+            "engine": "",
+            "calibration_images": 0,
+        }
+
+    def build() -> nn.Module:
+        model = (
+            fresh_model(config.model, config.seed)
+            if kind.from_scratch
+            else copy.deepcopy(baseline.model)
+        )
+        if not kind.quantize_aware:
+            return model
+        return prepare_qat(
+            model, resolved(config, strategy), example(config), input_scale=PIXEL_SCALE
+        )
+
+    label = (
+        f"{config.strategy} w{config.quantization.weight_bits}"
+        if kind.quantize_aware
+        else config.strategy
+    )
+    trainer = _trainer(config, workspace, strategy, schedule, label)
+    return stage(workspace.stages, depends_on, build, trainer, workspace.progress.note)
+
+
+def _common(config: ExperimentConfig, workspace: Workspace, strategy: str) -> dict[str, Any]:
+    here = environment.describe()
+    return {
+        "model": config.model,
+        "dataset": config.dataset,
+        "seed": config.seed,
+        "inputs": Inputs(workspace.dataset).of_training(config, strategy),
+        "threads": here["threads"],
+        "device": here["device"],
+        "training_dtype": here["training_dtype"],
+        "machine": here["machine"],
+        "cpu_flags": here["cpu_flags"],
+    }
+
+
+def _trainer(
+    config: ExperimentConfig,
+    workspace: Workspace,
+    strategy: Strategy,
+    schedule: TrainingConfig,
+    label: str,
+) -> Callable[[nn.Module, str], History]:
+    def run(model: nn.Module, key: str) -> History:
+        def report(number: int, epoch: Epoch) -> None:
+            text = (
+                f"{label} seed {config.seed}: epoch {number} of {schedule.epochs}, loss "
+                f"{epoch.loss:.4f}, validation {epoch.accuracy:.2%}"
+            )
+            workspace.progress.advance(SECONDS_PER_EPOCH[strategy.quantize_aware], text)
+            for listener in listeners:
+                listener(number, epoch)
+
+        name = f"{file_name(label.replace(' ', '-'))}-s{config.seed}-{key[:8]}"
+        with contextlib.ExitStack() as stack:
+            listeners = [
+                stack.enter_context(tracker.training(name)) for tracker in workspace.trackers
+            ]
+            return train(
+                model,
+                strategy,
+                workspace.dataset(config.dataset).splits,
+                schedule,
+                config.seed,
+                report,
+            )
+
+    return run

@@ -1,0 +1,53 @@
+"""Where results lie, and whether a configuration can be run."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from qstrategies.datasets import DATASETS
+from qstrategies.datasets.base import Dataset, Location
+from qstrategies.evaluation import Evaluation
+from qstrategies.export.onnx_export import ExportedModel
+from qstrategies.models import MODELS
+from qstrategies.progress import Progress
+from qstrategies.records import (
+    ExperimentConfig,
+)
+from qstrategies.strategies import STRATEGIES
+from qstrategies.trackers.base import Tracker
+
+
+@dataclass
+class Workspace:
+    """Where results and reusable stages are kept, where data is found, and who hears of
+    progress."""
+
+    folder: Path
+    location: Location = field(default_factory=Location)
+    progress: Progress = field(default_factory=lambda: Progress(0, quiet=True))
+    trackers: Sequence[Tracker] = ()
+    datasets: dict[tuple[type[Dataset], Location], Dataset] = field(default_factory=dict)
+    float_results: dict[Path, tuple[dict[str, Evaluation], ExportedModel]] = field(
+        default_factory=dict
+    )
+
+    def dataset(self, name: str) -> Dataset:
+        """The dataset ``name``, loaded once."""
+        kind = DATASETS.get(name)
+        if (kind, self.location) not in self.datasets:
+            self.datasets[kind, self.location] = kind(self.location)
+        return self.datasets[kind, self.location]
+
+    @property
+    def stages(self) -> Path:
+        """The folder of reusable trained models."""
+        return self.folder / "stages"
+
+
+def check_config(config: ExperimentConfig) -> None:
+    """Raise ``InputError`` for unknown names and options before any work is done."""
+    STRATEGIES.get(config.strategy)(**config.options)
+    MODELS.get(config.model)
+    DATASETS.get(config.dataset)

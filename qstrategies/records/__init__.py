@@ -1,0 +1,28 @@
+"""The frozen values that pass between the stages, and their JSON. Imports no torch."""
+
+from qstrategies.records.configs import CHECKS as CHECKS
+from qstrategies.records.configs import ENGINES as ENGINES
+from qstrategies.records.configs import OBSERVERS as OBSERVERS
+from qstrategies.records.configs import OPTIMIZERS as OPTIMIZERS
+from qstrategies.records.configs import PIXELS as PIXELS
+from qstrategies.records.configs import PRESETS as PRESETS
+from qstrategies.records.configs import SCHEDULES as SCHEDULES
+from qstrategies.records.configs import ExperimentConfig as ExperimentConfig
+from qstrategies.records.configs import QuantizationConfig as QuantizationConfig
+from qstrategies.records.configs import TrainingConfig as TrainingConfig
+from qstrategies.records.labels import labels as labels
+from qstrategies.records.results import MEASURED as MEASURED
+from qstrategies.records.results import RECORD as RECORD
+from qstrategies.records.results import SEAL as SEAL
+from qstrategies.records.results import Environment as Environment
+from qstrategies.records.results import Epoch as Epoch
+from qstrategies.records.results import RunRecord as RunRecord
+from qstrategies.records.results import RuntimeCheck as RuntimeCheck
+from qstrategies.records.results import Skipped as Skipped
+from qstrategies.records.results import Speed as Speed
+from qstrategies.records.results import WeightHistogram as WeightHistogram
+from qstrategies.records.results import read_record as read_record
+from qstrategies.typed_json import content_key as content_key
+
+MARGIN = 0.001
+"""A difference of accuracies, as a fraction, that does not matter, where the user names none."""
