@@ -37,6 +37,7 @@ from qstrategies.records import ExperimentConfig, RunRecord, TrainingConfig
 from qstrategies.strategies import STRATEGIES
 from qstrategies.training.hardware import compute_dtype
 from qstrategies.training.loop import train
+from qstrategies.training.trainee import Trainee
 
 ROUNDS, IMAGES = 5, 25_600
 
@@ -126,7 +127,7 @@ def our_training(splits: dict[str, Split], batch_size: int) -> Callable[[], None
     one_epoch = TrainingConfig(epochs=1, batch_size=batch_size)
 
     def run() -> None:
-        train(MODELS.get("cnn")(), STRATEGIES.get("no_norm")(), part, one_epoch, 0)
+        train(Trainee(MODELS.get("cnn")(), STRATEGIES.get("no_norm")()), part, one_epoch, 0)
 
     return run
 
@@ -186,7 +187,7 @@ def training_rows(workspace: Workspace, epochs: int) -> list[str]:
     usual = UsualTraining(dataset.location.root)
     usual.train(epochs * 60_000)
     ours = MODELS.get("cnn")()
-    train(ours, STRATEGIES.get("no_norm")(), splits, TrainingConfig(epochs=epochs), 0)
+    train(Trainee(ours, STRATEGIES.get("no_norm")()), splits, TrainingConfig(epochs=epochs), 0)
     accuracies = {
         "usual loop": usual.test_accuracy(),
         "this package": evaluate(lambda images: ours(to_input(images)), splits["test"]).accuracy,

@@ -43,6 +43,7 @@ from qstrategies.strategies import STRATEGIES
 from qstrategies.strategies.base import weighted_layers
 from qstrategies.training.hardware import keep_freed_memory
 from qstrategies.training.loop import train
+from qstrategies.training.trainee import Trainee
 
 ROUNDS = 6
 
@@ -79,7 +80,8 @@ def time_epochs(workspace: Workspace) -> dict[str, list[float]]:
         seconds: dict[str, list[float]] = {PLAIN: [], NORMED: []}
         for _ in range(ROUNDS + 1):
             for name, found in seconds.items():
-                found.append(train(CNN(), STRATEGIES.get(name)(), part, one, 0).curve[0].seconds)
+                trainee = Trainee(CNN(), STRATEGIES.get(name)())
+                found.append(train(trainee, part, one, 0).curve[0].seconds)
         atomic_write(path, json.dumps({name: found[1:] for name, found in seconds.items()}))
     return json.loads(path.read_text())
 

@@ -25,7 +25,6 @@ if TYPE_CHECKING:  # what the package offers: said here once, loaded when it is 
     from qstrategies.experiment.workspace import Workspace as Workspace
     from qstrategies.export.onnx_export import export_onnx as export_onnx
     from qstrategies.models import MODELS as MODELS
-    from qstrategies.quantization.ptq import quantize as quantize
     from qstrategies.records import ExperimentConfig as ExperimentConfig
     from qstrategies.records import QuantizationConfig as QuantizationConfig
     from qstrategies.records import RunRecord as RunRecord
@@ -36,6 +35,9 @@ if TYPE_CHECKING:  # what the package offers: said here once, loaded when it is 
     from qstrategies.strategies import STRATEGIES as STRATEGIES
     from qstrategies.strategies.base import Option as Option
     from qstrategies.strategies.base import Strategy as Strategy
+    from qstrategies.training.post_training import quantize as quantize
+    from qstrategies.training.trainee import prepare as prepare
+    from qstrategies.training.trainee import resume as resume
 
 
 def _homes() -> dict[str, str]:

@@ -32,6 +32,7 @@ from qstrategies.execution.verify import verify
 from qstrategies.export.onnx_export import export_float_onnx
 from qstrategies.records import QuantizationConfig
 from qstrategies.training.loop import train
+from qstrategies.training.trainee import Trainee
 
 SHAPE = (4, 8, 8)
 DATA = torch.rand(16, *SHAPE, generator=torch.Generator().manual_seed(0))
@@ -206,6 +207,10 @@ CALLS = {
     "export_onnx": lambda m: qs.export_onnx(m["model"], m["folder"] / "again.onnx"),
     "cross_check": lambda m: qs.cross_check(m["exported"], PIXELS, QUICK),
     "certify": lambda m: qs.certify(m["exported"][0].path),
+    "prepare": lambda m: qs.prepare(MODEL, DATA[:2], "clamp"),
+    "resume": lambda m: qs.resume(
+        MODEL, DATA[:2], "qat", qs.prepare(MODEL, DATA[:2], "qat").state_dict()
+    ),
     "diagnose": lambda m: qs.diagnose(MODEL, [DATA, DATA], DATA),
     "run_experiment": lambda m: qs.run_experiment(m["config"], m["workspace"]),
     "plan": lambda m: qs.plan(m["config"], ["no_norm", "clamp"], [8, 4], [0]),
@@ -218,8 +223,9 @@ MORE = {
     "reference": lambda m: m["model"].reference(),
     "export_float_onnx": lambda m: export_float_onnx(MODEL, SHAPE, m["folder"] / "float.onnx"),
     "train": lambda m: train(
-        m["cnn"], qs.STRATEGIES.get("clamp")(), m["data"], m["config"].training, seed=3
+        Trainee(m["cnn"], qs.STRATEGIES.get("clamp")()), m["data"], m["config"].training, seed=3
     ),
+    "a foreign loop": lambda m: trained_elsewhere("qat"),
     "diagnose_run": lambda m: diagnose_run(m["run"], m["location"], images=32),
     "verify": lambda m: verify(m["run"] / "model.onnx", m["location"], QUICK),
     "predict": lambda m: predict(m["run"] / "model.onnx", [m["folder"] / "black.png"]),
@@ -238,6 +244,16 @@ def test_the_global_state_is_as_it_was(call, made, uncommon):
     assert [key for key in before if before[key] != after[key]] == []
     assert all(module.training and not module._forward_hooks for module in MODEL.modules())
     assert all(torch.equal(value, model[name]) for name, value in MODEL.state_dict().items())
+
+
+def trained_elsewhere(strategy):
+    trainee = qs.prepare(MODEL, DATA[:2], strategy)
+    optimizer = torch.optim.SGD(trainee.parameter_groups(1e-3))
+    trainee.model.train()
+    trainee.model(DATA).sum().backward()
+    optimizer.step()
+    trainee.after_step()
+    return trainee.finish([DATA])
 
 
 def interrupted_batches():
@@ -270,7 +286,7 @@ ERRORS = {
     ),
     "Ctrl-C in training": (
         KeyboardInterrupt,
-        lambda m: train(m["cnn"], Interrupting(), m["data"], m["config"].training, seed=3),
+        lambda m: train(Trainee(m["cnn"], Interrupting()), m["data"], m["config"].training, seed=3),
     ),
 }
 
@@ -278,7 +294,7 @@ ERRORS = {
 class Interrupting(qs.Strategy):
     summary = "raises at the first step"
 
-    def after_step(self, model):
+    def after_step(self, model, step):
         raise KeyboardInterrupt
 
 

@@ -16,7 +16,7 @@ from qstrategies.quantization.qat import FakeQuantizedLayer, prepare_qat
 from qstrategies.records import QuantizationConfig
 from qstrategies.records.predictions import Predictions
 from qstrategies.strategies import STRATEGIES
-from qstrategies.strategies.base import weighted_layers
+from qstrategies.strategies.base import Step, weighted_layers
 
 EXAMPLE = torch.zeros(2, 1, 28, 28)
 
@@ -30,7 +30,7 @@ def prepared(name):
     kind = STRATEGIES.get(name)
     torch.manual_seed(1)
     model = MODELS.get("cnn")()
-    if kind.quantize_aware:
+    if kind.course.fake_quantized:
         model = prepare_qat(
             model, QuantizationConfig(observer=kind.observer), (EXAMPLE,), input_scale=PIXEL_SCALE
         )
@@ -42,7 +42,7 @@ class TestContract:
     def test_it_describes_itself_in_one_line(self, name):
         kind = STRATEGIES.get(name)
         assert kind.summary and "\n" not in kind.summary
-        assert kind.__doc__ and kind.starts_from in (None, *STRATEGIES.names())
+        assert kind.__doc__ and kind.course.parent in (None, *STRATEGIES.names())
 
     def test_folding_keeps_the_function_and_folding_twice_changes_nothing(self, name):
         strategy, model = prepared(name)
@@ -130,7 +130,7 @@ def test_an_option_out_of_range_is_refused(name):
 def test_clamped_weights_stay_within_the_threshold_after_every_step(name):
     strategy, model = prepared(name)
     with torch.no_grad():
-        strategy.after_step(model)
+        strategy.after_step(model, Step(1))
     assert max(weight.abs().max() for weight in weights(model)) == pytest.approx(0.1)
     plain = [
         module.weight for module in model.modules() if isinstance(module, torch.nn.BatchNorm2d)
@@ -218,7 +218,7 @@ def test_the_same_hooks_work_in_somebody_elses_loop(mnist):
 
 def test_a_loss_that_is_not_finite_fails_the_run_and_not_the_comparison(workspace, monkeypatch):
     kind = STRATEGIES.get("no_norm")
-    monkeypatch.setattr(kind, "loss", lambda self, model: torch.tensor(float("nan")))
+    monkeypatch.setattr(kind, "loss", lambda self, model, step: torch.tensor(float("nan")))
     record = run_experiment(small("no_norm", seed=99), workspace)
     assert record.status == "failed" and "training loss is nan" in record.reason
     assert (workspace.folder / record.config.run_id / "record.json").is_file()

@@ -13,6 +13,7 @@ from qstrategies.records import OPTIMIZERS, SCHEDULES, QuantizationConfig
 from qstrategies.strategies import STRATEGIES
 from qstrategies.training.histogram import weight_histogram
 from qstrategies.training.loop import train
+from qstrategies.training.trainee import Trainee
 
 
 @pytest.fixture(scope="module")
@@ -27,7 +28,7 @@ def trained(data, seed, strategy="no_norm", qat=False, config=SHORT):
         model = prepare_qat(
             model, QuantizationConfig(), (torch.zeros(2, 1, 28, 28),), input_scale=PIXEL_SCALE
         )
-    history = train(model, STRATEGIES.get(strategy)(), data, config, seed)
+    history = train(Trainee(model, STRATEGIES.get(strategy)()), data, config, seed)
     return model, history
 
 
@@ -77,8 +78,7 @@ def test_history_has_an_entry_per_epoch_and_the_first_and_last_histogram(data):
     model = MODELS.get("cnn")()
     config = dataclasses.replace(SHORT, epochs=3)
     history = train(
-        model,
-        STRATEGIES.get("no_norm")(),
+        Trainee(model, STRATEGIES.get("no_norm")()),
         data,
         config,
         0,
@@ -108,7 +108,9 @@ def test_to_input_scales_to_one_and_keeps_the_order():
 def test_loss_of_a_strategy_reaches_the_weights(data, monkeypatch):
     plain, _ = trained(data, 0)
     kind = STRATEGIES.get("no_norm")
-    monkeypatch.setattr(kind, "loss", lambda self, model: 10 * model.conv2.weight.square().sum())
+    monkeypatch.setattr(
+        kind, "loss", lambda self, model, step: 10 * model.conv2.weight.square().sum()
+    )
     decayed, _ = trained(data, 0)
     assert decayed.conv2.weight.norm() < 0.5 * plain.conv2.weight.norm()
 

@@ -21,7 +21,7 @@ import torch
 from torch import nn
 from qstrategies.certificate import certify
 from qstrategies.export.onnx_export import export_onnx
-from qstrategies.quantization.ptq import quantize
+from qstrategies.training.post_training import quantize
 from qstrategies.records import QuantizationConfig
 
 torch.manual_seed(0)

@@ -18,8 +18,8 @@ import keras_twin
 import post_runs
 
 from qstrategies.models.cnn import CNN
-from qstrategies.quantization.ptq import quantize
 from qstrategies.records import QuantizationConfig
+from qstrategies.training.post_training import quantize
 
 
 def fixed(low, high):

@@ -5,17 +5,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from qstrategies.datasets.base import CalibrationSet, Location, Split
+from qstrategies.datasets.base import Location, Split
 from qstrategies.diagnosis.diagnose import Diagnosis, Inputs, diagnose_calibrated
 from qstrategies.errors import InputError, check_range
 from qstrategies.experiment import dependencies
-from qstrategies.experiment.quantized import prepared_for
+from qstrategies.experiment.quantized import calibration_batches, prepared_for
 from qstrategies.experiment.trained import float_stage, tuned_stage
 from qstrategies.experiment.workspace import Workspace, check_config
 from qstrategies.files import RUN_FOLDER, check_folder
 from qstrategies.guest import guest, own_randomness
 from qstrategies.pixels import to_input
-from qstrategies.quantization.calibrate import calibrate
+from qstrategies.quantization.calibrate import calibrate, calibration_inputs
 from qstrategies.quantization.prepare import Prepared
 from qstrategies.records import read_record
 from qstrategies.strategies import STRATEGIES
@@ -36,10 +36,10 @@ def diagnose_run(folder: Path, location: Location, images: int = 1000) -> Diagno
     check_folder(folder, *RUN_FOLDER)
     record = read_record(folder / RUN_FOLDER[0])
     config, kind = record.config, STRATEGIES.get(record.config.strategy)
-    if kind.quantize_aware or record.status != "done":
+    if kind.course.fake_quantized or record.status != "done":
         why = (
             f"{config.strategy} trains with its quantizers"
-            if kind.quantize_aware
+            if kind.course.fake_quantized
             else f"it failed: {record.reason}"
         )
         raise InputError(
@@ -57,18 +57,15 @@ def diagnose_run(folder: Path, location: Location, images: int = 1000) -> Diagno
     check_range("number of images", images, 2, len(splits["validation"]))
     baseline = float_stage(config, workspace)
     model = (tuned_stage(config, workspace, baseline) or baseline).model
-    calibration = CalibrationSet(
-        splits["train"], config.quantization.calibration_images, config.seed
-    )
+    shown: Split = splits["validation"]
+    batches = calibration_batches(config, splits["train"])
 
-    def calibrated(batches: Sequence[Inputs]) -> Prepared:
+    def calibrated(chosen: Sequence[Inputs]) -> Prepared:
         prepared = prepared_for(config, strategy, model)
-        calibrate(prepared, batches)
-        strategy.refine(prepared, calibration)
+        calibrate(prepared, chosen)
+        strategy.refine(prepared, [calibration_inputs(prepared, batch, 0) for batch in chosen])
         return prepared
 
-    shown: Split = splits["validation"]
-    batches = [to_input(batch) for batch in calibration.images.split(128)]
     return diagnose_calibrated(
         model,
         calibrated,

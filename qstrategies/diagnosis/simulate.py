@@ -9,11 +9,10 @@ import torch
 from torch import Tensor, fx
 
 from qstrategies.operators.base import Quantizer
-from qstrategies.quantization.exact_forms import is_layer, module_at
+from qstrategies.quantization.exact_forms import is_layer, module_at, output_rows
 from qstrategies.quantization.model import QuantizedModel
 from qstrategies.quantization.prepare import Prepared
-from qstrategies.quantization.rounding import output_rows
-from qstrategies.quantization.saturation import TOP, SaturatingObserver
+from qstrategies.quantization.saturation import TOP
 
 Inputs = tuple[Tensor, ...]
 Watch = Callable[[str, Tensor], None]
@@ -89,7 +88,7 @@ class Simulation:
     def saturates(self, name: str) -> bool:
         """Whether the quantizer of the tensor ``name`` stands for a ReLU6."""
         group = self.prepared.placement.groups.get(name, -1)
-        return isinstance(self.prepared.observers.get(group), SaturatingObserver)
+        return self.prepared.saturates(group)
 
     def pixel_step(self, name: str) -> float:
         """What one unit of the tensor ``name`` is worth: the pixel step, if it holds raw pixels."""

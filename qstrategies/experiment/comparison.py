@@ -187,14 +187,14 @@ def expected_seconds(configs: Sequence[ExperimentConfig]) -> float:
     progress display uses it."""
     stages: dict[tuple[object, ...], float] = {}
     for config in configs:
-        kind = STRATEGIES.get(config.strategy)
-        stages["float", kind.starts_from or config.strategy, config.seed] = (
+        course = STRATEGIES.get(config.strategy).course
+        stages["float", course.parent or config.strategy, config.seed] = (
             SECONDS_PER_EPOCH[False] * config.training.epochs
         )
-        if kind.starts_from is not None:
-            epochs = (config.training if kind.from_scratch else config.tuning).epochs
-            width = config.quantization.weight_bits if kind.quantize_aware else None
+        if course.parent is not None and course.schedule is not None:
+            epochs = getattr(config, course.schedule).epochs
+            width = config.quantization.weight_bits if course.fake_quantized else None
             stages[config.strategy, width, config.seed] = (
-                SECONDS_PER_EPOCH[kind.quantize_aware] * epochs
+                SECONDS_PER_EPOCH[course.fake_quantized] * epochs
             )
     return sum(stages.values()) + sum(SECONDS_PER_RUN[config.checks] for config in configs)

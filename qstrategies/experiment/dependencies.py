@@ -52,8 +52,8 @@ class Inputs:
 
     def of_run(self, config: ExperimentConfig) -> Parts:
         """What the run of ``config`` depends on besides ``config``."""
-        kind = STRATEGIES.get(config.strategy)
-        names = [name for name in (config.strategy, kind.starts_from) if name is not None]
+        course = STRATEGIES.get(config.strategy).course
+        names = [name for name in (config.strategy, course.parent) if name is not None]
         parts = {
             key: value for name in names for key, value in self.of_training(config, name).items()
         }
@@ -73,7 +73,7 @@ class Inputs:
             **_code(f"code of strategy {strategy!r}", STRATEGIES.get(strategy)),
             "code of training": source_code.of_modules(TRAINING).digest,
         }
-        if STRATEGIES.get(strategy).quantize_aware:
+        if STRATEGIES.get(strategy).course.fake_quantized:
             parts["code of fake quantizers"] = source_code.of_modules(
                 [FAKE_QUANTIZERS, *OPERATORS]
             ).digest

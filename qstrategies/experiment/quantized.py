@@ -13,28 +13,28 @@ from qstrategies.experiment.checks import on_pixels
 from qstrategies.experiment.stages import Stage
 from qstrategies.models import MODELS
 from qstrategies.pixels import PIXEL_SCALE, to_input
-from qstrategies.quantization.calibrate import calibrate
 from qstrategies.quantization.model import QuantizedModel
 from qstrategies.quantization.prepare import Prepared, prepare
 from qstrategies.quantization.qat import FakeQuantizedModel, finished
-from qstrategies.records import (
-    ExperimentConfig,
-    QuantizationConfig,
-)
+from qstrategies.records import ExperimentConfig
 from qstrategies.strategies.base import Strategy
-
-
-def resolved(config: ExperimentConfig, strategy: Strategy) -> QuantizationConfig:
-    observer = config.quantization.observer or strategy.observer
-    return dataclasses.replace(config.quantization, observer=observer)
+from qstrategies.training.post_training import calibrated, integers
 
 
 def prepared_for(config: ExperimentConfig, strategy: Strategy, model: nn.Module) -> Prepared:
-    """The float ``model`` with the observers of ``config``."""
-    return prepare(model, resolved(config, strategy), example(config), input_scale=PIXEL_SCALE)
+    """The float ``model`` with the quantizers of ``config``, to be calibrated."""
+    quantization = strategy.resolved(config.quantization)
+    return prepare(model, quantization, example(config), recipe=strategy, input_scale=PIXEL_SCALE)
+
+
+def calibration_batches(config: ExperimentConfig, train_split: Split) -> list[Tensor]:
+    """The calibration images of ``config`` as models take them."""
+    images = CalibrationSet(train_split, config.quantization.calibration_images, config.seed).images
+    return [to_input(batch) for batch in images.split(128)]
 
 
 def example(config: ExperimentConfig) -> Tensor:
+    """One batch as the model of ``config`` takes it."""
     return torch.zeros(2, *MODELS.get(config.model).input_shape)  # type: ignore[attr-defined]
 
 
@@ -47,14 +47,11 @@ def quantize_stage(
 ) -> QuantizedModel:
     """Calibrate a float model (PTQ) or take the trained quantizers (QAT), and put everything on its
     integer grid."""
-    if strategy.quantize_aware:
-        assert tuned is not None and isinstance(tuned.model, FakeQuantizedModel)
-        return QuantizedModel.of(finished(tuned.model))
-    prepared = prepared_for(config, strategy, model)
-    calibration = CalibrationSet(train_split, config.quantization.calibration_images, config.seed)
-    calibrate(prepared, [to_input(batch) for batch in calibration.images.split(128)])
-    strategy.refine(prepared, calibration)
-    return QuantizedModel.of(prepared)
+    batches = calibration_batches(config, train_split)
+    if not strategy.course.fake_quantized:
+        return calibrated(prepared_for(config, strategy, model), batches)
+    assert tuned is not None and isinstance(tuned.model, FakeQuantizedModel)
+    return integers(finished(tuned.model), batches)
 
 
 def free_scales_accuracy(
@@ -62,7 +59,7 @@ def free_scales_accuracy(
 ) -> float | None:
     """What a float model would reach without the restriction to exact scales; None where that takes
     another training."""
-    if strategy.quantize_aware or not config.quantization.exact:
+    if strategy.course.fake_quantized or not config.quantization.exact:
         return None
     free = dataclasses.replace(
         config, quantization=dataclasses.replace(config.quantization, exact=False)

@@ -99,7 +99,7 @@ def _run(config: ExperimentConfig, workspace: Workspace) -> RunRecord:
     baseline = float_stage(config, workspace)
     tuned = tuned_stage(config, workspace, baseline)
     clock.lap("train")
-    reference_model = baseline if strategy.quantize_aware or tuned is None else tuned
+    reference_model = baseline if strategy.course.fake_quantized or tuned is None else tuned
     float_evaluations, float_file = _float_results(config, workspace, reference_model)
     clock.lap("evaluate_float")
     quantized = quantize_stage(config, strategy, splits["train"], reference_model.model, tuned)
@@ -136,7 +136,7 @@ def _run(config: ExperimentConfig, workspace: Workspace) -> RunRecord:
         config=config,
         status="done",
         environment=environment.describe(),
-        starts_from=strategy.starts_from,
+        starts_from=strategy.course.parent,
         float_accuracy=float_accuracy,
         float_key=reference_model.key,
         int8_accuracy=reference.accuracy,
@@ -162,7 +162,7 @@ def _run(config: ExperimentConfig, workspace: Workspace) -> RunRecord:
         },
         speeds=speeds,
         peak_bytes=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
-        epochs_before=0 if tuned is None or strategy.from_scratch else len(baseline.history.curve),
+        epochs_before=0 if tuned is None or strategy.course.fresh else len(baseline.history.curve),
         curve=last.history.curve,
         histograms=(
             *last.history.histograms,

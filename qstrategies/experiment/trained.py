@@ -12,7 +12,7 @@ from torch import nn
 
 from qstrategies.experiment import environment
 from qstrategies.experiment.dependencies import Inputs, fresh_model
-from qstrategies.experiment.quantized import example, resolved
+from qstrategies.experiment.quantized import example
 from qstrategies.experiment.stages import Stage, stage
 from qstrategies.experiment.workspace import Workspace
 from qstrategies.pixels import PIXEL_SCALE
@@ -26,6 +26,7 @@ from qstrategies.strategies import STRATEGIES
 from qstrategies.strategies.base import Strategy
 from qstrategies.text import file_name
 from qstrategies.training.loop import History, train
+from qstrategies.training.trainee import Trainee
 
 SECONDS_PER_EPOCH = {
     False: 6.5,
@@ -35,7 +36,7 @@ SECONDS_PER_EPOCH = {
 
 def float_stage(config: ExperimentConfig, workspace: Workspace) -> Stage:
     """The float model of the strategy itself, or of the one that it starts from."""
-    recipe = STRATEGIES.get(config.strategy).starts_from or config.strategy
+    recipe = STRATEGIES.get(config.strategy).course.parent or config.strategy
     kind = STRATEGIES.get(recipe)
     options = {name: value for name, value in config.options.items() if name in kind.options}
     depends_on = _common(config, workspace, recipe) | {
@@ -54,40 +55,32 @@ def float_stage(config: ExperimentConfig, workspace: Workspace) -> Stage:
 def tuned_stage(config: ExperimentConfig, workspace: Workspace, baseline: Stage) -> Stage | None:
     """What the strategy adds to the float model it starts from; None if it adds no training."""
     kind = STRATEGIES.get(config.strategy)
-    if kind.starts_from is None:
+    course = kind.course
+    if course.parent is None or course.schedule is None:
         return None
     strategy = kind(**config.options)
-    schedule = config.training if kind.from_scratch else config.tuning
+    schedule: TrainingConfig = getattr(config, course.schedule)
     depends_on = _common(config, workspace, config.strategy) | {
         "strategy": config.strategy,
         "options": strategy.values,
     }
     depends_on |= {"parent": baseline.key, "training": dataclasses.asdict(schedule)}
-    if kind.quantize_aware:
-        depends_on["quantization"] = {
-            **dataclasses.asdict(resolved(config, strategy)),
-            "engine": "",
-            "calibration_images": 0,
-        }
+    if course.fake_quantized:
+        shape = dataclasses.asdict(strategy.resolved(config.quantization))
+        depends_on["quantization"] = {**shape, "engine": "", "calibration_images": 0}
 
     def build() -> nn.Module:
-        model = (
-            fresh_model(config.model, config.seed)
-            if kind.from_scratch
-            else copy.deepcopy(baseline.model)
-        )
-        if not kind.quantize_aware:
+        fresh = course.fresh
+        model = fresh_model(config.model, config.seed) if fresh else copy.deepcopy(baseline.model)
+        if not course.fake_quantized:
             return model
+        quantization = strategy.resolved(config.quantization)
         return prepare_qat(
-            model, resolved(config, strategy), example(config), input_scale=PIXEL_SCALE
+            model, quantization, example(config), recipe=strategy, input_scale=PIXEL_SCALE
         )
 
-    label = (
-        f"{config.strategy} w{config.quantization.weight_bits}"
-        if kind.quantize_aware
-        else config.strategy
-    )
-    trainer = _trainer(config, workspace, strategy, schedule, label)
+    width = f" w{config.quantization.weight_bits}" if course.fake_quantized else ""
+    trainer = _trainer(config, workspace, strategy, schedule, config.strategy + width)
     return stage(workspace.stages, depends_on, build, trainer, workspace.progress.note)
 
 
@@ -119,7 +112,7 @@ def _trainer(
                 f"{label} seed {config.seed}: epoch {number} of {schedule.epochs}, loss "
                 f"{epoch.loss:.4f}, validation {epoch.accuracy:.2%}"
             )
-            workspace.progress.advance(SECONDS_PER_EPOCH[strategy.quantize_aware], text)
+            workspace.progress.advance(SECONDS_PER_EPOCH[strategy.course.fake_quantized], text)
             for listener in listeners:
                 listener(number, epoch)
 
@@ -128,13 +121,7 @@ def _trainer(
             listeners = [
                 stack.enter_context(tracker.training(name)) for tracker in workspace.trackers
             ]
-            return train(
-                model,
-                strategy,
-                workspace.dataset(config.dataset).splits,
-                schedule,
-                config.seed,
-                report,
-            )
+            splits = workspace.dataset(config.dataset).splits
+            return train(Trainee(model, strategy), splits, schedule, config.seed, report)
 
     return run

@@ -20,10 +20,10 @@ class _Observing(fx.Interpreter):
 
     def run_node(self, n: fx.Node) -> Any:
         value = super().run_node(n)
-        observer = self.prepared.observers.get(self.prepared.placement.groups.get(n.name, -1))
-        return (
-            value if observer is None else observer(value)
-        )  # where a quantizer is to saturate, what is behind it sees that
+        group = self.prepared.placement.groups.get(n.name, -1)
+        quantizer = self.prepared.activations.get(group)
+        # Where a quantizer is to saturate, what is behind it sees that.
+        return value if quantizer is None else quantizer.observe(value)
 
 
 @torch.no_grad()
@@ -58,6 +58,18 @@ def calibration_inputs(prepared: Prepared, batch: Any, number: int) -> tuple[Ten
         found.append(
             _checked(tensor, node.meta["dtype"], node.meta["shape"], prepared.input_scale, where)
         )
+    return tuple(found)
+
+
+def example_inputs(prepared: Prepared) -> tuple[Tensor, ...]:
+    """The example that the model was captured with, as the float graph takes it."""
+    placeholders = prepared.graph.graph.find_nodes(op="placeholder")
+    found = []
+    for node, tensor in zip(placeholders, prepared.arguments.tensors, strict=True):
+        given = tensor.to(node.meta["dtype"])
+        if prepared.input_scale is not None and given.is_floating_point():
+            given = given.clamp(0, 255 * prepared.input_scale)
+        found.append(given)
     return tuple(found)
 
 

@@ -2,29 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from torch import fx, nn
+from torch import Tensor, fx, nn
 
 from qstrategies.operators.base import Node, Quantizer, Site, TensorSpec, form_of, shape_of
 from qstrategies.operators.island import island
+from qstrategies.operators.layer import RoundedLayer
 from qstrategies.quantization.exact_forms import is_layer, module_at
 from qstrategies.quantization.integer_graph import IntegerGraph
 from qstrategies.quantization.place import Placement
-from qstrategies.quantization.prepare import Prepared, weight_quantizer
+from qstrategies.quantization.prepare import Prepared
+from qstrategies.quantization.propagate import Propagation, RoundingProblem
 from qstrategies.quantization.ranges import decided
+from qstrategies.quantization.recipe import overrides
 from qstrategies.quantization.rounding import rounded_layer
 
 
-def decide(prepared: Prepared) -> IntegerGraph:
+def decide(prepared: Prepared, batches: Sequence[tuple[Tensor, ...]] = ()) -> IntegerGraph:
     """Fix every quantizer and round every weight. ``prepared`` is not changed.
+
+    Args:
+        batches: inputs as the float model takes them, for recipes that choose integers by them.
 
     Raises:
         InputError: a layer that cannot be rounded (``rounding.py``).
     """
-    return build(prepared, quantizers(prepared))
+    return build(prepared, quantizers(prepared), batches)
 
 
 def quantizers(prepared: Prepared) -> dict[int, Quantizer]:
@@ -33,16 +39,23 @@ def quantizers(prepared: Prepared) -> dict[int, Quantizer]:
     found = dict.fromkeys(prepared.pixel_groups, Quantizer(1.0))
     for group, members in prepared.placement.members.items():
         if group not in found:
-            observer = prepared.observers[group]
-            found[group] = decided(observer, prepared.graph, members, exact=prepared.config.exact)
+            known = prepared.activations[group]
+            found[group] = decided(known, prepared.graph, members, exact=prepared.config.exact)
     return found
 
 
-def build(prepared: Prepared, chosen: Mapping[int, Quantizer]) -> IntegerGraph:
+def build(
+    prepared: Prepared,
+    chosen: Mapping[int, Quantizer],
+    batches: Sequence[tuple[Tensor, ...]] = (),
+) -> IntegerGraph:
     """The integer graph with the quantizers ``chosen``."""
     builder = _Builder(prepared, chosen)
     nodes = list(prepared.graph.graph.nodes)
     placeholders = tuple(builder.spec(node) for node in nodes if node.op == "placeholder")
+    if batches and overrides(prepared.recipe, "round_weights"):
+        builder.propagation = Propagation(prepared, batches)
+        builder.propagation.enter(placeholders)
     built = tuple(builder.node(node) for node in nodes if builder.stands(node))
     ends: Any = prepared.graph.graph.output_node().args[0]
     return IntegerGraph(placeholders, tuple(builder.spec(node) for node in ends), built)
@@ -53,7 +66,7 @@ class _Builder:
         self.prepared, self.chosen = prepared, chosen
         self.graph: fx.GraphModule = prepared.graph
         self.placement: Placement = prepared.placement
-        self.weights = weight_quantizer(prepared.config)
+        self.propagation: Propagation | None = None
 
     def stands(self, node: fx.Node) -> bool:
         """Whether a node of the integer graph is made from ``node``."""
@@ -81,7 +94,10 @@ class _Builder:
             output=self.spec(end),
             relu=joined,
         )
-        return self._made(site, node)
+        made = self._made(site, node)
+        if self.propagation is not None:
+            self.propagation.advance(made)
+        return made
 
     def _made(self, site: Site, node: fx.Node) -> Node:
         form = form_of(site.module)
@@ -89,15 +105,27 @@ class _Builder:
             reason = getattr(site.module, "reason", "all that it reads is in float")
             return island(site, reason)
         if is_layer(self.graph, node):
-            layer = rounded_layer(
-                site.module, site.name, self.weights, site.inputs[0], site.output, self._unit(node)
-            )
-            site = replace(site, layer=layer)
+            site = replace(site, layer=self._rounded(site, node))
         return form.node(site)
 
-    def _unit(self, node: fx.Node) -> float:
-        """What is folded into the weights of the layer at ``node``: the pixel step, if it reads
-        pixels."""
-        source: Any = node.args[0]
-        reads_pixels = self.placement.groups[source.name] in self.prepared.pixel_groups
-        return self.prepared.input_scale or 1.0 if reads_pixels else 1.0
+    def _rounded(self, site: Site, node: fx.Node) -> RoundedLayer:
+        quantizer = self.prepared.weights[site.name]
+        pairs: Sequence[tuple[Tensor, Tensor]] = ()
+        if self.propagation is not None:
+            pairs = self.propagation.pairs(site.inputs[0].name, node)
+
+        def to_integers(weight: Tensor, step: Tensor) -> Tensor:
+            problem = RoundingProblem(
+                name=site.name,
+                weight=weight,
+                step=step,
+                low=quantizer.quant_min,
+                high=quantizer.quant_max,
+                relu=site.relu,
+                layer=site.module,
+                pairs=pairs,
+            )
+            return self.prepared.recipe.round_weights(problem)
+
+        ends = (site.inputs[0].grid, site.output.grid)
+        return rounded_layer(site.module, site.name, quantizer, ends, to_integers)

@@ -13,7 +13,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import fx, nn
+from torch import Tensor, fx, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_linear_bn_eval
 
 from qstrategies.errors import InputError
@@ -115,6 +115,23 @@ def folds(graph: fx.GraphModule, node: fx.Node) -> bool:
     return by_channel and not groups_of_transposed
 
 
+def folded_norm(graph: fx.GraphModule, node: fx.Node) -> Any | None:
+    """The batch normalization that is to be folded into the layer at ``node``, if there is one."""
+    reader = next(iter(node.users), None)
+    norm = module_at(graph, reader)
+    if reader is None or not isinstance(norm, NORM_KINDS) or not folds(graph, reader):
+        return None
+    return norm
+
+
+def norm_factor(layer: Any, norm: Any) -> Tensor:
+    """What folding ``norm`` into ``layer`` multiplies its weight by, shaped to go with it."""
+    factor = (norm.weight / torch.sqrt(norm.running_var + norm.eps)).detach()
+    shape = [1] * layer.weight.dim()
+    shape[1 if is_transposed(layer) else 0] = -1
+    return factor.reshape(shape)
+
+
 def _to_depthwise(graph: fx.GraphModule, node: fx.Node, norm: Any) -> None:
     channels, shape = norm.num_features, shape_of(node)
     dimensions = max(len(shape) - 2, 1)
@@ -153,3 +170,14 @@ def fold_norms(graph: fx.GraphModule) -> None:
         node.target, node.args = before.target, before.args
         graph.graph.erase_node(before)
     graph.recompile()
+
+
+def output_rows(layer: Any, weight: Tensor | None = None) -> Tensor:
+    """``weight`` (default: that of ``layer``) with one row of products per output channel,
+    [out_channels, ...]."""
+    chosen: Tensor = layer.weight if weight is None else weight
+    if not is_transposed(layer):
+        return chosen
+    inputs, outputs, *window = chosen.shape  # [in_channels, out_channels / groups, ...]
+    grouped = chosen.reshape(layer.groups, inputs // layer.groups, outputs, *window)
+    return grouped.transpose(1, 2).reshape(layer.groups * outputs, -1)

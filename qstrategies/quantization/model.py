@@ -3,6 +3,7 @@ compute it."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -31,10 +32,10 @@ class QuantizedModel:
     outputs: Any = field(repr=False, default=0)
 
     @classmethod
-    def of(cls, prepared: Prepared) -> QuantizedModel:
-        """What ``prepared``, calibrated or trained, becomes. Raises ``InputError`` for a layer that
-        cannot be rounded."""
-        graph = decide(prepared)
+    def of(cls, prepared: Prepared, batches: Sequence[tuple[Tensor, ...]] = ()) -> QuantizedModel:
+        """What ``prepared``, calibrated or trained, becomes; ``batches`` are for recipes that
+        choose integers by them. Raises ``InputError`` for a layer that cannot be rounded."""
+        graph = decide(prepared, batches)
         inputs = tuple(InputSpec.of(spec, prepared.input_scale) for spec in graph.inputs)
         return cls(graph, prepared.config, inputs, prepared.outputs)
 

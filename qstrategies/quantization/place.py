@@ -37,6 +37,9 @@ class Placement:
         return found
 
 
+NOWHERE = Placement({}, frozenset(), frozenset())
+
+
 def place(graph: fx.GraphModule) -> Placement:
     """Decide which tensors of ``graph`` are quantized, and which of them together.
 

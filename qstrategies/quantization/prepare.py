@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Collection
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -13,16 +13,29 @@ from torch import fx, nn
 
 from qstrategies.errors import InputError
 from qstrategies.guest import own_randomness
+from qstrategies.operators.convolution import is_transposed
+from qstrategies.operators.island import Float
 from qstrategies.quantization.capture import capture, left_names
 from qstrategies.quantization.exact_forms import (
     drop_training_only,
     entry_layers,
     fold_norms,
+    folded_norm,
+    is_layer,
+    module_at,
+    norm_factor,
     norms_to_layers,
+    output_rows,
 )
 from qstrategies.quantization.normalize import Normalized, normalize
-from qstrategies.quantization.observers import ACTIVATION_OBSERVERS, WeightFakeQuantize
-from qstrategies.quantization.place import Placement, place
+from qstrategies.quantization.observers import ACTIVATION_OBSERVERS
+from qstrategies.quantization.place import NOWHERE, Placement, place
+from qstrategies.quantization.quantizers import (
+    ActivationQuantizer,
+    QuantizerSite,
+    WeightQuantizer,
+)
+from qstrategies.quantization.recipe import NOTHING, Recipe
 from qstrategies.quantization.saturation import SaturatingObserver, relu6_to_saturation
 from qstrategies.quantization.selfcheck import check_forms
 from qstrategies.quantization.structure import Arguments, mapped
@@ -35,19 +48,22 @@ class Prepared:
 
     Attributes:
         graph: the forms; its modules are copies of the user's.
-        observers: what sees the tensors of each group of ``placement``; no observer for pixels.
         input_scale: the real value of one step of pixels; None if inputs are observed.
         arguments: how the user's model takes its inputs.
         outputs: what it returns, with numbers of ``graph``'s outputs in the place of tensors.
+        activations: what finds the range of each group of ``placement``; none for pixels.
+        weights: the quantizer of each layer, by its name in ``graph``.
     """
 
     graph: fx.GraphModule
-    placement: Placement
-    observers: dict[int, nn.Module]
     config: QuantizationConfig
+    recipe: Recipe
     input_scale: float | None
     arguments: Arguments
     outputs: Any
+    placement: Placement = NOWHERE
+    activations: dict[int, ActivationQuantizer] = field(default_factory=dict)
+    weights: dict[str, WeightQuantizer] = field(default_factory=dict)
 
     @property
     def pixel_groups(self) -> set[int]:
@@ -57,6 +73,11 @@ class Prepared:
         names = [node.name for node in self.graph.graph.find_nodes(op="placeholder")]
         return {self.placement.groups[name] for name in names if name in self.placement.groups}
 
+    def saturates(self, group: int) -> bool:
+        """Whether the quantizer of ``group`` stands for a ReLU6."""
+        known = self.activations.get(group)
+        return known is not None and isinstance(known.observer, SaturatingObserver)
+
 
 @own_randomness()  # layers that are made draw their first weights
 def prepare(
@@ -64,15 +85,17 @@ def prepare(
     config: QuantizationConfig,
     example: Any,
     *,
+    recipe: Recipe = NOTHING,
     input_scale: float | None = None,
     leave_in_float: Collection[str | type[nn.Module]] = (),
 ) -> Prepared:
-    """Normalize a copy of ``model``, bring it into exact forms and place observers. ``model`` is
+    """Normalize a copy of ``model``, bring it into exact forms and place quantizers. ``model`` is
     not changed.
 
     Args:
         example: one batch as ``model`` takes it: a tensor, a tuple of its arguments, or a dict of
             them by name.
+        recipe: what a strategy decides.
         input_scale: the real value of one step of the inputs where it is known (1 / 255 for pixels
             in [0, 1]); None to observe their range.
         leave_in_float: names or types of modules to leave unquantized.
@@ -81,34 +104,84 @@ def prepare(
         InputError: what cannot be captured, with the module and the remedy; an unknown name in
             ``leave_in_float``.
     """
-    arguments = Arguments.of(model, example)
-    normalized = normalized_copy(model, arguments, leave_in_float)
-    return into_exact_forms(normalized, config, arguments, input_scale)
-
-
-def into_exact_forms(
-    normalized: Normalized,
-    config: QuantizationConfig,
-    arguments: Arguments,
-    input_scale: float | None,
-) -> Prepared:
-    """``normalized``, which is changed, in exact forms, with observers where quantizers lie."""
-    graph = normalized.module
+    forms = forms_of(model, config, example, recipe, input_scale, leave_in_float)
+    graph = forms.graph
     drop_training_only(graph)
     if input_scale is not None:
         entry_layers(graph)
     norms_to_layers(graph)
-    saturating = relu6_to_saturation(graph) if config.exact and not config.reduce_range else set()
+    saturates = config.exact and not config.reduce_range
+    saturating = relu6_to_saturation(graph) if saturates else set()
     fold_norms(graph)
-    placement = place(graph)
-    prepared = Prepared(graph, placement, {}, config, input_scale, arguments, numbered(normalized))
-    cut = {placement.groups[name] for name in saturating}
-    observers: dict[int, nn.Module] = {}
-    for group in placement.members:
-        if group not in prepared.pixel_groups:
-            observer = activation_observer(config)
-            observers[group] = SaturatingObserver(observer) if group in cut else observer
-    return replace(prepared, observers=observers)
+    recipe.rewrite(graph)
+    return placed(forms, saturating)
+
+
+def forms_of(
+    model: nn.Module,
+    config: QuantizationConfig,
+    example: Any,
+    recipe: Recipe,
+    input_scale: float | None,
+    leave_in_float: Collection[str | type[nn.Module]] = (),
+) -> Prepared:
+    """``model`` as a graph of forms, quantizers nowhere; arguments and errors as in ``prepare``."""
+    arguments = Arguments.of(model, example)
+    normalized = normalized_copy(model, arguments, leave_in_float)
+    outputs = numbered(normalized)
+    return Prepared(normalized.module, config, recipe, input_scale, arguments, outputs)
+
+
+def placed(forms: Prepared, saturating: Collection[str] = ()) -> Prepared:
+    """``forms`` with quantizers where their operators put them; ``saturating`` are nodes whose
+    values are cut at ``saturation.TOP``."""
+    graph = forms.graph
+    found = replace(forms, placement=place(graph), activations={}, weights={})
+    weights = {str(node.target): _weight(found, node) for node in _layers(found)}
+    in_float = [name for name, quantizer in weights.items() if quantizer is None]
+    for name in in_float:
+        layer = graph.get_submodule(name)
+        graph.set_submodule(name, Float(layer, name, "the strategy leaves it in float"))
+    if in_float:
+        found = replace(found, placement=place(graph))
+    found.weights.update({name: each for name, each in weights.items() if each is not None})
+    cut = {found.placement.groups[name] for name in saturating}
+    for group, members in found.placement.members.items():
+        if group not in found.pixel_groups:
+            found.activations[group] = _activation(found, members[0], cut=group in cut)
+    return found
+
+
+def _layers(forms: Prepared) -> list[fx.Node]:
+    """The layers that are quantized."""
+    islands = forms.placement.islands
+    nodes = forms.graph.graph.nodes
+    return [node for node in nodes if is_layer(forms.graph, node) and node.name not in islands]
+
+
+@torch.no_grad()
+def _weight(forms: Prepared, node: fx.Node) -> WeightQuantizer | None:
+    layer, name = module_at(forms.graph, node), str(node.target)
+    source: Any = node.args[0]
+    reads_pixels = forms.placement.groups[source.name] in forms.pixel_groups
+    default = WeightQuantizer(
+        forms.config.weight_bits,
+        per_channel=forms.config.per_channel and not is_transposed(layer),
+        exact=forms.config.exact,
+        unit=forms.input_scale or 1.0 if reads_pixels else 1.0,
+    )
+    norm = folded_norm(forms.graph, node)
+    weight = layer.weight if norm is None else layer.weight * norm_factor(layer, norm)
+    rows = output_rows(layer, weight) * default.unit
+    return forms.recipe.weight_quantizer(QuantizerSite(name, "weight", layer, rows), default)
+
+
+def _activation(forms: Prepared, name: str, *, cut: bool) -> ActivationQuantizer:
+    observer = activation_observer(forms.config)
+    default = ActivationQuantizer(SaturatingObserver(observer) if cut else observer)
+    placeholders = {node.name for node in forms.graph.graph.find_nodes(op="placeholder")}
+    site = QuantizerSite(name, "input" if name in placeholders else "activation")
+    return forms.recipe.activation_quantizer(site, default)
 
 
 def normalized_copy(
@@ -157,10 +230,3 @@ def activation_observer(config: QuantizationConfig) -> nn.Module:
         dtype=torch.quint8, qscheme=torch.per_tensor_affine, quant_min=0, quant_max=quant_max
     )
     return made
-
-
-def weight_quantizer(config: QuantizationConfig) -> WeightFakeQuantize:
-    """The quantizer of weights of ``config``."""
-    return WeightFakeQuantize(
-        config.weight_bits, per_channel=config.per_channel, exact=config.exact, levels=256
-    )

@@ -9,36 +9,29 @@ section 3.2).
 from __future__ import annotations
 
 import copy
+from collections.abc import Collection
 from typing import Any
 
-import torch
 from torch import Tensor, fx, nn
 from torch.nn import functional
 
 from qstrategies.guest import own_randomness
 from qstrategies.operators.convolution import is_transposed
 from qstrategies.quantization.exact_forms import (
-    NORM_KINDS,
     drop_training_only,
     entry_layers,
     fold_norms,
-    folds,
-    is_layer,
+    folded_norm,
     module_at,
+    norm_factor,
     norms_to_layers,
+    output_rows,
 )
-from qstrategies.quantization.observers import ActivationFakeQuantize, WeightFakeQuantize
-from qstrategies.quantization.place import place
-from qstrategies.quantization.prepare import (
-    Prepared,
-    activation_observer,
-    normalized_copy,
-    numbered,
-    weight_quantizer,
-)
-from qstrategies.quantization.rounding import output_rows
+from qstrategies.quantization.prepare import Prepared, forms_of, placed
+from qstrategies.quantization.quantizers import WeightQuantizer
+from qstrategies.quantization.recipe import NOTHING, Recipe
 from qstrategies.quantization.scales import fake_quantize
-from qstrategies.quantization.structure import Arguments
+from qstrategies.quantization.structure import mapped
 from qstrategies.records import QuantizationConfig
 
 
@@ -49,7 +42,7 @@ class FakeQuantizedLayer(nn.Module):
     ``f`` is detached: ``FQ(f w) / f`` with a scale proportional to max |f w| does not depend on it.
     """
 
-    def __init__(self, layer: Any, norm: Any | None, quantizer: WeightFakeQuantize) -> None:
+    def __init__(self, layer: Any, norm: Any | None, quantizer: WeightQuantizer) -> None:
         super().__init__()
         self.layer, self.norm, self.quantizer = layer, norm, quantizer
 
@@ -59,20 +52,16 @@ class FakeQuantizedLayer(nn.Module):
         weight: Tensor = self.layer.weight
         if self.norm is None:
             return self._quantized(weight)
-        norm = self.norm
-        factor = (norm.weight / torch.sqrt(norm.running_var + norm.eps)).detach()
-        shape = [1] * weight.dim()
-        shape[1 if is_transposed(self.layer) else 0] = -1
-        factor = factor.reshape(shape)
+        factor = norm_factor(self.layer, self.norm)
         return self._quantized(weight * factor) / factor
 
     def _quantized(self, weight: Tensor) -> Tensor:
+        quantizer = self.quantizer
         if not is_transposed(self.layer):
-            quantized: Tensor = self.quantizer(weight)
+            quantized: Tensor = quantizer(weight)
             return quantized
-        rows = output_rows(self.layer, weight)
-        scale = self.quantizer.scale(rows, per_channel=False)[0]
-        return fake_quantize(weight, scale, 0, self.quantizer.quant_min, self.quantizer.quant_max)
+        scale = quantizer.scale(output_rows(self.layer, weight))[0]
+        return fake_quantize(weight, scale, 0, quantizer.quant_min, quantizer.quant_max)
 
     @property
     def bias(self) -> Tensor | None:
@@ -97,9 +86,10 @@ class FakeQuantizedLayer(nn.Module):
 
 
 class FakeQuantizedModel(nn.Module):
-    """The forms of a float model under their own names, and ``activation_quantizers`` by group.
+    """The forms of a float model under their own names, and its quantizers.
 
-    ``view`` is the graph that is trained; it shares every module with this one.
+    It takes and gives what the user's model does. ``view`` is the graph that is trained; it shares
+    every module with this one. In evaluation mode no quantizer observes.
     """
 
     def __init__(self, forms: Prepared) -> None:
@@ -107,59 +97,63 @@ class FakeQuantizedModel(nn.Module):
         for name, child in forms.graph.named_children():
             self.add_module(name, child)
         self.forms = forms
-        quantizers = {str(group): quantizer for group, quantizer in forms.observers.items()}
-        self.activation_quantizers = nn.ModuleDict(quantizers)
+        self.activation_quantizers = nn.ModuleDict(
+            {str(group): quantizer for group, quantizer in forms.activations.items()}
+        )
+        self.weight_quantizers = nn.ModuleDict(
+            {name.replace(".", "_"): quantizer for name, quantizer in forms.weights.items()}
+        )
         self._view = (_training_view(forms),)  # in a tuple: its modules are registered here already
 
     @property
     def view(self) -> fx.GraphModule:
-        """The graph with the fake quantizers in it."""
+        """The graph with the fake quantizers in it, from tensors to its output or outputs."""
         return self._view[0]
 
-    def forward(self, *inputs: Tensor) -> Any:
-        return self.view(*inputs)
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        found = self.view(*self.forms.arguments.tensors_in(args, kwargs))
+        results = found if isinstance(found, list | tuple) else [found]
+        outputs = self.forms.outputs
+        return mapped(outputs, lambda _, place: None if place is None else results[place])
 
 
 @own_randomness()
 def prepare_qat(
-    model: nn.Module, config: QuantizationConfig, example: Any, *, input_scale: float | None = None
+    model: nn.Module,
+    config: QuantizationConfig,
+    example: Any,
+    *,
+    recipe: Recipe = NOTHING,
+    input_scale: float | None = None,
+    leave_in_float: Collection[str | type[nn.Module]] = (),
 ) -> FakeQuantizedModel:
     """A copy of ``model`` with fake quantizers. ``model`` is not changed; arguments and errors as
     in ``prepare``."""
-    arguments = Arguments.of(model, example)
-    normalized = normalized_copy(model, arguments)
-    graph = normalized.module
+    forms = forms_of(model, config, example, recipe, input_scale, leave_in_float)
     if input_scale is not None:
-        entry_layers(graph)
-    graph.recompile()
-    placement = place(graph)
-    forms = Prepared(graph, placement, {}, config, input_scale, arguments, numbered(normalized))
-    for group in placement.members:
-        if group not in forms.pixel_groups:
-            forms.observers[group] = ActivationFakeQuantize(activation_observer(config))
-    return FakeQuantizedModel(forms)
+        entry_layers(forms.graph)
+    forms.graph.recompile()
+    return FakeQuantizedModel(placed(forms))
 
 
 @own_randomness()
 def finished(model: FakeQuantizedModel) -> Prepared:
-    """The trained ``model`` as calibrated forms: batch normalization folded, ranges as trained.
+    """The trained ``model`` as calibrated forms: batch normalization folded, quantizers as trained.
     ``model`` is not changed."""
     trained = copy.deepcopy(model).cpu().eval()
     forms = trained.forms
-    graph = forms.graph
-    drop_training_only(graph)
-    norms_to_layers(graph)
-    fold_norms(graph)
-    placement = place(graph)
+    drop_training_only(forms.graph)
+    norms_to_layers(forms.graph)
+    fold_norms(forms.graph)
+    result = placed(forms)
     before = forms.placement.groups
-    observers: dict[int, nn.Module] = {}
-    result = Prepared(
-        graph, placement, observers, forms.config, forms.input_scale, forms.arguments, forms.outputs
+    for group in result.activations:
+        members = result.placement.members[group]
+        known = next(name for name in members if name in before)
+        result.activations[group] = forms.activations[before[known]]
+    result.weights.update(
+        {name: known for name, known in forms.weights.items() if name in result.weights}
     )
-    for group, members in placement.members.items():
-        if group not in result.pixel_groups:
-            known = next(name for name in members if name in before)
-            observers[group] = forms.observers[before[known]]
     return result
 
 
@@ -173,10 +167,10 @@ def _training_view(forms: Prepared) -> fx.GraphModule:
         end = view.graph.output_node()
         end.args = (end.args[0][0],)  # type: ignore[index]
     for node, copied in copies.items():
-        if is_layer(forms.graph, node):
+        if node.op == "call_module" and str(node.target) in forms.weights:
             _quantize_weight(forms, view, node, copied)
     for node, copied in copies.items():
-        quantizer = forms.observers.get(forms.placement.groups.get(node.name, -1))
+        quantizer = forms.activations.get(forms.placement.groups.get(node.name, -1))
         if quantizer is not None:
             _append(view, copied, f"{node.name}_fake_quantize", quantizer)
     view.graph.lint()
@@ -185,16 +179,8 @@ def _training_view(forms: Prepared) -> fx.GraphModule:
 
 
 def _quantize_weight(forms: Prepared, view: fx.GraphModule, node: fx.Node, copied: fx.Node) -> None:
-    if node.name in forms.placement.islands:
-        return
-    layer, reader = module_at(forms.graph, node), next(iter(node.users), None)
-    norm = module_at(forms.graph, reader) if reader is not None and len(node.users) == 1 else None
-    if not isinstance(norm, NORM_KINDS) or not folds(forms.graph, reader):  # type: ignore[arg-type]
-        norm = None
-    quantizer = weight_quantizer(forms.config)
-    source: Any = node.args[0]
-    if forms.placement.groups[source.name] in forms.pixel_groups:
-        quantizer.unit = forms.input_scale or 1.0
+    layer, norm = module_at(forms.graph, node), folded_norm(forms.graph, node)
+    quantizer = forms.weights[str(node.target)]
     copied.target = f"{node.name}_with_fake_quantized_weight"
     view.add_submodule(copied.target, FakeQuantizedLayer(layer, norm, quantizer))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -9,46 +10,56 @@ import torch
 from torch import Tensor
 
 from qstrategies.errors import InputError
-from qstrategies.operators.base import TensorSpec
+from qstrategies.operators.base import Quantizer
 from qstrategies.operators.convolution import is_transposed
 from qstrategies.operators.layer import RoundedLayer
-from qstrategies.quantization.observers import WeightFakeQuantize
+from qstrategies.quantization.exact_forms import output_rows
+from qstrategies.quantization.quantizers import WeightQuantizer
 from qstrategies.quantization.scales import fit_layer
 
 LARGEST_BIAS = 2**31 - 1
 
 
+Round = Callable[[Tensor, Tensor], Tensor]
+"""The integers of a real weight for a scale that is shaped to go with it."""
+
+
 @torch.no_grad()
 def rounded_layer(
-    layer: Any,
-    name: str,
-    quantizer: WeightFakeQuantize,
-    entry: TensorSpec,
-    output: TensorSpec,
-    unit: float,
+    layer: Any, name: str, quantizer: WeightQuantizer, ends: tuple[Quantizer, Quantizer], to: Round
 ) -> RoundedLayer:
-    """The integers of ``layer``, whose weight is first multiplied by ``unit`` (the pixel step that
-    is folded into it).
+    """The integers of ``layer`` between tensors of the quantizers ``ends``, ``to`` rounding its
+    weight.
 
     Raises:
         InputError: weights that are not finite, or a bias that does not fit int32.
     """
-    weight = layer.weight.detach() * unit
+    weight = layer.weight.detach() * quantizer.unit
     bias = (
         torch.zeros(len(output_rows(layer))) if layer.bias is None else layer.bias.detach().clone()
     )
     if not (torch.isfinite(weight).all() and torch.isfinite(bias).all()):
         raise InputError(f"the weights of {name!r} are not finite: the model cannot be quantized")
-    per_tensor = is_transposed(layer)  # their kernels take one scale
-    per_channel = quantizer.per_channel and not per_tensor
-    rows = output_rows(layer) * unit
-    scale = quantizer.scale(rows, per_channel=per_channel)
-    entry_scale = torch.tensor([entry.grid.scale])
+    entry, output = ends
+    scale = quantizer.exported_scale(output_rows(layer)).detach()
+    entry_scale = torch.tensor([entry.scale])
     if quantizer.exact:
-        shifted = output.grid.scale if output.grid.zero_point != 0 else None
+        shifted = output.scale if output.zero_point != 0 else None
         scale = fit_layer(scale, bias, entry_scale, shifted)
-        scale = scale if per_channel else scale.max().expand_as(scale)
+        scale = scale if quantizer.per_channel else scale.max().expand_as(scale)
+    per_tensor = is_transposed(layer)  # their kernels take one scale
     column = scale[0] if per_tensor else scale.reshape(-1, *[1] * (weight.dim() - 1))
+    return RoundedLayer(
+        to(weight, column).to(torch.int8).numpy(),
+        scale.contiguous().numpy(),
+        _bias_steps(name, bias, scale, entry_scale, quantizer).numpy().astype(np.int32),
+        per_tensor=per_tensor,
+    )
+
+
+def _bias_steps(
+    name: str, bias: Tensor, scale: Tensor, entry_scale: Tensor, quantizer: WeightQuantizer
+) -> Tensor:
     steps = torch.round(bias.double() / (scale.double() * entry_scale.double()))
     if not quantizer.exact:
         steps = steps.clamp(-LARGEST_BIAS, LARGEST_BIAS)
@@ -56,21 +67,4 @@ def rounded_layer(
         raise InputError(
             f"the bias of {name!r} does not fit int32: its input's range is too small beside it"
         )
-    integers = torch.round(weight / column).to(torch.int8)
-    return RoundedLayer(
-        integers.numpy(),
-        scale.contiguous().numpy(),
-        steps.numpy().astype(np.int32),
-        per_tensor=per_tensor,
-    )
-
-
-def output_rows(layer: Any, weight: Tensor | None = None) -> Tensor:
-    """``weight`` (default: that of ``layer``) with one row of products per output channel,
-    [out_channels, ...]."""
-    chosen: Tensor = layer.weight if weight is None else weight
-    if not is_transposed(layer):
-        return chosen
-    inputs, outputs, *window = chosen.shape  # [in_channels, out_channels / groups, ...]
-    grouped = chosen.reshape(layer.groups, inputs // layer.groups, outputs, *window)
-    return grouped.transpose(1, 2).reshape(layer.groups * outputs, -1)
+    return steps

@@ -30,6 +30,7 @@ ACCUMULATOR_BUDGET = 3 * 2**22  # three quarters of it for the products...
 BIAS_BUDGET = 2**22  # ...and one for the bias
 MAX_MANTISSA_BITS = 7
 FINEST_RESULT = 2.0**-16  # 8 bits of the result leave so much of float32's 24 behind the point
+WIDEST_RISE = 4.0  # twice for float executors, twice to a power of two: what was clipped comes back
 SMALLEST_SCALE = (
     2.0**-40
 )  # for all-zero tensors; far from the subnormal range of float32 in any product
@@ -63,12 +64,14 @@ def exact_activation_qparams(
 
 
 def weight_scale(
-    weight: Tensor, bits: int, *, per_channel: bool, exact: bool, levels: int = 256
+    rows: Tensor, step: Tensor, bits: int, *, per_channel: bool, exact: bool, levels: int = 256
 ) -> Tensor:
-    """Scale of a symmetric quantizer to [-q, q], ``q = 2^(bits - 1) - 1``, that clips no weight.
+    """Scale of a symmetric quantizer to [-q, q], ``q = 2^(bits - 1) - 1``, that is ``step`` or a
+    little more.
 
     Args:
-        weight: shape [out_channels, ...].
+        rows: the weight, [out_channels, products], float32.
+        step: what is asked for, [out_channels]; weights beyond q steps are clipped.
         levels: the number of values that the layer's input takes.
 
     Returns:
@@ -77,20 +80,19 @@ def weight_scale(
         with the largest bound decides. Where float executors would need a step more than twice as
         coarse, it is a power of two, exact on integer kernels.
     """
-    rows = weight.detach().float().flatten(1)
-    largest = rows.abs().amax(1)
-    scale = largest / (2 ** (bits - 1) - 1)
+    scale = step.expand(len(rows))
     if not exact:
         scale = scale if per_channel else scale.max().expand_as(scale)
         return scale.clamp(min=torch.finfo(torch.float32).eps)
+    reach = WIDEST_RISE * (2 ** (bits - 1) - 1) * scale[:, None]
+    rows = torch.clamp(rows, -reach, reach)
     if bits == 8 and rows.shape[1] > 1:
         scale = torch.maximum(scale, rows.abs().topk(2).values.sum(1) / 128)
     one_sided = torch.maximum(rows.clamp(min=0).sum(1), -rows.clamp(max=0).sum(1))
     rounding = rows.shape[1] / 2  # each weight moves by at most half a step
     room = max(ACCUMULATOR_BUDGET / (levels - 1) - rounding, 1.0)
-    for_float = torch.minimum(
-        one_sided / room, 2 * scale
-    )  # very wide layers keep their bits instead: see the docstring
+    # Very wide layers keep their bits instead: see the docstring.
+    for_float = torch.minimum(one_sided / room, 2 * scale)
     scale = torch.maximum(scale, for_float).clamp(min=SMALLEST_SCALE)
     if not per_channel:
         scale = scale.max().expand_as(scale)
@@ -148,12 +150,22 @@ def reciprocal_safe(scale: Tensor) -> Tensor:
     return 1 / (1 / single) == single
 
 
+def straight_through(value: Tensor, learned: Tensor) -> Tensor:
+    """``value``, whose gradient goes to ``learned`` as it is (STE)."""
+    return value + (learned - learned.detach())
+
+
 def fake_quantize(
     x: Tensor, scale: Tensor, zero_point: Tensor | int, quant_min: int, quant_max: int
 ) -> Tensor:
-    """``clamp(round(x / scale) + zero_point) `` back in real numbers; gradient 1 inside the range,
-    0 outside (STE)."""
-    return _FakeQuantize.apply(x, scale, zero_point, quant_min, quant_max)
+    """``clamp(round(x / scale) + zero_point)`` back in real numbers.
+
+    The gradient of ``x`` is 1 inside the range and 0 outside (STE); that of ``scale``, where it is
+    learned, is ``round(x / s) - x / s`` inside and the integer at the end of the range outside
+    (LSQ: Esser et al., arXiv 1902.08153, equation 3).
+    """
+    result: Tensor = _FakeQuantize.apply(x, scale, zero_point, quant_min, quant_max)
+    return result
 
 
 class _FakeQuantize(torch.autograd.Function):
@@ -162,13 +174,21 @@ class _FakeQuantize(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, x, scale, zero_point, quant_min, quant_max):  # type: ignore[no-untyped-def]
-        scale = scale.to(x.dtype)
-        low, high = (quant_min - zero_point) * scale, (quant_max - zero_point) * scale
+        cast = scale.to(x.dtype)
+        low, high = (quant_min - zero_point) * cast, (quant_max - zero_point) * cast
         clipped = torch.clamp(x, low, high)
-        ctx.save_for_backward(clipped == x)
-        return clipped.div_(scale).round_().mul_(scale)
+        inside = clipped == x
+        rounded = clipped.div_(cast).round_().mul_(cast)
+        learned = (x, scale, rounded) if ctx.needs_input_grad[1] else ()
+        ctx.save_for_backward(inside, *learned)
+        return rounded
 
     @staticmethod
     def backward(ctx, gradient):  # type: ignore[no-untyped-def]
-        (inside,) = ctx.saved_tensors
-        return gradient * inside, None, None, None, None
+        inside, *learned = ctx.saved_tensors
+        of_scale = None
+        if learned:
+            x, scale, rounded = (tensor.float() for tensor in learned)
+            steps = (rounded - torch.where(inside, x, 0.0)) / scale
+            of_scale = (gradient.float() * steps).sum_to_size(scale.shape)
+        return gradient * inside, of_scale, None, None, None

@@ -58,6 +58,7 @@ class Arguments:
     kwargs: Mapping[str, Any]
     names: tuple[str, ...]
     tensors: tuple[Tensor, ...]
+    parameters: tuple[str, ...] = ()
 
     @classmethod
     def of(cls, model: nn.Module, example: Any) -> Arguments:
@@ -77,9 +78,8 @@ class Arguments:
         ]
         if not found:
             raise InputError("the example holds no tensor")
-        return cls(
-            args, kwargs, tuple(name for name, _ in found), tuple(tensor for _, tensor in found)
-        )
+        names, tensors = zip(*found, strict=True)
+        return cls(args, kwargs, names, tensors, tuple(parameters))
 
     def filled(self, values: Sequence[Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """The arguments with ``values`` in the place of the tensors."""
@@ -90,6 +90,21 @@ class Arguments:
 
         args = mapped(tuple(self.args), leaf)
         return args, mapped(dict(self.kwargs), leaf)
+
+    def tensors_in(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> list[Tensor]:
+        """The tensors of a call, in the order of ``names``.
+
+        Raises:
+            InputError: another number of tensors than the model takes.
+        """
+        example = {**dict(zip(self.parameters, self.args, strict=False)), **self.kwargs}
+        given = {**dict(zip(self.parameters, args, strict=False)), **kwargs}
+        ordered = {name: given.pop(name) for name in example if name in given}
+        rest = [*given.values(), *args[len(self.parameters) :]]
+        found = [each for _, each in leaves([*ordered.values(), *rest]) if each is not None]
+        if len(found) != len(self.names):
+            raise InputError(f"got {len(found)} tensors: the model takes {self._list()}")
+        return found
 
     def tensors_of(self, batch: Any) -> tuple[Tensor, ...]:
         """The input tensors in a batch of a data loader, which may hold labels behind them.

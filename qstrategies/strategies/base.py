@@ -1,20 +1,20 @@
-"""The hooks by which a strategy changes training. A strategy sees neither test data, nor
+"""The hooks by which a strategy changes training and quantization. It sees neither test data, nor
 evaluation, nor export."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, Literal
 
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from qstrategies.errors import check_range, unknown
+from qstrategies.quantization.recipe import Recipe
+from qstrategies.records import QuantizationConfig
 
-if TYPE_CHECKING:
-    from qstrategies.datasets.base import CalibrationSet
-    from qstrategies.quantization.prepare import Prepared
+Schedule = Literal["training", "tuning"]
 
 
 @dataclass(frozen=True)
@@ -28,12 +28,65 @@ class Option:
     help: str
 
 
-class Strategy:
-    """A way to train a float model so that its int8 version loses nothing.
+@dataclass(frozen=True, kw_only=True)
+class Course:
+    """How a strategy comes to its model.
+
+    Attributes:
+        parent: the strategy whose float model it continues, or is compared with; None if it trains
+            its own.
+        schedule: how it trains: as long as a float model, or as what continues one; None if it
+            changes the way from a float model to integers only.
+        fresh: whether training begins at a fresh model although there is a parent.
+        fake_quantized: whether it trains with fake quantizers in place (QAT).
+    """
+
+    parent: str | None = None
+    schedule: Schedule | None = "training"
+    fresh: bool = False
+    fake_quantized: bool = False
+
+
+QAT = Course(parent="no_norm", schedule="tuning", fake_quantized=True)
+"""Quantization-aware training from the baseline's float model."""
+
+
+@dataclass(frozen=True)
+class Step:
+    """A moment of training, for hooks.
+
+    Attributes:
+        number: optimizer steps done.
+        total: how many there will be; None where the loop does not say.
+        inputs: the tensors of the last batch.
+        outputs: what the model gave for them.
+    """
+
+    number: int
+    total: int | None = None
+    inputs: tuple[Tensor, ...] = ()
+    outputs: Any = None
+
+    @property
+    def progress(self) -> float:
+        """The part of training that is done, in [0, 1]; 1 where its length is not known."""
+        return min(1.0, self.number / self.total) if self.total else 1.0
+
+
+@dataclass(frozen=True)
+class ParameterGroup:
+    """Parameters with settings of their own, as optimizers take them."""
+
+    parameters: list[nn.Parameter]
+    settings: Mapping[str, float]
+
+
+class Strategy(Recipe):
+    """A way to a model whose int8 version loses nothing.
 
     Subclasses set the class attributes and override the hooks they need; all hooks do nothing by
-    default, and all work in any training loop: ``parametrize`` before it, ``loss`` and
-    ``after_step`` in it, ``fold`` after it.
+    default, and all work in any training loop: ``parametrize`` before it, ``parameter_groups`` for
+    its optimizer, ``loss`` and ``after_step`` in it, ``fold`` after it; then those of ``Recipe``.
     """
 
     summary: ClassVar[str]
@@ -41,14 +94,7 @@ class Strategy:
     paper: ClassVar[str] = ""
     """Where the idea comes from."""
     options: ClassVar[Mapping[str, Option]] = {}
-    starts_from: ClassVar[str | None] = None
-    """The strategy whose float model this one continues, or is compared with; None if it trains its
-    own."""
-    from_scratch: ClassVar[bool] = False
-    """Whether training begins at a fresh model although ``starts_from`` names a float model to
-    compare with."""
-    quantize_aware: ClassVar[bool] = False
-    """Whether it trains with fake quantizers in place (QAT)."""
+    course: ClassVar[Course] = Course()
     observer: ClassVar[str] = "min_max"
     """How activation ranges are found unless the user says otherwise."""
 
@@ -62,19 +108,25 @@ class Strategy:
             name: values.get(name, option.default) for name, option in self.options.items()
         }
 
+    def resolved(self, config: QuantizationConfig) -> QuantizationConfig:
+        """``config`` with the strategy's own observer where it names none."""
+        return replace(config, observer=config.observer or self.observer)
+
     def parametrize(self, model: nn.Module) -> None:
         """Change how ``model`` (float, or fake-quantized for QAT) represents its weights. In
         place."""
 
-    def loss(self, model: nn.Module) -> Tensor | None:
+    def parameter_groups(self, model: nn.Module, rate: float) -> list[ParameterGroup]:
+        """The parameters of ``model`` that need settings of their own, where ``rate`` is the
+        learning rate of all others."""
+        return []
+
+    def loss(self, model: nn.Module, step: Step) -> Tensor | None:
         """A scalar to add to the task's loss, or None."""
         return None
 
-    def after_step(self, model: nn.Module) -> None:
+    def after_step(self, model: nn.Module, step: Step) -> None:
         """Called after every optimizer step, under ``torch.no_grad``."""
-
-    def refine(self, prepared: Prepared, calibration: CalibrationSet) -> None:
-        """Adjust a calibrated model before conversion (post-training methods). In place."""
 
     def fold(self, model: nn.Module) -> None:
         """Turn parametrized weights into plain ones of the same value. In place; folding twice
@@ -85,8 +137,8 @@ class Strategy:
 
 
 def weighted_layers(model: nn.Module) -> Iterator[Any]:
-    """Every convolutional and linear layer, in the order of ``model.modules()``, fused QAT modules
-    included."""
+    """Every convolutional and linear layer, in the order of ``model.modules()``, those of
+    fake-quantized models included."""
     kinds = (
         nn.Linear,
         nn.Conv1d,

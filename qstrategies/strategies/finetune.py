@@ -1,7 +1,7 @@
 """The control for QAT: the float model trained on for as long, then post-training quantization."""
 
 from qstrategies.strategies import STRATEGIES
-from qstrategies.strategies.base import Strategy
+from qstrategies.strategies.base import Course, Strategy
 
 
 @STRATEGIES.register("finetune")
@@ -10,4 +10,4 @@ class Finetune(Strategy):
     training."""
 
     summary = "the baseline trained on for as long as qat, in float, then PTQ: the control for qat"
-    starts_from = "no_norm"
+    course = Course(parent="no_norm", schedule="tuning")

@@ -2,7 +2,7 @@
 3)."""
 
 from qstrategies.strategies import STRATEGIES
-from qstrategies.strategies.base import Strategy
+from qstrategies.strategies.base import QAT, Strategy
 
 
 @STRATEGIES.register("qat")
@@ -11,6 +11,5 @@ class Qat(Strategy):
 
     summary = "QAT from the baseline's float model"
     paper = "https://arxiv.org/abs/1712.05877"
-    starts_from = "no_norm"
-    quantize_aware = True
+    course = QAT
     observer = "moving_average"

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from qstrategies.strategies import STRATEGIES
+from qstrategies.strategies.base import QAT
 from qstrategies.strategies.clamp import Clamp
 
 
@@ -11,6 +14,5 @@ class QatClamp(Clamp):
     """The clamped float model, trained on with fake quantizers and the same projection."""
 
     summary = "QAT from the clamped float model, the weights still clamped"
-    starts_from = "clamp"
-    quantize_aware = True
+    course = replace(QAT, parent="clamp")
     observer = "moving_average"

@@ -1,7 +1,11 @@
 """Quantization-aware training from the first step."""
 
+from __future__ import annotations
+
+from dataclasses import replace
+
 from qstrategies.strategies import STRATEGIES
-from qstrategies.strategies.base import Strategy
+from qstrategies.strategies.base import QAT, Strategy
 
 
 @STRATEGIES.register("qat_scratch")
@@ -10,7 +14,5 @@ class QatScratch(Strategy):
 
     summary = "QAT from random weights, for as long as the baseline trains in float"
     paper = "https://arxiv.org/abs/1712.05877"
-    starts_from = "no_norm"
-    from_scratch = True
-    quantize_aware = True
+    course = replace(QAT, schedule="training", fresh=True)
     observer = "moving_average"

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from qstrategies.strategies import STRATEGIES
+from qstrategies.strategies.base import QAT
 from qstrategies.strategies.weight_norm import WeightNorm
 
 
@@ -11,6 +14,5 @@ class QatWeightNorm(WeightNorm):
     """The weight_norm float model, trained on with fake quantizers that see g v / ||v||."""
 
     summary = "QAT from the weight_norm float model, weight_norm still in force"
-    starts_from = "weight_norm"
-    quantize_aware = True
+    course = replace(QAT, parent="weight_norm")
     observer = "moving_average"

@@ -15,8 +15,8 @@ from torch import fx, nn
 
 from qstrategies.operators.movement import Reshape
 from qstrategies.quantization.exact_forms import module_at
-from qstrategies.quantization.observers import ActivationFakeQuantize
 from qstrategies.quantization.qat import FakeQuantizedLayer, FakeQuantizedModel
+from qstrategies.quantization.quantizers import ActivationQuantizer
 from qstrategies.training.input_norm import InputNorm
 from qstrategies.training.pooled_norm import NormAndPool
 
@@ -56,7 +56,7 @@ def _improve_at(view: fx.GraphModule, node: fx.Node) -> bool:
     if not isinstance(before, fx.Node) or before.op != "call_module" or len(before.users) > 1:
         return False
     module, (source, *_) = module_at(view, before), before.all_input_nodes
-    if _calls(view, before, (ActivationFakeQuantize,)) and _only_user(view, node) is module:
+    if _calls(view, before, (ActivationQuantizer,)) and _only_user(view, node) is module:
         before.replace_all_uses_with(source)
         view.graph.erase_node(before)
         return True
@@ -114,7 +114,7 @@ def _merge_into_convolution(view: fx.GraphModule, norm: fx.Node) -> bool:
 
 def _is_input(view: fx.GraphModule, node: Any) -> bool:
     return node.op == "placeholder" or (
-        _calls(view, node, (ActivationFakeQuantize,)) and _is_input(view, node.args[0])
+        _calls(view, node, (ActivationQuantizer,)) and _is_input(view, node.args[0])
     )
 
 

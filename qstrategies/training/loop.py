@@ -16,10 +16,11 @@ from qstrategies.evaluation import evaluate
 from qstrategies.guest import guest, own_randomness
 from qstrategies.pixels import to_input
 from qstrategies.records import Epoch, TrainingConfig, WeightHistogram
-from qstrategies.strategies.base import Strategy, weighted_layers
+from qstrategies.strategies.base import weighted_layers
 from qstrategies.training.fast_graph import fast_view
 from qstrategies.training.hardware import compute_dtype, device
 from qstrategies.training.histogram import weight_histogram
+from qstrategies.training.trainee import Trainee
 
 
 class TrainingDivergedError(RuntimeError):
@@ -37,18 +38,16 @@ class History:
 @guest
 @own_randomness()
 def train(
-    model: nn.Module,
-    strategy: Strategy,
+    trainee: Trainee,
     data: dict[str, Split],
     config: TrainingConfig,
     seed: int,
     on_epoch: Callable[[int, Epoch], None] | None = None,
 ) -> History:
-    """Train ``model`` in place, with the hooks of ``strategy``, and fold it. The same seed gives
-    the same bits.
+    """Train ``trainee`` and fold it. The same seed gives the same bits.
 
     Args:
-        model: takes images [N, C, H, W] in [0, 1]; float, or fake-quantized.
+        trainee: its model takes images [N, C, H, W] in [0, 1].
         data: the splits "train" and "validation"; no other is looked at.
         on_epoch: called with the epoch's number (from 1) and its figures.
 
@@ -56,11 +55,11 @@ def train(
         TrainingDivergedError: the loss became infinite or NaN.
     """
     torch.manual_seed(seed)
-    target = device()
+    target, model = device(), trainee.model
     model.to(target).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    strategy.parametrize(model)
     view = fast_view(model)
-    optimizer, schedule = _optimizer(model, config, len(data["train"]))
+    trainee.total = max(1, len(data["train"]) // config.batch_size) * config.epochs
+    optimizer, schedule = _optimizer(trainee, config)
     order = torch.Generator().manual_seed(seed)
     images, labels = data["train"].images.to(target), data["train"].labels.to(target)
     curve, histograms = [], []
@@ -69,7 +68,7 @@ def train(
         model.train()
         batches = torch.randperm(len(labels), generator=order).to(target).split(config.batch_size)
         losses = [
-            _step(view, strategy, optimizer, schedule, images[batch], labels[batch])
+            _step(view, trainee, optimizer, schedule, (images[batch], labels[batch]))
             for batch in batches
             if len(batch) == config.batch_size or len(batches) == 1
         ]
@@ -89,16 +88,15 @@ def train(
                     [layer.weight for layer in weighted_layers(model)], "training", number
                 )
             )
-    strategy.fold(model)
-    model.cpu().eval()
+    trainee.fold()
     return History(tuple(curve), tuple(histograms))
 
 
 def _optimizer(
-    model: nn.Module, config: TrainingConfig, images: int
+    trainee: Trainee, config: TrainingConfig
 ) -> tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler]:
-    rate, steps = config.learning_rate, max(1, images // config.batch_size) * config.epochs
-    parameters = list(model.parameters())
+    rate, steps = config.learning_rate, trainee.total or 1
+    parameters = trainee.parameter_groups(rate)
     optimizer: torch.optim.Optimizer
     if config.optimizer == "sgd":
         optimizer = torch.optim.SGD(parameters, lr=rate, momentum=0.9, nesterov=True)
@@ -108,7 +106,8 @@ def _optimizer(
         )
     schedules = torch.optim.lr_scheduler
     if config.schedule == "one_cycle":
-        return optimizer, schedules.OneCycleLR(optimizer, rate, total_steps=steps + 1)
+        peaks = [group["lr"] for group in optimizer.param_groups]
+        return optimizer, schedules.OneCycleLR(optimizer, peaks, total_steps=steps + 1)
     if config.schedule == "cosine":
         return optimizer, schedules.CosineAnnealingLR(optimizer, steps)
     return optimizer, schedules.ConstantLR(optimizer, factor=1.0)
@@ -116,19 +115,17 @@ def _optimizer(
 
 def _step(
     view: nn.Module,
-    strategy: Strategy,
+    trainee: Trainee,
     optimizer: torch.optim.Optimizer,
     schedule: torch.optim.lr_scheduler.LRScheduler,
-    images: Tensor,
-    labels: Tensor,
+    batch: tuple[Tensor, Tensor],
 ) -> float:
+    images, labels = batch
     dtype = compute_dtype()
+    inputs = to_input(images, dtype)
     with torch.autocast(images.device.type, dtype, enabled=dtype != torch.float32):
-        logits = view(to_input(images, dtype))
-    loss = functional.cross_entropy(logits.float(), labels)
-    extra = strategy.loss(view)
-    if extra is not None:
-        loss = loss + extra
+        logits = view(inputs)
+    loss = functional.cross_entropy(logits.float(), labels) + trainee.penalty(logits, (inputs,))
     value = loss.item()
     if not math.isfinite(value):
         raise TrainingDivergedError(f"training loss is {value}")
@@ -136,8 +133,7 @@ def _step(
     loss.backward()
     optimizer.step()
     schedule.step()
-    with torch.no_grad():
-        strategy.after_step(view)
+    trainee.after_step()
     return value
 
 

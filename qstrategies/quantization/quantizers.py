@@ -1,0 +1,113 @@
+"""What decides a scale, in training and for the file: one object per weight and per group of
+tensors.
+
+A strategy that learns or chooses a scale gives an object of its own in the place of these
+(``recipe.py``). It says the step only: grid, clipping and straight-through estimator are here, so
+that what is trained is what is exported.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from qstrategies.quantization.observers import observes_ends_only
+from qstrategies.quantization.scales import fake_quantize, straight_through, weight_scale
+
+
+@dataclass(frozen=True, eq=False)
+class QuantizerSite:
+    """The place of a quantizer.
+
+    Attributes:
+        name: of the layer, or of the node that gives the (first) tensor.
+        kind: of tensor; "input" is what the user gives.
+        layer: with the weight; None for other tensors.
+        weight: [out_channels, ...] as the quantizer sees it: batch normalization and the pixel
+            step folded in.
+    """
+
+    name: str
+    kind: Literal["weight", "activation", "input"]
+    layer: nn.Module | None = None
+    weight: Tensor | None = None
+
+
+class WeightQuantizer(nn.Module):
+    """Rounds a weight to the integers [-quant_max, quant_max]; each weight it sees gives its scale
+    afresh.
+
+    ``unit`` is the factor that will be folded into the weight before export (the pixel scale in a
+    first layer); ``levels`` the number of values that the layer's input takes.
+    """
+
+    def __init__(
+        self, bits: int, *, per_channel: bool, exact: bool, levels: int = 256, unit: float = 1.0
+    ) -> None:
+        super().__init__()
+        self.bits, self.per_channel, self.exact = bits, per_channel, exact
+        self.levels, self.unit = levels, unit
+        self.quant_max = 2 ** (bits - 1) - 1
+        self.quant_min = -self.quant_max
+
+    def step(self, rows: Tensor) -> Tensor:
+        """The wanted step [out_channels] for ``rows`` [out_channels, products] of the weight as it
+        is exported; where it is learned, with its gradient. Here: the smallest that clips nothing.
+        """
+        return rows.abs().amax(1) / self.quant_max
+
+    def exported_scale(self, weight: Tensor) -> Tensor:
+        """The scale [out_channels] of ``weight`` [out_channels, ...] times ``unit``: the step, put
+        on the exact grid if that is asked for."""
+        rows = (weight * self.unit).detach().float().flatten(1)
+        step = self.step(rows)
+        scale = weight_scale(
+            rows,
+            step.detach(),
+            self.bits,
+            per_channel=self.per_channel,
+            exact=self.exact,
+            levels=self.levels,
+        )
+        return straight_through(scale, step) if step.requires_grad else scale
+
+    def scale(self, weight: Tensor) -> Tensor:
+        """The scale [out_channels] of ``weight`` itself."""
+        return self.exported_scale(weight) / self.unit
+
+    def forward(self, weight: Tensor) -> Tensor:
+        scale = self.scale(weight).reshape(-1, *[1] * (weight.dim() - 1))
+        return fake_quantize(weight, scale, 0, self.quant_min, self.quant_max)
+
+
+class ActivationQuantizer(nn.Module):
+    """Rounds the tensors of one group to uint8; ``observer`` finds their range.
+
+    In training it observes every batch and rounds it to the quantizer that results at once.
+    """
+
+    def __init__(self, observer: Any) -> None:
+        super().__init__()
+        self.observer = observer
+        self.ends = observes_ends_only(observer)
+        self.quant_min: int = observer.quant_min
+        self.quant_max: int = observer.quant_max
+
+    def observe(self, x: Tensor) -> Tensor:
+        """Look at a tensor of the float model; returns what is behind the quantizer there."""
+        seen: Tensor = self.observer(x)
+        return seen
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.training:
+            self.observer(torch.stack(torch.aminmax(x.detach())) if self.ends else x.detach())
+        scale, zero_point = self.calculate_qparams()
+        return fake_quantize(x, scale, zero_point, self.quant_min, self.quant_max)
+
+    def calculate_qparams(self) -> tuple[Tensor, Tensor]:
+        """Scale and zero point of what was observed."""
+        qparams: tuple[Tensor, Tensor] = self.observer.calculate_qparams()
+        return qparams

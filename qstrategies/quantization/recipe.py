@@ -1,0 +1,56 @@
+"""What a strategy may decide in quantization. Every hook does nothing by default."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from torch import Tensor, fx
+
+if TYPE_CHECKING:
+    from qstrategies.quantization.prepare import Prepared
+    from qstrategies.quantization.propagate import RoundingProblem
+    from qstrategies.quantization.quantizers import (
+        ActivationQuantizer,
+        QuantizerSite,
+        WeightQuantizer,
+    )
+
+
+class Recipe:
+    """Asked on the way from a graph of forms to integers, in the order of the methods."""
+
+    def rewrite(self, graph: fx.GraphModule) -> None:
+        """Change the float weights so that the function stays and the ranges improve. In place,
+        batch normalization folded, before quantizers are placed; not under QAT."""
+
+    def weight_quantizer(
+        self, site: QuantizerSite, default: WeightQuantizer
+    ) -> WeightQuantizer | None:
+        """The quantizer of the layer at ``site``; None leaves the layer in float."""
+        return default
+
+    def activation_quantizer(
+        self, site: QuantizerSite, default: ActivationQuantizer
+    ) -> ActivationQuantizer:
+        """The quantizer of the tensors at ``site``."""
+        return default
+
+    def refine(self, prepared: Prepared, batches: Sequence[tuple[Tensor, ...]]) -> None:
+        """Adjust calibrated or trained forms before they are rounded. In place.
+
+        ``batches`` are those of the calibration; none where the user gives none after QAT.
+        """
+
+    def round_weights(self, problem: RoundingProblem) -> Tensor:
+        """The integers of a layer's weight, in [low, high], of its shape."""
+        return problem.nearest()
+
+
+NOTHING = Recipe()
+"""Round to nearest on observed ranges."""
+
+
+def overrides(recipe: Recipe, hook: str, base: type[Recipe] = Recipe) -> bool:
+    """Whether ``recipe`` does something at ``hook``, where ``base`` does nothing."""
+    return getattr(type(recipe), hook) is not getattr(base, hook)

@@ -1,0 +1,93 @@
+"""Post-training quantization of any traceable float model in one call, and what follows on
+calibration or training."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable
+from typing import Any
+
+from torch import nn
+
+from qstrategies.errors import InputError
+from qstrategies.guest import guest
+from qstrategies.quantization.calibrate import calibrate, calibration_inputs, example_inputs
+from qstrategies.quantization.model import QuantizedModel
+from qstrategies.quantization.prepare import Prepared, prepare
+from qstrategies.quantization.recipe import Recipe, overrides
+from qstrategies.quantization.selfcheck import EXAMPLES, check_nodes
+from qstrategies.records import QuantizationConfig
+from qstrategies.strategies import STRATEGIES
+from qstrategies.strategies.base import Strategy
+
+
+@guest
+def quantize(  # noqa: PLR0913 - one keyword per setting
+    model: nn.Module,
+    calibration: Iterable[Any],
+    example: Any,
+    *,
+    config: QuantizationConfig = QuantizationConfig(),
+    strategy: str | Strategy = "no_norm",
+    input_scale: float | None = None,
+    leave_in_float: Collection[str | type[nn.Module]] = (),
+) -> QuantizedModel:
+    """Quantize a trained float model. ``model`` is not changed.
+
+    Args:
+        calibration: batches of real-valued inputs as ``model`` takes them, from training data:
+            tensors or arrays, tuples (labels behind the inputs are left out) or dicts by name;
+            uint8 where ``input_scale`` says what a step is worth.
+        example: one such batch; its shapes without the first dimension are those of the exported
+            file.
+        config: bits, observer, engine and exactness.
+        strategy: what it does after training, by name, or one with options; ``qs.prepare`` trains.
+        input_scale: the real value of one pixel step where inputs are scaled pixels (1 / 255 for
+            images in [0, 1]), which makes the raw pixels the input of the file; None to quantize
+            inputs over their observed range.
+        leave_in_float: names (``"features.3"``) or types of modules to leave unquantized.
+
+    Raises:
+        InputError: no calibration batch, one that does not fit, an unknown name, a strategy that
+            trains with fake quantizers, or a model that cannot be captured.
+        SelfCheckError: the result is not the user's model (``selfcheck.py``).
+    """
+    chosen = STRATEGIES.get(strategy)() if isinstance(strategy, str) else strategy
+    if chosen.course.fake_quantized:
+        raise InputError(f"{strategy!r} trains with fake quantizers: use qs.prepare and its finish")
+    prepared = prepare(
+        model,
+        chosen.resolved(config),
+        example,
+        recipe=chosen,
+        input_scale=input_scale,
+        leave_in_float=leave_in_float,
+    )
+    return calibrated(prepared, calibration)
+
+
+def calibrated(prepared: Prepared, calibration: Iterable[Any]) -> QuantizedModel:
+    """``prepared`` with the ranges of ``calibration``, as integers."""
+    batches = list(calibration) if sees_batches(prepared.recipe) else calibration
+    first = calibrate(prepared, batches)
+    return integers(prepared, batches if isinstance(batches, list) else [first])
+
+
+def integers(prepared: Prepared, calibration: Iterable[Any]) -> QuantizedModel:
+    """Calibrated or trained forms, refined and rounded as their recipe says, and checked.
+
+    Raises:
+        SelfCheckError: a node that is not its float form.
+    """
+    batches = [
+        calibration_inputs(prepared, batch, number) for number, batch in enumerate(calibration, 1)
+    ]
+    prepared.recipe.refine(prepared, batches)
+    quantized = QuantizedModel.of(prepared, batches)
+    example = batches[0] if batches else example_inputs(prepared)
+    check_nodes(prepared, quantized.graph, [tensor[:EXAMPLES] for tensor in example])
+    return quantized
+
+
+def sees_batches(recipe: Recipe) -> bool:
+    """Whether ``recipe`` looks at calibration batches, which then are kept."""
+    return any(overrides(recipe, hook) for hook in ("refine", "round_weights"))
