@@ -24,6 +24,8 @@ if TYPE_CHECKING:  # what the package offers: said here once, loaded when it is 
     from qstrategies.experiment.runs import run_experiment as run_experiment
     from qstrategies.experiment.workspace import Workspace as Workspace
     from qstrategies.export.onnx_export import export_onnx as export_onnx
+    from qstrategies.export.saved import load as load
+    from qstrategies.export.saved import save as save
     from qstrategies.models import MODELS as MODELS
     from qstrategies.records import ExperimentConfig as ExperimentConfig
     from qstrategies.records import QuantizationConfig as QuantizationConfig

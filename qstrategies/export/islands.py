@@ -7,10 +7,13 @@ import contextlib
 import logging
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import onnx
 import onnx_ir as ir
+import onnxruntime
 import torch
 from torch import Tensor, nn
 from torch.fx.experimental.symbolic_shapes import ShapeEnv
@@ -22,53 +25,67 @@ from qstrategies.quantization.integer_graph import IntegerGraph
 if TYPE_CHECKING:
     from qstrategies.export.onnx_writer import OnnxWriter
 
+OPSET, IR_VERSION = 19, 9
 EXAMPLES = 2
+
+
+@dataclass(frozen=True)
+class Ends:
+    """What a part of an ONNX graph reads and gives, by name."""
+
+    inputs: tuple[str, ...]
+    output: str
 
 
 def export_islands(graph: IntegerGraph) -> ExportedIslands:
     """Export all islands of ``graph``. Raises ``InputError``, naming them, if PyTorch cannot."""
-    if not graph.islands:
+    islands = graph.islands
+    if not islands:
         return ExportedIslands({}, onnx.GraphProto())
+    if all(isinstance(island.module, OnnxPart) for island in islands):
+        known = {island.output.name: island.module.ends for island in islands}
+        return ExportedIslands(known, islands[0].module.graph)
     shapes = _examples(graph)
     inputs: list[Tensor] = []
     places: list[list[int]] = []
-    for island in graph.islands:
+    for island in islands:
         places.append(list(range(len(inputs), len(inputs) + len(island.inputs))))
         inputs += [shapes[spec.name].clone() for spec in island.inputs]
-    specs = [spec for island in graph.islands for spec in island.inputs]
+    specs = [spec for island in islands for spec in island.inputs]
     dynamic = [_dynamic(spec.shape) for spec in specs]
     try:
-        proto = exported(_Together(graph.islands, places), tuple(inputs), dynamic)
+        proto = exported(_Together(islands, places), tuple(inputs), dynamic)
     except Exception as error:
-        names = ", ".join(sorted({island.name for island in graph.islands}))
+        names = ", ".join(sorted({island.name for island in islands}))
         lines = str(error).strip().splitlines() or [type(error).__name__]
         raise InputError(f"what stays in float cannot be exported ({names}): {lines[0]}") from None
-    ends = {island.output.name: place for place, island in enumerate(graph.islands)}
-    return ExportedIslands(ends, proto.graph, places)
+    ends = {}
+    for island, chosen, result in zip(islands, places, proto.graph.output, strict=True):
+        names_in = tuple(proto.graph.input[place].name for place in chosen)
+        ends[island.output.name] = Ends(names_in, result.name)
+    return ExportedIslands(ends, proto.graph)
 
 
 class ExportedIslands:
-    """The graph of all islands together; ``write`` copies what one of them needs."""
+    """The graph of all islands together, and where each of them is in it, by the name of its
+    result; ``write`` copies what one of them needs."""
 
-    def __init__(
-        self, ends: Mapping[str, int], graph: onnx.GraphProto, places: Sequence[Sequence[int]] = ()
-    ) -> None:
-        self.ends, self.graph, self.places = ends, graph, places
+    def __init__(self, ends: Mapping[str, Ends], graph: onnx.GraphProto) -> None:
+        self.ends, self.graph = ends, graph
         self.makers = {output: node for node in graph.node for output in node.output}
         self.tensors = {tensor.name: tensor for tensor in graph.initializer}
 
     def write(self, output: str, to: OnnxWriter, inputs: Sequence[str]) -> str:
         """Write the island that gives ``output`` on ``inputs``; the name of its result."""
-        place = self.ends[output]
-        given = [self.graph.input[index].name for index in self.places[place]]
-        renamed = dict(zip(given, inputs, strict=True))
-        end = self.graph.output[place].name
-        for node in self._needed(end, set(given)):
+        ends = self.ends[output]
+        renamed = dict(zip(ends.inputs, inputs, strict=True))
+        for node in self.needed(ends):
             self._copy(node, output, to, renamed)
-        return renamed[end]
+        return renamed[ends.output]
 
-    def _needed(self, end: str, given: set[str]) -> list[onnx.NodeProto]:
-        wanted, open_names = set(), [end]
+    def needed(self, ends: Ends) -> list[onnx.NodeProto]:
+        """The nodes between ``ends``, in the order of execution."""
+        wanted, open_names, given = set(), [ends.output], set(ends.inputs)
         while open_names:
             name = open_names.pop()
             node = self.makers.get(name)
@@ -97,6 +114,42 @@ class ExportedIslands:
         to.nodes.append(copied)
 
 
+class OnnxPart(nn.Module):
+    """The part of a saved graph between ``ends``, run by ONNX Runtime."""
+
+    def __init__(self, graph: onnx.GraphProto, ends: Ends) -> None:
+        super().__init__()
+        self.graph, self.ends = graph, ends
+        self._session: onnxruntime.InferenceSession | None = None
+
+    def forward(self, *tensors: Tensor) -> Tensor:
+        if self._session is None:
+            self._session = onnxruntime.InferenceSession(self._model(), plain_options())
+        arrays = (np.ascontiguousarray(tensor.numpy(force=True)) for tensor in tensors)
+        (result,) = self._session.run(None, dict(zip(self.ends.inputs, arrays, strict=True)))
+        return torch.from_numpy(np.array(result)).to(tensors[0].device)
+
+    def _model(self) -> bytes:
+        nodes = ExportedIslands({}, self.graph).needed(self.ends)
+        read = {name for node in nodes for name in node.input}
+        constants = [tensor for tensor in self.graph.initializer if tensor.name in read]
+        inputs = [each for each in self.graph.input if each.name in self.ends.inputs]
+        outputs = [each for each in self.graph.output if each.name == self.ends.output]
+        graph = onnx.helper.make_graph(nodes, "island", inputs, outputs, constants)
+        opsets = [onnx.helper.make_opsetid("", OPSET)]
+        model = onnx.helper.make_model(graph, opset_imports=opsets, ir_version=IR_VERSION)
+        content: bytes = model.SerializeToString()
+        return content
+
+
+def plain_options() -> onnxruntime.SessionOptions:
+    """One thread, no optimization, no word."""
+    options = onnxruntime.SessionOptions()
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    options.log_severity_level, options.intra_op_num_threads = 4, 1
+    return options
+
+
 class _Together(nn.Module):
     """All islands side by side, on their inputs one behind another."""
 
@@ -123,7 +176,7 @@ def exported(
             examples,
             dynamo=True,
             optimize=True,
-            opset_version=19,
+            opset_version=OPSET,
             dynamic_shapes=dimensions,
             verbose=False,
             **names,

@@ -16,9 +16,9 @@ from torch import nn
 
 from qstrategies.certificate import certify_model
 from qstrategies.errors import check_choice
-from qstrategies.export.islands import exported
+from qstrategies.export.islands import IR_VERSION, exported
 from qstrategies.export.lowering import LOWERINGS, lower
-from qstrategies.export.onnx_writer import IR_VERSION, to_onnx
+from qstrategies.export.onnx_writer import to_onnx
 from qstrategies.export.selfcheck import check_file
 from qstrategies.files import atomic_write, sha256
 from qstrategies.guest import guest, own_randomness

@@ -11,11 +11,9 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 from torch import nn
 
-from qstrategies.export.islands import ExportedIslands, export_islands
+from qstrategies.export.islands import IR_VERSION, OPSET, ExportedIslands, export_islands
 from qstrategies.operators.base import Array, Node, TensorSpec
 from qstrategies.quantization.model import QuantizedModel
-
-OPSET, IR_VERSION = 19, 9
 
 
 def to_onnx(quantized: QuantizedModel, pixels: str) -> onnx.ModelProto:

@@ -11,6 +11,7 @@ import onnxruntime
 import torch
 
 from qstrategies.errors import SelfCheckError
+from qstrategies.export.islands import plain_options
 from qstrategies.operators.base import Array, TensorSpec
 from qstrategies.quantization.model import QuantizedModel
 from qstrategies.quantization.structure import leaves
@@ -60,9 +61,7 @@ def _expected(quantized: QuantizedModel, inputs: list[Array]) -> list[Array]:
 
 
 def _run(model: onnx.ModelProto, quantized: QuantizedModel, inputs: list[Array]) -> list[Array]:
-    options = onnxruntime.SessionOptions()
-    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-    options.log_severity_level, options.intra_op_num_threads = 4, 1
+    options = plain_options()
     try:
         session = onnxruntime.InferenceSession(model.SerializeToString(), options)
         feeds: dict[str, Any] = {}

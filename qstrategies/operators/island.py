@@ -96,19 +96,15 @@ def _filled(value: Any, tensors: tuple[Tensor, ...]) -> Any:
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Island(Node):
-    """``module`` takes and gives real tensors."""
+    """``module`` takes and gives real tensors; ``size``: bytes of its parameters."""
 
     module: Any
     reason: str
+    size: int
 
     @property
     def rounds(self) -> bool:  # type: ignore[override]
         return self.output.quantizer is not None
-
-    @property
-    def size(self) -> int:
-        """Bytes of the parameters that stay in float."""
-        return sum(each.numel() * each.element_size() for each in self.module.parameters())
 
     @torch.no_grad()
     def integers(self, *inputs: Array) -> Array:
@@ -140,7 +136,8 @@ class Island(Node):
 
 def island(site: Site, reason: str) -> Island:
     """The node of a module that stays in float."""
-    return Island(**site.ends, module=site.module, reason=reason)
+    size = sum(each.numel() * each.element_size() for each in site.module.parameters())
+    return Island(**site.ends, module=site.module, reason=reason, size=size)
 
 
 FORMS[Float] = Form(placing=Placing.FLOAT, node=lambda site: island(site, site.module.reason))

@@ -128,7 +128,9 @@ def own_copy(layer: Any, weight: Tensor, bias: Tensor | None) -> nn.Module:
 
 @torch.no_grad()
 def take(own: Tensor, value: Tensor) -> None:
-    """Let the parameter ``own`` be as ``value``, and be trained if that is: what is computed from
-    others counts as trained."""
+    """Let ``own`` be as ``value``, which it remembers as its ``origin``, and a parameter be trained
+    if that is: what is computed from others counts as trained."""
     own.copy_(value)
-    own.requires_grad_(not isinstance(value, nn.Parameter) or value.requires_grad)
+    own.origin = value  # type: ignore[attr-defined]
+    if isinstance(own, nn.Parameter):
+        own.requires_grad_(not isinstance(value, nn.Parameter) or value.requires_grad)

@@ -64,8 +64,8 @@ def _emit(
     if not (known and numbers and len(shape_of(x)) in NORMS):
         return None
     norm = NORMS[len(shape_of(x))](len(mean), eps, momentum)
-    norm.running_mean.copy_(mean)
-    norm.running_var.copy_(var)
+    take(norm.running_mean, mean)
+    take(norm.running_var, var)
     for own, value in ((norm.weight, weight), (norm.bias, bias)):
         if value is None:
             own.requires_grad_(False)  # the user's has none

@@ -93,6 +93,27 @@ class Reference(Executable):
         return value
 
 
+class Deployed(nn.Module):
+    """``reference`` behind the quantization of its inputs.
+
+    Raises:
+        InputError: inputs that are not finite or, where pixels are expected, no scaled pixels.
+    """
+
+    def __init__(self, reference: Reference) -> None:
+        super().__init__()
+        self.reference = reference
+
+    @torch.no_grad()
+    def forward(self, *inputs: Any) -> Any:
+        specs = self.reference.inputs
+        tensors = [each for _, each in leaves(inputs)]
+        if len(tensors) != len(specs):
+            raise InputError(f"got {len(tensors)} inputs: expected {len(specs)}")
+        pairs = zip(specs, tensors, strict=True)
+        return self.reference(*(spec.integers(tensor) for spec, tensor in pairs))
+
+
 class Int8(Executable):
     """The kernels of one engine; what it does not compute exactly as the specification is done in
     float.

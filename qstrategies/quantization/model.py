@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from qstrategies.guest import guest
 from qstrategies.operators.island import Island
 from qstrategies.quantization.decide import decide
-from qstrategies.quantization.executables import Int8, Reference
+from qstrategies.quantization.executables import Deployed, Int8, Reference
 from qstrategies.quantization.integer_graph import IntegerGraph
 from qstrategies.quantization.interface import InputSpec
 from qstrategies.quantization.prepare import Prepared
@@ -48,6 +48,12 @@ class QuantizedModel:
     def reference(self) -> nn.Module:
         """The same function in float32 arithmetic between roundings; it runs on any device."""
         return Reference(self.graph, self.inputs, self.outputs).eval()
+
+    @guest
+    def module(self) -> nn.Module:
+        """The quantized model in the place of the float one, on any device: real inputs in the
+        float model's units in (positionally), what it returned out."""
+        return Deployed(Reference(self.graph, self.inputs, self.outputs)).eval()
 
     @property
     def output_names(self) -> tuple[str, ...]:

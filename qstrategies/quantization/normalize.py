@@ -355,10 +355,19 @@ class Call:
         """Call ``module``; ``shape`` where it is not that of the whole result."""
         named = self.node.op == "call_module" and type(module) in FORMS
         name = str(self.node.target) if named else self.node.name
+        made: Any = module
+        made.stays_in_eval = self._stays_in_eval()
         emitted = self.rebuild.add(name, module, inputs)
         emitted.meta["shape"] = self.shape if shape is None else shape
         emitted.meta["dtype"] = self.example.dtype
         return emitted
+
+    def _stays_in_eval(self) -> bool:
+        """Whether the user has frozen the module that is called."""
+        if self.node.op != "call_module":
+            return False
+        called = self.rebuild.captured.module.get_submodule(str(self.node.target))
+        return bool(getattr(called, "stays_in_eval", False))
 
     def reshape(self, x: fx.Node) -> fx.Node:
         """``x`` in the shape of the result. Raises ``InputError`` if the batch size is in two

@@ -209,6 +209,9 @@ def _float_copy(model: nn.Module) -> nn.Module:
         raise InputError(
             f"{type(model).__name__} cannot be copied ({error}): quantize it under torch.no_grad"
         ) from None
+    module: Any
+    for module in copied.modules():
+        module.stays_in_eval = copied.training and not module.training
     is_leaf = type(copied).__module__.startswith("torch.nn.modules") and not isinstance(
         copied, nn.Sequential
     )

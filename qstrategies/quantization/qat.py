@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Collection
-from typing import Any
+from typing import Any, Self
 
 from torch import Tensor, fx, nn
 from torch.nn import functional
@@ -110,6 +110,14 @@ class FakeQuantizedModel(nn.Module):
         """The graph with the fake quantizers in it, from tensors to its output or outputs."""
         return self._view[0]
 
+    def train(self, mode: bool = True) -> Self:
+        """As usual, but what the user has frozen stays in evaluation mode."""
+        super().train(mode)
+        for module in self.modules():
+            if getattr(module, "stays_in_eval", False):
+                module.eval()
+        return self
+
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         found = self.view(*self.forms.arguments.tensors_in(args, kwargs))
         results = found if isinstance(found, list | tuple) else [found]
@@ -132,8 +140,21 @@ def prepare_qat(
     forms = forms_of(model, config, example, recipe, input_scale, leave_in_float)
     if input_scale is not None:
         entry_layers(forms.graph)
+    _tie(forms.graph)
     forms.graph.recompile()
     return FakeQuantizedModel(placed(forms))
+
+
+def _tie(graph: fx.GraphModule) -> None:
+    """Let parameters and statistics that are one in the user's model be one again."""
+    known: dict[int, Tensor] = {}
+    for module in graph.modules():
+        tensors: Any
+        for tensors in (module._parameters, module._buffers):
+            for name, own in tensors.items():
+                origin = getattr(own, "origin", None)
+                if origin is not None and origin.shape == own.shape:
+                    tensors[name] = known.setdefault(id(origin), own)
 
 
 @own_randomness()

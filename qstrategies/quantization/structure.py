@@ -68,7 +68,7 @@ class Arguments:
             InputError: something else than tensors in it.
         """
         parameters = _parameters(model)
-        args, kwargs = _split(example, parameters)
+        args, kwargs = _split(example, model)
         named = {**dict(zip(parameters, args, strict=False)), **kwargs}
         extra = {
             f"input_{index}": each for index, each in enumerate(args) if index >= len(parameters)
@@ -151,10 +151,12 @@ def _parameters(model: nn.Module) -> list[str]:
     return [each.name for each in signature.parameters.values() if each.kind in kinds]
 
 
-def _split(example: Any, parameters: list[str]) -> tuple[tuple[Any, ...], Mapping[str, Any]]:
-    if isinstance(example, Mapping) and all(name in parameters for name in example):
+def _split(example: Any, model: nn.Module) -> tuple[tuple[Any, ...], Mapping[str, Any]]:
+    known = inspect.signature(model.forward).parameters
+    if isinstance(example, Mapping) and all(name in known for name in example):
         return (), example
-    if type(example) in (tuple, list) and (len(example) == 1 or len(parameters) != 1):
+    positional = _parameters(model)
+    if type(example) in (tuple, list) and (len(example) == 1 or len(positional) != 1):
         return tuple(example), {}
     return (example,), {}
 
