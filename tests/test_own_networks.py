@@ -15,6 +15,7 @@ from torch import nn
 from torch.nn import functional as F
 
 import qstrategies as qs
+from qstrategies.errors import SelfCheckError
 
 
 class Between(nn.Module):
@@ -604,3 +605,47 @@ def test_constants_for_every_example_are_repeated_as_often_as_there_are_examples
 def test_decisions_by_sizes_are_taken_as_the_example_takes_them(tmp_path):
     torch.manual_seed(0)
     check(SizesDecide(), tmp_path)
+
+
+class ReluFurtherOn(nn.Module):
+    """A ReLU behind ``between``, which stands behind a layer."""
+
+    def __init__(self, between):
+        super().__init__()
+        self.conv, self.out, self.between = nn.Conv2d(3, 8, 3), nn.Linear(8, 4), between
+
+    def forward(self, x):
+        y = torch.relu(self.between(self.conv(x)))
+        return self.out(y.flatten(2).mean(2))
+
+
+MOVED = {
+    "a max pool": lambda y: F.max_pool2d(y, 2),
+    "a permutation and a pool": lambda y: F.max_pool2d(y.transpose(2, 3), 2),
+    "rows": lambda y: y.reshape(-1, 8, 100),
+}
+MIXED = {
+    "a mean": lambda y: y.mean(3, keepdim=True),
+    "an average pool": lambda y: F.avg_pool2d(y, 3),
+    "a sum": lambda y: y + F.max_pool2d(y, 3, 1, 1),
+}
+
+
+@pytest.mark.parametrize("between", [*MOVED.values(), *MIXED.values()], ids=[*MOVED, *MIXED])
+def test_a_relu_joins_the_layer_before_what_only_moves_numbers(between, tmp_path):
+    quantized, _ = check(ReluFurtherOn(between), tmp_path)
+    joins = between in MOVED.values()
+    assert quantized.graph.layers[0].relu is joins
+
+
+def test_a_rewritten_graph_that_is_another_function_is_refused():
+    class Wrong(qs.Strategy):
+        summary = "forgets the other half"
+
+        def rewrite(self, graph):
+            with torch.no_grad():
+                graph.get_submodule("0").weight.mul_(2)
+
+    net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Conv2d(4, 4, 3))
+    with pytest.raises(SelfCheckError, match="exact forms changed it"):
+        qs.quantize(net, [images()], images(), strategy=Wrong())

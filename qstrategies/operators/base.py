@@ -151,7 +151,8 @@ class Form:
 
     ``node`` makes the integer node. ``takes_relu``: a ReLU that is its only reader joins it.
     ``homogeneous``: ``f(c x) = c f(x)`` for c > 0, so that factors pass through it. ``weighted``: a
-    layer, whose real inputs are worth quantizing.
+    layer, whose real inputs are worth quantizing. ``moves``: all that it gives are numbers of its
+    one input (or zero), so that it commutes with what is monotone and does not round.
     """
 
     placing: Placing
@@ -159,6 +160,7 @@ class Form:
     takes_relu: bool = False
     homogeneous: bool = False
     weighted: bool = False
+    moves: bool = False
 
 
 FORMS: dict[type[nn.Module], Form] = {}

@@ -25,7 +25,7 @@ def _gone(site: Site) -> Node:
 
 
 for _kind in DROPOUTS.values():
-    FORMS[_kind] = Form(placing=Placing.SHARED, node=_gone, homogeneous=True)
+    FORMS[_kind] = Form(placing=Placing.SHARED, node=_gone, homogeneous=True, moves=True)
 
 
 @recognizes(*DROPOUTS.values())

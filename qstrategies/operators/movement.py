@@ -155,7 +155,7 @@ def moves(kind: type[nn.Module], node: type[Movement], *settings: str) -> None:
     def build(site: Site) -> Node:
         return node(**site.ends, **{name: getattr(site.module, name) for name in settings})
 
-    FORMS[kind] = Form(placing=Placing.SHARED, node=build, homogeneous=True)
+    FORMS[kind] = Form(placing=Placing.SHARED, node=build, homogeneous=True, moves=True)
 
 
 moves(Reshape, Reshaping, "sizes")

@@ -216,7 +216,7 @@ def _average_node(site: Site) -> AveragePool:
 
 
 for _kind in MAX_POOLS.values():
-    FORMS[_kind] = Form(placing=Placing.SHARED, node=_max_node, homogeneous=True)
+    FORMS[_kind] = Form(placing=Placing.SHARED, node=_max_node, homogeneous=True, moves=True)
 for _kind in AVERAGE_POOLS.values():
     FORMS[_kind] = Form(placing=Placing.SHARED, node=_average_node, homogeneous=True)
 FORMS[Mean] = Form(

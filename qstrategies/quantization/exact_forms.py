@@ -1,7 +1,7 @@
 """A normalized graph -> one that every executor can compute to the same bits. In place, before
 quantizers are placed.
 
-* What only acts in training goes.
+* What only acts in training goes, and a ReLU comes back to the layer that it can join.
 * A batch normalization is folded into the layer before it; one that stands alone becomes a
   depthwise 1 x 1 convolution, which has an integer kernel.
 * Pixels that not only layers read get a layer of ones, to fold their step into.
@@ -17,7 +17,7 @@ from torch import Tensor, fx, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_linear_bn_eval
 
 from qstrategies.errors import InputError
-from qstrategies.operators.base import Placing, form_of, shape_of
+from qstrategies.operators.base import form_of, shape_of
 from qstrategies.operators.convolution import CONVOLUTIONS, is_transposed
 from qstrategies.operators.movement import Reshape
 from qstrategies.operators.normalization import NORMS
@@ -80,19 +80,45 @@ def _inserted(graph: fx.GraphModule, node: fx.Node, name: str, module: nn.Module
 def _only_layers_read(graph: fx.GraphModule, node: fx.Node) -> bool:
     for user in node.users:
         form = form_of(module_at(graph, user))
-        passes = form is not None and form.placing is Placing.SHARED and form.homogeneous
-        if not is_layer(graph, user) and not (
-            passes and _moves(graph, user) and _only_layers_read(graph, user)
-        ):
+        moves = form is not None and form.moves
+        if not is_layer(graph, user) and not (moves and _only_layers_read(graph, user)):
             return False
     return True
 
 
-def _moves(graph: fx.GraphModule, node: fx.Node) -> bool:
-    """Whether ``node`` passes pixels on as they are, without rounding."""
-    return len(node.all_input_nodes) == 1 and not isinstance(
-        module_at(graph, node), nn.modules.pooling._AvgPoolNd
-    )
+def relus_to_layers(graph: fx.GraphModule) -> None:
+    """Bring a ReLU that is only moved away from what it could join back to it: a linear layer on
+    [N, T, C] ends in a reshape."""
+    for node in list(graph.graph.nodes):
+        if type(module_at(graph, node)) is nn.ReLU:
+            while _moved_away(graph, node):
+                _before_its_source(node)
+
+
+def _moved_away(graph: fx.GraphModule, relu: fx.Node) -> bool:
+    """Whether ``relu`` alone reads what is only moved from something that takes a ReLU."""
+    movement: Any = relu.args[0]
+    if not _moves_alone(graph, movement):
+        return False
+    source = movement.args[0]
+    while _moves_alone(graph, source):
+        source = source.args[0]
+    form = form_of(module_at(graph, source))
+    return form is not None and form.takes_relu and len(source.users) == 1
+
+
+def _moves_alone(graph: fx.GraphModule, node: fx.Node) -> bool:
+    form = form_of(module_at(graph, node))
+    return form is not None and form.moves and len(node.users) == 1
+
+
+def _before_its_source(node: fx.Node) -> None:
+    """Exchange ``node`` and the only node that it reads, which nothing else reads."""
+    source: Any = node.args[0]
+    node.replace_all_uses_with(source)
+    node.args, source.args = source.args, (node, *source.args[1:])
+    source.prepend(node)
+    node.meta = {**node.meta, "shape": node.args[0].meta["shape"]}  # type: ignore[union-attr]
 
 
 @torch.no_grad()

@@ -4,12 +4,12 @@ QAT start from."""
 from __future__ import annotations
 
 import copy
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
-from torch import fx, nn
+from torch import Tensor, fx, nn
 
 from qstrategies.errors import InputError
 from qstrategies.guest import own_randomness
@@ -26,6 +26,7 @@ from qstrategies.quantization.exact_forms import (
     norm_factor,
     norms_to_layers,
     output_rows,
+    relus_to_layers,
 )
 from qstrategies.quantization.normalize import Normalized, normalize
 from qstrategies.quantization.observers import ACTIVATION_OBSERVERS
@@ -37,8 +38,8 @@ from qstrategies.quantization.quantizers import (
 )
 from qstrategies.quantization.recipe import NOTHING, Recipe
 from qstrategies.quantization.saturation import SaturatingObserver, relu6_to_saturation
-from qstrategies.quantization.selfcheck import check_forms
-from qstrategies.quantization.structure import Arguments, mapped
+from qstrategies.quantization.selfcheck import check_forms, check_rewritten
+from qstrategies.quantization.structure import Arguments, leaves, mapped
 from qstrategies.records import QuantizationConfig
 
 
@@ -51,6 +52,7 @@ class Prepared:
         input_scale: the real value of one step of pixels; None if inputs are observed.
         arguments: how the user's model takes its inputs.
         outputs: what it returns, with numbers of ``graph``'s outputs in the place of tensors.
+        sample: two examples, and the tensors that the user's model gives for them.
         activations: what finds the range of each group of ``placement``; none for pixels.
         weights: the quantizer of each layer, by its name in ``graph``.
     """
@@ -61,6 +63,7 @@ class Prepared:
     input_scale: float | None
     arguments: Arguments
     outputs: Any
+    sample: tuple[Sequence[Tensor], Sequence[Tensor]]
     placement: Placement = NOWHERE
     activations: dict[int, ActivationQuantizer] = field(default_factory=dict)
     weights: dict[str, WeightQuantizer] = field(default_factory=dict)
@@ -107,6 +110,7 @@ def prepare(
     forms = forms_of(model, config, example, recipe, input_scale, leave_in_float)
     graph = forms.graph
     drop_training_only(graph)
+    relus_to_layers(graph)
     if input_scale is not None:
         entry_layers(graph)
     norms_to_layers(graph)
@@ -114,6 +118,7 @@ def prepare(
     saturating = relu6_to_saturation(graph) if saturates else set()
     fold_norms(graph)
     recipe.rewrite(graph)
+    check_rewritten(graph, saturating, forms.sample)
     return placed(forms, saturating)
 
 
@@ -129,7 +134,9 @@ def forms_of(
     arguments = Arguments.of(model, example)
     normalized = normalized_copy(model, arguments, leave_in_float)
     outputs = numbered(normalized)
-    return Prepared(normalized.module, config, recipe, input_scale, arguments, outputs)
+    expected = [each for _, each in leaves(normalized.expected) if isinstance(each, Tensor)]
+    sample = (normalized.inputs, expected)
+    return Prepared(normalized.module, config, recipe, input_scale, arguments, outputs, sample)
 
 
 def placed(forms: Prepared, saturating: Collection[str] = ()) -> Prepared:

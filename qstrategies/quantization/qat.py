@@ -26,6 +26,7 @@ from qstrategies.quantization.exact_forms import (
     norm_factor,
     norms_to_layers,
     output_rows,
+    relus_to_layers,
 )
 from qstrategies.quantization.prepare import Prepared, forms_of, placed
 from qstrategies.quantization.quantizers import WeightQuantizer
@@ -138,6 +139,7 @@ def prepare_qat(
     """A copy of ``model`` with fake quantizers. ``model`` is not changed; arguments and errors as
     in ``prepare``."""
     forms = forms_of(model, config, example, recipe, input_scale, leave_in_float)
+    relus_to_layers(forms.graph)
     if input_scale is not None:
         entry_layers(forms.graph)
     _tie(forms.graph)

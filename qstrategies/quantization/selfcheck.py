@@ -1,8 +1,8 @@
-"""Is the quantized model the user's? Two comparisons on a few examples, and the first place where
-one fails.
+"""Is the quantized model the user's? Comparisons on a few examples, and the first place where one
+fails.
 
 * The normalized graph must compute what the user's own model computes, in evaluation mode, up to
-  float rounding.
+  float rounding; so must that of exact forms.
 * Every node of the integer graph must compute what the float form it was made from computes from
   the same inputs, with the rounded weights: up to half a step of its output. So an error cannot
   hide behind the noise of quantization, which on deep networks is as large as the signal.
@@ -10,7 +10,7 @@ one fails.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -24,6 +24,7 @@ from qstrategies.quantization.executables import Reference
 from qstrategies.quantization.integer_graph import IntegerGraph
 from qstrategies.quantization.interface import InputSpec
 from qstrategies.quantization.recipe import overrides
+from qstrategies.quantization.saturation import TOP
 from qstrategies.quantization.structure import Arguments, leaves
 
 if TYPE_CHECKING:
@@ -47,6 +48,34 @@ def check_forms(
     args, kwargs = arguments.filled([tensor.clone() for tensor in inputs])
     expected = [each for _, each in leaves(user(*args, **kwargs)) if isinstance(each, Tensor)]
     found = graph(*(tensor.clone() for tensor in inputs))
+    hint = f"something in the forward of {type(user).__name__} was not captured"
+    _compare_outputs(found, expected, hint)
+
+
+@torch.no_grad()
+def check_rewritten(
+    graph: fx.GraphModule,
+    saturating: Collection[str],
+    sample: tuple[Sequence[Tensor], Sequence[Tensor]],
+) -> None:
+    """Raise ``SelfCheckError`` unless ``graph``, with the results of ``saturating`` cut where their
+    quantizers will, still computes the user's model."""
+    inputs, expected = sample
+    found = _Cutting(graph, saturating).run(*(tensor.clone() for tensor in inputs))
+    _compare_outputs(found, expected, "bringing the model into exact forms changed it")
+
+
+class _Cutting(fx.Interpreter):
+    def __init__(self, graph: fx.GraphModule, names: Collection[str]) -> None:
+        super().__init__(graph)
+        self.names = names
+
+    def run_node(self, n: fx.Node) -> Any:
+        value = super().run_node(n)
+        return value.clamp(0, TOP) if n.name in self.names else value
+
+
+def _compare_outputs(found: Sequence[Tensor], expected: Sequence[Tensor], hint: str) -> None:
     for number, (ours, theirs) in enumerate(zip(found, expected, strict=True)):
         if ours.shape != theirs.shape:
             raise SelfCheckError(
@@ -54,10 +83,7 @@ def check_forms(
             )
         error = _relative_error(ours, theirs)
         if not error <= FLOAT_ROUNDING:
-            raise SelfCheckError(
-                f"output {number} of the captured graph is {error:.1%} away from "
-                f"{type(user).__name__}'s: something in its forward was not captured"
-            )
+            raise SelfCheckError(f"output {number} is {error:.1%} away from the model's: {hint}")
 
 
 def _relative_error(ours: Tensor, theirs: Tensor) -> float:
