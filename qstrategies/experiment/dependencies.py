@@ -70,7 +70,7 @@ class Inputs:
             f"data of {config.dataset!r}": self._datasets(config.dataset).content,
             f"layers or initial weights of model {config.model!r}": self._fresh(config.model),
             **_code(f"code of model {config.model!r}", MODELS.get(config.model)),
-            **_code(f"code of strategy {strategy!r}", STRATEGIES.get(strategy)),
+            **self._strategy(strategy),
             "code of training": source_code.of_modules(TRAINING).digest,
         }
         if STRATEGIES.get(strategy).course.fake_quantized:
@@ -78,6 +78,15 @@ class Inputs:
                 [FAKE_QUANTIZERS, *OPERATORS]
             ).digest
         return parts
+
+    def _strategy(self, name: str) -> Parts:
+        """The code of a strategy, or of those that it is composed of."""
+        kind = STRATEGIES.get(name)
+        parts = getattr(kind, "parts", ())
+        found = _code(f"code of strategy {name!r}", kind)
+        for part in parts:
+            found |= _code(f"code of {part.__name__} in strategy {name!r}", part)
+        return found
 
     def _fresh(self, model: str) -> str:
         if model not in self._models:

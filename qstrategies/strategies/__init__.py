@@ -2,7 +2,27 @@
 
 from __future__ import annotations
 
+from qstrategies.errors import InputError
 from qstrategies.registry import Registry
 from qstrategies.strategies.base import Strategy
+from qstrategies.strategies.composed import SIGN, composed
 
-STRATEGIES: Registry[type[Strategy]] = Registry("strategy", __name__)
+
+class Strategies(Registry[type[Strategy]]):
+    """By name; names joined by "+" are compositions."""
+
+    def get(self, name: str) -> type[Strategy]:
+        """The strategy ``name``.
+
+        Raises:
+            InputError: an unknown name, with a suggestion; parts that do not go together.
+        """
+        if SIGN not in name or name in self.names():
+            return super().get(name)
+        parts = {part: super(Strategies, self).get(part) for part in name.split(SIGN)}
+        if len(parts) <= name.count(SIGN):
+            raise InputError(f"{name!r} names a strategy twice")
+        return composed(parts)
+
+
+STRATEGIES = Strategies("strategy", __name__)
