@@ -116,9 +116,9 @@ def test_one_float_model_serves_every_bit_width_and_every_strategy_that_starts_f
     trained = []
     real = trained_models.train
 
-    def counting(model, strategy, *rest):
-        trained.append(type(strategy).__name__)
-        return real(model, strategy, *rest)
+    def counting(trainee, *rest):
+        trained.append(type(trainee.strategy).__name__)
+        return real(trainee, *rest)
 
     monkeypatch.setattr(trained_models, "train", counting)
     configs = plan(small("no_norm"), ["no_norm", "qat", "finetune"], [8, 4], [0])
