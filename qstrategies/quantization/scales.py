@@ -176,19 +176,32 @@ class _FakeQuantize(torch.autograd.Function):
     def forward(ctx, x, scale, zero_point, quant_min, quant_max):  # type: ignore[no-untyped-def]
         cast = scale.to(x.dtype)
         low, high = (quant_min - zero_point) * cast, (quant_max - zero_point) * cast
-        clipped = torch.clamp(x, low, high)
-        inside = clipped == x
-        rounded = clipped.div_(cast).round_().mul_(cast)
-        learned = (x, scale, rounded) if ctx.needs_input_grad[1] else ()
-        ctx.save_for_backward(inside, *learned)
+        ctx.ends = None
+        if scale.numel() == 1 and x.device.type == "cpu":  # kernels are ten times as fast then
+            ctx.ends = _just_outside(low, high)
+            low, high = low.item(), high.item()
+        rounded = torch.clamp(x, low, high).div_(cast).round_().mul_(cast)
+        if ctx.ends is None or ctx.needs_input_grad[1]:
+            ctx.inside = (low <= x) & (x <= high)
+        ctx.save_for_backward(x, *((scale, rounded) if ctx.needs_input_grad[1] else ()))
         return rounded
 
     @staticmethod
     def backward(ctx, gradient):  # type: ignore[no-untyped-def]
-        inside, *learned = ctx.saved_tensors
+        x, *learned = ctx.saved_tensors
         of_scale = None
         if learned:
-            x, scale, rounded = (tensor.float() for tensor in learned)
-            steps = (rounded - torch.where(inside, x, 0.0)) / scale
+            scale, rounded = (tensor.float() for tensor in learned)
+            steps = (rounded - torch.where(ctx.inside, x.float(), 0.0)) / scale
             of_scale = (gradient.float() * steps).sum_to_size(scale.shape)
-        return gradient * inside, of_scale, None, None, None
+        if ctx.ends is None:
+            return gradient * ctx.inside, of_scale, None, None, None
+        of_x = torch.ops.aten.hardtanh_backward(gradient, x, *ctx.ends)
+        return of_x, of_scale, None, None, None
+
+
+def _just_outside(low: Tensor, high: Tensor) -> tuple[float, float]:
+    """The next numbers beyond [low, high]: PyTorch's kernel has no gradient at its ends."""
+    beyond = torch.tensor([-torch.inf, torch.inf], dtype=low.dtype)
+    ends = torch.nextafter(torch.cat([low.reshape(1), high.reshape(1)]), beyond)
+    return ends[0].item(), ends[1].item()
