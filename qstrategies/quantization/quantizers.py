@@ -15,7 +15,13 @@ import torch
 from torch import Tensor, nn
 
 from qstrategies.quantization.observers import observes_ends_only
-from qstrategies.quantization.scales import fake_quantize, straight_through, weight_scale
+from qstrategies.quantization.scales import (
+    fake_quantize,
+    fake_round,
+    largest,
+    straight_through,
+    weight_scale,
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,12 +63,13 @@ class WeightQuantizer(nn.Module):
         """The wanted step [out_channels] for ``rows`` [out_channels, products] of the weight as it
         is exported; where it is learned, with its gradient. Here: the smallest that clips nothing.
         """
-        return rows.abs().amax(1) / self.quant_max
+        return largest(rows) / self.quant_max
 
     def exported_scale(self, weight: Tensor) -> Tensor:
         """The scale [out_channels] of ``weight`` [out_channels, ...] times ``unit``: the step, put
         on the exact grid if that is asked for."""
-        rows = (weight * self.unit).detach().float().flatten(1)
+        weight = weight.detach().float()
+        rows = (weight if self.unit == 1 else weight * self.unit).flatten(1)
         step = self.step(rows)
         scale = weight_scale(
             rows,
@@ -80,6 +87,8 @@ class WeightQuantizer(nn.Module):
 
     def forward(self, weight: Tensor) -> Tensor:
         scale = self.scale(weight).reshape(-1, *[1] * (weight.dim() - 1))
+        if type(self).step is WeightQuantizer.step:  # which clips nothing
+            return fake_round(weight, scale)
         return fake_quantize(weight, scale, 0, self.quant_min, self.quant_max)
 
 
