@@ -1,5 +1,6 @@
 import copy
 import dataclasses
+from pathlib import Path
 
 import pytest
 import torch
@@ -11,6 +12,7 @@ from qstrategies.quantization.model import QuantizedModel
 from qstrategies.quantization.qat import finished, prepare_qat
 from qstrategies.records import OPTIMIZERS, SCHEDULES, QuantizationConfig
 from qstrategies.strategies import STRATEGIES
+from qstrategies.training.hardware import said_by_linux
 from qstrategies.training.histogram import weight_histogram
 from qstrategies.training.loop import train
 from qstrategies.training.trainee import Trainee
@@ -118,3 +120,25 @@ def test_loss_of_a_strategy_reaches_the_weights(data, monkeypatch):
 def test_the_model_can_be_copied_after_training(data):
     model, _ = trained(data, 0, "weight_norm")
     assert same(model, copy.deepcopy(model))
+
+
+def test_linux_says_the_same_of_the_cpu_as_pytorch():
+    if not hasattr(torch.cpu, "get_capabilities"):
+        pytest.skip("this PyTorch says nothing of the CPU")
+    known, found = torch.cpu.get_capabilities(), said_by_linux(Path("/proc/cpuinfo").read_text())
+    flags = ["avx2", "avx512_f", "avx512_vnni", "avx_vnni", "avx512_bf16", "amx_bf16", "bf16"]
+    assert {flag: bool(known.get(flag)) for flag in flags} == {
+        flag: bool(found.get(flag)) for flag in flags
+    }
+
+
+def test_linux_names_become_those_of_pytorch():
+    x86 = "processor\t: 0\nmodel name\t: Some CPU @ 2.10GHz\nflags\t\t: fpu avx2 avx512f avx512_bf16\n"
+    assert said_by_linux(x86 * 2) == {
+        "cpu_name": "Some CPU @ 2.10GHz",
+        **dict.fromkeys(["fpu", "avx2", "avx512_f", "avx512_bf16"], True),
+    }
+    assert said_by_linux("Features\t: fp asimd bf16\n") == dict.fromkeys(
+        ["fp", "asimd", "bf16"], True
+    )
+    assert said_by_linux("") == {}

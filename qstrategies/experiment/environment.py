@@ -18,16 +18,16 @@ def describe() -> Environment:
     """Versions, CPU, threads, device and commit, as plain JSON values."""
     import torch
 
-    from qstrategies.training.hardware import compute_dtype, device
+    from qstrategies.training.hardware import capabilities, compute_dtype, device
 
-    capabilities = torch.cpu.get_capabilities()
+    has = capabilities()
     flags = ("avx2", "avx512_f", "avx512_vnni", "avx_vnni", "avx512_bf16", "amx_bf16")
     return {
         "python": platform.python_version(),
         "packages": {name: package_version(name) for name in PACKAGES},
         "machine": platform.machine(),
-        "cpu": str(capabilities.get("cpu_name", platform.processor())),
-        "cpu_flags": [flag for flag in flags if capabilities.get(flag)],
+        "cpu": str(has.get("cpu_name", platform.processor())),
+        "cpu_flags": [flag for flag in flags if has.get(flag)],
         "threads": torch.get_num_threads(),
         "device": device().type,
         "training_dtype": str(compute_dtype()).removeprefix("torch."),

@@ -90,8 +90,8 @@ def affine(
     if any(number is None for number in numbers):
         return None
     weight, bias = numbers
-    ones = torch.ones(channels)
-    return _emit(call, x, 0 * ones, ones, weight, bias, 0.0, 0.0)
+    half = torch.full((channels,), 0.5)  # var + eps = 1: PyTorch before 2.11 refuses eps = 0
+    return _emit(call, x, 0 * half, half, weight, bias, momentum=0.0, eps=0.5)
 
 
 def _per_channel(value: Tensor | float, dimensions: int, channels: int) -> Tensor | None:
