@@ -51,6 +51,7 @@ class UsualTraining:
     """
 
     def __init__(self, root: Path) -> None:
+        torchvision()  # the worker needs it: refused here, where the user sees it
         context = multiprocessing.get_context("spawn")
         self.connection, theirs = context.Pipe()
         self.process = context.Process(target=usual_worker, args=(root, theirs), daemon=True)

@@ -95,6 +95,10 @@ def test_only_the_observers_import_torch_ao_which_will_be_removed():
     assert users_of("torch.ao", "torchao") == {"quantization/observers.py"}
 
 
+def test_only_one_file_imports_torchvision_which_is_an_extra():
+    assert users_of("torchvision") == {"datasets/torchvision_import.py"}
+
+
 def test_nothing_is_patched_and_nothing_private_of_torch_is_imported():
     assert users_of("unittest.mock", "mock") == set()
     private = {

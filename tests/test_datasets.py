@@ -1,14 +1,17 @@
 import gzip
 import hashlib
 import lzma
+import sys
+from types import ModuleType, SimpleNamespace
 
 import pytest
 import torch
 
 from qstrategies.datasets import DATASETS
-from qstrategies.datasets.base import FILES, CalibrationSet, Dataset, Location, stratified
+from qstrategies.datasets.base import FILES, CalibrationSet, Dataset, Location, read_idx, stratified
 from qstrategies.datasets.mnist import MNIST
 from qstrategies.datasets.show import show
+from qstrategies.datasets.torchvision_import import torchvision
 from qstrategies.errors import InputError
 
 
@@ -98,25 +101,98 @@ def test_fashion_mnist_says_where_it_can_come_from(tmp_path):
         DATASETS.get("fashion_mnist")(Location(cache=tmp_path)).splits
 
 
+IMAGES = torch.arange(6000 * 4).remainder(251).reshape(6000, 2, 2)
+PARTS = [
+    idx(IMAGES),
+    idx(torch.arange(6000) % 10),
+    idx(IMAGES[:50]),
+    idx(torch.arange(50) % 10),
+]
+
+
+class Tiny(Dataset):
+    name, summary, labels, torchvision_class = "tiny", "", tuple("0123456789"), "FashionMNIST"
+    md5 = tuple(hashlib.md5(data).hexdigest() for data in PARTS)
+
+
 def test_a_users_folder_of_plain_and_gz_files_is_read(tmp_path):
-    images = torch.arange(6000 * 4).remainder(251).reshape(6000, 2, 2)
-    parts = [
-        idx(images),
-        idx(torch.arange(6000) % 10),
-        idx(images[:50]),
-        idx(torch.arange(50) % 10),
-    ]
-    for name, data, suffix in zip(FILES, parts, ["", ".gz", ".xz", ""], strict=True):
+    for name, data, suffix in zip(FILES, PARTS, ["", ".gz", ".xz", ""], strict=True):
         packed = {"": data, ".gz": gzip.compress(data), ".xz": lzma.compress(data)}[suffix]
         (tmp_path / (name + suffix)).write_bytes(packed)
-
-    class Tiny(Dataset):
-        name, summary, labels, torchvision_class = "tiny", "", tuple("0123456789"), "FashionMNIST"
-        md5 = tuple(hashlib.md5(data).hexdigest() for data in parts)
-
     splits = Tiny(Location(cache=tmp_path / "cache", folder=tmp_path)).splits
-    assert torch.equal(splits["test"].images[:, 0], images[:50])
+    assert torch.equal(splits["test"].images[:, 0], IMAGES[:50])
     assert len(splits["train"]) == 1000 and len(splits["validation"]) == 5000
+
+
+@pytest.fixture
+def other_torchvision(monkeypatch):
+    """Puts something else in the place of torchvision, for the length of a test."""
+    yield lambda module: (
+        torchvision.cache_clear(),
+        monkeypatch.setitem(sys.modules, "torchvision", module),
+    )
+    torchvision.cache_clear()
+
+
+def test_torchvision_downloads_what_is_not_there_and_only_that(tmp_path, other_torchvision):
+    asked = []
+
+    def download(root, download):
+        asked.append((root, download))
+        folder = tmp_path / "FashionMNIST" / "raw"
+        folder.mkdir(parents=True)
+        for name, data in zip(FILES, PARTS, strict=True):
+            (folder / name).write_bytes(data)
+
+    stand_in = ModuleType("torchvision")
+    stand_in.datasets = SimpleNamespace(FashionMNIST=download)
+    other_torchvision(stand_in)
+    for _ in range(2):
+        splits = Tiny(Location(cache=tmp_path, download=True)).splits
+        assert torch.equal(splits["test"].images[:, 0], IMAGES[:50])
+    assert asked == [(str(tmp_path), True)]
+
+
+def test_only_a_download_needs_torchvision_and_names_the_extra(tmp_path, other_torchvision):
+    other_torchvision(None)
+    assert len(MNIST(Location(cache=tmp_path)).splits["test"]) == 10000
+    dataset = DATASETS.get("fashion_mnist")(Location(cache=tmp_path, download=True))
+    with pytest.raises(
+        InputError, match=r"not installed: pip install 'qstrategies\[torchvision\]'"
+    ):
+        dataset.splits
+
+
+def test_torchvision_reads_the_same(location, mnist):
+    try:
+        kind = torchvision().datasets.MNIST
+    except InputError as error:
+        pytest.skip(str(error))
+    theirs = kind(str(location.root), train=False)
+    assert torch.equal(theirs.data, mnist["test"].images[:, 0])
+    assert torch.equal(theirs.targets, mnist["test"].labels)
+    assert theirs.targets.dtype == mnist["test"].labels.dtype
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"",
+        bytes(3),
+        bytes([0, 0, 8, 0]),
+        bytes([0, 0, 8, 255]),
+        idx(IMAGES)[:-1],
+        idx(IMAGES) + b"0",
+        idx(IMAGES[:0]),
+        bytes([0, 0, 13]) + idx(IMAGES)[3:],
+        bytes([1, 0, 8]) + idx(IMAGES)[3:],
+    ],
+    ids=range(9),
+)
+def test_what_is_no_idx_file_of_bytes_is_refused(data):
+    assert torch.equal(read_idx("images", idx(IMAGES)), IMAGES)
+    with pytest.raises(InputError, match="'images' is not an IDX file of bytes"):
+        read_idx("images", data)
 
 
 def test_show_draws_a_picture_and_counts_every_image(location, tmp_path):

@@ -1,11 +1,11 @@
-"""What a dataset is: four checked IDX files, read by torchvision, cut into train, validation and
-test."""
+"""What a dataset is: four checked IDX files, cut into train, validation and test."""
 
 from __future__ import annotations
 
 import gzip
 import hashlib
 import lzma
+import math
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -89,8 +89,8 @@ class Location:
 
 
 class Dataset:
-    """Base of all datasets. A subclass names itself, its classes, its checksums and torchvision's
-    reader.
+    """Base of all datasets. A subclass names itself, its classes, its checksums and the class of
+    torchvision that downloads it.
 
     ``md5`` are the checksums of the four unpacked files, in the order of ``FILES``; ``packaged`` is
     the folder of compressed files inside the package, or None where the user has to bring them.
@@ -119,16 +119,15 @@ class Dataset:
         """
         import torch
 
-        reader = self._reader()
-        train, test = (reader(str(self.location.root), train=flag) for flag in (True, False))
-        held_out = stratified(train.targets, VALIDATION_IMAGES, SPLIT_SEED)
-        kept = torch.ones(len(train.targets), dtype=torch.bool)
+        train_images, train_labels, test_images, test_labels = self._tensors()
+        images, labels = train_images.unsqueeze(1), train_labels.long()
+        held_out = stratified(labels, VALIDATION_IMAGES, SPLIT_SEED)
+        kept = torch.ones(len(labels), dtype=torch.bool)
         kept[held_out] = False
-        images = train.data.unsqueeze(1)
         return {
-            "train": Split("train", images[kept], train.targets[kept]),
-            "validation": Split("validation", images[held_out], train.targets[held_out]),
-            "test": Split("test", test.data.unsqueeze(1), test.targets),
+            "train": Split("train", images[kept], labels[kept]),
+            "validation": Split("validation", images[held_out], labels[held_out]),
+            "test": Split("test", test_images.unsqueeze(1), test_labels.long()),
         }
 
     @cached_property
@@ -142,25 +141,34 @@ class Dataset:
                 digest.update(values.data)
         return digest.hexdigest()
 
-    def _reader(self) -> Any:
-        from qstrategies.datasets import torchvision_import
+    def _tensors(self) -> list[Tensor]:
+        """What the four files hold: complete and unaltered, in the order of ``FILES``."""
+        paths = [self.location.root / self.torchvision_class / "raw" / name for name in FILES]
+        if self.location.download and not all(path.is_file() for path in paths):
+            self._download()
+        return [
+            read_idx(path.name, self._content(path, md5))
+            for path, md5 in zip(paths, self.md5, strict=True)
+        ]
 
-        reader = getattr(torchvision_import.torchvision().datasets, self.torchvision_class)
-        if self.location.download and not all(path.is_file() for path in self._raw_files()):
-            reader(str(self.location.root), download=True)
-        for path, md5 in zip(self._raw_files(), self.md5, strict=True):
-            if not path.is_file() or _md5(path.read_bytes()) != md5:
-                self._unpack(path, md5)
-        return reader
+    def _download(self) -> None:
+        from qstrategies.datasets.torchvision_import import torchvision
 
-    def _raw_files(self) -> list[Path]:
-        return [self.location.root / self.torchvision_class / "raw" / name for name in FILES]
+        kind = getattr(torchvision().datasets, self.torchvision_class)
+        kind(str(self.location.root), download=True)
 
-    def _unpack(self, target: Path, md5: str) -> None:
-        source = self._source(target.name)
+    def _content(self, path: Path, md5: str) -> bytes:
+        if path.is_file() and _md5(data := path.read_bytes()) == md5:
+            return data
+        data = self._unpacked(path.name, md5)
+        atomic_write(path, data)
+        return data
+
+    def _unpacked(self, name: str, md5: str) -> bytes:
+        source = self._source(name)
         try:
             with _OPENERS[source.suffix if source.suffix in _OPENERS else ""](source, "rb") as file:
-                data = file.read()
+                data: bytes = file.read()
         except (EOFError, lzma.LZMAError, gzip.BadGzipFile) as error:
             raise InputError(
                 f"{str(source)!r} is damaged ({error}): restore it from its origin"
@@ -169,7 +177,7 @@ class Dataset:
             raise InputError(
                 f"{str(source)!r} is not the file of {self.name}: MD5 {_md5(data)}, expected {md5}"
             )
-        atomic_write(target, data)
+        return data
 
     def _source(self, name: str) -> Path:
         folder = self.location.folder or self.packaged
@@ -182,6 +190,22 @@ class Dataset:
             if (path := folder / (name + suffix)).is_file():
                 return path
         raise InputError(f"{str(folder)!r} has no file {name!r} (plain, .gz or .xz) of {self.name}")
+
+
+def read_idx(name: str, data: bytes) -> Tensor:
+    """The bytes, uint8 [...], of an IDX file: 0, 0, 8 for bytes, the number of sizes, the sizes in
+    big-endian 32 bits, the values.
+
+    Raises ``InputError`` for another kind of file.
+    """
+    import torch
+
+    start = 4 + 4 * int.from_bytes(data[3:4])
+    sizes = [int.from_bytes(data[place : place + 4]) for place in range(4, start, 4)]
+    whole = 0 < math.prod(sizes) == len(data) - start
+    if data[:3] != b"\0\0\x08" or not whole:
+        raise InputError(f"{name!r} is not an IDX file of bytes")
+    return torch.frombuffer(bytearray(data), dtype=torch.uint8, offset=start).reshape(sizes)
 
 
 def stratified(labels: Tensor, count: int, seed: int) -> Tensor:

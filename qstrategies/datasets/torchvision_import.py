@@ -1,5 +1,7 @@
-"""torchvision next to a CPU torch: its compiled part may not load there, and the pure-Python rest
-needs two schemas."""
+"""torchvision, which downloads datasets and has models for experiments: an extra of this package.
+
+Next to a CPU torch its compiled part may not load, and the pure-Python rest needs two schemas.
+"""
 
 from __future__ import annotations
 
@@ -8,13 +10,24 @@ from types import ModuleType
 
 import torch
 
+from qstrategies.errors import InputError
+
 
 @functools.cache
 def torchvision() -> ModuleType:
     """Import torchvision, declaring the two operators that its Python code expects where the
-    compiled part is missing."""
+    compiled part is missing.
+
+    Raises ``InputError`` if it is not installed.
+    """
     try:
         import torchvision
+    except ModuleNotFoundError as error:
+        if error.name != "torchvision":
+            raise
+        raise InputError(
+            "torchvision is not installed: pip install 'qstrategies[torchvision]'"
+        ) from None
     except RuntimeError as error:
         if "nms" not in str(error):
             raise

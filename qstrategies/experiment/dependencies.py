@@ -37,8 +37,7 @@ OPERATORS = tuple(
 """Found by themselves, so that no import names them."""
 PACKAGES = ("torch", "numpy", "onnx", "onnxruntime")
 """torch trains, quantizes and has the int8 kernels, numpy computes with integers, onnx makes,
-checks and judges the files, ONNX Runtime executes them. torchvision only reads data, whose content
-is a part of its own."""
+checks and judges the files, ONNX Runtime executes them."""
 
 Parts = dict[str, str]
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from qstrategies.records import Environment
 
-PACKAGES = ("qstrategies", "torch", "torchvision", "onnx", "onnxruntime", "numpy")
+PACKAGES = ("qstrategies", "torch", "onnx", "onnxruntime", "numpy")
 
 
 @functools.cache
