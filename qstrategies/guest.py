@@ -16,6 +16,7 @@ import contextlib
 import functools
 import os
 import threading
+import warnings
 from collections.abc import Callable, Iterator
 from typing import ParamSpec, TypeVar
 
@@ -23,6 +24,10 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 _lock = threading.RLock()
+_QUANTIZED_TENSORS = r"torch\.quantize_per_tensor, torch\.quantize_per_channel and other"
+_OF_THE_EXPORTER = r"`isinstance\(treespec, LeafSpec\)` is deprecated"
+"""How PyTorch's warnings begin that it will drop what this package, or its own exporter, uses of
+it. A user can do nothing about them; every other warning is theirs."""
 
 
 def guest(function: Callable[P, R]) -> Callable[P, R]:
@@ -49,6 +54,28 @@ def selected_engine(engine: str) -> Iterator[None]:
             yield
         finally:
             quantized.engine = before
+
+
+@contextlib.contextmanager
+def without_torchs_deprecations() -> Iterator[None]:
+    """PyTorch's own deprecations unsaid, all other warnings said.
+
+    Not around what is called again and again: whenever filters change, Python forgets which
+    warnings it has said, and says the user's once more.
+    """
+    with warnings.catch_warnings():
+        for beginning in (_QUANTIZED_TENSORS, _OF_THE_EXPORTER):
+            warnings.filterwarnings("ignore", beginning)
+        yield
+
+
+@functools.cache
+def hear_of_quantized_tensors() -> None:
+    """Have PyTorch say, unheard, that it will drop quantized tensors: it says so once a process."""
+    import torch
+
+    with without_torchs_deprecations():
+        torch.quantize_per_tensor(torch.zeros(1), 1.0, 0, torch.quint8)
 
 
 @contextlib.contextmanager

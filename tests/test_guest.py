@@ -9,6 +9,7 @@ import logging
 import os
 import random
 import signal
+import subprocess
 import sys
 import threading
 import warnings
@@ -341,6 +342,57 @@ def test_an_int8_module_runs_with_its_own_engine_whatever_is_selected():
         assert torch.equal(module(PIXELS), expected) and torch.equal(
             copy.deepcopy(module)(PIXELS), expected
         )
+
+
+WARNED = """\
+import sys, warnings
+from pathlib import Path
+import torch
+from torch import nn
+import qstrategies as qs
+from qstrategies.export.onnx_export import export_float_onnx
+
+class Old(nn.Module):
+    def forward(self, x):
+        warnings.warn("the user's", DeprecationWarning)
+        return torch.softmax(x, 1)
+
+torch.manual_seed(0)
+model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), Old(), nn.Conv2d(4, 2, 3)).eval()
+x = torch.rand(4, 3, 8, 8)
+
+def said(call, *arguments):
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        result = call(*arguments)
+    print(sorted({f"{each.category.__name__}: {each.message}" for each in caught}))
+    return result
+
+quantized = said(qs.quantize, model, [x], x)
+said(export_float_onnx, model, (3, 8, 8), Path(sys.argv[1]))
+module = said(quantized.int8, "x86")
+said(module, x)
+said(qs.export_onnx, quantized, sys.argv[1])
+"""
+
+
+def test_the_users_deprecations_are_said_and_pytorchs_own_are_not(tmp_path):
+    """In a process of its own, since PyTorch says some only once. The softmax stays in float, so
+    that PyTorch's exporter has its say."""
+    script = [sys.executable, "-c", WARNED, str(tmp_path / "model.onnx")]
+    done = subprocess.run(script, capture_output=True, text=True)
+    users = str(["DeprecationWarning: the user's"])
+    assert done.stdout.splitlines() == [users, users, "[]", "[]", "[]"], done.stderr
+
+
+def test_what_python_says_once_a_place_it_says_once_around_int8_modules():
+    module = quantized().int8()
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("default")
+        for _ in range(3):
+            warnings.warn("the user's", DeprecationWarning, stacklevel=1)
+            module(PIXELS)
+    assert [str(each.message) for each in caught] == ["the user's"]
 
 
 def live(kind):

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -19,6 +18,7 @@ from torch import Tensor, nn
 from torch.fx.experimental.symbolic_shapes import ShapeEnv
 
 from qstrategies.errors import InputError
+from qstrategies.guest import without_torchs_deprecations
 from qstrategies.operators.island import Island
 from qstrategies.quantization.integer_graph import IntegerGraph
 
@@ -201,13 +201,12 @@ def _release_shapes(program: torch.export.ExportedProgram) -> None:
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """No warnings or log lines of the exporter."""
+    """No log lines of the exporter, nor what it says of PyTorch's future."""
     logger = logging.getLogger("torch.onnx")
     before = logger.level
     logger.setLevel(logging.ERROR)
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+        with without_torchs_deprecations():
             yield
     finally:
         logger.setLevel(before)

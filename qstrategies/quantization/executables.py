@@ -3,16 +3,14 @@ PyTorch's engines."""
 
 from __future__ import annotations
 
-import contextlib
-import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from qstrategies.errors import InputError
-from qstrategies.guest import selected_engine
+from qstrategies.guest import hear_of_quantized_tensors, selected_engine
 from qstrategies.operators.base import Kernel, Node, TensorSpec, from_integers, requantized
 from qstrategies.quantization.integer_graph import IntegerGraph
 from qstrategies.quantization.interface import InputSpec
@@ -129,7 +127,8 @@ class Int8(Executable):
     ) -> None:
         super().__init__(graph, inputs, outputs)
         self.engine = engine
-        with selected(engine):
+        hear_of_quantized_tensors()
+        with selected_engine(engine):
             self.kernels = [node.kernel(engine) or _in_float(node) for node in graph.nodes]
         for layer in graph.layers:  # so that its state is what it weighs
             for name in ("weight", "scale", "bias"):
@@ -137,7 +136,7 @@ class Int8(Executable):
                 self.register_buffer(f"{layer.output.name}_{name}", array)
 
     def forward(self, *inputs: Any) -> Any:
-        with selected(self.engine):
+        with selected_engine(self.engine):
             return super().forward(*inputs)
 
     def entered(self, spec: TensorSpec, tensor: Tensor) -> Tensor:
@@ -159,13 +158,3 @@ def _in_float(node: Node) -> Kernel:
         return requantized(node.reals(*reals, *constants), node.output.grid)
 
     return run
-
-
-@contextlib.contextmanager
-def selected(engine: str) -> Iterator[None]:
-    """``engine`` for a while, without torch's word that it will drop int8 tensors one day."""
-    with selected_engine(engine), warnings.catch_warnings():
-        warnings.filterwarnings(
-            "ignore", "torch.quantize_per_tensor, torch.quantize_per_channel and other"
-        )
-        yield
