@@ -8,5 +8,9 @@ the same places. ``ranges``, ``scales`` and ``rounding`` decide the numbers, ``d
 ``integer_graph``, ``selfcheck`` compares it with the float model. ``model`` holds it;
 ``executables`` compute it in PyTorch.
 
-Public: ``ptq.quantize``, ``model.QuantizedModel``.
+A strategy is asked on the way: ``recipe`` has its hooks, ``quantizers`` what it may give in their
+place, ``propagate`` the batches by which it chooses integers.
+
+Public: ``model.QuantizedModel``; ``training/post_training.py`` and ``training/trainee.py`` walk the
+road.
 """
