@@ -20,11 +20,8 @@ def run() -> int:
         for epochs in sorted({1, config(chosen).training.epochs}):
             base = config(chosen)
             training = dataclasses.replace(base.training, epochs=epochs)
-            base = dataclasses.replace(
-                base,
-                training=training,
-                quantization=dataclasses.replace(base.quantization, per_channel=per_channel),
-            )
+            shape = dataclasses.replace(base.quantization, per_channel=per_channel)
+            base = dataclasses.replace(base, training=training, quantization=shape)
             configs = plan(base, ["no_norm", "weight_norm"], DEFAULT_BITS, [chosen.seed])
             records = run_all(configs, Workspace(chosen.out, progress=Progress(0)))
             print(f"\n{epochs} epochs\n{table.grid(table.summarise(records)).as_text()}")

@@ -118,11 +118,11 @@ def test_no_byte_of_a_file_can_be_changed_without_a_word(saved, tmp_path):
 def test_a_file_that_means_something_else_is_refused(saved, tmp_path, change):
     import safetensors.numpy
 
-    from qstrategies.export.saved import SEAL, _seal
+    from qstrategies.export.saved import _seal
 
     arrays = safetensors.numpy.load(saved[1].read_bytes())
     with safe_open(saved[1], "np") as file:
-        content = json.loads(file.metadata()[KEY])
+        content = json.loads(file.metadata()[KEY].partition(" ")[2])
     node = content["graph"]["nodes"][0]
     if change == "version":
         content["version"] = VERSION + 1
@@ -134,6 +134,6 @@ def test_a_file_that_means_something_else_is_refused(saved, tmp_path, change):
         node["output"] = []
     text = json.dumps(content)
     path = tmp_path / "other.safetensors"
-    path.write_bytes(safetensors.numpy.save(arrays, {KEY: text, SEAL: _seal(text, arrays)}))
+    path.write_bytes(safetensors.numpy.save(arrays, {KEY: f"{_seal(text, arrays)} {text}"}))
     with pytest.raises(qs.InputError, match="is no saved model"):
         qs.load(path)

@@ -30,7 +30,7 @@ from qstrategies.quantization.interface import InputSpec
 from qstrategies.quantization.model import QuantizedModel
 from qstrategies.records import QuantizationConfig
 
-KEY, SEAL, ISLANDS = "qstrategies", "content_sha256", "islands"
+KEY, ISLANDS = "qstrategies", "islands"
 VERSION = 1
 DTYPES = {str(each).removeprefix("torch."): each for each in (
     torch.float32, torch.float64, torch.float16, torch.bfloat16, torch.int64, torch.int32,
@@ -62,7 +62,8 @@ def save(quantized: QuantizedModel, path: Path | str) -> None:
         },
     }
     text = json.dumps(content, allow_nan=False)
-    metadata = {KEY: text, SEAL: _seal(text, arrays)}
+    # One entry: safetensors writes several in any order.
+    metadata = {KEY: f"{_seal(text, arrays)} {text}"}
     atomic_write(Path(path), safetensors.numpy.save(arrays, metadata))
 
 
@@ -103,7 +104,7 @@ def _parts(data: bytes) -> tuple[str, dict[str, Array]]:
         arrays = safetensors.numpy.load(data)
         length = int.from_bytes(data[:8], "little")
         metadata = json.loads(data[8 : 8 + length])["__metadata__"]
-        text, seal = str(metadata[KEY]), metadata[SEAL]
+        seal, _, text = metadata[KEY].partition(" ")
     except Exception as error:  # safetensors raises types of its own
         raise InputError(" ".join(str(error).split()) or type(error).__name__) from None
     if seal != _seal(text, arrays):
