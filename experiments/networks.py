@@ -139,7 +139,10 @@ def with_statistics(model: nn.Module, shape: tuple[int, ...]) -> nn.Module:
         if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.affine:
             nn.init.uniform_(module.weight, 0.5, 1.5)
             nn.init.normal_(module.bias, 0, 0.3)
-            module.momentum = 0.5
+            # of all batches alike: what a momentum leaves of the variance of 1 that they begin with
+            # can exceed that of small activations, and deep networks would lose their signal
+            module.reset_running_stats()
+            module.momentum = None
     with torch.no_grad():
         for _ in range(4):
             model.train()(torch.rand(16, *shape))

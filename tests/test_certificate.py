@@ -212,11 +212,16 @@ def test_figures_of_a_convolution_are_those_of_a_few_lines_of_numpy(seed):
         and figures.float_units == tuple(bound * odd)
     )
     assert figures.pairs == tuple(
-        max(abs(p) + abs(q) for p, q in itertools.combinations(row, 2)) for row in rows.tolist()
+        max(abs(p + q) for p, q in itertools.combinations(row, 2) if p * q > 0)
+        for row in rows.tolist()
     )
     innermost = w.transpose(0, 2, 3, 1).reshape(8, -1)
-    sums = [np.abs(order[:, 1:]) + np.abs(order[:, :-1]) for order in (rows, innermost)]
-    assert figures.adjacent == tuple(np.maximum(*(item.max(1) for item in sums)))
+    sums = [
+        np.where(order[:, 1:] * order[:, :-1] > 0, np.abs(order[:, 1:] + order[:, :-1]), 0)
+        for order in (rows, innermost)
+    ]
+    alone = np.abs(rows).max(1)
+    assert figures.adjacent == tuple(np.max([item.max(1) for item in sums] + [alone], 0))
     assert found.complete
 
 
@@ -248,7 +253,7 @@ FAULTS = {
     "input zero point": (layer(GOOD, transB=1, x=(1.0, 3)), EXACT, {FIRST}, "zero point 3 is odd"),
     "output scale": (layer(GOOD, transB=1, y=(0.3, 0)), EXACT, {Q}, "no power of two"),
     "output zero point": (layer(GOOD, transB=1, y=(0.25, 127)), EXACT, {Q}, "127 is odd"),
-    "saturation": (layer([[127, 0, 0, -2]], transB=1), {"saturation_safe"}, {LAYER}, "channel 0: two weights sum to 129"),
+    "saturation": (layer([[127, 0, 0, 2]], transB=1), {"saturation_safe"}, {LAYER}, "channel 0: two weights sum to 129"),
     "float sums": (
         layer([GOOD[0], [1, 60, 60, 60]], transB=1, w=[0.25, 1001 * 2.0**-16], y=(1.0, 0)),
         {"float_executors"}, {LAYER}, "channel 1: sums of up to",

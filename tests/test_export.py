@@ -137,6 +137,7 @@ def test_metadata_is_read_back_and_the_same_model_gives_the_same_file(cnn, mnist
     assert first.sha256 == second.sha256
     added = {
         "form": "portable",
+        "saturation": "any_kernel",
         "certificate": certify(first.path).summary,
         "content_sha256": content_hash(onnx.load(str(first.path))),
     }

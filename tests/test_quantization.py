@@ -7,6 +7,7 @@ import torch
 from torch.nn import functional
 
 from qstrategies.certificate import certify, grid
+from qstrategies.errors import SelfCheckError
 from qstrategies.export.onnx_export import export_onnx
 from qstrategies.models import MODELS
 from qstrategies.pixels import PIXEL_SCALE, to_input
@@ -99,10 +100,30 @@ def test_free_scales_are_free_and_say_so(cnn, mnist, certificate):
     assert any("no power of two" in breach.reason for breach in found.breaches["integer_kernels"])
 
 
-def test_a_planted_saturation_and_a_planted_overflow_are_certified_as_such(cnn, mnist, certificate):
+def test_what_is_asked_for_any_kernel_is_not_exported_where_it_can_saturate(
+    cnn, mnist, certificate
+):
     model = quantized(cnn, mnist)
+    model.graph.layers[0].rounded_layer.weight[0].flat[:2] = 127, 2
+    with pytest.raises(SelfCheckError, match="channel 0: two weights sum to"):
+        certificate(model)
+
+
+@pytest.mark.parametrize("settings", [{"per_channel": True}, {"per_channel": False}])
+def test_the_certificate_says_for_which_kernels_a_model_was_made(cnn, mnist, certificate, settings):
+    everywhere = certificate(quantized(cnn, mnist, **settings))
+    finer = certificate(quantized(cnn, mnist, saturation="vnni_or_arm", **settings))
+    assert everywhere.complete and everywhere.holds("saturation_safe")
+    assert finer.holds("integer_kernels") and finer.holds("float_executors")
+    assert not finer.holds("saturation_safe")
+
+
+def test_a_planted_saturation_and_a_planted_overflow_are_certified_as_such(cnn, mnist, certificate):
+    model = quantized(cnn, mnist, saturation="vnni_or_arm")
+    for layer in model.graph.layers:
+        layer.rounded_layer.weight[:] = layer.rounded_layer.weight.clip(-64, 64)
     layer = model.graph.layers[0].rounded_layer
-    layer.weight[0].flat[:2] = 127, -2
+    layer.weight[0].flat[:2] = 127, 2
     found = certificate(model)
     assert [breach.node for breach in found.breaches["saturation_safe"]] == [found.layers[0].node]
     layer.bias[0] = FLOAT_EXACT
@@ -138,8 +159,9 @@ def test_fake_quantized_training_sees_the_model_that_is_exported(mnist):
     simulated = prepared(to_input(images))
     model = QuantizedModel.of(finished(prepared))
     steps = (model.int8()(images.float()) - simulated).abs() / model.output_scale
-    assert (steps > 0.5).float().mean() < 0.01, (
-        "only float rounding of the simulation may differ, and only at ties"
+    assert (steps > 0.5).float().mean() < 0.05, (
+        "float rounding of the simulation may differ at ties, and a channel whose bias is too large "
+        "for its step has a coarser one"
     )
     assert steps.max() <= 2
     assert torch.equal(prepared(to_input(images)), simulated), "the trained model is not changed"

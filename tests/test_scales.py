@@ -85,8 +85,9 @@ def test_exact_weight_scales_meet_every_condition_of_the_proof(name, bits, per_c
     scale = covering_scale(torch.tensor(weight), bits, per_channel=per_channel, exact=True)
     quantized = integers(weight, scale)
     assert np.abs(quantized).max() <= 2 ** (bits - 1) - 1, "nothing is clipped"
-    pairs = np.sort(np.abs(quantized), 1)[:, -2:].sum(1)
-    assert pairs.max() <= 128 or weight.shape[1] == 1
+    positive, negative = np.sort(quantized, 1)[:, -2:], np.sort(-quantized, 1)[:, -2:]
+    pairs = [np.maximum(side, 0).sum(1).max() for side in (positive, negative)]
+    assert max(pairs) <= 128 or weight.shape[1] == 1
     one_sided = np.maximum(quantized.clip(min=0).sum(1), -quantized.clip(max=0).sum(1))
     odd = mantissa(scale).numpy()
     assert odd.max() < 2**8

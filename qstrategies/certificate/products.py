@@ -24,7 +24,7 @@ def by_output(call: Call, array: Array) -> Array:
 
 
 def multiplied(weight: Constant) -> Array | None:
-    """Magnitudes of the integers that kernels multiply; None for float weights.
+    """The integers that kernels multiply, int8; None for float weights.
 
     Kernels multiply what is stored, and subtract the zero point from the sums. Instructions with
     16-bit sums take one signed operand: unsigned weights are first made signed, 128 lower.
@@ -34,26 +34,36 @@ def multiplied(weight: Constant) -> Array | None:
         return None
     if stored.dtype not in (np.int8, np.uint8):
         raise UnprovenError(f"its weights are stored as {stored.dtype}: expected int8 or uint8")
-    lower = 128 if stored.dtype == np.uint8 else 0
-    return np.abs(stored.astype(np.int16) - np.int16(lower)).astype(np.uint8)
+    return stored if stored.dtype == np.int8 else (stored ^ np.uint8(128)).view(np.int8)
 
 
-def pairs_of(sizes: Array) -> tuple[int, ...]:
-    """The sum of the two largest of each row of uint8."""
-    others = sizes.copy()
-    others[np.arange(len(sizes)), sizes.argmax(1)] = 0
-    return tuple(np.add(sizes.max(1), others.max(1), dtype=np.uint16).tolist())
+def pairs_of(rows: Array) -> tuple[int, ...]:
+    """The largest sum of two magnitudes of one sign in each of ``rows``, int8.
+
+    Activations have no sign there: two products of opposite signs sum to less than the larger one.
+    """
+    others, channels = rows.copy(), np.arange(len(rows))
+    for largest, without in ((rows.argmax(1), np.minimum), (rows.argmin(1), np.maximum)):
+        others[channels, largest] = without(others[channels, largest], 0)
+    return _magnitudes(_extremes(rows) + _extremes(others))
 
 
 def adjacent_of(orders: list[Array]) -> tuple[int, ...]:
-    """The largest sum of two neighbours of each row of uint8, over all orders."""
+    """The largest sum of two neighbours of one sign in each row of int8, over all orders."""
     found = []
     for rows in orders:
-        sums = np.add(rows[:, :-1], rows[:, 1:], dtype=np.uint16)
-        found.append(
-            np.maximum(sums.max(1, initial=0), rows.max(1))
-        )  # a single one has no neighbour
-    return tuple(np.max(found, 0).tolist())
+        sums = np.add(rows[:, :-1], rows[:, 1:], dtype=np.int16)
+        found += [_extremes(rows), _extremes(sums)]  # a single one has no neighbour
+    return _magnitudes(np.concatenate(found))
+
+
+def _extremes(rows: Array) -> Array:
+    """The largest and the smallest of each row, int16 [2, rows]; 0 where none has that sign."""
+    return np.stack([rows.max(1, initial=0), rows.min(1, initial=0)]).astype(np.int16)
+
+
+def _magnitudes(figures: Array) -> tuple[int, ...]:
+    return tuple(np.abs(figures).max(0).tolist())
 
 
 def kernel_orders(call: Call, array: Array) -> list[Array]:

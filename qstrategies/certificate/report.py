@@ -31,8 +31,8 @@ class Layer:
 
     ``form`` is "int8", or "float" for a layer that is left in float, which has no pairs.
     ``accumulators``: largest |partial sum| in any order, in steps s_x s_w; ``mantissas``: the odd
-    part of that step. ``pairs``: the largest |w_i| + |w_j| of any two weights; ``adjacent``: of two
-    that kernels multiply side by side.
+    part of that step. ``pairs``: the largest |w_i| + |w_j| of any two weights of one sign;
+    ``adjacent``: of two that kernels multiply side by side.
     """
 
     node: str

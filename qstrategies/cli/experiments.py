@@ -19,6 +19,7 @@ from qstrategies.records import (
     OPTIMIZERS,
     PIXELS,
     PRESETS,
+    SATURATIONS,
     SCHEDULES,
     ExperimentConfig,
     QuantizationConfig,
@@ -97,13 +98,20 @@ def _add_experiment(sub: argparse.ArgumentParser) -> None:
     )
     quantize.add_argument(
         "--observer",
-        help=f"{', '.join(OBSERVERS)} (default: min_max for PTQ, moving_average for QAT)",
+        help=f"{', '.join(OBSERVERS)} (default: histogram for PTQ, min_max with free scales, "
+        "moving_average for QAT)",
     )
     quantize.add_argument("--reduce-range", action="store_true", help="7-bit activations")
     quantize.add_argument(
         "--free-scales",
         action="store_true",
         help="any scale, instead of those that give the same bits everywhere",
+    )
+    quantize.add_argument(
+        "--saturation",
+        default="any_kernel",
+        help=f"CPUs that give the same bits: {', '.join(SATURATIONS)} (default: any_kernel, those "
+        "with 16-bit sums of products too)",
     )
     quantize.add_argument(
         "--engine",
@@ -207,6 +215,7 @@ def configuration(options: argparse.Namespace, strategy: str, weight_bits: int) 
             observer=options.observer,
             reduce_range=options.reduce_range,
             exact=not options.free_scales,
+            saturation=options.saturation,
             engine=options.engine,
             calibration_images=options.calibration_images,
         ),

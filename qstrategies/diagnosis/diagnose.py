@@ -18,12 +18,12 @@ from qstrategies.guest import guest, own_randomness
 from qstrategies.quantization.calibrate import calibrate
 from qstrategies.quantization.exact_forms import NORM_KINDS, folds, module_at
 from qstrategies.quantization.prepare import Prepared, normalized_copy, prepare
+from qstrategies.quantization.scales import LARGEST_PAIR, largest_pair
 from qstrategies.quantization.structure import Arguments
 from qstrategies.records import MARGIN, QuantizationConfig
 from qstrategies.text import json_text, line
 
 Inputs = Tensor | tuple[Tensor, ...]
-LARGEST_SUM = 128  # of two 8-bit weights times 255 each, which a 16-bit sum still holds
 GOOD = 30.0  # dB: noise of 3 % of the logits
 
 
@@ -215,7 +215,7 @@ def diagnose_calibrated(  # noqa: PLR0913 - what diagnose takes
         layers=tuple(ours.layers),
         standing_norms=standing_norms(model, inputs, left),
         unsafe_layers=tuple(
-            layer for layer in ours.layers if _largest_pair(ours, layer) > LARGEST_SUM
+            layer for layer in ours.layers if _largest_pair(ours, layer) > LARGEST_PAIR
         ),
         per_channel=config.per_channel,
         float_accuracy=_accuracy(expected, labels),
@@ -265,9 +265,9 @@ def _activation_sites(
 
 
 def _largest_pair(simulation: Simulation, layer: str) -> int:
-    """The largest sum of the absolute integers of two weights of one channel."""
-    integers = simulation.integers(layer).int().abs()
-    return int(integers.topk(min(2, integers.shape[1]), 1).values.sum(1).max())
+    """The largest sum of the integers of two weights of one sign in one channel."""
+    integers = simulation.integers(layer).float()
+    return int(largest_pair(integers).max())
 
 
 def standing_norms(

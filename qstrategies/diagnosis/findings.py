@@ -182,10 +182,10 @@ def _saturation(d: Diagnosis) -> Iterator[Finding]:
             rule="saturation",
             where=", ".join(d.unsafe_layers),
             evidence=(
-                "two weights of a channel exceed 128 in sum, so that 16-bit sums of CPUs "
-                "without VNNI can saturate"
+                "two weights of a channel, of one sign, exceed 128 in sum, so that 16-bit sums of "
+                "CPUs without VNNI can saturate"
             ),
-            advice="exact scales (the default), reduce_range, or 7-bit weights",
+            advice="exact scales for any_kernel (the default), reduce_range, or 7-bit weights",
         )
 
 

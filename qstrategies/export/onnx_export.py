@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from qstrategies.certificate import certify_model
-from qstrategies.errors import check_choice
+from qstrategies.errors import SelfCheckError, check_choice
 from qstrategies.export.islands import IR_VERSION, exported
 from qstrategies.export.lowering import LOWERINGS, lower
 from qstrategies.export.onnx_writer import to_onnx
@@ -24,7 +24,7 @@ from qstrategies.files import atomic_write, sha256
 from qstrategies.guest import guest, own_randomness
 from qstrategies.onnx_file import HASH_KEY, content_hash
 from qstrategies.quantization.model import QuantizedModel
-from qstrategies.records import PIXELS
+from qstrategies.records import PIXELS, QuantizationConfig
 
 
 @dataclass(frozen=True)
@@ -84,6 +84,8 @@ def export_onnx(
     path = Path(path)
     portable = to_onnx(quantized, pixels)
     check_file(quantized, portable)
+    if quantized.config.exact:
+        metadata = {"saturation": quantized.config.saturation, **(metadata or {})}
     files = [_save(portable, path, "portable", metadata, quantized)]
     model = ir.from_proto(portable)
     if optimize_for is not None and lower(model.graph, optimize_for):
@@ -132,7 +134,7 @@ def _save(
     portable: ExportedModel | None = None,
 ) -> ExportedModel:
     onnx.checker.check_model(proto, full_check=True)
-    certificate = None if form == "float" else certify_model(proto).summary
+    certificate = None if quantized is None else _certificate(proto, quantized.config)
     same_as = _proven_same(certificate, portable)
     entries = {**(metadata or {}), "form": form, "certificate": certificate, "same_as": same_as}
     for key, value in entries.items():
@@ -145,6 +147,16 @@ def _save(
     return ExportedModel(
         path, form, sha256(data), len(data), content, same_as, certificate, quantized
     )
+
+
+def _certificate(proto: onnx.ModelProto, config: QuantizationConfig) -> dict[str, Any]:
+    """The summary of the certificate, which must not deny what was asked for."""
+    certificate = certify_model(proto)
+    layers = {layer.node for layer in certificate.layers}
+    unsafe = [each for each in certificate.breaches["saturation_safe"] if each.node in layers]
+    if config.exact and config.saturation == "any_kernel" and unsafe:
+        raise SelfCheckError(f"{unsafe[0].node}: {unsafe[0].reason}")
+    return certificate.summary
 
 
 def _plain(proto: onnx.ModelProto) -> onnx.ModelProto:

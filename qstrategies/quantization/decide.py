@@ -18,7 +18,7 @@ from qstrategies.quantization.prepare import Prepared
 from qstrategies.quantization.propagate import Propagation, RoundingProblem
 from qstrategies.quantization.ranges import decided
 from qstrategies.quantization.recipe import overrides
-from qstrategies.quantization.rounding import rounded_layer
+from qstrategies.quantization.rounding import balanced_layer, rounded_layer
 
 
 def decide(prepared: Prepared, batches: Sequence[tuple[Tensor, ...]] = ()) -> IntegerGraph:
@@ -67,6 +67,8 @@ class _Builder:
         self.graph: fx.GraphModule = prepared.graph
         self.placement: Placement = prepared.placement
         self.propagation: Propagation | None = None
+        decided_already = prepared.trained or overrides(prepared.recipe, "round_weights")
+        self.balances = prepared.config.exact and not decided_already
 
     def stands(self, node: fx.Node) -> bool:
         """Whether a node of the integer graph is made from ``node``."""
@@ -128,4 +130,5 @@ class _Builder:
             return self.prepared.recipe.round_weights(problem)
 
         ends = (site.inputs[0].grid, site.output.grid)
-        return rounded_layer(site.module, site.name, quantizer, ends, to_integers)
+        layer = rounded_layer(site.module, site.name, quantizer, ends, to_integers)
+        return balanced_layer(layer, site.module, quantizer) if self.balances else layer

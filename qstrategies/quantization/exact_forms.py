@@ -202,8 +202,22 @@ def output_rows(layer: Any, weight: Tensor | None = None) -> Tensor:
     """``weight`` (default: that of ``layer``) with one row of products per output channel,
     [out_channels, ...]."""
     chosen: Tensor = layer.weight if weight is None else weight
+    return kernels_of(layer, chosen).flatten(1) if is_transposed(layer) else chosen
+
+
+def kernels_of(layer: Any, weight: Tensor) -> Tensor:
+    """``weight`` of ``layer`` as [out_channels, in_channels of the group, window]."""
     if not is_transposed(layer):
-        return chosen
-    inputs, outputs, *window = chosen.shape  # [in_channels, out_channels / groups, ...]
-    grouped = chosen.reshape(layer.groups, inputs // layer.groups, outputs, *window)
-    return grouped.transpose(1, 2).reshape(layer.groups * outputs, -1)
+        return weight.reshape(*weight.shape[:2], -1)
+    inputs, outputs = weight.shape[:2]  # out_channels of the group
+    grouped = weight.reshape(layer.groups, inputs // layer.groups, outputs, -1)
+    return grouped.transpose(1, 2).reshape(layer.groups * outputs, inputs // layer.groups, -1)
+
+
+def from_kernels(layer: Any, kernels: Tensor) -> Tensor:
+    """The inverse of ``kernels_of``."""
+    shape = layer.weight.shape
+    if not is_transposed(layer):
+        return kernels.reshape(shape)
+    grouped = kernels.reshape(layer.groups, shape[1], shape[0] // layer.groups, -1)
+    return grouped.transpose(1, 2).reshape(shape)

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 from torch.ao.quantization import HistogramObserver, MinMaxObserver, MovingAverageMinMaxObserver
 from torch.ao.quantization.observer import ObserverBase
 
+from qstrategies.quantization.histogram import ExactHistogramObserver
 from qstrategies.quantization.scales import exact_activation_qparams
 
 
@@ -37,11 +38,7 @@ class ExactMovingAverageObserver(_ExactQParams, MovingAverageMinMaxObserver):
     """``MovingAverageMinMaxObserver`` on the exact grid."""
 
 
-class ExactHistogramObserver(_ExactQParams, HistogramObserver):
-    """``HistogramObserver`` (the range of least squared error) on the exact grid."""
-
-
-ACTIVATION_OBSERVERS: dict[tuple[str, bool], type[ObserverBase]] = {
+ACTIVATION_OBSERVERS: dict[tuple[str, bool], type[nn.Module]] = {
     ("min_max", True): ExactMinMaxObserver,
     ("moving_average", True): ExactMovingAverageObserver,
     ("histogram", True): ExactHistogramObserver,

@@ -55,6 +55,7 @@ class Prepared:
         sample: two examples, and the tensors that the user's model gives for them.
         activations: what finds the range of each group of ``placement``; none for pixels.
         weights: the quantizer of each layer, by its name in ``graph``.
+        trained: whether with fake quantizers: then weights are rounded to nearest, as these did.
     """
 
     graph: fx.GraphModule
@@ -67,6 +68,7 @@ class Prepared:
     placement: Placement = NOWHERE
     activations: dict[int, ActivationQuantizer] = field(default_factory=dict)
     weights: dict[str, WeightQuantizer] = field(default_factory=dict)
+    trained: bool = False
 
     @property
     def pixel_groups(self) -> set[int]:
@@ -119,7 +121,7 @@ def prepare(
     fold_norms(graph)
     recipe.rewrite(graph)
     check_rewritten(graph, saturating, forms.sample)
-    return placed(forms, saturating)
+    return placed(forms, saturating, "histogram" if config.exact else "min_max")
 
 
 def forms_of(
@@ -139,9 +141,13 @@ def forms_of(
     return Prepared(normalized.module, config, recipe, input_scale, arguments, outputs, sample)
 
 
-def placed(forms: Prepared, saturating: Collection[str] = ()) -> Prepared:
-    """``forms`` with quantizers where their operators put them; ``saturating`` are nodes whose
-    values are cut at ``saturation.TOP``."""
+def placed(forms: Prepared, saturating: Collection[str] = (), usual: str = "min_max") -> Prepared:
+    """``forms`` with quantizers where their operators put them.
+
+    Args:
+        saturating: nodes whose values are cut at ``saturation.TOP``.
+        usual: the observer where the configuration names none.
+    """
     graph = forms.graph
     found = replace(forms, placement=place(graph), activations={}, weights={})
     weights = {str(node.target): _weight(found, node) for node in _layers(found)}
@@ -155,7 +161,7 @@ def placed(forms: Prepared, saturating: Collection[str] = ()) -> Prepared:
     cut = {found.placement.groups[name] for name in saturating}
     for group, members in found.placement.members.items():
         if group not in found.pixel_groups:
-            found.activations[group] = _activation(found, members[0], cut=group in cut)
+            found.activations[group] = _activation(found, members[0], usual, cut=group in cut)
     return found
 
 
@@ -175,6 +181,7 @@ def _weight(forms: Prepared, node: fx.Node) -> WeightQuantizer | None:
         forms.config.weight_bits,
         per_channel=forms.config.per_channel and not is_transposed(layer),
         exact=forms.config.exact,
+        pairs=forms.config.saturation == "any_kernel",
         unit=forms.input_scale or 1.0 if reads_pixels else 1.0,
     )
     norm = folded_norm(forms.graph, node)
@@ -183,8 +190,8 @@ def _weight(forms: Prepared, node: fx.Node) -> WeightQuantizer | None:
     return forms.recipe.weight_quantizer(QuantizerSite(name, "weight", layer, rows), default)
 
 
-def _activation(forms: Prepared, name: str, *, cut: bool) -> ActivationQuantizer:
-    observer = activation_observer(forms.config)
+def _activation(forms: Prepared, name: str, usual: str, *, cut: bool) -> ActivationQuantizer:
+    observer = activation_observer(forms.config, usual)
     default = ActivationQuantizer(SaturatingObserver(observer) if cut else observer)
     placeholders = {node.name for node in forms.graph.graph.find_nodes(op="placeholder")}
     site = QuantizerSite(name, "input" if name in placeholders else "activation")
@@ -232,10 +239,10 @@ def numbered(normalized: Normalized) -> Any:
     return mapped(normalized.outputs, lambda _, value: None if value is None else next(numbers))
 
 
-def activation_observer(config: QuantizationConfig) -> nn.Module:
-    """A fresh observer of the kind and grid of ``config``."""
+def activation_observer(config: QuantizationConfig, usual: str = "min_max") -> nn.Module:
+    """A fresh observer of the kind (``usual`` if it names none) and grid of ``config``."""
     quant_max = 127 if config.reduce_range else 255
-    observer: Any = ACTIVATION_OBSERVERS[config.observer or "min_max", config.exact]
+    observer: Any = ACTIVATION_OBSERVERS[config.observer or usual, config.exact]
     made: nn.Module = observer(
         dtype=torch.quint8, qscheme=torch.per_tensor_affine, quant_min=0, quant_max=quant_max
     )

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Collection
+from dataclasses import replace
 from typing import Any, Self
 
 from torch import Tensor, fx, nn
@@ -168,7 +169,7 @@ def finished(model: FakeQuantizedModel) -> Prepared:
     drop_training_only(forms.graph)
     norms_to_layers(forms.graph)
     fold_norms(forms.graph)
-    result = placed(forms)
+    result = replace(placed(forms), trained=True)
     before = forms.placement.groups
     for group in result.activations:
         members = result.placement.members[group]

@@ -46,16 +46,16 @@ class WeightQuantizer(nn.Module):
     """Rounds a weight to the integers [-quant_max, quant_max]; each weight it sees gives its scale
     afresh.
 
-    ``unit`` is the factor that will be folded into the weight before export (the pixel scale in a
-    first layer); ``levels`` the number of values that the layer's input takes.
+    ``pairs``: whether exact scales keep two products within 16 bits. ``unit`` is the factor that
+    will be folded into the weight before export (the pixel scale in a first layer).
     """
 
     def __init__(
-        self, bits: int, *, per_channel: bool, exact: bool, levels: int = 256, unit: float = 1.0
+        self, bits: int, *, per_channel: bool, exact: bool, pairs: bool = True, unit: float = 1.0
     ) -> None:
         super().__init__()
         self.bits, self.per_channel, self.exact = bits, per_channel, exact
-        self.levels, self.unit = levels, unit
+        self.pairs, self.unit = pairs, unit
         self.quant_max = 2 ** (bits - 1) - 1
         self.quant_min = -self.quant_max
 
@@ -77,7 +77,7 @@ class WeightQuantizer(nn.Module):
             self.bits,
             per_channel=self.per_channel,
             exact=self.exact,
-            levels=self.levels,
+            pairs=self.pairs,
         )
         return straight_through(scale, step) if step.requires_grad else scale
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -13,9 +14,10 @@ from qstrategies.errors import InputError
 from qstrategies.operators.base import Quantizer
 from qstrategies.operators.convolution import is_transposed
 from qstrategies.operators.layer import RoundedLayer
-from qstrategies.quantization.exact_forms import output_rows
+from qstrategies.quantization.balance import balanced
+from qstrategies.quantization.exact_forms import from_kernels, kernels_of, output_rows
 from qstrategies.quantization.quantizers import WeightQuantizer
-from qstrategies.quantization.scales import fit_layer
+from qstrategies.quantization.scales import FLOAT_EXACT, LARGEST_PAIR, fit_layer, float_units
 
 LARGEST_BIAS = 2**31 - 1
 
@@ -68,3 +70,37 @@ def _bias_steps(
             f"the bias of {name!r} does not fit int32: its input's range is too small beside it"
         )
     return steps
+
+
+@torch.no_grad()
+def balanced_layer(rounded: RoundedLayer, layer: Any, quantizer: WeightQuantizer) -> RoundedLayer:
+    """``rounded``, which ``layer`` is to nearest, with weights moved so that their errors cancel.
+
+    Channels that a move would take beyond what float32 adds exactly stay as they are.
+    """
+    kernels = kernels_of(layer, layer.weight.detach() * quantizer.unit)
+    scale = torch.from_numpy(rounded.scale)
+    largest = float(quantizer.quant_max)
+    steps = (kernels / scale[:, None, None]).clamp(-largest, largest)
+    nearest = torch.round(steps)
+    moved = balanced(steps, *_room(nearest.flatten(1), quantizer))
+    bias = torch.from_numpy(rounded.bias)
+    before, after = (float_units(integers.flatten(1), scale, bias) for integers in (nearest, moved))
+    exact = after <= before.clamp(min=FLOAT_EXACT)
+    integers = torch.where(exact[:, None, None], moved, nearest)
+    weight = from_kernels(layer, integers).to(torch.int8)
+    return replace(rounded, weight=weight.numpy())
+
+
+def _room(nearest: Tensor, quantizer: WeightQuantizer) -> tuple[Tensor, Tensor]:
+    """How far weights of every row of ``nearest`` may be moved away from zero, below and above."""
+    largest = torch.full((len(nearest),), float(quantizer.quant_max))
+    if not quantizer.pairs or quantizer.bits < 8 or nearest.shape[1] < 2:
+        return -largest, largest
+    # beside the largest weight, and beside each other
+    lowest, highest = (end.clamp(max=LARGEST_PAIR) for end in (-nearest.amin(1), nearest.amax(1)))
+    low, high = (
+        torch.minimum(LARGEST_PAIR - end, torch.tensor(LARGEST_PAIR / 2))
+        for end in (lowest, highest)
+    )
+    return -low, high

@@ -10,14 +10,15 @@ of it in float32. With
   before it rounds,
 * ``1 / (1 / m) = m`` in float32, as oneDNN keeps reciprocals of scales: 7, 13 and 15 come back one
   bit off, and a tie then rounds the wrong way,
-* ``m (max(sum of w > 0, sum of -w > 0) (levels - 1) + |b|) < 2^24`` over the integer weights of an
+* ``m (max(sum of w > 0, sum of -w > 0) HIGHEST + |b|) < 2^24`` over the integer weights of an
   output channel,
 
 every partial sum, in integers or in float32 and in any order, and its product with ``M`` is exact,
 so that the one remaining rounding (half to even, of a number that all of them know exactly) gives
-the same integer everywhere. If further the two largest ``|w|`` of a channel sum to at most 128, no
-pair of products can saturate the 16-bit accumulators of CPUs without VNNI (``255 * 128 < 2^15``),
-in whatever order a kernel packs them.
+the same integer everywhere. If further the two largest ``|w|`` of one sign sum to at most 128 in
+every channel, no pair of products can saturate the 16-bit accumulators of CPUs without VNNI
+(``255 * 128 < 2^15``; products of two signs have the smaller sum), in whatever order a kernel packs
+them.
 """
 
 from __future__ import annotations
@@ -29,6 +30,8 @@ FLOAT_EXACT = 2**24  # float32 represents every integer up to this
 ACCUMULATOR_BUDGET = 3 * 2**22  # three quarters of it for the products...
 BIAS_BUDGET = 2**22  # ...and one for the bias
 MAX_MANTISSA_BITS = 7
+HIGHEST = 255  # of the integers that a layer reads
+LARGEST_PAIR = 128  # times 255 it fits 16 bits
 FINEST_RESULT = 2.0**-16  # 8 bits of the result leave so much of float32's 24 behind the point
 WIDEST_RISE = 4.0  # twice for float executors, twice to a power of two: what was clipped comes back
 SMALLEST_SCALE = (
@@ -64,7 +67,7 @@ def exact_activation_qparams(
 
 
 def weight_scale(
-    rows: Tensor, step: Tensor, bits: int, *, per_channel: bool, exact: bool, levels: int = 256
+    rows: Tensor, step: Tensor, bits: int, *, per_channel: bool, exact: bool, pairs: bool = True
 ) -> Tensor:
     """Scale of a symmetric quantizer to [-q, q], ``q = 2^(bits - 1) - 1``, that is ``step`` or a
     little more.
@@ -72,7 +75,7 @@ def weight_scale(
     Args:
         rows: the weight, [out_channels, products], float32.
         step: what is asked for, [out_channels]; weights beyond q steps are clipped.
-        levels: the number of values that the layer's input takes.
+        pairs: whether exact scales keep two products within 16 bits.
 
     Returns:
         Shape [out_channels], float32. With ``exact`` it is rounded up to the longest mantissa that
@@ -85,17 +88,17 @@ def weight_scale(
         scale = scale if per_channel else scale.max().expand_as(scale)
         return scale.clamp(min=torch.finfo(torch.float32).eps)
     rows = _clipped(rows, WIDEST_RISE * (2 ** (bits - 1) - 1) * scale)
-    if bits == 8 and rows.shape[1] > 1:
-        scale = torch.maximum(scale, rows.abs().topk(2).values.sum(1) / 128)
+    if pairs and bits == 8:
+        scale = torch.maximum(scale, largest_pair(rows) / LARGEST_PAIR)
     one_sided = torch.maximum(rows.clamp(min=0).sum(1), -rows.clamp(max=0).sum(1))
     rounding = rows.shape[1] / 2  # each weight moves by at most half a step
-    room = max(ACCUMULATOR_BUDGET / (levels - 1) - rounding, 1.0)
+    room = max(ACCUMULATOR_BUDGET / HIGHEST - rounding, 1.0)
     # Very wide layers keep their bits instead: see the docstring.
     for_float = torch.minimum(one_sided / room, 2 * scale)
     scale = torch.maximum(scale, for_float).clamp(min=SMALLEST_SCALE)
     if not per_channel:
         scale = scale.max().expand_as(scale)
-    bound = (one_sided / scale + rounding) * (levels - 1)
+    bound = (one_sided / scale + rounding) * HIGHEST
     bits_left = torch.log2(ACCUMULATOR_BUDGET / bound).floor().clamp(0, MAX_MANTISSA_BITS)
     return _round_up_mantissa(scale, bits_left if per_channel else bits_left.min().expand_as(scale))
 
@@ -110,6 +113,16 @@ def _clipped(rows: Tensor, reach: Tensor) -> Tensor:
     if bool((largest(rows) <= reach).all()):
         return rows
     return torch.clamp(rows, -reach[:, None], reach[:, None])
+
+
+def largest_pair(rows: Tensor) -> Tensor:
+    """The largest sum of two magnitudes of one sign in each row of [out_channels, n]."""
+    return torch.maximum(_two_largest(rows.clamp(min=0)), _two_largest((-rows).clamp_(min=0)))
+
+
+def _two_largest(rows: Tensor) -> Tensor:
+    highest, place = rows.max(1, keepdim=True)
+    return highest[:, 0] + rows.scatter(1, place, 0.0).amax(1)
 
 
 def _round_up_mantissa(scale: Tensor, bits: Tensor) -> Tensor:
@@ -145,6 +158,15 @@ def fit_layer(
         power_of_two_above(needed.clamp(min=SMALLEST_SCALE)), power_of_two_above(scale)
     )
     return torch.where(needed > unit, coarser, scale)
+
+
+def float_units(rows: Tensor, scale: Tensor, bias: Tensor) -> Tensor:
+    """The largest partial sum of each channel, in the step that float32 is to add it in, float64.
+
+    ``rows`` [out_channels, n] and ``bias`` are integers. Exact up to ``FLOAT_EXACT``.
+    """
+    one_sided = torch.maximum(rows.clamp(min=0).sum(1), -rows.clamp(max=0).sum(1))
+    return (one_sided.double() * HIGHEST + bias.abs()) * mantissa(scale)
 
 
 def mantissa(scale: Tensor) -> Tensor:

@@ -170,7 +170,8 @@ def _magnitude(expected: Tensor, scale: float) -> float:
 
 
 def _check_weight(prepared: Prepared, layer: Layer, rounded: Tensor) -> None:
-    """Every rounded weight lies within half a step of the float one, or at the end of the range.
+    """Every rounded weight is one of the two integers beside the float one, or at the end of the
+    range.
 
     Recipes that choose integers by what a layer gives may move them further.
     """
@@ -183,7 +184,7 @@ def _check_weight(prepared: Prepared, layer: Layer, rounded: Tensor) -> None:
     quantizer = prepared.weights[layer.name]
     wanted = module.weight.detach() * quantizer.unit / step
     steps = (rounded / step - wanted.clamp(quantizer.quant_min, quantizer.quant_max)).abs()
-    if not steps.max() <= 0.5 + SLACK:
+    if not steps.max() <= 1 + SLACK:
         raise SelfCheckError(
             f"a weight of {layer.name} is {steps.max():.3g} steps away from the float one"
         )

@@ -6,6 +6,7 @@ from qstrategies.records.configs import OBSERVERS as OBSERVERS
 from qstrategies.records.configs import OPTIMIZERS as OPTIMIZERS
 from qstrategies.records.configs import PIXELS as PIXELS
 from qstrategies.records.configs import PRESETS as PRESETS
+from qstrategies.records.configs import SATURATIONS as SATURATIONS
 from qstrategies.records.configs import SCHEDULES as SCHEDULES
 from qstrategies.records.configs import ExperimentConfig as ExperimentConfig
 from qstrategies.records.configs import QuantizationConfig as QuantizationConfig

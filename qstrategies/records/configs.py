@@ -20,6 +20,9 @@ SCHEDULES = ("constant", "cosine", "one_cycle")
 OBSERVERS = ("histogram", "min_max", "moving_average")
 
 
+SATURATIONS = ("any_kernel", "vnni_or_arm")
+
+
 PIXELS = ("float32", "uint8")
 
 
@@ -54,8 +57,9 @@ class QuantizationConfig:
     steers QAT.
 
     ``observer`` None means the strategy's own default. ``exact`` restricts the scales so that every
-    executor gives the same bits (see ``quantization/scales.py``). ``engine`` is
-    ``torch.backends.quantized.engine``.
+    executor gives the same bits (see ``quantization/scales.py``): with ``saturation`` "any_kernel"
+    on all CPUs; "vnni_or_arm" allows finer 8-bit weights, whose products kernels of AVX2 cannot add
+    in pairs in 16 bits. ``engine`` is ``torch.backends.quantized.engine``.
     """
 
     weight_bits: int = 8
@@ -63,12 +67,14 @@ class QuantizationConfig:
     observer: str | None = None
     reduce_range: bool = False
     exact: bool = True
+    saturation: str = "any_kernel"
     engine: str = "x86"
     calibration_images: int = 1024
 
     def __post_init__(self) -> None:
         check_range("weight bits", self.weight_bits, 2, 8)
         check_range("number of calibration images", self.calibration_images, 1, 10_000)
+        check_choice("saturation", self.saturation, SATURATIONS)
         check_choice("engine", self.engine, ENGINES)
         if self.observer is not None:
             check_choice("observer", self.observer, OBSERVERS)

@@ -177,6 +177,7 @@ class RunRecord:
         marks += [] if quantization.observer is None else [quantization.observer]
         marks += ["reduce-range"] if quantization.reduce_range else []
         marks += [] if quantization.exact else ["free-scales"]
+        marks += [] if quantization.saturation == "any_kernel" else [quantization.saturation]
         marks += [] if config.model == "cnn" else [config.model]
         marks += [] if config.dataset == "mnist" else [config.dataset]
         return " ".join([config.strategy, *marks])

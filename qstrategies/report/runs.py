@@ -160,6 +160,8 @@ def _quantization(config: QuantizationConfig) -> list[str]:
     words += [] if config.observer is None else ["--observer", config.observer]
     words += ["--reduce-range"] if config.reduce_range else []
     words += [] if config.exact else ["--free-scales"]
+    usual = config.saturation == default.saturation
+    words += [] if usual else ["--saturation", config.saturation]
     words += [] if config.engine == default.engine else ["--engine", config.engine]
     usual = config.calibration_images == default.calibration_images
     return words if usual else [*words, "--calibration-images", str(config.calibration_images)]

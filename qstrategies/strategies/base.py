@@ -95,8 +95,8 @@ class Strategy(Recipe):
     """Where the idea comes from."""
     options: ClassVar[Mapping[str, Option]] = {}
     course: ClassVar[Course] = Course()
-    observer: ClassVar[str] = "min_max"
-    """How activation ranges are found unless the user says otherwise."""
+    observer: ClassVar[str | None] = None
+    """How activation ranges are found unless the user says otherwise; None for the default."""
 
     def __init__(self, **values: float) -> None:
         for name in values:

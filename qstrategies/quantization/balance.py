@@ -1,0 +1,93 @@
+"""Weights rounded up or down so that the errors of a channel cancel.
+
+The error of a result is the sum of ``(q - w) x`` over the products of its channel. Behind a ReLU no
+``x`` is negative, and those of one window are nearly alike: what counts is the sum of the errors
+``q - w``, which rounding to nearest leaves to chance. As in SQuant (Guo et al., arXiv 2202.07471)
+some weights are rounded the other way, those first that lie closest to a tie, until the errors of
+every kernel, and then those of every output channel, sum to at most half a step. It takes no data.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+CHUNK = 2**17  # weights at a time, so that what is computed of them stays in the caches
+
+
+def balanced(steps: Tensor, low: Tensor, high: Tensor) -> Tensor:
+    """``steps``, the weights over their scale, rounded to one of the two integers beside them.
+
+    Args:
+        steps: shape [out_channels, in_channels, window], float32.
+        low, high: shape [out_channels]; nothing is moved below or above them that rounding to
+            nearest leaves inside.
+
+    Returns:
+        Integers as float32, in the shape of ``steps``. What is an integer already stays.
+    """
+    if not steps.numel():
+        return steps
+    channels = max(1, CHUNK // steps[0].numel())
+    parts = zip(steps.split(channels), low.split(channels), high.split(channels), strict=True)
+    return torch.cat([_Rounding(*part).balanced() for part in parts])
+
+
+class _Rounding:
+    """``steps`` and ``integers`` have the shape [window, out_channels, in_channels]: what is looked
+    for in every kernel is then found for many kernels at once."""
+
+    def __init__(self, steps: Tensor, low: Tensor, high: Tensor) -> None:
+        self.steps = steps.permute(2, 0, 1).contiguous()
+        self.integers = torch.round(self.steps)
+        # errors lie within 1; where there is no room for a move, those that ask for it count as 0
+        self.least = (self.integers - high[:, None]).clamp_(-1, 0)
+        self.most = (self.integers - low[:, None]).clamp_(0, 1)
+
+    def balanced(self) -> Tensor:
+        if len(self.steps) > 1:
+            self._cancel_in_kernels()
+        self._cancel_in_channels()
+        return self.integers.permute(1, 2, 0).contiguous()
+
+    def _movable(self, errors: Tensor) -> Tensor:
+        """``errors``, 0 where the integer on the other side of the weight is out of bounds."""
+        return torch.clamp(errors, self.least, self.most)
+
+    def _cancel_in_kernels(self) -> None:
+        integers = self.integers.view(len(self.steps), -1)
+        errors = self.integers - self.steps
+        totals = errors.sum(0).flatten()
+        movable = self._movable(errors).view_as(integers)
+        kernels = (totals.abs() > 0.5).nonzero().flatten()
+        while len(kernels):
+            signs = totals[kernels].sign()
+            gain, place = (movable.index_select(1, kernels) * signs).max(0)
+            found = gain > 0
+            kernels, signs, place = kernels[found], signs[found], place[found]
+            integers[place, kernels] -= signs
+            movable[place, kernels] = 0
+            totals[kernels] -= signs
+            kernels = kernels[totals[kernels].abs() > 0.5]
+
+    def _cancel_in_channels(self) -> None:
+        """Move at most one weight of a kernel, in the kernels whose own sum gains most by it."""
+        errors = self.integers - self.steps
+        kernels = errors.sum(0)
+        totals = kernels.sum(1, keepdim=True)
+        signs, count = totals.sign(), totals.abs().round()
+        most = min(int(count.max()), kernels.shape[1])
+        gain, place = _largest(self._movable(errors) * signs)
+        worth = torch.where(gain > 0, gain + kernels * signs, -torch.inf)
+        best, inputs = worth.topk(most)
+        chosen = (torch.arange(most) < count) & best.isfinite()
+        outputs, ranks = chosen.nonzero(as_tuple=True)
+        inputs = inputs[outputs, ranks]
+        self.integers[place[outputs, inputs], outputs, inputs] -= signs[outputs, 0]
+
+
+def _largest(values: Tensor) -> tuple[Tensor, Tensor]:
+    """The largest of ``values`` [window, ...] and its place in the window."""
+    if len(values) == 1:
+        return values[0], torch.zeros_like(values[0], dtype=torch.long)
+    return values.max(0)
