@@ -179,6 +179,14 @@ def test_what_has_none_is_named_and_stays_in_float_alone(name, tmp_path):
     assert len(quantized.graph.layers) == 2, "the layers around it are quantized"
 
 
+def test_an_island_is_exported_where_zeros_lie_outside_the_calibrated_range(tmp_path):
+    layer = nn.Linear(3, 4)
+    nn.init.constant_(layer.weight, -9.0)
+    nn.init.constant_(layer.bias, 80.0)
+    rows = 2 + torch.rand(16, 3)  # 80 without them, and at most 26 with them
+    check(nn.Sequential(layer, nn.SiLU(), nn.Softmax(1)), tmp_path, (rows,), islands=1, least=10)
+
+
 PADDINGS = [{"padding": 1, "padding_mode": mode} for mode in ("reflect", "circular", "replicate")]
 PADDINGS += [
     {"padding": "same", "kernel_size": 4},

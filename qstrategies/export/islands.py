@@ -214,16 +214,16 @@ def quiet() -> Iterator[None]:
 
 @torch.no_grad()
 def _examples(graph: IntegerGraph) -> dict[str, Tensor]:
-    """What every tensor is for ``EXAMPLES`` inputs of zeros, in real numbers."""
+    """What every tensor is for ``EXAMPLES`` inputs of zeros, in real numbers on its grid."""
     values = {}
     for spec in graph.inputs:
         sizes = [EXAMPLES if size is None else size for size in spec.shape]
         values[spec.name] = torch.zeros(sizes, dtype=spec.dtype)
     for node in graph.nodes:
         constants = (torch.from_numpy(array) for array in node.constants)
-        values[node.output.name] = node.reals(
-            *(values[spec.name] for spec in node.inputs), *constants
-        )
+        value = node.reals(*(values[spec.name] for spec in node.inputs), *constants)
+        grid = node.output.quantizer
+        values[node.output.name] = value if grid is None else grid.rounded(value)
     return values
 
 
