@@ -15,7 +15,8 @@ from typing import Any
 
 import torch
 from common import config, options
-from rivals import file_times, rival_rows, static_file
+from rivals import file_times, rival_rows
+from tools import static_file
 from torch import nn
 from torch.nn import functional
 from torch.utils.data import DataLoader, Dataset
@@ -284,7 +285,7 @@ def measurements(workspace: Workspace, epochs: int, seed: int) -> Iterator[list[
     """One table after the other."""
     yield training_rows(workspace, epochs)
     yield inference_rows(workspace, epochs, seed)
-    yield rival_rows()
+    yield rival_rows(sys.executable)
     comparison = Path("runs")
     if list(comparison.glob("*/record.json")):
         yield reuse_rows(read_records(comparison))

@@ -3,31 +3,32 @@ and noise.
 
 python experiments/networks.py [--images 32] [--names resnet18 ...] [--out runs/networks]
 
-Each network is measured once and kept in the folder as JSON, so that an interrupted run goes on
-where it was. timm's networks need `pip install 'qstrategies[networks]'`, and are left out without
-it.
+Each network is measured once, in a process of its own, and kept in the folder as JSON, so that an
+interrupted run goes on where it was. timm's networks need `pip install 'qstrategies[networks]'`,
+and are left out without it.
 """
 
 from __future__ import annotations
 
 import argparse
 import collections
-import contextlib
-import importlib.util
+import concurrent.futures
 import json
+import multiprocessing
 import sys
+import tempfile
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
+from tools import file_outputs, static_file
 from torch import Tensor, nn
+from zoo import Network, networks, random_images
 
 import qstrategies as qs
 from qstrategies.cli import guarded
-from qstrategies.datasets.torchvision_import import torchvision
 from qstrategies.execution.crosscheck import CrossCheck
 from qstrategies.files import atomic_write
 from qstrategies.quantization.structure import leaves
@@ -38,164 +39,96 @@ ONNX_RUNTIME = tuple(
     name for name in RUNTIMES.names() if issubclass(RUNTIMES.get(name), OnnxRuntime)
 )
 OTHERS = ("onnxruntime-web", "opencv-dnn", "openvino", "tract")
+PROOFS = {
+    "integer_kernels": "integer kernels",
+    "float_executors": "float executors",
+    "saturation_safe": "without VNNI",
+}
+COLUMNS = (
+    *("network", "float islands", "PyTorch", "ONNX Runtime", *OTHERS, "proven"),
+    *("dB", "free", "static", "s", "static s"),
+)
+FIGURES = 5  # columns of numbers, at the end
 CALIBRATION, TOP = 16, 0.8  # images, and the brightest value in them: the test images exceed it
 
-
-@dataclass(frozen=True)
-class Network:
-    """Where a network comes from, and the images that it is given."""
-
-    name: str
-    source: str = "classification"
-    shape: tuple[int, ...] = (3, 96, 96)
-    settings: dict[str, Any] = field(default_factory=dict)
-
-    def build(self) -> nn.Module:
-        """The network with random weights and the statistics of random images."""
-        torch.manual_seed(0)
-        models: Any = torchvision().models  # timm imports torchvision too
-        if self.source == "timm":
-            timm = importlib.import_module("timm")
-            return with_statistics(timm.create_model(self.name, pretrained=False), self.shape)
-        home = models if self.source == "classification" else getattr(models, self.source)
-        return with_statistics(getattr(home, self.name)(weights=None, **self.settings), self.shape)
+Found = dict[str, Any]
+T = TypeVar("T")
 
 
-SEGMENTATION: dict[str, Any] = {"source": "segmentation", "settings": {"weights_backbone": None}}
-LARGE, VIDEO = (3, 224, 224), (3, 4, 48, 48)
-TORCHVISION = (
-    *(Network(name) for name in ("alexnet", "vgg11", "vgg11_bn", "squeezenet1_0", "squeezenet1_1")),
-    *(
-        Network(name)
-        for name in ("resnet18", "resnet34", "resnet50", "resnext50_32x4d", "wide_resnet50_2")
-    ),
-    *(
-        Network(name)
-        for name in (
-            "mobilenet_v2",
-            "mobilenet_v3_small",
-            "mobilenet_v3_large",
-            "mnasnet0_5",
-            "mnasnet1_0",
-        )
-    ),
-    *(
-        Network(name)
-        for name in (
-            "shufflenet_v2_x0_5",
-            "shufflenet_v2_x1_0",
-            "efficientnet_b0",
-            "efficientnet_v2_s",
-        )
-    ),
-    *(
-        Network(name)
-        for name in ("regnet_y_400mf", "regnet_x_400mf", "densenet121", "convnext_tiny")
-    ),
-    Network("googlenet", settings={"init_weights": False}),
-    Network("inception_v3", settings={"init_weights": False, "aux_logits": False}),
-    *(Network(name, shape=LARGE) for name in ("vit_b_32", "swin_t")),
-    Network("lraspp_mobilenet_v3_large", **SEGMENTATION),
-    Network("fcn_resnet50", **SEGMENTATION),
-    *(Network(name, "video", VIDEO) for name in ("r3d_18", "mc3_18", "r2plus1d_18")),
-)
-TIMM = (
-    *(
-        Network(name, "timm")
-        for name in ("mobilenetv3_small_050", "lcnet_050", "ghostnet_050", "repvgg_a0", "mixnet_s")
-    ),
-    *(
-        Network(name, "timm")
-        for name in ("efficientnet_lite0", "tinynet_e", "resnet10t", "fbnetc_100", "mobileone_s0")
-    ),
-    *(
-        Network(name, "timm")
-        for name in ("convnext_atto", "semnasnet_075", "spnasnet_100", "rexnet_100", "dla34")
-    ),
-    *(Network(name, "timm", (3, 128, 128)) for name in ("mobilevit_xxs", "edgenext_xx_small")),
-    *(
-        Network(name, "timm", LARGE)
-        for name in ("levit_128s", "vit_tiny_patch16_224", "deit_tiny_patch16_224")
-    ),
-)
-
-
-def networks() -> dict[str, Network]:
-    """All that can be had here, by name."""
-    known = [*TORCHVISION, *(TIMM if importlib.util.find_spec("timm") else ())]
-    return {network.name: network for network in known}
-
-
-def random_network(name: str, size: int) -> nn.Module:
-    """A classifier of torchvision with random weights and the statistics of random images [16, 3,
-    ``size``, ``size``]."""
-    return Network(name, shape=(3, size, size)).build()
-
-
-def with_statistics(model: nn.Module, shape: tuple[int, ...]) -> nn.Module:
-    """``model`` in eval mode, its batch norms random and with the statistics of random images of
-    ``shape`` [C, ...]."""
-    for module in model.modules():
-        if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.affine:
-            nn.init.uniform_(module.weight, 0.5, 1.5)
-            nn.init.normal_(module.bias, 0, 0.3)
-            # of all batches alike: what a momentum leaves of the variance of 1 that they begin with
-            # can exceed that of small activations, and deep networks would lose their signal
-            module.reset_running_stats()
-            module.momentum = None
-    with torch.no_grad():
-        for _ in range(4):
-            model.train()(torch.rand(16, *shape))
-    return model.eval()
-
-
-def measured(network: Network, images: int, folder: Path) -> dict[str, Any]:
-    """The figures of one network, or the one line with which it was refused."""
-    model, started = network.build(), time.perf_counter()
+def measured(network: Network, images: int, folder: Path) -> Found:
+    """The figures of one network, or the one line with which it was refused, or failed."""
+    torch.set_num_threads(1)
+    model, found = network.build(), {"name": network.name, "source": network.source}
     generator = torch.Generator().manual_seed(1)
-    calibration = torch.rand(CALIBRATION, *network.shape, generator=generator) * TOP
+    calibration = random_images(CALIBRATION, network.shape, generator) * TOP
+    pixels = (random_images(images, network.shape, generator) * 255).round().to(torch.uint8)
     try:
-        quantized = qs.quantize(model, [calibration], calibration[:2], input_scale=1 / 255)
-        exported = qs.export_onnx(quantized, folder / f"{network.name}.onnx")
+        return found | _figures(model, calibration, pixels, folder)
     except qs.InputError as error:
-        return {"name": network.name, "source": network.source, "refused": str(error)}
-    seconds = time.perf_counter() - started
-    pixels = torch.randint(0, 256, (images, *network.shape), dtype=torch.uint8, generator=generator)
-    report = qs.cross_check(exported, pixels, [*ONNX_RUNTIME, *OTHERS])
-    free = qs.quantize(
-        model,
-        [calibration],
-        calibration[:2],
-        input_scale=1 / 255,
-        config=qs.QuantizationConfig(exact=False),
-    )
-    expected = outputs(model, pixels.float() / 255)
+        return found | {"refused": _line(error)}
+    except Exception as error:
+        return found | {"fault": f"{type(error).__name__}: {_line(error)}"}
+
+
+def _figures(model: nn.Module, calibration: Tensor, pixels: Tensor, folder: Path) -> Found:
+    def quantized(config: qs.QuantizationConfig) -> qs.QuantizedModel:
+        return qs.quantize(
+            model, [calibration], calibration[:2], input_scale=1 / 255, config=config
+        )
+
+    def road() -> list[qs.ExportedModel]:
+        return qs.export_onnx(quantized(qs.QuantizationConfig()), folder / "ours.onnx")
+
+    exported, seconds = timed(road)
+    exact = exported[0].quantized
+    assert exact is not None
     certificate = exported[0].certificate or {}
-    engines = sorted(
-        {check.runtime for check in report.checks if check.runtime.startswith("pytorch-")}
-    )
+    inside = (pixels * TOP).round().to(torch.uint8)  # noise is measured where calibration was
+    expected = outputs(model, inside.float() / 255)
+    free = quantized(qs.QuantizationConfig(exact=False))
+    islands = [island.module for island in exact.islands if hasattr(island.module, "name")]
     return {
-        "name": network.name,
-        "source": network.source,
-        "islands": dict(
-            collections.Counter(
-                island.module.name for island in quantized.islands if hasattr(island.module, "name")
-            )
-        ),
-        "float_bytes": sum(island.size for island in quantized.islands),
-        "equal": [
-            summary(report, group)
-            for group in (engines, ONNX_RUNTIME, *([name] for name in OTHERS))
-        ],
-        "proofs": [
-            bool(certificate.get(key))
-            for key in ("integer_kernels", "float_executors", "saturation_safe")
-        ],
-        "decibels": [
-            centred(expected, outputs(each.reference(), pixels)) for each in (quantized, free)
-        ],
+        "islands": collections.Counter(str(module.name) for module in islands),
+        "float_bytes": sum(island.size for island in exact.islands),
+        "equal": equal_rows(exported, pixels),
+        "proven": [name for key, name in PROOFS.items() if certificate.get(key)],
+        "decibels": centred(expected, outputs(exact.reference(), inside)),
+        "free": centred(expected, outputs(free.reference(), inside)),
         "seconds": seconds,
+        "static": _static(model, calibration, inside, expected, folder),
     }
+
+
+def _static(
+    model: nn.Module, calibration: Tensor, pixels: Tensor, expected: Tensor, folder: Path
+) -> Found:
+    """The same figures of quantize_static's file in ONNX Runtime, or why there is none."""
+    try:
+        path, seconds = timed(lambda: static_file(model, calibration, folder))
+        found = file_outputs(path, pixels.float() / 255)
+    except Exception as error:
+        return {"reason": f"{type(error).__name__}: {_line(error)}"}
+    return {"decibels": centred(expected, found), "seconds": seconds}
+
+
+def timed(action: Callable[[], T]) -> tuple[T, float]:
+    """What ``action`` gives, and its seconds of one core."""
+    started = time.thread_time()
+    result = action()
+    return result, time.thread_time() - started
+
+
+def _line(error: Exception) -> str:
+    """The first line of what it says, with nothing that ends a cell of the table."""
+    return str(error).strip().partition("\n")[0].replace("|", "/")[:200]
+
+
+def equal_rows(exported: Sequence[qs.ExportedModel], pixels: Tensor) -> list[str]:
+    """One cell for PyTorch's engines, one for ONNX Runtime, one for every other runtime."""
+    report = qs.cross_check(exported, pixels, [*ONNX_RUNTIME, *OTHERS])
+    engines = {check.runtime for check in report.checks if check.runtime.startswith("pytorch-")}
+    groups = (sorted(engines), ONNX_RUNTIME, *([name] for name in OTHERS))
+    return [summary(report, group) for group in groups]
 
 
 @torch.no_grad()
@@ -226,56 +159,94 @@ def summary(report: CrossCheck, runtimes: Sequence[str]) -> str:
     return "all" if least == 1 else f"{least:.0%} ({steps:.3g} steps)"
 
 
-def row(found: dict[str, Any]) -> str:
+def row(found: Found) -> str:
     """One line of the table."""
     name = f"{found['name']} (timm)" if found["source"] == "timm" else found["name"]
-    if "refused" in found:
-        return f"| {name} | refused: {found['refused']} |" + " |" * (len(OTHERS) + 6)
-    islands = (
-        ", ".join(f"{count} {kind}" for kind, count in sorted(found["islands"].items())) or "-"
-    )
-    proofs = {True: "yes", False: "no"}
-    exact, free = found["decibels"]
-    cells = [islands, *found["equal"], *(proofs[each] for each in found["proofs"])]
-    return f"| {name} | {' | '.join(cells)} | {exact:.1f} / {free:.1f} | {found['seconds']:.1f} |"
+    for key in ("refused", "fault"):
+        if key in found:
+            return f"| {name} | {key}: {found[key]} |" + " |" * (len(COLUMNS) - 2)
+    islands = ", ".join(f"{count} {kind}" for kind, count in sorted(found["islands"].items()))
+    proven = "all" if len(found["proven"]) == len(PROOFS) else ", ".join(found["proven"])
+    cells = [name, islands or "-", *found["equal"], proven or "-", *_numbers(found)]
+    return f"| {' | '.join(cells)} |"
+
+
+def _numbers(found: Found) -> list[str]:
+    static = found["static"]
+    figures = [found["decibels"], found["free"], static.get("decibels")]
+    figures += [found["seconds"], static.get("seconds")]
+    return ["-" if figure is None else f"{figure:.1f}" for figure in figures]
 
 
 HEAD = """# Networks of torchvision and timm
 
-Written by `python experiments/networks.py`: random weights, batch norms with the statistics of random images, dropout present,
-calibrated on {calibration} random images in [0, {top}], tested on {images} in [0, 1]: further than the calibration saw.
-{accepted} of {all} networks are accepted without options; {proven} are integers from end to end and certified.
+Written by `python experiments/networks.py`: random weights, batch norms with the statistics of
+random images, dropout present, calibrated on {calibration} random images in [0, {top}]; bits are
+compared on {images} in [0, 1], further than the calibration saw, and noise on as many in
+[0, {top}]. {accepted} of {all} networks are accepted without options; {proven} are integers from
+end to end and certified; {unequal} of these differ between PyTorch, ONNX Runtime, its web build
+and tract.
 
-*Float islands*: what stays in float by itself. *Rows equal* to the reference on the grid, bit for bit: the least over PyTorch's
-four engines, over ONNX Runtime's four optimisation levels, and for each other runtime, with both forms of the file (- where it
-takes neither). Then what `certify` proves. *dB*: signal to noise of the first output against the float model, less its mean over
-the images, with exact and with free scales (random weights: compare along a row). *s*: seconds from the model to certified files.
-OpenVINO leaves out the rounding between a convolution and the addition behind it, and rounds some ties its own way (exactness.md).
+- *float islands*: what stays in float by itself.
+- *PyTorch* to *tract*: rows equal to the reference on the grid, bit for bit: the least over
+  PyTorch's four engines, over ONNX Runtime's four optimisation levels, and for each other runtime,
+  with both forms of the file (- where it takes neither). OpenVINO leaves out the rounding between a
+  convolution and the addition behind it, and rounds some ties its own way (exactness.md).
+- *proven*: what `certify` proves.
+- *dB*: signal to noise of the first output against the float model, less its mean over the images;
+  *free*: the same with free scales; *static*: the same of onnxruntime's `quantize_static` in ONNX
+  Runtime (QDQ, per channel, minimum and maximum of the same images, told that images lie in
+  [0, 1]). Random weights: compare along a row.
+- *s*: seconds of one core from the model to certified files, calibration and self-checks included;
+  *static s*: to the file of `quantize_static`, with its float export.
 
-"""  # noqa: E501
+"""
 
 
-def page(found: list[dict[str, Any]], images: int) -> str:
-    """The table with what it says."""
-    accepted = [each for each in found if "refused" not in each]
+def page(found: list[Found], images: int) -> str:
+    """The table with what it says, and below it why a tool has no figures."""
+    accepted = [each for each in found if "equal" in each]
+    certified = [each for each in accepted if len(each["proven"]) >= 2 and not each["islands"]]
     head = HEAD.format(
         calibration=CALIBRATION,
         top=TOP,
         images=images,
         accepted=len(accepted),
         all=len(found),
-        proven=sum(all(each["proofs"][:2]) for each in accepted),
+        proven=len(certified),
+        unequal=sum(not _equal(each) for each in certified),
     )
-    proofs = "integer kernels | float executors | without VNNI"
     lines = [
-        (
-            f"| network | float islands | PyTorch | ONNX Runtime | {' | '.join(OTHERS)} | "
-            f"{proofs} | dB | s |"
-        ),
-        f"| --- | --- | --- | --- |{' --- |' * len(OTHERS)} --- | --- | --- | ---: | ---: |",
+        f"| {' | '.join(COLUMNS)} |",
+        "|" + " --- |" * (len(COLUMNS) - FIGURES) + " ---: |" * FIGURES,
         *(row(each) for each in found),
     ]
+    missing = {each["name"]: each["static"].get("reason") for each in accepted}
+    notes = [f"- {name}: {reason}" for name, reason in missing.items() if reason]
+    if notes:
+        lines += [
+            "",
+            "Where `quantize_static`, or the float export that it needs, fails:",
+            "",
+            *notes,
+        ]
     return head + "\n".join(lines) + "\n"
+
+
+def _equal(found: Found) -> bool:
+    """Whether the executors that the certificate speaks of agree: all but OpenCV and OpenVINO."""
+    cells = dict(zip(("PyTorch", "ONNX Runtime", *OTHERS), found["equal"], strict=True))
+    return all(cells[name] in ("all", "-") for name in cells.keys() - {"opencv-dnn", "openvino"})
+
+
+def in_own_process(network: Network, images: int) -> Found:
+    """``measured``, whose memory is given back."""
+    context = multiprocessing.get_context("spawn")
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        concurrent.futures.ProcessPoolExecutor(1, context) as pool,
+    ):
+        return pool.submit(measured, network, images, Path(folder)).result()
 
 
 def main() -> int:
@@ -300,12 +271,9 @@ def main() -> int:
     for name in chosen.names:
         path = chosen.out / f"{name}.json"
         if not path.exists():
-            found = measured(known[name], chosen.images, chosen.out)
+            found = in_own_process(known[name], chosen.images)
             atomic_write(path, json.dumps(found, indent=1) + "\n")
             print(row(found), flush=True)
-            with contextlib.suppress(FileNotFoundError):
-                (chosen.out / f"{name}.onnx").unlink()
-                (chosen.out / f"{name}.fast.onnx").unlink()
     files = [chosen.out / f"{name}.json" for name in known]
     text = page([json.loads(path.read_text()) for path in files if path.exists()], chosen.images)
     atomic_write(chosen.out / "networks.md", text)
