@@ -15,6 +15,7 @@ from qstrategies.certificate import certify, certify_model
 from qstrategies.certificate.report import GUARANTEES
 from qstrategies.onnx_file import read_metadata
 from qstrategies.runtimes import RUNTIMES
+from qstrategies.runtimes.exact_movement import GatherElements
 
 EXPORTED = sorted((Path(__file__).parent.parent / "exported").glob("*.onnx"))
 EXACT = {"integer_kernels", "float_executors"}
@@ -334,6 +335,21 @@ PROVEN = {
         {"table": np.uint8(np.arange(256) ** 2 // 256)},
         {},
     ),
+    "table by elements": (
+        [
+            node("Cast", ["x"], "i", to=TensorProto.INT32),
+            node("Reshape", ["i", "flat"], "j"),
+            node("GatherElements", ["table", "j"], "l"),
+            node("Reshape", ["l", "image"], "k"),
+            node("DequantizeLinear", ["k", "sx", "zx"], "r"),
+        ],
+        {
+            "table": np.uint8(np.arange(256) ** 2 // 256),
+            "flat": I64([-1]),
+            "image": I64([-1, 4, 6, 6]),
+        },
+        {},
+    ),
 }  # fmt: skip
 
 
@@ -348,7 +364,7 @@ def test_a_proven_operator_gives_the_same_bits_at_every_level_of_optimisation(na
         .integers(0, 256, (1, *settings.get("shape", (1, 4, 6, 6))[1:]))
         .astype(np.uint8)
     )
-    expected = ReferenceEvaluator(model).run(None, {"x": images})[0]
+    expected = ReferenceEvaluator(model, new_ops=[GatherElements]).run(None, {"x": images})[0]
     for runtime in ("onnxruntime-disabled", "onnxruntime-all"):
         np.testing.assert_array_equal(
             RUNTIMES.get(runtime)(tmp_path / "m.onnx").run(images), expected

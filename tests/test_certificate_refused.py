@@ -236,6 +236,29 @@ REFUSED = {
         ),
         "outside of its table",
     ),
+    "elements of a table of two dimensions": (
+        between(
+            [
+                node("Cast", ["x"], "i", to=TensorProto.INT32),
+                node("GatherElements", ["t", "i"], "r"),
+            ],
+            {"t": F(np.zeros((9, 4, 256, 256)))},
+            **SIGNED,
+        ),
+        "one dimension",
+    ),
+    "an element that may lie outside": (
+        between(
+            [
+                node("Cast", ["x"], "i", to=TensorProto.INT32),
+                node("Reshape", ["i", "flat"], "j"),
+                node("GatherElements", ["t", "j"], "r"),
+            ],
+            {"t": F(np.arange(200)), "flat": I64([-1])},
+            **SIGNED,
+        ),
+        "outside of its table",
+    ),
     "an axis given twice": (
         between([node("ReduceMax", ["d", "a"], "r")], {"a": I64([1, -3])}, **SIGNED),
         "twice",

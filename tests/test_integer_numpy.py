@@ -80,6 +80,7 @@ CASES = {
     "Unsqueeze": ("Unsqueeze", [(2, 4)], [ints(1, 3)], {}),
     "Slice": ("Slice", [(2, 6, 4)], [ints(1), ints(6), ints(1), ints(2)], {}),
     "Gather": ("Gather", [(2, 6, 4)], [ints(5, 0, 3)], {"axis": 1}),
+    "GatherElements": ("GatherElements", [(2, 6, 4)], [np.arange(24).reshape(2, 3, 4) % 6], {"axis": 1}),
     "Identity": ("Identity", [(2, 4)], [], {}),
     "Resize, scales": ("Resize", [(2, 3, 4, 5)], ["", floats(1, 1, 2, 3)],
                        {"mode": "nearest", "coordinate_transformation_mode": "asymmetric", "nearest_mode": "floor"}),

@@ -8,6 +8,7 @@ specification, the float reference and ONNX Runtime.
 import dataclasses
 import warnings
 
+import onnx
 import pytest
 import torch
 from everywhere import SHAPE, check, decibels, images, outputs_of_file
@@ -177,6 +178,31 @@ def test_what_has_none_is_named_and_stays_in_float_alone(name, tmp_path):
     quantized, _ = check(Between(function), tmp_path, islands=count, export=exported)
     assert all(island.reason for island in quantized.islands)
     assert len(quantized.graph.layers) == 2, "the layers around it are quantized"
+
+
+TABLES = {
+    "behind a convolution": (
+        nn.Sequential(nn.Conv2d(3, 4, 3), nn.SiLU()),
+        SHAPE,
+        ["Transpose"] * 2,
+    ),
+    "behind no convolution": (
+        nn.Sequential(nn.Conv2d(3, 4, 3), nn.MaxPool2d(2), nn.SiLU()),
+        SHAPE,
+        [],
+    ),
+    "of rows": (nn.Sequential(nn.Linear(5, 4), nn.SiLU(), nn.Linear(4, 2)), (7, 5), []),
+}
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_the_fast_form_looks_tables_up_by_elements_in_the_layout_around_them(name, tmp_path):
+    model, shape, expected = TABLES[name]
+    _, exported = check(model, tmp_path, (images(shape=shape),))
+    plain, fast = ([node.op_type for node in onnx.load(each.path).graph.node] for each in exported)
+    assert "Gather" in plain and "Gather" not in fast and fast.count("GatherElements") == 1
+    assert [op for op in fast if op == "Transpose"] == expected
+    assert exported[1].same_as == exported[0].content_sha256
 
 
 def test_an_island_is_exported_where_zeros_lie_outside_the_calibrated_range(tmp_path):

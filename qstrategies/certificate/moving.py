@@ -62,6 +62,13 @@ def _gather(call: Call) -> Grid:
     return data.grid
 
 
+def _elements(call: Call) -> Grid:
+    shape = call.first.kind.shape
+    if shape is None or len(shape) != 1:
+        raise UnprovenError("it picks elements from more than a table of one dimension")
+    return _gather(call)
+
+
 def _gathered(call: Call) -> Grid:
     indices, shape = call.constant(1), call.first.kind.shape
     if indices is None or not indices.size or shape is None or indices.shape[-1] > len(shape):
@@ -186,6 +193,7 @@ MOVING: dict[str, Declaration] = {
     "Expand": _ARRANGED((8, 13), (2, 2), same),
     "Tile": _ARRANGED((6, 13), (2, 2), same),
     "Gather": _ARRANGED((11, 13), (2, 2), _gather, {"axis": anything}),
+    "GatherElements": _ARRANGED((11, 13), (2, 2), _elements, {"axis": anything}),
     "GatherND": _ARRANGED((11, 12, 13), (2, 2), _gathered, {"batch_dims": only(0)}),
     "Concat": Declaration((11, 13), (2, math.inf), _concatenated, {"axis": anything}, KNOWN),
     "Where": Declaration((9, 16), (3, 3), _chosen, types=KNOWN),

@@ -98,7 +98,7 @@ def stands(call: Call, carried: Tensor) -> bool:
     it."""
     if call.node.op_type in _PASSED:
         return False
-    if call.node.op_type in ("Gather", "GatherND"):
+    if call.node.op_type in ("Gather", "GatherElements", "GatherND"):
         indices = call.constant(1)
         return indices is not None and indices.ravel().tolist() != list(range(indices.size))
     return carried.kind.contradicts(call.outputs[0])

@@ -56,7 +56,7 @@ FOLDED = {*MOVING, *ARITHMETIC, *MAKING} - {"Dropout", "GlobalMaxPool", "MaxPool
 WITHOUT_PRODUCTS = frozenset({
     *(DECLARED.keys() - WEIGHTED.keys()),
     "ArgMax", "ArgMin", "BatchNormalization", "Ceil", "CastLike", "Elu", "Equal", "Erf", "Exp",
-    "Floor", "GatherElements", "Gelu", "Greater", "HardSigmoid", "HardSwish",
+    "Floor", "Gelu", "Greater", "HardSigmoid", "HardSwish",
     "InstanceNormalization", "LayerNormalization", "LeakyRelu", "Less", "Log", "LogSoftmax", "Mish",
     "Not", "PRelu", "Pow", "Range", "Reciprocal", "ReduceSum", "Round", "Selu", "Sigmoid", "Sign",
     "Softmax", "Softplus", "Softsign", "Sqrt", "Sum", "Tanh",

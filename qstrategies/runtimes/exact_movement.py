@@ -11,14 +11,26 @@ from typing import Any
 import numpy as np
 import onnx
 from onnx.reference import ReferenceEvaluator
+from onnx.reference.op_run import OpRun
 
 from qstrategies.errors import InputError
 from qstrategies.runtimes.exact import Array, Node, Real, elementwise, operand, shifted
 
 MOVING = (
-    "DepthToSpace", "Expand", "Flatten", "Gather", "Identity", "Reshape", "Slice", "SpaceToDepth",
-    "Split", "Squeeze", "Tile", "Transpose", "Unsqueeze",
+    "DepthToSpace", "Expand", "Flatten", "Gather", "GatherElements", "Identity", "Reshape", "Slice",
+    "SpaceToDepth", "Split", "Squeeze", "Tile", "Transpose", "Unsqueeze",
 )  # fmt: skip
+
+
+class GatherElements(OpRun):
+    """From tables of any length; the evaluator's own takes 64 entries at most."""
+
+    op_domain = ""
+
+    def _run(self, x: Array, indices: Array, axis: int = 0) -> tuple[Array]:
+        parts = [slice(size) for size in indices.shape]
+        parts[axis] = slice(None)
+        return (np.take_along_axis(x[tuple(parts)], indices, axis),)
 
 
 def move(node: Node, x: Any, *others: Array) -> Any:
@@ -27,7 +39,8 @@ def move(node: Node, x: Any, *others: Array) -> Any:
     inputs, outputs = [name for name in node.proto.input if name], node.proto.output
     graph = onnx.helper.make_graph([node.proto], "movement", _named(inputs), _named(outputs))
     opsets = [onnx.helper.make_opsetid("", node.opset)]
-    evaluator = ReferenceEvaluator(onnx.helper.make_model(graph, opset_imports=opsets))
+    model = onnx.helper.make_model(graph, opset_imports=opsets)
+    evaluator = ReferenceEvaluator(model, new_ops=[GatherElements])
 
     def part(array: Array, index: int) -> Array:
         found: Any = evaluator.run(None, dict(zip(inputs, [array, *given], strict=True)))

@@ -15,6 +15,7 @@ from onnx.reference.ops.op_dequantize_linear import DequantizeLinear_19
 from qstrategies.runtimes import RUNTIMES
 from qstrategies.runtimes.base import Runtime, input_dtypes, joined, read_model, refused
 from qstrategies.runtimes.exact import Node, opset_of
+from qstrategies.runtimes.exact_movement import GatherElements
 
 
 class DequantizeLinear(DequantizeLinear_19):
@@ -74,7 +75,8 @@ class OnnxReference(Runtime):
         self.path, self.dtypes = path, input_dtypes(model)
         try:
             self.evaluator = ReferenceEvaluator(
-                model, new_ops=[DequantizeLinear, GlobalMaxPool][opset_of(model) >= 19 :]
+                model,
+                new_ops=[DequantizeLinear, GlobalMaxPool, GatherElements][opset_of(model) >= 19 :],
             )
         except (
             Exception
