@@ -52,24 +52,24 @@ def _timm(names: str, size: int = 96) -> list[Network]:
 
 
 TORCHVISION = (
-    *_torchvision("alexnet vgg11 vgg11_bn squeezenet1_0 squeezenet1_1"),
-    *_torchvision("resnet18 resnet34 resnet50 resnext50_32x4d wide_resnet50_2"),
+    *_torchvision("alexnet vgg11 squeezenet1_1 resnet18 resnet50 resnext50_32x4d"),
     *_torchvision("mobilenet_v2 mobilenet_v3_small mobilenet_v3_large mnasnet0_5 mnasnet1_0"),
     *_torchvision("shufflenet_v2_x0_5 shufflenet_v2_x1_0 efficientnet_b0 efficientnet_v2_s"),
     *_torchvision("regnet_y_400mf regnet_x_400mf densenet121 densenet161 convnext_tiny"),
     Network("googlenet", settings={"init_weights": False}),
     Network("inception_v3", settings={"init_weights": False, "aux_logits": False}),
     *_torchvision("vit_b_32 swin_t maxvit_t", shape=LARGE),
-    *_torchvision("lraspp_mobilenet_v3_large fcn_resnet50", **SEGMENTATION),
-    *_torchvision("deeplabv3_mobilenet_v3_large", **SEGMENTATION),
+    *_torchvision("lraspp_mobilenet_v3_large deeplabv3_mobilenet_v3_large", **SEGMENTATION),
+    *_torchvision("fcn_resnet50", **SEGMENTATION),
     Network("resnet_fpn_backbone", DETECTION, settings={"backbone_name": "resnet18"}),
-    *_torchvision("r3d_18 mc3_18 r2plus1d_18", source="video", shape=VIDEO),
+    *_torchvision("r3d_18 r2plus1d_18", source="video", shape=VIDEO),
 )
 TIMM = (
     *_timm("mobilenetv3_small_050 lcnet_050 ghostnet_050 repvgg_a0 mixnet_s efficientnet_lite0"),
     *_timm("tinynet_e resnet10t fbnetc_100 mobileone_s0 convnext_atto semnasnet_075 spnasnet_100"),
-    *_timm("rexnet_100 dla34 hardcorenas_a mobilenetv4_conv_small"),
-    *_timm("mobilevit_xxs edgenext_xx_small", size=128),
+    *_timm("rexnet_100 dla34 hardcorenas_a mobilenetv4_conv_small gernet_s starnet_s050"),
+    *_timm("hrnet_w18_small cs3darknet_s res2net50_26w_4s ghostnetv2_100 eca_nfnet_l0"),
+    *_timm("mobilevit_xxs edgenext_xx_small fastvit_t8 poolformer_s12", size=128),
     *_timm("levit_128s vit_tiny_patch16_224 deit_tiny_patch16_224", size=224),
 )
 
