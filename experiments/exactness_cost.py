@@ -12,7 +12,8 @@ import sys
 from pathlib import Path
 
 import torch
-from networks import TOP, TORCHVISION, centred, outputs
+from networks import TOP, centred, outputs
+from zoo import TORCHVISION
 
 import qstrategies as qs
 from qstrategies.cli import guarded
