@@ -31,7 +31,8 @@ class SaturatingObserver(nn.Module):
         self.quant_min, self.quant_max = observer.quant_min, observer.quant_max
 
     def forward(self, x: Tensor) -> Tensor:
-        result: Tensor = self.observer(x.clamp(0, TOP))
+        # in place: it is what a ReLU has just given, or has been cut already
+        result: Tensor = self.observer(x.clamp_(0, TOP))
         return result
 
     def calculate_qparams(self) -> tuple[Tensor, Tensor]:
