@@ -40,7 +40,7 @@ def filled(prepared):
     shares = {}
     for node in QuantizedModel.of(prepared).graph.nodes:
         group = prepared.placement.groups[node.output.name]
-        observer = prepared.observers[group]
+        observer = prepared.activations[group].observer
         span = (observer.high - observer.low).item()
         shares[node.output.name] = span / (255 * node.output.grid.scale)
     return shares

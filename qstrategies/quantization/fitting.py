@@ -25,7 +25,8 @@ def fit_ranges(prepared: Prepared) -> None:
     """Rescale what ``ExactHistogramObserver`` has seen between layers. In place; the function of
     the graph stays the same."""
     for group, members in prepared.placement.members.items():
-        observer = prepared.observers.get(group)
+        known = prepared.activations.get(group)
+        observer = None if known is None else known.observer
         if not isinstance(observer, ExactHistogramObserver):
             continue
         between = _Between(prepared, members)
