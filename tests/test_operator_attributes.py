@@ -27,13 +27,21 @@ def per(dimensions, *values):
 
 
 def convolution(dimensions, transposed=False):
-    base = {"in_channels": CHANNELS[dimensions], "out_channels": 4, "kernel_size": 3}
+    channels = CHANNELS[dimensions]
+    base = {"in_channels": channels, "out_channels": 4, "kernel_size": 3}
+    around = tuple(size + 1 for size in SIZES[dimensions])
+    depthwise = {"out_channels": 3 * channels, "groups": channels}
     cases = {
         "in_channels": [{}],
         "out_channels": [{"out_channels": 8}, {"out_channels": 1}],
         "kernel_size": [{"kernel_size": 1}, {"kernel_size": per(dimensions, 2, 3, 1)}],
         "stride": [{"stride": 2}, {"stride": per(dimensions, 3, 1, 2)}],
-        "padding": [{"padding": 1}, {"padding": per(dimensions, 2, 0, 1)}],
+        "padding": [
+            {"padding": 1},
+            {"padding": per(dimensions, 2, 0, 1)},
+            {"padding": 2, "kernel_size": 2, **depthwise},  # windows in the padding alone
+            {"padding": 1, "kernel_size": 2, "dilation": around, **depthwise},
+        ],
         "dilation": [{"dilation": 2}, {"dilation": per(dimensions, 1, 2, 1)}],
         "groups": [{"groups": 2}],
         "bias": [{"bias": False}],
@@ -44,7 +52,10 @@ def convolution(dimensions, transposed=False):
     }
     if transposed:
         cases["padding_mode"] = [{"padding_mode": "zeros"}]
-        cases["output_padding"] = [{"stride": 2, "output_padding": 1}]
+        cases["output_padding"] = [
+            {"stride": 2, "output_padding": 1},
+            {"dilation": 2, "output_padding": 1},
+        ]
     else:
         cases["padding"] += [{"padding": "same"}, {"padding": "valid"}]
     return base, {name: [(case, EXACT) for case in found] for name, found in cases.items()}
@@ -52,11 +63,18 @@ def convolution(dimensions, transposed=False):
 
 def max_pool(dimensions):
     cases = {
-        "kernel_size": [({"kernel_size": per(dimensions, 2, 3, 2)}, EXACT)],
+        "kernel_size": [
+            ({"kernel_size": per(dimensions, 2, 3, 2)}, EXACT),
+            ({"kernel_size": 1, "stride": 2}, EXACT),
+        ],
         "stride": [({"stride": 2}, EXACT), ({"stride": per(dimensions, 1, 3, 2)}, EXACT)],
         "padding": [({"padding": 1}, EXACT)],
-        "dilation": [({"dilation": 2}, EXACT)],
-        "ceil_mode": [({"ceil_mode": True, "stride": 3}, EXACT)],
+        "dilation": [({"dilation": 2}, EXACT), ({"dilation": 2, "padding": 1}, EXACT)],
+        "ceil_mode": [
+            ({"ceil_mode": True, "stride": 3}, EXACT),
+            ({"ceil_mode": True, "kernel_size": 2, "stride": 2, "padding": 1}, EXACT),
+            ({"ceil_mode": True, "stride": 3, "dilation": 2}, FLOAT),
+        ],
         "return_indices": [({"return_indices": False}, EXACT)],
     }
     return {"kernel_size": 3, "stride": 1}, cases

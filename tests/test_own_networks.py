@@ -6,6 +6,7 @@ specification, the float reference and ONNX Runtime.
 """
 
 import dataclasses
+import operator
 import warnings
 
 import onnx
@@ -40,6 +41,13 @@ def _assigned(y):
     return y
 
 
+def _reshaped_in_place(y):
+    y.transpose_(2, 3).transpose_(1, 2).transpose_(1, 2)
+    y.unsqueeze_(1)
+    first, *_ = y.tensor_split(2, -1)
+    return first.clone().squeeze_(1)
+
+
 def _old_name(change):
     """``change`` works in place, and its argument is read again under the old name."""
 
@@ -64,7 +72,11 @@ IN_PLACE = {
     "add_": lambda y: y.add_(y),
     "sub_": lambda y: y.sub_(0.25),
     "neg_": lambda y: y.neg_(),
-    "+=": lambda y: y.__iadd__(1),
+    "+=": lambda y: operator.iadd(y, 1),
+    "-=": lambda y: operator.isub(y, 0.25),
+    "*=": lambda y: operator.imul(y, -0.5),
+    "/=": lambda y: operator.itruediv(y, 3),
+    "transpose_": lambda y: y.transpose_(2, 3),
 }
 NUMBERS = {
     "x + 3": lambda y: y + 3,
@@ -95,6 +107,9 @@ POOLS = {
     "max, ceil_mode": lambda y: F.max_pool2d(y, 3, 2, 1, ceil_mode=True),
     "max, dilated": lambda y: F.max_pool2d(y, 2, 1, 0, 2),
     "max, even window": nn.MaxPool2d(2, 3, 1),
+    "max, ceil_mode, a window that starts in the padding": lambda y: F.max_pool2d(
+        y[..., :11], 2, 2, 1, ceil_mode=True
+    ),
     "average of 9": nn.AvgPool2d(3),
     "average of 4": nn.AvgPool2d(2),
     "average, padding counted": nn.AvgPool2d(3, 2, 1),
@@ -110,7 +125,11 @@ MOVEMENTS = {
         y.view(y.shape[0], 2, 4, 12, 12).transpose(1, 2).reshape(y.shape[0], 8, 12, 12)
     ),
     "one part": lambda y: torch.cat([y], 1),
+    "a stack of one": lambda y: torch.stack([y], 1).flatten(1, 2),
+    "a shape changed in place": _reshaped_in_place,
     "chunk": lambda y: torch.cat(y.chunk(2, 1)[::-1], 1),
+    "a list of parts": lambda y: torch.cat(list(y.chunk(3, 1))[::-1], 1),
+    "one after another": lambda y: torch.cat([part.relu() for part in y.split(3, 1)], 1),
     "split": lambda y: torch.cat(torch.split(y, [3, 5], dim=1), 1),
     "unbind and stack": lambda y: torch.stack(y.unbind(1), 1),
     "slices": lambda y: y[:, 2:7, ::2, -5:],
@@ -121,6 +140,10 @@ MOVEMENTS = {
     "permute there and back": lambda y: y.permute(0, 2, 3, 1).contiguous().permute(0, 3, 1, 2),
     "pixel shuffle": lambda y: F.pixel_unshuffle(F.pixel_shuffle(y, 2), 2),
     "nearest upsampling": lambda y: F.interpolate(y, scale_factor=2),
+    "upsampling by one": nn.Upsample(size=(12, 12)),
+    "padding by nothing": lambda y: F.pad(y, (0, 0, 0, 0)),
+    "padding of channels": lambda y: F.pad(y[..., 0], (0, 0, 2, 1), "reflect")[..., None],
+    "circular rows": lambda y: F.pad(y.flatten(1)[:, :30], (2, 1), "circular")[..., None, None],
     "padding": lambda y: F.pad(y, (1, 2, 0, 3)),
     "reflection": nn.ReflectionPad2d((2, 1, 0, 3)),
     "replication": nn.ReplicationPad2d(2),
@@ -167,6 +190,8 @@ ISLANDS = {
     "average, fewer values at the border": (nn.AvgPool2d(3, 2, 1, count_include_pad=False), 1),
     "average, ceil_mode": (nn.AvgPool2d(3, 2, ceil_mode=True), 1),
     "a part assigned": (_assigned, 1),
+    "a dilated maximum, ceil_mode": (lambda y: F.max_pool2d(y, 2, 3, 1, 2, True), 1),
+    "an image as a volume": (lambda y: nn.AdaptiveAvgPool3d(1)(y)[..., None, 0], 1),
     "bilinear": (lambda y: F.interpolate(y, scale_factor=2, mode="bilinear"), 1),
 }
 
@@ -217,6 +242,7 @@ PADDINGS = [{"padding": 1, "padding_mode": mode} for mode in ("reflect", "circul
 PADDINGS += [
     {"padding": "same", "kernel_size": 4},
     {"padding": "valid"},
+    {"padding_mode": "reflect", "kernel_size": 1},
     {"padding": (2, 0), "stride": (2, 3), "dilation": (1, 2)},
 ]
 
@@ -229,6 +255,7 @@ def test_every_padding_of_a_convolution(settings, tmp_path):
 TRANSPOSED = [
     {"kernel_size": 3},
     {"kernel_size": 2, "stride": 2},
+    {"kernel_size": 2, "dilation": (1, 2), "output_padding": (0, 1), "padding": (0, 1)},
     {"kernel_size": 3, "stride": 2, "padding": 1, "output_padding": 1},
     {"kernel_size": (2, 3), "groups": 2, "dilation": (2, 1), "bias": False},
 ]
@@ -416,6 +443,25 @@ def test_optional_arguments_and_arguments_named_like_outputs(tmp_path):
     torch.manual_seed(0)
     check(Takes(), tmp_path)
     check(Takes(), tmp_path, (images(), images(shape=(1, 12, 12), seed=1)))
+
+
+class TakesMore(nn.Module):
+    """Any number of arguments."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(3, 8, 3, padding=1)
+
+    def forward(self, first, *others):
+        for other in others:
+            first = first + other
+        return self.conv(first)
+
+
+@pytest.mark.parametrize("count", [1, 2, 3])
+def test_any_number_of_arguments(count, tmp_path):
+    torch.manual_seed(0)
+    check(TakesMore(), tmp_path, tuple(images(seed=number) for number in range(count)))
 
 
 def test_examples_by_name(tmp_path):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import operator
 from dataclasses import dataclass
+from random import Random
 from typing import Any
 
 import numpy as np
@@ -24,7 +25,8 @@ from qstrategies.operators.base import (
     is_number,
     recognizes,
 )
-from qstrategies.operators.normalization import affine
+from qstrategies.operators.drawing import Applied, Sizes, draws, spelling
+from qstrategies.operators.normalization import affine, channels
 from qstrategies.operators.table import Elementwise
 
 
@@ -128,3 +130,22 @@ def _subtract(call: Call, input: Any, other: Any, *, alpha: float = 1) -> fx.Nod
 @recognizes(torch.rsub, "__rsub__")
 def _reversed(call: Call, input: Any, other: Any, *, alpha: float = 1) -> fx.Node | None:
     return _subtract(call, other, input, alpha=alpha)
+
+
+@draws(inputs=2, often=6)
+def _draw_two(random: Random, shape: Sizes, other: Sizes) -> nn.Module | None:
+    if len(shape) != len(other):
+        return None
+    return Applied(spelling(random, random.choice((_add, _subtract))))
+
+
+@draws()
+def _draw_number(random: Random, _: Sizes) -> nn.Module:
+    recognizer = random.choice((_add, _subtract, _reversed))
+    return Applied(spelling(random, recognizer), random.choice((3, -0.5, 0.001, 200.0)))
+
+
+@draws()
+def _draw_channels(random: Random, shape: Sizes) -> nn.Module:
+    numbers = nn.Parameter(channels(random, shape))
+    return Applied(spelling(random, random.choice((_add, _subtract))), numbers)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from random import Random
 from typing import Any
 
 import numpy as np
@@ -26,6 +27,7 @@ from qstrategies.operators.base import (
     is_number,
     recognizes,
 )
+from qstrategies.operators.drawing import Applied, Sizes, draws, happens, spelling
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -136,3 +138,36 @@ def _clamp_max(call: Call, input: fx.Node, max: Any) -> fx.Node | None:
 
 def _hardtanh(low: float, high: float) -> nn.Hardtanh:
     return nn.Hardtanh(low, high)
+
+
+@draws(often=4)
+def _draw(random: Random, _: Sizes) -> nn.Module:
+    low = random.choice((-1.0, -0.3, 0.0, 0.1))
+    high = low + random.choice((0.4, 1.0, 6.0))
+    recognizer = random.choice((_relu, _hardtanh_function, _clamp, _clamp_min, _clamp_max))
+    arguments: dict[Any, tuple[float, ...]] = {
+        _relu: (),
+        _clamp_min: (low,),
+        _clamp_max: (high,),
+    }
+    return Applied(spelling(random, recognizer), *arguments.get(recognizer, (low, high)))
+
+
+@draws()
+def _draw_one_bound(random: Random, _: Sizes) -> nn.Module:
+    bound = {random.choice(("min", "max")): random.choice((-0.3, 0, 0.6))}
+    return Applied(spelling(random, _clamp), **bound)
+
+
+@draws(often=4)
+def _draw_relu6(random: Random, _: Sizes) -> nn.Module:
+    inplace = happens(random, 0.5)
+    low = random.choice((-1.0, -0.3, 0.0))
+    return random.choice(
+        (
+            nn.ReLU(inplace),
+            nn.ReLU6(inplace),
+            nn.Hardtanh(low, low + random.choice((0.4, 6.0)), inplace),
+            Applied(functional.relu6, inplace=inplace),
+        )
+    )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from random import Random
 from typing import Any
 
 import numpy as np
@@ -22,6 +23,7 @@ from qstrategies.operators.base import (
     recognizes,
     shape_of,
 )
+from qstrategies.operators.drawing import Applied, Sizes, draws, happens, spelling
 from qstrategies.operators.movement import Reshape, Slice
 
 
@@ -87,7 +89,7 @@ def _stack(call: Call, tensors: Any, dim: int = 0) -> fx.Node | None:
         shape = (*shape_of(part)[:place], 1, *shape_of(part)[place:])
         sizes = tuple(-1 if size is None else size for size in shape)
         parts.append(call.emit(Reshape(sizes), part, shape=shape))
-    return call.emit(Concat(place), *parts)
+    return call.emit(Concat(place), *parts) if len(parts) > 1 else parts[0]
 
 
 @recognizes(torch.roll, "roll")
@@ -108,3 +110,36 @@ def _roll(call: Call, input: fx.Node, shifts: Any, dims: Any = None) -> fx.Node 
         head = call.emit(Slice(place, 0, cut), input, shape=tuple(shape))
         input = call.emit(Concat(place), tail, head, shape=call.shape)
     return input
+
+
+class _Joined(nn.Module):
+    """``function`` of a list of tensors along ``dim``."""
+
+    def __init__(self, function: Any, dim: int) -> None:
+        super().__init__()
+        self.function, self.dim = function, dim
+
+    def forward(self, *parts: Tensor) -> Any:
+        return self.function(list(parts), self.dim)
+
+    def extra_repr(self) -> str:
+        return f"{self.function.__name__}, dim={self.dim}"
+
+
+def _draw(random: Random, shape: Sizes, *_: Sizes) -> nn.Module:
+    recognizer = random.choice((_cat, _cat, _stack))
+    place = random.randint(1, len(shape))
+    return _Joined(spelling(random, recognizer), random.choice((1, place, place - len(shape) - 1)))
+
+
+for _count in (1, 2, 3):
+    draws(inputs=_count)(_draw)
+
+
+@draws()
+def _draw_roll(random: Random, shape: Sizes) -> nn.Module:
+    dim = random.randint(1, len(shape))
+    amount = random.randint(-5, 5)
+    if happens(random, 0.5):
+        return Applied(spelling(random, _roll), amount, dim)
+    return Applied(spelling(random, _roll), (amount, random.randint(-2, 2)), (dim, -1))

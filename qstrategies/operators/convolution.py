@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from dataclasses import dataclass
+from random import Random
 from typing import Any
 
 import numpy as np
@@ -25,7 +26,9 @@ from qstrategies.operators.base import (
     recognizes,
     shape_of,
 )
+from qstrategies.operators.drawing import Applied, Sizes, draws, happens, several
 from qstrategies.operators.layer import Layer, layer_fields, own_copy
+from qstrategies.operators.movement import Slice
 from qstrategies.operators.padding import Pad
 
 CONVOLUTIONS: dict[int, Any] = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
@@ -70,6 +73,8 @@ class Convolution(Layer):
         return y.relu() if self.relu else y
 
     def kernel(self, engine: str) -> Kernel | None:
+        if engine in ("onednn", "x86") and self._has_empty_windows:
+            return None  # oneDNN gives anything at all where a zero point is padded
         prepack = getattr(torch.ops.quantized, f"conv{self.dimensions}d_prepack")
         geometry = (list(self.stride), list(self.padding), list(self.dilation), self.groups)
         packed = prepack(self.packed_weight(), self.packed_bias(), *geometry)
@@ -77,6 +82,13 @@ class Convolution(Layer):
         function = getattr(torch.ops.quantized, name)
         grid = self.output.grid
         return lambda x: function(x, packed, grid.scale, grid.zero_point)
+
+    @property
+    def _has_empty_windows(self) -> bool:
+        """Whether all that some windows read is padding."""
+        sizes, kernel = self.inputs[0].shape[2:], self.rounded_layer.weight.shape[2:]
+        geometry = zip(sizes, kernel, self.stride, self.padding, self.dilation, strict=True)
+        return any(size is None or _misses(size, *each) for size, *each in geometry)
 
     @property
     def attributes(self) -> dict[str, Any]:
@@ -91,6 +103,13 @@ class Convolution(Layer):
 
     def write(self, to: Writer) -> None:
         self.write_layer(to, "Conv", **self.attributes)
+
+
+def _misses(size: int, kernel: int, stride: int, padding: int, dilation: int) -> bool:
+    """Whether a window reads none of ``size`` values between their padding."""
+    starts = range(-padding, size + padding - dilation * (kernel - 1), stride)
+    reads = (range(start, start + dilation * kernel, dilation) for start in starts)
+    return any(not any(0 <= place < size for place in each) for each in reads)
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -213,7 +232,7 @@ def _emit(
     dilation = per_dimension(dilation, dimensions)
     pads = _pads(padding, kernel, dilation)
     symmetric = all(low == high for low, high in pads)
-    if mode != "zeros" or not symmetric:
+    if any(map(any, pads)) and (mode != "zeros" or not symmetric):
         x = _padded(call, x, pads, "constant" if mode == "zeros" else mode)
         pads = [(0, 0)] * dimensions
     layer = CONVOLUTIONS[dimensions](
@@ -275,20 +294,94 @@ def _functional_transposed(
     if not (batched and known):
         return None
     inputs, per_group, *kernel = weight.shape
+    more = per_dimension(output_padding, dimensions)
+    strides = per_dimension(stride, dimensions)
+    unusual = any(extra >= step for extra, step in zip(more, strides, strict=True))
+    if unusual and None in call.shape[2:]:
+        return None
     layer = TRANSPOSED[dimensions](
         inputs,
         per_group * groups,
         tuple(kernel),
-        per_dimension(stride, dimensions),
+        strides,
         per_dimension(padding, dimensions),
-        per_dimension(output_padding, dimensions),
+        0 if unusual else more,
         groups,
         bias is not None,
         per_dimension(dilation, dimensions),
     )
-    return call.emit(own_copy(layer, weight, bias), input)
+    layer = own_copy(layer, weight, bias)
+    return _cut(call, input, layer, more) if unusual else call.emit(layer, input)
+
+
+def _cut(call: Call, x: fx.Node, layer: Any, more: tuple[int, ...]) -> fx.Node:
+    """``layer`` with ``more`` output padding than its stride, which ONNX Runtime refuses: on a
+    longer image, then cut."""
+    longer = [-(-extra // step) for extra, step in zip(more, layer.stride, strict=True)]
+    x = _padded(call, x, [(0, each) for each in longer], "constant")
+    shape = list(call.shape)
+    for dim, (count, step, extra) in enumerate(zip(longer, layer.stride, more, strict=True), 2):
+        shape[dim] += count * step - extra
+    y = call.emit(layer, x, shape=tuple(shape))
+    for dim in range(2, len(shape)):
+        size = call.shape[dim]
+        assert size is not None
+        shape[dim] = size
+        y = call.emit(Slice(dim, 0, size), y, shape=tuple(shape))
+    return y
 
 
 for _dimensions in TRANSPOSED:
     _targets = (getattr(functional, f"conv_transpose{_dimensions}d"),)
     recognizes(*_targets)(functools.partial(_functional_transposed, _dimensions))
+
+
+@draws(often=8)
+def _draw(random: Random, shape: Sizes) -> nn.Module | None:
+    inputs, *image = shape
+    dimensions = len(image)
+    if dimensions not in CONVOLUTIONS:
+        return None
+    groups = random.choice([each for each in (1, 1, 2, 3, inputs) if inputs % each == 0])
+    pads: Any = several(random, (0, 0, 1, 2), dimensions)
+    layer = CONVOLUTIONS[dimensions](
+        inputs,
+        groups * random.randint(1, 3),
+        several(random, (1, 2, 3), dimensions),
+        several(random, (1, 1, 2, 3), dimensions),
+        random.choice((pads, pads, "same", "valid")),
+        several(random, (1, 1, 2), dimensions),
+        groups,
+        happens(random, 0.7),
+        random.choice(("zeros", "zeros", "zeros", "reflect", "replicate", "circular")),
+    )
+    if happens(random, 0.8):
+        return layer
+    geometry = (layer.stride, layer.padding, layer.dilation, layer.groups)
+    function = getattr(functional, f"conv{dimensions}d")
+    return Applied(function, layer.weight, layer.bias, *geometry)
+
+
+@draws(often=3)
+def _draw_transposed(random: Random, shape: Sizes) -> nn.Module | None:
+    inputs, *image = shape
+    dimensions = len(image)
+    if dimensions not in TRANSPOSED:
+        return None
+    groups = random.choice([each for each in (1, 1, 2, 3, inputs) if inputs % each == 0])
+    layer = TRANSPOSED[dimensions](
+        inputs,
+        groups * random.randint(1, 3),
+        several(random, (1, 2, 3), dimensions),
+        several(random, (1, 2, 3), dimensions),
+        several(random, (0, 0, 1), dimensions),
+        several(random, (0, 0, 1), dimensions),
+        groups,
+        happens(random, 0.7),
+        several(random, (1, 1, 2), dimensions),
+    )
+    if happens(random, 0.8):
+        return layer
+    geometry = (layer.stride, layer.padding, layer.output_padding, layer.groups, layer.dilation)
+    function = getattr(functional, f"conv_transpose{dimensions}d")
+    return Applied(function, layer.weight, layer.bias, *geometry)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import copy
+from random import Random
 from typing import Any
 
 from torch import fx, nn
 from torch.nn import functional
 
 from qstrategies.operators.base import FORMS, Call, Form, Node, Placing, Site, recognizes
+from qstrategies.operators.drawing import Applied, Sizes, draws, happens
 
 DROPOUTS: dict[Any, Any] = {
     functional.dropout: nn.Dropout,
@@ -43,3 +45,14 @@ def _register(function: Any, kind: Any) -> None:
 
 for _each, _kind in DROPOUTS.items():
     _register(_each, _kind)
+
+
+@draws()
+def _draw(random: Random, shape: Sizes) -> nn.Module:
+    any_size = [nn.Dropout, nn.AlphaDropout, nn.FeatureAlphaDropout]
+    by_size = {2: nn.Dropout1d, 3: nn.Dropout2d, 4: nn.Dropout3d}
+    kind = random.choice([*any_size, by_size.get(len(shape), nn.Dropout)])
+    kinds = {kind: function for function, kind in DROPOUTS.items()}
+    if happens(random, 0.5):
+        return kind(0.3, happens(random, 0.3))
+    return Applied(kinds[kind], 0.3, training=False)

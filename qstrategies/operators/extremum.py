@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from random import Random
 from typing import Any
 
 import numpy as np
@@ -22,6 +23,7 @@ from qstrategies.operators.base import (
     from_integers,
     recognizes,
 )
+from qstrategies.operators.drawing import Applied, Sizes, draws, spelling
 
 
 class Maximum(nn.Module):
@@ -84,3 +86,10 @@ def _maximum(call: Call, input: fx.Node, other: Any) -> fx.Node | None:
 @recognizes(torch.minimum, torch.min, "minimum", "min")
 def _minimum(call: Call, input: fx.Node, other: Any) -> fx.Node | None:
     return call.emit(Minimum(), input, other) if isinstance(other, fx.Node) else None
+
+
+@draws(inputs=2)
+def _draw(random: Random, shape: Sizes, other: Sizes) -> nn.Module | None:
+    if len(shape) != len(other):
+        return None
+    return Applied(spelling(random, random.choice((_maximum, _minimum))))

@@ -4,6 +4,7 @@ dequantization and a quantization."""
 from __future__ import annotations
 
 from dataclasses import dataclass
+from random import Random
 from typing import Any
 
 import numpy as np
@@ -21,6 +22,7 @@ from qstrategies.operators.base import (
     Writer,
     requantized,
 )
+from qstrategies.operators.drawing import Applied, Sizes, draws
 
 
 class Float(nn.Module):
@@ -141,3 +143,21 @@ def island(site: Site, reason: str) -> Island:
 
 
 FORMS[Float] = Form(placing=Placing.FLOAT, node=lambda site: island(site, site.module.reason))
+
+
+@draws(exact=False)
+def _draw(random: Random, shape: Sizes) -> nn.Module:
+    return random.choice((nn.Softmax(1), nn.LayerNorm(shape[-1]), Applied("softmax", -1)))
+
+
+class _Zeroed(nn.Module):
+    """The first channel becomes 0, in place."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        x[:, 0] = 0
+        return x
+
+
+@draws(exact=False)
+def _draw_assignment(random: Random, _: Sizes) -> nn.Module:
+    return _Zeroed()

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from random import Random
 from typing import Any
 
 import numpy as np
@@ -24,6 +25,7 @@ from qstrategies.operators.base import (
     recognizes,
     shape_of,
 )
+from qstrategies.operators.drawing import Applied, Sizes, draws, happens
 from qstrategies.operators.layer import Layer, layer_fields, own_copy
 from qstrategies.operators.movement import Reshape
 
@@ -76,3 +78,11 @@ def _functional(call: Call, input: fx.Node, weight: Any, bias: Any = None) -> fx
     rows = None if None in leading else math.prod(each for each in leading if each is not None)
     flat = call.emit(Reshape((-1, features)), input, shape=(rows, features))
     return call.reshape(call.emit(layer, flat, shape=(rows, outputs)))
+
+
+@draws(often=4)
+def _draw(random: Random, shape: Sizes) -> nn.Module:
+    layer = nn.Linear(shape[-1], random.randint(1, 7), happens(random, 0.7))
+    if happens(random, 0.8):
+        return layer
+    return Applied(functional.linear, layer.weight, layer.bias)

@@ -3,8 +3,10 @@ up."""
 
 from __future__ import annotations
 
+import math
 import operator
 from dataclasses import dataclass
+from random import Random
 from typing import Any
 
 import numpy as np
@@ -27,6 +29,7 @@ from qstrategies.operators.base import (
     recognizes,
     shape_of,
 )
+from qstrategies.operators.drawing import Applied, Sizes, draws, spelling
 
 
 class Reshape(nn.Module):
@@ -343,3 +346,105 @@ def _pixel_unshuffle_module(call: Call, module: nn.PixelUnshuffle, x: fx.Node) -
 @recognizes(nn.ChannelShuffle)
 def _channel_shuffle_module(call: Call, module: nn.ChannelShuffle, x: fx.Node) -> fx.Node | None:
     return _channel_shuffle(call, x, module.groups)
+
+
+# --- what may be drawn ---
+
+
+class _Rows(nn.Module):
+    """``x.view(x.size(0), -1)``."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.view(x.size(0), -1)
+
+
+@draws(often=2)
+def _draw_shape(random: Random, shape: Sizes) -> nn.Module:
+    whole = math.prod(shape)
+    first = random.choice([each for each in (1, 2, 3, whole) if whole % each == 0])
+    sizes = random.choice(((-1, first, whole // first), (-1, whole // first, first), (-1, whole)))
+    halves = random.choice([(each, shape[0] // each) for each in (1, 2, 3) if shape[0] % each == 0])
+    dim = random.randint(1, len(shape))
+    return random.choice(
+        (
+            _Rows(),
+            nn.Flatten(dim),
+            nn.Unflatten(1, halves),
+            Applied(random.choice((torch.flatten, "flatten")), dim),
+            Applied(random.choice(("reshape", "view")), *sizes),
+            Applied(torch.reshape, sizes),
+            Applied(random.choice((torch.unflatten, "unflatten")), 1, halves),
+            Applied(random.choice((torch.unsqueeze, "unsqueeze", "unsqueeze_")), dim),
+            Applied(random.choice((torch.squeeze, "squeeze", "squeeze_")), dim),
+        )
+    )
+
+
+@draws(inputs=2)
+def _draw_alike(random: Random, shape: Sizes, other: Sizes) -> nn.Module | None:
+    fits = math.prod(shape) == math.prod(other)
+    return Applied(random.choice(("reshape_as", "view_as"))) if fits else None
+
+
+@draws()
+def _draw_copy(random: Random, _: Sizes) -> nn.Module:
+    return Applied(spelling(random, _copy))
+
+
+@draws()
+def _draw_order(random: Random, shape: Sizes) -> nn.Module:
+    order = list(range(1, len(shape) + 1))
+    random.shuffle(order)
+    pair = random.choice(order), random.choice(order) - len(shape) - 1
+    return random.choice(
+        (
+            Applied(spelling(random, _permute), (0, *order)),
+            Applied(spelling(random, _transpose), *pair),
+            nn.Sequential(Applied(spelling(random, _t)), Applied(spelling(random, _t))),
+        )
+    )
+
+
+@draws()
+def _draw_part(random: Random, shape: Sizes) -> nn.Module:
+    dim = random.randint(1, len(shape))
+    size = shape[dim - 1]
+    start = random.randrange(size)
+    count = random.randint(1, size - start)
+    taken = random.choice((start, start - size, slice(start, start + count), slice(start, None, 2)))
+    before = (slice(None),) * dim
+    index = random.choice(
+        ((*before, taken), (..., taken), (*before, None, taken), (*before, taken, ...))
+    )
+    return random.choice(
+        (
+            Applied(operator.getitem, index),
+            Applied(spelling(random, _narrow), dim, start, count),
+            Applied(spelling(random, _select), dim, start),
+        )
+    )
+
+
+@draws()
+def _draw_parts(random: Random, shape: Sizes) -> nn.Module:
+    dim = random.randint(1, len(shape))
+    name = random.choice(("chunk", "split", "tensor_split", "unbind"))
+    target = random.choice((name, getattr(torch, name)))
+    return Applied(target, *(() if name == "unbind" else (random.randint(1, 3),)), dim=dim)
+
+
+@draws()
+def _draw_shuffle(random: Random, shape: Sizes) -> nn.Module | None:
+    if len(shape) != 3:
+        return None
+    factor = random.choice((1, 2, 2, 3))
+    return random.choice(
+        (
+            nn.ChannelShuffle(factor),
+            nn.PixelShuffle(factor),
+            nn.PixelUnshuffle(factor),
+            Applied(functional.channel_shuffle, factor),
+            Applied(functional.pixel_shuffle, factor),
+            Applied(functional.pixel_unshuffle, factor),
+        )
+    )

@@ -3,6 +3,7 @@ layer."""
 
 from __future__ import annotations
 
+from random import Random
 from typing import Any
 
 import torch
@@ -10,6 +11,7 @@ from torch import Tensor, fx, nn
 from torch.nn import functional
 
 from qstrategies.operators.base import FORMS, Call, Form, Node, Placing, Site, recognizes, shape_of
+from qstrategies.operators.drawing import Applied, Sizes, draws, happens
 from qstrategies.operators.layer import take
 
 NORMS: dict[int, Any] = {2: nn.BatchNorm1d, 3: nn.BatchNorm1d, 4: nn.BatchNorm2d, 5: nn.BatchNorm3d}
@@ -108,3 +110,22 @@ def _per_channel(value: Tensor | float, dimensions: int, channels: int) -> Tenso
         *[1] * (dimensions - 2),
     )
     return whole.reshape(-1).float() if fits and value.is_floating_point() else None
+
+
+@draws(often=6)
+def _draw(random: Random, shape: Sizes) -> nn.Module | None:
+    kind = NORMS.get(len(shape) + 1)
+    if kind is None:
+        return None
+    eps, affine_ = random.choice((1e-5, 1e-3, 0.3)), happens(random, 0.8)
+    norm = kind(shape[0], eps, random.choice((0.1, None)), affine_)
+    if happens(random, 0.8):
+        return norm
+    mean, var = torch.full_like(norm.running_mean, 0.2), torch.full_like(norm.running_var, 1.5)
+    return Applied(functional.batch_norm, mean, var, norm.weight, norm.bias, eps=eps)
+
+
+def channels(random: Random, shape: Sizes) -> Tensor:
+    """One number per channel for tensors of ``shape``, none of them 0: to add, to multiply by."""
+    numbers = [random.choice((-1, 1)) * random.uniform(0.1, 2) for _ in range(shape[0])]
+    return torch.tensor(numbers).reshape(-1, *[1] * (len(shape) - 1))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from dataclasses import dataclass
+from random import Random
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,7 @@ from qstrategies.operators.base import (
     recognizes,
     shape_of,
 )
+from qstrategies.operators.drawing import Applied, Sizes, draws
 from qstrategies.operators.movement import Movement, moves
 
 MODES = {"constant": "constant", "reflect": "reflect", "replicate": "edge", "circular": "wrap"}
@@ -38,7 +40,8 @@ class Pad(nn.Module):
 
 
 def _pad_reals(x: Tensor, pads: tuple[tuple[int, int], ...], mode: str) -> Tensor:
-    inner = pads if mode == "constant" else pads[2:]
+    channels_stay = len(pads) > 2 and pads[1] == (0, 0)
+    inner = pads if mode == "constant" else pads[1 + channels_stay :]
     return functional.pad(x, [each for pair in reversed(inner) for each in pair], mode)
 
 
@@ -86,9 +89,9 @@ def _pad(
         return None
     pairs = [(pad[place], pad[place + 1]) for place in range(0, len(pad), 2)]
     pads = ((0, 0),) * (rank - len(pairs)) + tuple(reversed(pairs))
-    if min(itertools.chain(*pads)) < 0 or (mode != "constant" and rank < 3):
+    if min(itertools.chain(*pads)) < 0:
         return None
-    return call.emit(Pad(pads, mode), input)
+    return call.emit(Pad(pads, mode), input) if any(pad) else input
 
 
 _PADS: dict[Any, str] = {
@@ -103,3 +106,21 @@ _PADS: dict[Any, str] = {
 @recognizes(*_PADS)
 def _pad_module(call: Call, module: Any, x: fx.Node) -> fx.Node | None:
     return _pad(call, x, module.padding, _PADS[type(module)], getattr(module, "value", None))
+
+
+@draws()
+def _draw(random: Random, shape: Sizes) -> nn.Module:
+    count = 2 * random.randint(1, len(shape))
+    amounts = [random.randint(0, 2) for _ in range(count)]
+    return Applied(functional.pad, amounts, random.choice(list(MODES)))
+
+
+@draws()
+def _draw_module(random: Random, shape: Sizes) -> nn.Module | None:
+    dimensions = len(shape) - 1
+    kinds = [kind for kind in _PADS if kind.__name__.endswith(f"Pad{dimensions}d")]
+    if not kinds:
+        return None
+    kind = random.choice(kinds)
+    amounts = tuple(random.randint(0, 2) for _ in range(2 * dimensions))
+    return kind(amounts, 0.0) if "Constant" in kind.__name__ else kind(amounts)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import functools
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
+from random import Random
 from typing import Any
 
 import numpy as np
@@ -31,6 +33,7 @@ from qstrategies.operators.base import (
     shape_of,
 )
 from qstrategies.operators.convolution import CONVOLUTIONS
+from qstrategies.operators.drawing import Applied, Sizes, draws, happens, several, spelling
 from qstrategies.operators.layer import own_copy
 
 MAX_POOLS: dict[int, Any] = {1: nn.MaxPool1d, 2: nn.MaxPool2d, 3: nn.MaxPool3d}
@@ -80,7 +83,7 @@ class MaxPool(Node):
             found = np.maximum(found, window)
         return found.astype(np.uint8)
 
-    def _counts(self, sizes: tuple[int, ...]) -> tuple[list[int], list[int]]:
+    def _counts(self, sizes: Sequence[int]) -> tuple[list[int], list[int]]:
         """How many windows each dimension has, and how far the last reaches beyond the padding."""
         counts, beyond = [], []
         geometry = zip(sizes, self.size, self.stride, self.padding, self.dilation, strict=True)
@@ -103,18 +106,22 @@ class MaxPool(Node):
         return y
 
     def kernel(self, engine: str) -> Kernel | None:
+        windows_of_one, dilated = math.prod(self.size) == 1, max(self.dilation) > 1
+        if engine == "qnnpack" and (windows_of_one or dilated):
+            return None  # it refuses the ones, and pads the others wrongly
         return self._pool if len(self.size) < 3 else None
 
     def write(self, to: Writer) -> None:
+        _, beyond = self._counts([size or 0 for size in self.inputs[0].shape[2:]])
+        ends = [pad + more for pad, more in zip(self.padding, beyond, strict=True)]
         pool = to.emit(
             "MaxPool",
             [to.real(self.inputs[0])],
             f"{self.name}.pooled",
             kernel_shape=self.size,
             strides=self.stride,
-            pads=(*self.padding, *self.padding),
+            pads=(*self.padding, *ends),  # ONNX's ceil_mode counts other windows than PyTorch's
             dilations=self.dilation,
-            ceil_mode=int(self.ceil_mode),
         )
         to.give(self.output, pool)
 
@@ -241,6 +248,8 @@ def _max_pool(
         return None
     settings = [kernel_size, stride or kernel_size, padding, dilation]
     numbers = [per_dimension(each, dimensions) for each in settings]
+    if ceil_mode and max(numbers[3]) > 1:
+        return None  # windows that reach further over the end than runtimes pad
     return call.emit(MAX_POOLS[dimensions](*numbers, ceil_mode=ceil_mode), input)
 
 
@@ -345,12 +354,14 @@ for _dimensions in (1, 2, 3):
 
 @recognizes(*ADAPTIVE.values())
 def _adaptive_average_module(call: Call, pool: Any, x: fx.Node) -> fx.Node | None:
-    return _adaptive_average(len(shape_of(x)) - 2, call, x, pool.output_size)
+    dimensions = next(each for each, kind in ADAPTIVE.items() if isinstance(pool, kind))
+    return _adaptive_average(dimensions, call, x, pool.output_size)
 
 
 @recognizes(*ADAPTIVE_MAX.values())
 def _adaptive_max_module(call: Call, pool: Any, x: fx.Node) -> fx.Node | None:
-    return _adaptive_max(len(shape_of(x)) - 2, call, x, pool.output_size, pool.return_indices)
+    dimensions = next(each for each, kind in ADAPTIVE_MAX.items() if isinstance(pool, kind))
+    return _adaptive_max(dimensions, call, x, pool.output_size, pool.return_indices)
 
 
 @recognizes(torch.mean, "mean")
@@ -365,3 +376,60 @@ def _mean(
     kept = tuple(1 if each in dims else size for each, size in enumerate(shape))
     mean = call.emit(Mean(dims), input, shape=kept)
     return mean if kept == call.shape else call.reshape(mean)
+
+
+@draws(often=2)
+def _draw_max(random: Random, shape: Sizes) -> nn.Module | None:
+    dimensions = len(shape) - 1
+    if dimensions not in MAX_POOLS:
+        return None
+    size = several(random, (1, 2, 3), dimensions)
+    dilation = several(random, (1, 1, 2), dimensions)
+    settings = {
+        "stride": random.choice((None, several(random, (1, 2, 3), dimensions))),
+        "padding": tuple(random.randint(0, each // 2) for each in size),
+        "dilation": dilation,
+        "ceil_mode": max(dilation) == 1 and happens(random, 0.5),
+    }
+    if happens(random, 0.8):
+        return MAX_POOLS[dimensions](size, **settings)
+    return Applied(getattr(functional, f"max_pool{dimensions}d"), size, **settings)
+
+
+@draws(often=2)
+def _draw_average(random: Random, shape: Sizes) -> nn.Module | None:
+    dimensions = len(shape) - 1
+    if dimensions not in AVERAGE_POOLS:
+        return None
+    size = several(random, (1, 2, 3), dimensions)
+    stride = random.choice((None, several(random, (1, 2, 3), dimensions)))
+    padding = tuple(random.randint(0, each // 2) for each in size)
+    settings: dict[str, Any] = {"count_include_pad": any(padding) or happens(random, 0.5)}
+    if dimensions > 1 and happens(random, 0.3):
+        settings["divisor_override"] = random.randint(1, 7)
+    if happens(random, 0.8):
+        return AVERAGE_POOLS[dimensions](size, stride, padding, **settings)
+    function = getattr(functional, f"avg_pool{dimensions}d")
+    return Applied(function, size, stride, padding, **settings)
+
+
+@draws()
+def _draw_adaptive(random: Random, shape: Sizes) -> nn.Module | None:
+    image = shape[1:]
+    if len(image) not in ADAPTIVE:
+        return None
+    windows_ = [
+        random.choice([each for each in (1, 2, 3, size) if size % each == 0]) for size in image
+    ]
+    size = tuple(whole // window for whole, window in zip(image, windows_, strict=True))
+    kind, name = random.choice(((ADAPTIVE, "avg"), (ADAPTIVE_MAX, "max")))
+    if happens(random, 0.5):
+        return kind[len(image)](random.choice((1, size)))
+    return Applied(getattr(functional, f"adaptive_{name}_pool{len(image)}d"), size)
+
+
+@draws(often=2)
+def _draw_mean(random: Random, shape: Sizes) -> nn.Module:
+    dims = random.sample(range(1, len(shape) + 1), random.randint(1, len(shape)))
+    dim = dims[0] if len(dims) == 1 else tuple(dims)
+    return Applied(spelling(random, _mean), dim, keepdim=happens(random, 0.6))

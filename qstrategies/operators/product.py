@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import operator
 from dataclasses import dataclass
+from random import Random
 from typing import Any
 
 import numpy as np
@@ -23,7 +24,8 @@ from qstrategies.operators.base import (
     is_number,
     recognizes,
 )
-from qstrategies.operators.normalization import affine
+from qstrategies.operators.drawing import Applied, Sizes, draws, happens, spelling
+from qstrategies.operators.normalization import affine, channels
 from qstrategies.operators.table import Elementwise
 
 
@@ -114,3 +116,24 @@ def _divide(
     if is_number(input):
         return call.emit(Elementwise(lambda value: input / value), other)
     return None
+
+
+@draws(inputs=2, often=3)
+def _draw_two(random: Random, shape: Sizes, other: Sizes) -> nn.Module | None:
+    if len(shape) != len(other):
+        return None
+    return Applied(spelling(random, _multiply))
+
+
+@draws()
+def _draw_number(random: Random, _: Sizes) -> nn.Module:
+    recognizer = random.choice((_multiply, _divide))
+    return Applied(spelling(random, recognizer), random.choice((0.1, -0.5, 3, -200.0)))
+
+
+@draws()
+def _draw_channels(random: Random, shape: Sizes) -> nn.Module:
+    numbers = channels(random, shape)
+    if happens(random, 0.3):
+        return Applied(spelling(random, _divide), numbers)
+    return Applied(spelling(random, _multiply), nn.Parameter(numbers))

@@ -8,6 +8,7 @@ import functools
 import operator
 from collections.abc import Callable
 from dataclasses import dataclass
+from random import Random
 from typing import Any
 
 import numpy as np
@@ -28,6 +29,7 @@ from qstrategies.operators.base import (
     from_integers,
     recognizes,
 )
+from qstrategies.operators.drawing import Applied, Sizes, draws, happens
 
 MODULES = (
     nn.CELU,
@@ -188,5 +190,50 @@ for _target, _each in OTHER_NAMES.items():
     recognizes(_target)(functools.partial(_function, _each))
 for _name in BY_NAME:
     _each = getattr(torch, _name)
-    _spellings = {_each, _name, f"{_name}_"} - set(FUNCTIONS)
+    _spellings = [each for each in (_each, _name, f"{_name}_") if each not in FUNCTIONS]
     recognizes(*_spellings)(functools.partial(_function, _each))
+
+
+SETTINGS: dict[Any, tuple[Any, ...]] = {
+    nn.CELU: (0.5,),
+    nn.ELU: (0.5,),
+    nn.GELU: ("tanh",),
+    nn.Hardshrink: (0.1,),
+    nn.LeakyReLU: (0.3,),
+    nn.Softplus: (2.0, 1.0),
+    nn.Softshrink: (0.1,),
+    nn.Threshold: (0.1, 0.2),
+    functional.threshold: (0.1, -0.2),
+}
+
+
+@draws(often=3)
+def _draw_module(random: Random, _: Sizes) -> nn.Module:
+    kind = random.choice(MODULES)
+    always = kind is nn.Threshold
+    module: Any = kind(*SETTINGS.get(kind, ()) if always or happens(random, 0.5) else ())
+    if hasattr(module, "inplace"):
+        module.inplace = happens(random, 0.3)
+    return module
+
+
+@draws()
+def _draw_function(random: Random, _: Sizes) -> nn.Module:
+    others = [each for each in OTHER_NAMES if each not in ("__pow__", operator.pow)]
+    target = random.choice([*FUNCTIONS, *others])
+    return Applied(target, *SETTINGS.get(target, ()))
+
+
+@draws()
+def _draw_name(random: Random, _: Sizes) -> nn.Module:
+    name = random.choice(BY_NAME)
+    targets = (getattr(torch, name), name, f"{name}_")
+    applied = Applied(random.choice(targets), *((random.choice((2, 3)),) if name == "pow" else ()))
+    if name not in ("reciprocal", "rsqrt", "sqrt"):
+        return applied
+    return nn.Sequential(Applied(torch.abs), Applied(torch.add, 0.5), applied)
+
+
+@draws()
+def _draw_power(random: Random, _: Sizes) -> nn.Module:
+    return Applied(random.choice(("__pow__", operator.pow)), random.choice((2, 3)))

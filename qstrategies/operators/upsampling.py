@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from random import Random
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,7 @@ from torch import Tensor, fx, nn
 from torch.nn import functional
 
 from qstrategies.operators.base import Array, Call, Shape, Writer, recognizes, shape_of
+from qstrategies.operators.drawing import Applied, Sizes, draws, several
 from qstrategies.operators.movement import Movement, moves
 
 
@@ -80,7 +82,7 @@ def _interpolate(
         float(factor) for factor in factors
     ):
         return None
-    return call.emit(Upsample(factors), input)
+    return input if before == after else call.emit(Upsample(factors), input)
 
 
 def _per_number(scale_factor: Any, dimensions: int) -> tuple[float, ...]:
@@ -101,3 +103,21 @@ def _whole_factors(before: Shape, after: Shape) -> tuple[int, ...] | None:
 @recognizes(nn.Upsample, nn.UpsamplingNearest2d)
 def _upsample(call: Call, module: Any, x: fx.Node) -> fx.Node | None:
     return _interpolate(call, x, module.size, module.scale_factor, module.mode)
+
+
+@draws()
+def _draw(random: Random, shape: Sizes) -> nn.Module | None:
+    dimensions = len(shape) - 1
+    if dimensions not in (1, 2, 3):
+        return None
+    factors = several(random, (1, 2, 3), dimensions)
+    sizes = tuple(size * factor for size, factor in zip(shape[1:], factors, strict=True))
+    mode = random.choice(("nearest", "nearest-exact"))
+    settings = random.choice(({"size": sizes}, {"scale_factor": tuple(map(float, factors))}))
+    return random.choice(
+        (
+            nn.Upsample(**settings, mode=mode),
+            nn.UpsamplingNearest2d(**settings),
+            Applied(functional.interpolate, **settings, mode=mode),
+        )
+    )

@@ -53,13 +53,18 @@ class Captured:
 
 
 class _Proxy(fx.Proxy):
-    """A proxy whose numbers are known where they follow from the example's sizes."""
+    """A proxy whose numbers are known where they follow from the example's sizes, and whose
+    ``x += y`` is recorded as what it is: a change in place, for every name of ``x``."""
 
     def _number(self) -> Any:
         return self.tracer.concrete_value(self.node)  # type: ignore[attr-defined]
 
     def __index__(self) -> int:
         return operator.index(self._number())
+
+    def __len__(self) -> int:
+        parts: int = self.tracer.count(self.node)  # type: ignore[attr-defined]
+        return parts
 
     def __int__(self) -> int:
         return int(self._number())
@@ -75,6 +80,21 @@ class _Proxy(fx.Proxy):
 
     def __setitem__(self, key: Any, value: Any) -> None:
         self.tracer.create_proxy("call_function", operator.setitem, (self, key, value), {})
+
+    def __iadd__(self, other: Any) -> fx.Proxy:
+        return self._in_place(operator.iadd, other)
+
+    def __isub__(self, other: Any) -> fx.Proxy:
+        return self._in_place(operator.isub, other)
+
+    def __imul__(self, other: Any) -> fx.Proxy:
+        return self._in_place(operator.imul, other)
+
+    def __itruediv__(self, other: Any) -> fx.Proxy:
+        return self._in_place(operator.itruediv, other)
+
+    def _in_place(self, function: Any, other: Any) -> fx.Proxy:
+        return self.tracer.create_proxy("call_function", function, (self, other), {})
 
 
 class _Tracer(fx.Tracer):
@@ -115,9 +135,17 @@ class _Tracer(fx.Tracer):
 
     def concrete_value(self, node: fx.Node) -> Any:
         """The value of a number made of sizes. Raises ``TraceError`` for any other."""
+        return self._known(node, Concrete.value)
+
+    def count(self, node: fx.Node) -> int:
+        """How many parts ``node`` gives. Raises ``TraceError`` where that is not known."""
+        parts: int = self._known(node, Concrete.count)
+        return parts
+
+    def _known(self, node: fx.Node, asked: Callable[[Concrete, fx.Node], Any]) -> Any:
         try:
             if self.concrete is not None:
-                return self.concrete.value(node)
+                return asked(self.concrete, node)
             reason = "it is traced alone"
         except NotKnownError as error:
             reason = str(error)
@@ -128,13 +156,13 @@ class _Tracer(fx.Tracer):
         return bool(self.concrete_value(obj.node))
 
     def iter(self, obj: fx.Proxy) -> Any:
-        """What is unpacked as often as the caller says, or as often as its size in the example
-        says."""
+        """What is unpacked as often as the caller says, or into as many parts as the example
+        has."""
         try:
             return super().iter(obj)
         except fx.proxy.TraceError:
             several: Any = obj
-            return (several[place] for place in range(len(self.concrete_value(obj.node))))
+            return (several[place] for place in range(self.count(obj.node)))
 
     def proxy(self, node: fx.Node) -> fx.Proxy:
         """A proxy that also records assignments to parts of a tensor."""

@@ -27,10 +27,29 @@ class Concrete:
         self.sizes_only: set[fx.Node] = set()
         self.running = False
 
-    @torch.no_grad()
     def value(self, node: fx.Node) -> Any:
         """What ``node`` gives for the example. Raises ``NotKnownError`` unless that follows from
         sizes alone."""
+        found = self._found(node)
+        if node not in self.sizes_only:
+            raise NotKnownError("it depends on the values of the input")
+        if not same(*found):
+            raise NotKnownError("it depends on how many examples there are")
+        return found[0]
+
+    def count(self, node: fx.Node) -> int:
+        """How many parts ``node`` gives. Raises ``NotKnownError`` unless it gives several, and as
+        many for any number of examples."""
+        counts = [len(each) if hasattr(each, "__len__") else None for each in self._found(node)]
+        if counts[0] is None:
+            raise NotKnownError("it gives one number")
+        if counts[0] != counts[1]:
+            raise NotKnownError("it gives as many parts as there are examples")
+        return counts[0]
+
+    @torch.no_grad()
+    def _found(self, node: fx.Node) -> list[Any]:
+        """What ``node`` gives for each number of examples."""
         self.running = True
         try:
             for each in list(node.graph.nodes):
@@ -38,12 +57,7 @@ class Concrete:
                     self._run(each)
         finally:
             self.running = False
-        found = [values[node] for values in self.values]
-        if node not in self.sizes_only:
-            raise NotKnownError("it depends on the values of the input")
-        if not same(*found):
-            raise NotKnownError("it depends on how many examples there are")
-        return found[0]
+        return [values[node] for values in self.values]
 
     def _run(self, node: fx.Node) -> None:
         for inputs, values in zip(self.inputs, self.values, strict=True):

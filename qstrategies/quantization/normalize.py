@@ -178,6 +178,7 @@ class _Rebuild:
             self.env[node] = self._call(node, fact.value, other)
             if fact.changed is not None:
                 self._rename(node, fact.changed)
+            self.env.update(dict.fromkeys(fact.reshaped, self.env[node]))
         else:
             self.env[node] = self._several(node, fact.value, other)
 
@@ -212,9 +213,10 @@ class _Rebuild:
 
     def _slices(self, node: fx.Node, values: Sequence[Tensor], others: Sequence[Tensor]) -> Any:
         source: Any = node.args[0]
-        x, whole = self._take(source), self.two[source].value
-        unbound = values[0].dim() < whole.dim()
-        dim = _split_dimension(node, whole)
+        x = self._take(source)
+        rank = len(shape_of(x))
+        unbound = values[0].dim() < rank
+        dim = _split_dimension(node, rank)
         found, start = [], 0
         for value, other in zip(values, others, strict=True):
             count = 1 if unbound else value.shape[dim]
@@ -467,11 +469,11 @@ def _hashable(target: Any) -> bool:
     return getattr(target, "__hash__", None) is not None
 
 
-def _split_dimension(node: fx.Node, whole: Tensor) -> int:
+def _split_dimension(node: fx.Node, rank: int) -> int:
     position = 1 if node.target in ("unbind", torch.unbind) else 2
     given = node.args[position] if len(node.args) > position else node.kwargs.get("dim", 0)
     assert isinstance(given, int)
-    return given % whole.dim()
+    return given % rank
 
 
 def _shape(two: Tensor, three: Tensor) -> Shape:

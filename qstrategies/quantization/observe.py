@@ -41,14 +41,19 @@ def _copies(example: Tensor, count: int, batch: int) -> Tensor:
     return repeated[:count].clone()
 
 
+RESHAPES_IN_PLACE = {"squeeze_", "swapaxes_", "swapdims_", "t_", "transpose_", "unsqueeze_"}
+
+
 @dataclass(frozen=True)
 class Fact:
-    """``changed``: whether the node changed a tensor in place; ``same_as``: the input that it
-    returned as it was."""
+    """``changed``: the tensor that the node changed in place; ``same_as``: the input that it
+    returned as it was; ``reshaped``: all names of the tensor that it gave another shape, in place.
+    """
 
     value: Any
     changed: fx.Node | None = None
     same_as: fx.Node | None = None
+    reshaped: tuple[fx.Node, ...] = ()
 
 
 Facts = dict[fx.Node, Fact]
@@ -61,14 +66,17 @@ class _Observer(fx.Interpreter):
         )  # storages must live on, to be compared
         self.extra_traceback = False
         self.facts: Facts = {}
+        self.reshaped: tuple[fx.Node, ...] = ()
 
     def run_node(self, n: fx.Node) -> Any:
         tensors = {
             node: self.env[node] for node in n.all_input_nodes if isinstance(self.env[node], Tensor)
         }
         versions = {node: tensor._version for node, tensor in tensors.items()}
+        self.reshaped = ()
         try:
-            value = super().run_node(n)
+            reshapes = n.op == "call_method" and n.target in RESHAPES_IN_PLACE
+            value = self._reshaped(n) if reshapes else super().run_node(n)
         except Exception as error:
             raise InputError(f"{describe(n)} fails on the example: {_first_line(error)}") from None
         changed = [node for node, tensor in tensors.items() if tensor._version != versions[node]]
@@ -77,8 +85,16 @@ class _Observer(fx.Interpreter):
             same = next(
                 (node for node, tensor in tensors.items() if place(tensor) == place(value)), None
             )
-        self.facts[n] = Fact(value, changed[0] if changed else None, same)
+        self.facts[n] = Fact(value, changed[0] if changed else None, same, self.reshaped)
         return value
+
+    def _reshaped(self, n: fx.Node) -> Tensor:
+        """A view that stands for the tensor from now on, so that what was seen of that stays."""
+        (before, *args), kwargs = self.fetch_args_kwargs_from_env(n)
+        view: Tensor = getattr(before, str(n.target).removesuffix("_"))(*args, **kwargs)
+        self.reshaped = tuple(node for node, value in self.env.items() if value is before)
+        self.env.update(dict.fromkeys(self.reshaped, view))
+        return view
 
 
 @torch.no_grad()

@@ -151,12 +151,18 @@ def _parameters(model: nn.Module) -> list[str]:
     return [each.name for each in signature.parameters.values() if each.kind in kinds]
 
 
+def _takes_several(model: nn.Module) -> bool:
+    """Whether forward takes positionally another number of arguments than one."""
+    parameters = inspect.signature(model.forward).parameters.values()
+    any_number = any(each.kind is inspect.Parameter.VAR_POSITIONAL for each in parameters)
+    return any_number or len(_parameters(model)) != 1
+
+
 def _split(example: Any, model: nn.Module) -> tuple[tuple[Any, ...], Mapping[str, Any]]:
     known = inspect.signature(model.forward).parameters
     if isinstance(example, Mapping) and all(name in known for name in example):
         return (), example
-    positional = _parameters(model)
-    if type(example) in (tuple, list) and (len(example) == 1 or len(positional) != 1):
+    if type(example) in (tuple, list) and (len(example) == 1 or _takes_several(model)):
         return tuple(example), {}
     return (example,), {}
 
