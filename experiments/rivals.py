@@ -14,7 +14,6 @@ import contextlib
 import functools
 import sys
 import tempfile
-import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -23,19 +22,18 @@ import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 from tools import static_file
-from workers import Worker, calibration
+from workers import Worker, calibration, fastest, seconds
 from zoo import classifier
 
 import qstrategies as qs
 from qstrategies.cli import guarded
-from qstrategies.execution.timing import interleaved
 from qstrategies.experiment import environment
 from qstrategies.files import atomic_write
 
 NETWORKS = ("cnn", "resnet8", "depthwise", "resnet18", "mobilenet_v2", "efficientnet_b0")
 SIZE = 224  # pixels, of torchvision's networks
 LARGE = ("resnet18", "mobilenet_v2", "efficientnet_b0")
-SECONDS = 0.2  # of one file's turn
+SECONDS, ROUNDS = 0.05, 30  # of one file's turn, and how many it has
 HEAD = (
     f"Random weights; torchvision's networks at {SIZE} x {SIZE} pixels; microseconds per image,",
     "all files of a network in turns. *best rival*: the faster of the two other int8 files.",
@@ -50,7 +48,7 @@ HEAD = (
 def file_times(
     paths: Sequence[Path], pixels: NDArray[np.uint8], repeats: int | None = None
 ) -> list[float]:
-    """Seconds per call on one thread; ``repeats`` calls a turn, or as many as fit into
+    """Seconds of one core per call on one thread; ``repeats`` calls a turn, or as many as fit into
     ``SECONDS``."""
     settings = onnxruntime.SessionOptions()
     settings.intra_op_num_threads = 1
@@ -63,10 +61,14 @@ def file_times(
         actions.append(functools.partial(session.run, None, {entry.name: images}))
     for action in actions:
         action()
-    started = time.perf_counter()
-    actions[-1]()
-    fitting = max(1, int(SECONDS / (time.perf_counter() - started)))
-    return interleaved(actions, repeats or fitting, rounds=15 if fitting > 1 else 5)
+    fitting = repeats or max(1, int(SECONDS / seconds(actions[-1])))
+    turns = [functools.partial(_repeated, action, fitting) for action in actions]
+    return [taken / fitting for taken in fastest(turns, ROUNDS)]
+
+
+def _repeated(action: Callable[[], object], repeats: int) -> None:
+    for _ in range(repeats):
+        action()
 
 
 def rival_rows(python: str, names: Sequence[str] = NETWORKS) -> list[str]:

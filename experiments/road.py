@@ -32,7 +32,7 @@ NETWORKS = ("mobilenet_v2", "mobilenet_v3_small", "resnet18", "efficientnet_b0")
 CALIBRATED = ("mobilenet_v2", "resnet18")
 BESIDE_OTHERS = ("cnn", "mobilenet_v2", "resnet18", "efficientnet_b0")
 LARGE = 224  # pixels, where calibration is measured as well
-ROUNDS, ROUNDS_OF_RIVALS = 5, 3
+ROUNDS, ROUNDS_OF_RIVALS = 5, 2
 HEAD = """# How long the road takes
 
 Written by `python experiments/road.py`: milliseconds of one core, the fastest of {rounds} rounds,

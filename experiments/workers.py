@@ -10,7 +10,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -61,7 +61,7 @@ def seconds(action: Callable[[], object]) -> float:
     return time.thread_time() - started
 
 
-def fastest(actions: list[Callable[[], object]], rounds: int) -> list[float]:
+def fastest(actions: Sequence[Callable[[], object]], rounds: int) -> list[float]:
     """The least seconds of each action, all of them taking turns."""
     taken = [[seconds(action) for action in actions] for _ in range(rounds)]
     return [min(column) for column in zip(*taken, strict=True)]
