@@ -231,6 +231,7 @@ def test_a_damaged_diagnosis_is_named(content, written, tmp_path):
                 observer="histogram",
                 reduce_range=True,
                 exact=False,
+                saturation="vnni_or_arm",
                 engine="fbgemm",
                 calibration_images=64,
             ),

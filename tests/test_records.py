@@ -103,6 +103,7 @@ def test_the_drop_is_float_minus_int8():
         ),
         (QuantizationConfig, {"weight_bits": 9}, "weight bits 9 is out of range"),
         (QuantizationConfig, {"observer": "minmax"}, "Did you mean 'min_max'"),
+        (QuantizationConfig, {"saturation": "any"}, "unknown saturation 'any'"),
         (QuantizationConfig, {"engine": "x87"}, "Did you mean 'x86'"),
         (QuantizationConfig, {"calibration_images": 0}, "calibration images 0 is out of range"),
         (ExperimentConfig, {"strategy": "qat", "seed": -1}, "seed -1 is out of range"),
@@ -125,6 +126,13 @@ def test_equal_content_equal_key_and_any_change_another():
     ]
     assert len({content_key(config) for config in [base, *changed]}) == 4
     assert len({config.run_id for config in [base, *changed]}) == 4
+
+
+def test_the_label_names_the_kernels_if_they_are_not_the_usual_ones():
+    config = ExperimentConfig(
+        strategy="qat", quantization=QuantizationConfig(saturation="vnni_or_arm")
+    )
+    assert dataclasses.replace(RECORD, config=config).label == "qat vnni_or_arm"
 
 
 def test_the_posts_preset_is_its_setting():

@@ -15,7 +15,7 @@ from torch.ao.nn import quantized as nnq
 from qstrategies.certificate import certify_model
 
 SATURATE = """\
-import json, sys
+import copy, json, sys
 from pathlib import Path
 import torch
 from torch import nn
@@ -29,11 +29,20 @@ model = nn.Sequential(nn.Conv2d(1, 8, 3), nn.ReLU(), nn.Conv2d(8, 8, 3), nn.ReLU
 for parameter in model.parameters():
     nn.init.uniform_(parameter, 0.9, 1.0)  # neighbours of one sign, both near the largest
 images = torch.randint(200, 256, (32, 1, 8, 8)).float()  # bright pixels
+opposite = copy.deepcopy(model)
+for parameter in opposite.parameters():
+    nn.init.constant_(parameter, 1e-3)
+    if parameter.dim() > 1:
+        parameter.data.flatten(1)[:, :2] = torch.tensor([0.9, -1.0])
 found = {}
-for name, exact in (("exact", True), ("free", False)):
+cases = (("exact", model, True), ("free", model, False), ("opposite", opposite, True))
+for name, model, exact in cases:
     config = QuantizationConfig(exact=exact, engine="fbgemm")
     quantized = quantize(model, [images / 255], images / 255, config=config, input_scale=1 / 255)
     steps = (quantized.int8()(images) - quantized.reference()(images)).abs() / quantized.output_scale
+    if name == "opposite":
+        weights = [layer.rounded_layer.weight for layer in quantized.graph.layers]
+        assert all(weight.min() < -100 and weight.max() > 100 for weight in weights)
     path = export_onnx(quantized, Path(sys.argv[1]) / f"{name}.onnx", optimize_for=None)[0].path
     found[name] = {"steps": steps.max().item(), "safe": certify(path).holds("saturation_safe")}
 print(json.dumps(found))
@@ -56,6 +65,7 @@ def test_avx2_kernels_saturate_where_the_certificate_says_so_and_nowhere_else(tm
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout.splitlines()[-1])
     assert found["exact"] == {"steps": 0, "safe": True}
+    assert found["opposite"] == {"steps": 0, "safe": True}, "two large weights, of either sign"
     assert (
         not found["free"]["safe"] and found["free"]["steps"] > 50
     )  # rounding alone moves a logit by a step or two

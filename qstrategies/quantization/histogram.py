@@ -53,19 +53,19 @@ class ExactHistogramObserver(nn.Module):
         low, high = x.detach().amin().float(), x.detach().amax().float()
         self.low, self.high = torch.minimum(self.low, low), torch.maximum(self.high, high)
         largest = torch.maximum(-self.low, self.high)
-        if largest > 0 and torch.isfinite(largest):
-            self._widen(power_of_two_above((largest / HALF).clamp(min=NARROWEST)))
+        if 0 < float(largest) < math.inf:
+            if largest > HALF * self.width:
+                self._widen(power_of_two_above((largest / HALF).clamp(min=NARROWEST)))
             values = torch.cat([sample(x.detach()).float(), low[None], high[None]])
             self.counts += self._binned(torch.round(values / self.width))
         return x
 
     def _widen(self, width: Tensor) -> None:
-        """Let the bins be ``width`` apart if that is more than they are: those between are
-        joined."""
-        if width > self.width > 0:
+        """Let the bins be ``width`` apart, more than they are: those between are joined."""
+        if self.counts.any():
             places = torch.round(self._places() * self.width / width)
             self.counts = self._binned(places, self.counts)
-        self.width = torch.maximum(self.width, width)
+        self.width = width
 
     def _places(self) -> Tensor:
         return torch.arange(-HALF, HALF + 1, device=self.counts.device)
