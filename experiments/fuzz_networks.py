@@ -283,13 +283,14 @@ def _fits(module: nn.Module, tensors: Sequence[Tensor]) -> bool:
 
 
 def _usable(result: Any) -> bool:
-    """Whether a tensor is one of a network for images: float, the batch first, not too large."""
+    """Whether a tensor is one of a network for images: real, the batch first, not too large."""
     return (
         isinstance(result, Tensor)
         and result.dtype == torch.float32
         and 2 <= result.dim() <= 5
         and len(result) == 2
         and 0 < math.prod(result.shape[1:]) <= LARGEST
+        and bool(torch.isfinite(result).all())  # no window of a max pool in its padding alone
     )
 
 
