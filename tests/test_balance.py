@@ -12,7 +12,7 @@ from qstrategies.quantization import rounding
 from qstrategies.quantization.balance import balanced
 from qstrategies.quantization.exact_forms import from_kernels, kernels_of
 from qstrategies.quantization.quantizers import WeightQuantizer
-from qstrategies.quantization.rounding import balanced_layer
+from qstrategies.quantization.rounding import balanced_integers
 from qstrategies.quantization.scales import FLOAT_EXACT, float_units, largest_pair, mantissa
 
 SHAPES = [(6, 5, 9), (4, 40, 1), (7, 1, 25), (1, 1, 1), (300, 700, 1)]
@@ -125,9 +125,9 @@ def test_balanced_layers_keep_what_the_proof_asks_for(kind, bits):
             layer.weight.uniform_(-1, 1)
     quantizer = WeightQuantizer(bits, per_channel=True, exact=True, pairs=True)
     nearest, scale = nearest_of(layer, quantizer)
-    found = balanced_layer(nearest, layer, quantizer)
-    rows = torch.from_numpy(found.weight).flatten(1).float()
-    assert (found.weight != nearest.weight).any()
+    found = balanced_integers(layer, layer.weight.detach(), scale, torch.zeros(16), quantizer)
+    rows = found.flatten(1)
+    assert (rows.numpy() != nearest.weight.reshape(16, -1)).any()
     assert largest_pair(rows).max() <= 128 and rows.abs().max() <= quantizer.quant_max
     assert (float_units(rows, scale, torch.zeros(16)) <= FLOAT_EXACT).all()
 
@@ -138,12 +138,10 @@ def test_channels_that_float32_could_not_add_stay_as_they_are(monkeypatch):
     layer = nn.Linear(50, 40)
     quantizer = WeightQuantizer(8, per_channel=True, exact=True, pairs=True)
     nearest, scale = nearest_of(layer, quantizer)
-    found = balanced_layer(nearest, layer, quantizer)
-    before, after = (
-        float_units(torch.from_numpy(each.weight).float(), scale, torch.zeros(40))
-        for each in (nearest, found)
-    )
-    same = torch.from_numpy((found.weight == nearest.weight).all(1))
+    found = balanced_integers(layer, layer.weight.detach(), scale, torch.zeros(40), quantizer)
+    plain = torch.from_numpy(nearest.weight).float()
+    before, after = (float_units(each, scale, torch.zeros(40)) for each in (plain, found))
+    same = (found == plain).all(1)
     assert (after <= before).all() and same.any() and not same.all()
 
 

@@ -155,3 +155,12 @@ def test_the_straight_through_gradient_is_one_inside_the_range_and_zero_outside(
     x = torch.tensor([-5.0, -1.0, 0.3, 1.0, 5.0], requires_grad=True)
     fake_quantize(x, torch.tensor(0.25), torch.tensor(8), 0, 15).sum().backward()
     assert x.grad.tolist() == [0, 1, 1, 1, 0]
+
+
+def test_pairs_of_8_bits_fit_however_far_a_step_clips():
+    rows = torch.randn(6, 50, generator=torch.Generator().manual_seed(0)).exp()
+    for part in (0.5, 1 / 16, 1 / 1000):
+        step = part * rows.amax(1) / 127
+        scale = weight_scale(rows, step, 8, per_channel=True, exact=True)
+        integers = torch.round(rows / scale[:, None]).clamp(-127, 127)
+        assert integers.topk(2).values.sum(1).max() <= 128

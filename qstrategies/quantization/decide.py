@@ -17,15 +17,16 @@ from qstrategies.quantization.place import Placement
 from qstrategies.quantization.prepare import Prepared
 from qstrategies.quantization.propagate import Propagation, RoundingProblem
 from qstrategies.quantization.ranges import decided
-from qstrategies.quantization.recipe import overrides
-from qstrategies.quantization.rounding import balanced_layer, rounded_layer
+from qstrategies.quantization.recipe import overrides_rounding
+from qstrategies.quantization.rounding import Way, rounded_layer
 
 
 def decide(prepared: Prepared, batches: Sequence[tuple[Tensor, ...]] = ()) -> IntegerGraph:
     """Fix every quantizer and round every weight. ``prepared`` is not changed.
 
     Args:
-        batches: inputs as the float model takes them, for recipes that choose integers by them.
+        batches: inputs as the float model takes them, for recipes that choose integers and biases
+            by them.
 
     Raises:
         InputError: a layer that cannot be rounded (``rounding.py``).
@@ -53,7 +54,7 @@ def build(
     builder = _Builder(prepared, chosen)
     nodes = list(prepared.graph.graph.nodes)
     placeholders = tuple(builder.spec(node) for node in nodes if node.op == "placeholder")
-    if batches and overrides(prepared.recipe, "round_weights"):
+    if batches and overrides_rounding(prepared.recipe):
         builder.propagation = Propagation(prepared, batches)
         builder.propagation.enter(placeholders)
     built = tuple(builder.node(node) for node in nodes if builder.stands(node))
@@ -67,8 +68,6 @@ class _Builder:
         self.graph: fx.GraphModule = prepared.graph
         self.placement: Placement = prepared.placement
         self.propagation: Propagation | None = None
-        decided_already = prepared.trained or overrides(prepared.recipe, "round_weights")
-        self.balances = prepared.config.exact and not decided_already
 
     def stands(self, node: fx.Node) -> bool:
         """Whether a node of the integer graph is made from ``node``."""
@@ -116,10 +115,11 @@ class _Builder:
         if self.propagation is not None:
             pairs = self.propagation.pairs(site.inputs[0].name, node)
 
-        def to_integers(weight: Tensor, step: Tensor) -> Tensor:
-            problem = RoundingProblem(
+        def problem(weight: Tensor, bias: Tensor, step: Tensor) -> RoundingProblem:
+            return RoundingProblem(
                 name=site.name,
                 weight=weight,
+                bias=bias,
                 step=step,
                 low=quantizer.quant_min,
                 high=quantizer.quant_max,
@@ -127,8 +127,10 @@ class _Builder:
                 layer=site.module,
                 pairs=pairs,
             )
-            return self.prepared.recipe.round_weights(problem)
 
         ends = (site.inputs[0].grid, site.output.grid)
-        layer = rounded_layer(site.module, site.name, quantizer, ends, to_integers)
-        return balanced_layer(layer, site.module, quantizer) if self.balances else layer
+        return rounded_layer(site.module, site.name, quantizer, ends, self._way(), problem)
+
+    def _way(self) -> Way:
+        prepared = self.prepared
+        return Way(prepared.recipe, balances=prepared.config.exact and not prepared.trained)

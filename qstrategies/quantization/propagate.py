@@ -24,13 +24,16 @@ class RoundingProblem:
         name: of the layer.
         weight: the real weight as it is exported: batch normalization and pixel step folded in.
         step: the scale, shaped to go with ``weight``.
+        bias: the real bias [out_channels]; zeros where the layer has none.
         low: the smallest integer.
         high: the largest.
         relu: whether a ReLU joins the layer.
+        layer: its float form.
     """
 
     name: str
     weight: Tensor
+    bias: Tensor
     step: Tensor
     low: int
     high: int

@@ -71,15 +71,19 @@ class WeightQuantizer(nn.Module):
         weight = weight.detach().float()
         rows = (weight if self.unit == 1 else weight * self.unit).flatten(1)
         step = self.step(rows)
-        scale = weight_scale(
+        scale = self.on_grid(rows, step.detach())
+        return straight_through(scale, step) if step.requires_grad else scale
+
+    def on_grid(self, rows: Tensor, step: Tensor) -> Tensor:
+        """The scale [out_channels] that is exported where ``step`` is wanted."""
+        return weight_scale(
             rows,
-            step.detach(),
+            step,
             self.bits,
             per_channel=self.per_channel,
             exact=self.exact,
             pairs=self.pairs,
         )
-        return straight_through(scale, step) if step.requires_grad else scale
 
     def scale(self, weight: Tensor) -> Tensor:
         """The scale [out_channels] of ``weight`` itself."""

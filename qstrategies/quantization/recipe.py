@@ -46,6 +46,10 @@ class Recipe:
         """The integers of a layer's weight, in [low, high], of its shape."""
         return problem.nearest()
 
+    def correct_bias(self, problem: RoundingProblem, weight: Tensor) -> Tensor:
+        """The real bias [out_channels] of a layer whose real ``weight`` is on its grid now."""
+        return problem.bias
+
 
 NOTHING = Recipe()
 """Round to nearest on observed ranges."""
@@ -54,3 +58,8 @@ NOTHING = Recipe()
 def overrides(recipe: Recipe, hook: str, base: type[Recipe] = Recipe) -> bool:
     """Whether ``recipe`` does something at ``hook``, where ``base`` does nothing."""
     return getattr(type(recipe), hook) is not getattr(base, hook)
+
+
+def overrides_rounding(recipe: Recipe) -> bool:
+    """Whether ``recipe`` chooses integers or biases by what layers give."""
+    return any(overrides(recipe, hook) for hook in ("round_weights", "correct_bias"))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -16,22 +16,45 @@ from qstrategies.operators.convolution import is_transposed
 from qstrategies.operators.layer import RoundedLayer
 from qstrategies.quantization.balance import balanced
 from qstrategies.quantization.exact_forms import from_kernels, kernels_of, output_rows
+from qstrategies.quantization.propagate import RoundingProblem
 from qstrategies.quantization.quantizers import WeightQuantizer
-from qstrategies.quantization.scales import FLOAT_EXACT, LARGEST_PAIR, fit_layer, float_units
+from qstrategies.quantization.recipe import Recipe, overrides
+from qstrategies.quantization.scales import (
+    BIAS_BUDGET,
+    FLOAT_EXACT,
+    LARGEST_PAIR,
+    fit_layer,
+    float_units,
+    largest_pair,
+    mantissa,
+)
 
 LARGEST_BIAS = 2**31 - 1
 
+Asked = Callable[[Tensor, Tensor, Tensor], RoundingProblem]
+"""What a recipe is asked, from a real weight, a real bias, and a scale that is shaped to go with
+the weight."""
 
-Round = Callable[[Tensor, Tensor], Tensor]
-"""The integers of a real weight for a scale that is shaped to go with it."""
+
+@dataclass(frozen=True)
+class Way:
+    """Who chooses integers: ``recipe``, if it does; else they are those nearest to the weights,
+    moved so that their errors cancel where ``balances``."""
+
+    recipe: Recipe
+    balances: bool
 
 
 @torch.no_grad()
 def rounded_layer(
-    layer: Any, name: str, quantizer: WeightQuantizer, ends: tuple[Quantizer, Quantizer], to: Round
+    layer: Any,
+    name: str,
+    quantizer: WeightQuantizer,
+    ends: tuple[Quantizer, Quantizer],
+    way: Way,
+    asked: Asked,
 ) -> RoundedLayer:
-    """The integers of ``layer`` between tensors of the quantizers ``ends``, ``to`` rounding its
-    weight.
+    """The integers of ``layer`` between tensors of the quantizers ``ends``.
 
     Raises:
         InputError: weights that are not finite, or a bias that does not fit int32.
@@ -51,12 +74,74 @@ def rounded_layer(
         scale = scale if quantizer.per_channel else scale.max().expand_as(scale)
     per_tensor = is_transposed(layer)  # their kernels take one scale
     column = scale[0] if per_tensor else scale.reshape(-1, *[1] * (weight.dim() - 1))
+    problem = asked(weight, bias, column)
+    steps = _bias_steps(name, bias, scale, entry_scale, quantizer)
+    integers = _integers(way, problem, scale, steps, quantizer)
+    if overrides(way.recipe, "correct_bias"):
+        corrected = way.recipe.correct_bias(problem, integers * column)
+        room = torch.maximum(steps.abs(), (BIAS_BUDGET / mantissa(scale)).floor())
+        steps = _bias_steps(name, corrected, scale, entry_scale, quantizer)
+        steps = steps.clamp(-room, room) if quantizer.exact else steps
     return RoundedLayer(
-        to(weight, column).to(torch.int8).numpy(),
+        integers.to(torch.int8).numpy(),
         scale.contiguous().numpy(),
-        _bias_steps(name, bias, scale, entry_scale, quantizer).numpy().astype(np.int32),
+        steps.numpy().astype(np.int32),
         per_tensor=per_tensor,
     )
+
+
+def _integers(
+    way: Way, problem: RoundingProblem, scale: Tensor, bias: Tensor, quantizer: WeightQuantizer
+) -> Tensor:
+    """The integers of a weight; ``scale`` and the steps of ``bias`` are [out_channels]."""
+    if overrides(way.recipe, "round_weights"):
+        chosen = way.recipe.round_weights(problem)
+        return kept_exact(problem, chosen, scale, bias, quantizer) if quantizer.exact else chosen
+    if way.balances:
+        return balanced_integers(problem.layer, problem.weight, scale, bias, quantizer)
+    return problem.nearest()
+
+
+def kept_exact(
+    problem: RoundingProblem,
+    integers: Tensor,
+    scale: Tensor,
+    bias: Tensor,
+    quantizer: WeightQuantizer,
+) -> Tensor:
+    """``integers``, but the nearest ones in the channels that these would take beyond what kernels
+    add exactly (``scales.py``), for the ``scale`` and the steps of ``bias`` [out_channels]."""
+    nearest = problem.nearest()
+    sums = [_exact(problem.layer, each, scale, bias, quantizer) for each in (integers, nearest)]
+    keeps = sums[0] | ~sums[1]
+    if is_transposed(problem.layer):
+        return integers if bool(keeps.all()) else nearest
+    return torch.where(keeps.reshape(-1, *[1] * (integers.dim() - 1)), integers, nearest)
+
+
+def _exact(
+    layer: Any, integers: Tensor, scale: Tensor, bias: Tensor, quantizer: WeightQuantizer
+) -> Tensor:
+    """Whether kernels add up each channel exactly, [out_channels]."""
+    rows = output_rows(layer, integers).flatten(1)
+    fits = float_units(rows, scale, bias) < FLOAT_EXACT
+    return fits & (largest_pair(rows) <= LARGEST_PAIR) if quantizer.pairs else fits
+
+
+def balanced_integers(
+    layer: Any, weight: Tensor, scale: Tensor, bias: Tensor, quantizer: WeightQuantizer
+) -> Tensor:
+    """The integers of the real ``weight``, rounded so that the errors of a channel cancel.
+
+    Channels that this would take beyond what float32 adds exactly are rounded to nearest.
+    """
+    largest = float(quantizer.quant_max)
+    steps = (kernels_of(layer, weight) / scale[:, None, None]).clamp(-largest, largest)
+    nearest = torch.round(steps)
+    moved = balanced(steps, *_room(nearest.flatten(1), quantizer))
+    before, after = (float_units(integers.flatten(1), scale, bias) for integers in (nearest, moved))
+    exact = after <= before.clamp(min=FLOAT_EXACT)
+    return from_kernels(layer, torch.where(exact[:, None, None], moved, nearest))
 
 
 def _bias_steps(
@@ -70,26 +155,6 @@ def _bias_steps(
             f"the bias of {name!r} does not fit int32: its input's range is too small beside it"
         )
     return steps
-
-
-@torch.no_grad()
-def balanced_layer(rounded: RoundedLayer, layer: Any, quantizer: WeightQuantizer) -> RoundedLayer:
-    """``rounded``, which ``layer`` is to nearest, with weights moved so that their errors cancel.
-
-    Channels that a move would take beyond what float32 adds exactly stay as they are.
-    """
-    kernels = kernels_of(layer, layer.weight.detach() * quantizer.unit)
-    scale = torch.from_numpy(rounded.scale)
-    largest = float(quantizer.quant_max)
-    steps = (kernels / scale[:, None, None]).clamp(-largest, largest)
-    nearest = torch.round(steps)
-    moved = balanced(steps, *_room(nearest.flatten(1), quantizer))
-    bias = torch.from_numpy(rounded.bias)
-    before, after = (float_units(integers.flatten(1), scale, bias) for integers in (nearest, moved))
-    exact = after <= before.clamp(min=FLOAT_EXACT)
-    integers = torch.where(exact[:, None, None], moved, nearest)
-    weight = from_kernels(layer, integers).to(torch.int8)
-    return replace(rounded, weight=weight.numpy())
 
 
 def _room(nearest: Tensor, quantizer: WeightQuantizer) -> tuple[Tensor, Tensor]:

@@ -58,6 +58,7 @@ def relu6_to_saturation(graph: fx.GraphModule) -> set[str]:
         for reader in readers:
             reader.weight.div_(TOP / 6)
         graph.set_submodule(str(node.target), nn.ReLU())
+        node.meta["saturates"] = True
         saturating.add(node.name)
     return saturating
 

@@ -87,9 +87,10 @@ def weight_scale(
     if not exact:
         scale = scale if per_channel else scale.max().expand_as(scale)
         return scale.clamp(min=torch.finfo(torch.float32).eps)
-    rows = _clipped(rows, WIDEST_RISE * (2 ** (bits - 1) - 1) * scale)
     if pairs and bits == 8:
+        # of all weights: a pair that is clipped at both ends is 254 steps wide
         scale = torch.maximum(scale, largest_pair(rows) / LARGEST_PAIR)
+    rows = _clipped(rows, WIDEST_RISE * (2 ** (bits - 1) - 1) * scale)
     one_sided = torch.maximum(rows.clamp(min=0).sum(1), -rows.clamp(max=0).sum(1))
     rounding = rows.shape[1] / 2  # each weight moves by at most half a step
     room = max(ACCUMULATOR_BUDGET / HIGHEST - rounding, 1.0)

@@ -18,6 +18,7 @@ ALONE = {
     "weight_quantizer": "steps of weights",
     "activation_quantizer": "ranges of activations",
     "round_weights": "integers of weights",
+    "correct_bias": "biases",
 }
 """Hooks that give one thing, and what it is: one part may use each."""
 BEFORE_TRAINING = ("rewrite", "weight_quantizer", "activation_quantizer")

@@ -13,7 +13,7 @@ from qstrategies.guest import guest
 from qstrategies.quantization.calibrate import calibrate, calibration_inputs, example_inputs
 from qstrategies.quantization.model import QuantizedModel
 from qstrategies.quantization.prepare import Prepared, prepare
-from qstrategies.quantization.recipe import Recipe, overrides
+from qstrategies.quantization.recipe import Recipe, overrides, overrides_rounding
 from qstrategies.quantization.selfcheck import EXAMPLES, check_nodes
 from qstrategies.records import QuantizationConfig
 from qstrategies.strategies import STRATEGIES
@@ -90,4 +90,4 @@ def integers(prepared: Prepared, calibration: Iterable[Any]) -> QuantizedModel:
 
 def sees_batches(recipe: Recipe) -> bool:
     """Whether ``recipe`` looks at calibration batches, which then are kept."""
-    return any(overrides(recipe, hook) for hook in ("refine", "round_weights"))
+    return overrides(recipe, "refine") or overrides_rounding(recipe)

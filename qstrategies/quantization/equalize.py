@@ -1,0 +1,161 @@
+"""Factors moved between layers so that the weights of all channels have one range (Nagel et al.,
+arXiv 1906.04721, section 4.1).
+
+What lies between two layers passes a positive factor per channel on: a ReLU, pooling, a movement.
+So with ``s > 0`` the layers ``W1 / s, b1 / s`` and ``W2 s`` compute what ``W1, b1`` and ``W2`` do.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+
+from qstrategies.operators.base import form_of, shape_of
+from qstrategies.operators.convolution import is_transposed
+from qstrategies.quantization.exact_forms import is_layer, module_at, output_rows
+
+SAME = 1e-6  # a factor that came through pooling in float64 is itself up to this
+
+
+@dataclass(frozen=True, eq=False)
+class Link:
+    """Two layers, the second of which reads nothing but channels of the first.
+
+    Attributes:
+        source: the first.
+        reader: the second.
+        channels: of ``source``, one for each channel that ``reader`` reads.
+    """
+
+    source: Any
+    reader: Any
+    channels: Tensor
+
+    def factors(self) -> Tensor:
+        """``s = sqrt(r1 / r2)`` (equation 11) of the ranges r1 and r2 of the weights that give and
+        read each channel of ``source``; 1 where one of them is zero."""
+        given = output_rows(self.source).detach().flatten(1).abs().amax(1)
+        columns = _columns(self.reader).abs().amax(1)
+        read = torch.zeros_like(given).scatter_reduce(0, self.channels, columns, "amax")
+        alive = (given > 0) & (read > 0)
+        ones = torch.ones_like(given)
+        return torch.where(alive, torch.sqrt(given / torch.where(alive, read, ones)), ones)
+
+    @torch.no_grad()
+    def move(self, factors: Tensor) -> None:
+        """Divide the channels of ``source`` by ``factors`` and multiply what reads them. In
+        place."""
+        _scale_outputs(self.source, 1 / factors)
+        _scale_inputs(self.reader, factors[self.channels])
+
+
+def equalize(links: Sequence[Link], sweeps: int, tolerance: float = 1e-3) -> None:
+    """Move factors along ``links`` until none of them is further from 1, ``sweeps`` times at
+    most. In place."""
+    for _ in range(sweeps):
+        largest = 0.0
+        for link in links:
+            factors = link.factors()
+            link.move(factors)
+            largest = max(largest, float(factors.log().abs().max()))
+        if largest < tolerance:
+            return
+
+
+def links(graph: fx.GraphModule) -> list[Link]:
+    """All pairs of layers that factors can be moved between, in the order of the graph."""
+    found = []
+    for node in graph.graph.nodes:
+        path = _path(graph, node)
+        channels = None if len(path) < 2 else _channels(graph, path)
+        if channels is not None:
+            found.append(Link(module_at(graph, node), module_at(graph, path[-1]), channels))
+    return found
+
+
+def _path(graph: fx.GraphModule, node: fx.Node) -> list[fx.Node]:
+    """A layer at ``node``, what passes its factors on, and the layer that reads that; empty where
+    something else reads it too."""
+    path = [node] if is_layer(graph, node) else []
+    while path and len(path[-1].users) == 1:
+        path.append(next(iter(path[-1].users)))
+        if is_layer(graph, path[-1]):
+            return path
+        if not _passes(graph, path[-1]):
+            return []
+    return []
+
+
+def _passes(graph: fx.GraphModule, node: fx.Node) -> bool:
+    module = module_at(graph, node)
+    form = form_of(module)
+    rectifies = type(module) is nn.ReLU and not node.meta.get("saturates", False)
+    homogeneous = form is not None and form.homogeneous and len(node.all_input_nodes) == 1
+    return rectifies or homogeneous
+
+
+def _channels(graph: fx.GraphModule, path: Sequence[fx.Node]) -> Tensor | None:
+    """Which channel of the first of ``path`` each channel that the last reads is made from, found
+    by sending factors through; None if there is one that is made from several."""
+    shape = _concrete(path)
+    x = torch.rand(shape, dtype=torch.float64, generator=torch.Generator().manual_seed(0)) + 0.5
+    factors = torch.linspace(1, 2, shape[1], dtype=torch.float64)
+    plain, scaled = x, x * factors.reshape(-1, *[1] * (len(shape) - 2))
+    for node in path[1:-1]:
+        module = module_at(graph, node)
+        plain, scaled = module(plain), module(scaled)
+    before, after = (each.transpose(0, 1).flatten(1) for each in (plain, scaled))
+    largest, place = before.max(1, keepdim=True)
+    ratio = after.gather(1, place) / largest  # not a number where nothing comes through
+    if not torch.allclose(after, before * ratio, rtol=SAME, atol=0):
+        return None
+    distance = (ratio - factors).abs()
+    return distance.argmin(1) if bool((distance.amin(1) < SAME).all()) else None
+
+
+def _concrete(path: Sequence[fx.Node]) -> list[int]:
+    """The shape of what the first of ``path`` gives for two examples; rows enough for every reshape
+    to images or sequences behind it."""
+    inner = [math.prod(size or 1 for size in shape_of(node)[1:-1]) for node in path[:-1]]
+    first, *others = shape_of(path[0])
+    count = first or 2 * (1 if len(others) > 1 else max(inner))
+    return [count, *(size or 1 for size in others)]
+
+
+def _columns(layer: Any) -> Tensor:
+    """The weight of ``layer`` with one row per channel that it reads, [in_channels, ...]."""
+    weight: Tensor = layer.weight.detach()
+    if is_transposed(layer):
+        return weight.flatten(1)
+    grouped = _grouped(layer, weight)
+    return grouped.transpose(1, 2).reshape(grouped.shape[0] * grouped.shape[2], -1)
+
+
+def _grouped(layer: Any, weight: Tensor) -> Tensor:
+    """A view as [groups, out_channels / groups, in_channels / groups, ...]."""
+    return weight.unflatten(0, (getattr(layer, "groups", 1), -1))
+
+
+def _scale_inputs(layer: Any, factors: Tensor) -> None:
+    if is_transposed(layer):
+        layer.weight.mul_(factors.reshape(-1, *[1] * (layer.weight.dim() - 1)))
+        return
+    grouped = _grouped(layer, layer.weight)
+    shape = (len(grouped), 1, -1, *[1] * (grouped.dim() - 3))
+    grouped.mul_(factors.reshape(shape))
+
+
+def _scale_outputs(layer: Any, factors: Tensor) -> None:
+    weight = layer.weight
+    if is_transposed(layer):
+        shape = (layer.groups, 1, -1, *[1] * (weight.dim() - 2))
+        weight.unflatten(0, (layer.groups, -1)).mul_(factors.reshape(shape))
+    else:
+        weight.mul_(factors.reshape(-1, *[1] * (weight.dim() - 1)))
+    if layer.bias is not None:
+        layer.bias.mul_(factors)
