@@ -13,6 +13,7 @@ import torch
 from qstrategies.datasets import DATASETS
 from qstrategies.datasets.base import Location, Split
 from qstrategies.datasets.mnist import MNIST
+from qstrategies.experiment.comparison import DEFAULT_STRATEGIES
 from qstrategies.experiment.runs import run_experiment
 from qstrategies.experiment.workspace import Workspace
 from qstrategies.models import MODELS
@@ -75,14 +76,11 @@ def workspace(tmp_path_factory: pytest.TempPathFactory, location: Location) -> W
 
 @pytest.fixture(scope="session")
 def records(workspace: Workspace) -> dict[str, RunRecord]:
-    """One full run of every strategy of this package that trains."""
-    return {name: run_experiment(small(name), workspace) for name in OWN_STRATEGIES}
+    """One full run of every strategy of the default comparison."""
+    return {name: run_experiment(small(name), workspace) for name in DEFAULT_STRATEGIES}
 
 
-OWN_STRATEGIES = [
-    name for name in STRATEGIES.names() if STRATEGIES.get(name).course.schedule is not None
-]
-"""Those that train; the others have a shorter contract in test_post_training.py."""
+OWN_STRATEGIES = STRATEGIES.names()
 
 
 @pytest.fixture(scope="session")

@@ -9,6 +9,7 @@ import torch
 from conftest import OWN_STRATEGIES, small
 
 from qstrategies.errors import InputError
+from qstrategies.experiment.comparison import DEFAULT_STRATEGIES
 from qstrategies.experiment.runs import run_experiment
 from qstrategies.models import MODELS
 from qstrategies.pixels import PIXEL_SCALE, to_input
@@ -19,6 +20,8 @@ from qstrategies.strategies import STRATEGIES
 from qstrategies.strategies.base import Step, weighted_layers
 
 EXAMPLE = torch.zeros(2, 1, 28, 28)
+BEGINS_ELSEWHERE = {"a2q_plus", "weight_standardization", "dorefa"}
+"""They project or transform the weights that they are given."""
 
 
 def weights(model):
@@ -27,14 +30,13 @@ def weights(model):
 
 def prepared(name):
     """The model that the strategy trains."""
-    kind = STRATEGIES.get(name)
+    strategy = STRATEGIES.get(name)()
     torch.manual_seed(1)
     model = MODELS.get("cnn")()
-    if kind.course.fake_quantized:
-        model = prepare_qat(
-            model, QuantizationConfig(observer=kind.observer), (EXAMPLE,), input_scale=PIXEL_SCALE
-        )
-    return kind(), model
+    if strategy.course.fake_quantized:
+        config = strategy.resolved(QuantizationConfig())
+        model = prepare_qat(model, config, (EXAMPLE,), recipe=strategy, input_scale=PIXEL_SCALE)
+    return strategy, model
 
 
 @pytest.mark.parametrize("name", OWN_STRATEGIES)
@@ -55,6 +57,7 @@ class TestContract:
         assert all(torch.equal(a, b) for a, b in zip(once, weights(model), strict=True))
         assert not any("parametrizations" in key for key in model.state_dict())
 
+    @pytest.mark.skipif("name in BEGINS_ELSEWHERE", reason="the paper begins at other weights")
     def test_parametrizing_keeps_the_weights(self, name):
         strategy, model = prepared(name)
         before = weights(model)
@@ -62,6 +65,13 @@ class TestContract:
         for a, b in zip(before, weights(model), strict=True):
             torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-7)
 
+    def test_an_unknown_option_is_refused(self, name):
+        with pytest.raises(InputError, match="unknown option of .* 'treshold'"):
+            STRATEGIES.get(name)(treshold=1)
+
+
+@pytest.mark.parametrize("name", DEFAULT_STRATEGIES)
+class TestRuns:
     def test_a_run_is_complete_and_bit_exact(self, name, records):
         record = records[name]
         assert record.status == "done"
@@ -113,10 +123,6 @@ class TestContract:
         assert set(kept.executors) == executors
         for predicted in kept.executors.values():
             assert (predicted == kept.test.int8[: len(predicted)]).all()
-
-    def test_an_unknown_option_is_refused(self, name):
-        with pytest.raises(InputError, match="unknown option of .* 'treshold'"):
-            STRATEGIES.get(name)(treshold=1)
 
 
 @pytest.mark.parametrize("name", [name for name in OWN_STRATEGIES if STRATEGIES.get(name).options])

@@ -15,10 +15,10 @@ from qstrategies.models import MODELS
 from qstrategies.pixels import PIXEL_SCALE, to_input
 from qstrategies.quantization.model import QuantizedModel
 from qstrategies.quantization.prepare import Prepared, prepare
-from qstrategies.quantization.qat import FakeQuantizedModel, finished
+from qstrategies.quantization.qat import FakeQuantizedModel
 from qstrategies.records import ExperimentConfig
 from qstrategies.strategies.base import Strategy
-from qstrategies.training.post_training import calibrated, integers
+from qstrategies.training.post_training import calibrated, trained_integers
 
 
 def prepared_for(config: ExperimentConfig, strategy: Strategy, model: nn.Module) -> Prepared:
@@ -51,7 +51,7 @@ def quantize_stage(
     if not strategy.course.fake_quantized:
         return calibrated(prepared_for(config, strategy, model), batches)
     assert tuned is not None and isinstance(tuned.model, FakeQuantizedModel)
-    return integers(finished(tuned.model), batches)
+    return trained_integers(tuned.model, batches)
 
 
 def free_scales_accuracy(

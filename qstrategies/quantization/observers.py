@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.ao.quantization import HistogramObserver, MinMaxObserver, MovingAverageMinMaxObserver
 from torch.ao.quantization.observer import ObserverBase
@@ -46,3 +47,15 @@ ACTIVATION_OBSERVERS: dict[tuple[str, bool], type[nn.Module]] = {
     ("moving_average", False): MovingAverageMinMaxObserver,
     ("histogram", False): HistogramObserver,
 }
+
+
+def on_grid(
+    observer: Any, low: Tensor, high: Tensor, *, exact: bool = False
+) -> tuple[Tensor, Tensor]:
+    """Scale and zero point of the grid of ``observer`` for the range [low, high] with zero in it,
+    each of shape [1]; on the exact grid if ``exact``."""
+    first, last = observer.quant_min, observer.quant_max
+    if exact or isinstance(observer, _ExactQParams):
+        return exact_activation_qparams(low, high, first, last)
+    scale = ((high - low) / (last - first)).clamp(min=torch.finfo(torch.float32).eps)
+    return scale, (first - torch.round(low / scale)).clamp(first, last).long()

@@ -13,6 +13,7 @@ from collections.abc import Collection
 from dataclasses import replace
 from typing import Any, Self
 
+import torch
 from torch import Tensor, fx, nn
 from torch.nn import functional
 
@@ -32,7 +33,6 @@ from qstrategies.quantization.exact_forms import (
 from qstrategies.quantization.prepare import Prepared, forms_of, placed
 from qstrategies.quantization.quantizers import WeightQuantizer
 from qstrategies.quantization.recipe import NOTHING, Recipe
-from qstrategies.quantization.scales import fake_quantize
 from qstrategies.quantization.structure import mapped
 from qstrategies.records import QuantizationConfig
 
@@ -57,13 +57,25 @@ class FakeQuantizedLayer(nn.Module):
         factor = norm_factor(self.layer, self.norm)
         return self._quantized(weight * factor) / factor
 
+    @property
+    def steps(self) -> tuple[Tensor, Tensor]:
+        """The weight in steps, before it is rounded, and what a step is in the layer's own weight
+        (negative where a batch normalization turns the sign); only the first has a gradient."""
+        factor = torch.tensor(1.0) if self.norm is None else norm_factor(self.layer, self.norm)
+        folded = self.layer.weight * factor
+        scale = self.scale(folded).detach()
+        return folded / scale, scale / factor
+
+    def scale(self, weight: Tensor) -> Tensor:
+        """Of the folded ``weight``, shaped to go with it."""
+        rows = self.quantizer.scale(output_rows(self.layer, weight))
+        return rows[0] if is_transposed(self.layer) else rows.reshape(-1, *[1] * (weight.dim() - 1))
+
     def _quantized(self, weight: Tensor) -> Tensor:
-        quantizer = self.quantizer
-        if not is_transposed(self.layer):
-            quantized: Tensor = quantizer(weight)
-            return quantized
-        scale = quantizer.scale(output_rows(self.layer, weight))[0]
-        return fake_quantize(weight, scale, 0, quantizer.quant_min, quantizer.quant_max)
+        if is_transposed(self.layer):
+            return self.quantizer.rounded(weight, self.scale(weight))
+        quantized: Tensor = self.quantizer(weight)
+        return quantized
 
     @property
     def bias(self) -> Tensor | None:
@@ -111,6 +123,11 @@ class FakeQuantizedModel(nn.Module):
     def view(self) -> fx.GraphModule:
         """The graph with the fake quantizers in it, from tensors to its output or outputs."""
         return self._view[0]
+
+    @property
+    def layers(self) -> list[FakeQuantizedLayer]:
+        """Those whose weights are rounded, in the order of the graph."""
+        return [each for each in self.view.modules() if isinstance(each, FakeQuantizedLayer)]
 
     def train(self, mode: bool = True) -> Self:
         """As usual, but what the user has frozen stays in evaluation mode."""

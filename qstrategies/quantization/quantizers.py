@@ -8,6 +8,7 @@ that what is trained is what is exported.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -47,7 +48,8 @@ class WeightQuantizer(nn.Module):
     afresh.
 
     ``pairs``: whether exact scales keep two products within 16 bits. ``unit`` is the factor that
-    will be folded into the weight before export (the pixel scale in a first layer).
+    will be folded into the weight before export (the pixel scale in a first layer). A bias of more
+    steps of the accumulator than ``largest_bias`` raises an exact scale.
     """
 
     def __init__(
@@ -58,6 +60,7 @@ class WeightQuantizer(nn.Module):
         self.pairs, self.unit = pairs, unit
         self.quant_max = 2 ** (bits - 1) - 1
         self.quant_min = -self.quant_max
+        self.largest_bias = math.inf
 
     def step(self, rows: Tensor) -> Tensor:
         """The wanted step [out_channels] for ``rows`` [out_channels, products] of the weight as it
@@ -89,11 +92,20 @@ class WeightQuantizer(nn.Module):
         """The scale [out_channels] of ``weight`` itself."""
         return self.exported_scale(weight) / self.unit
 
-    def forward(self, weight: Tensor) -> Tensor:
-        scale = self.scale(weight).reshape(-1, *[1] * (weight.dim() - 1))
+    def rounded(self, weight: Tensor, scale: Tensor) -> Tensor:
+        """``integers`` times ``scale``, which is shaped to go with ``weight``, with the gradients
+        of training."""
         if type(self).step is WeightQuantizer.step:  # which clips nothing
             return fake_round(weight, scale)
         return fake_quantize(weight, scale, 0, self.quant_min, self.quant_max)
+
+    def integers(self, weight: Tensor, step: Tensor) -> Tensor:
+        """What is exported of ``weight`` (times ``unit``) for its scale ``step``, in the layout of
+        ``weight``; in [-quant_max, quant_max]. Here: to nearest, ties to even."""
+        return torch.round(weight / step).clamp(self.quant_min, self.quant_max)
+
+    def forward(self, weight: Tensor) -> Tensor:
+        return self.rounded(weight, self.scale(weight).reshape(-1, *[1] * (weight.dim() - 1)))
 
 
 class ActivationQuantizer(nn.Module):

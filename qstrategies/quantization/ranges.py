@@ -17,7 +17,7 @@ def decided(
 ) -> Quantizer:
     """The quantizer of the tensors ``members`` that ``observer`` has seen, on the exact grid if
     ``exact``."""
-    scale, zero_point = observer.calculate_qparams()
+    scale, zero_point = (each.detach() for each in observer.calculate_qparams())
     low, high = observer.quant_min, observer.quant_max
     interval = clamped(graph, members) if exact else None
     if interval is not None:

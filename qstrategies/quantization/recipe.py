@@ -10,6 +10,7 @@ from torch import Tensor, fx
 if TYPE_CHECKING:
     from qstrategies.quantization.prepare import Prepared
     from qstrategies.quantization.propagate import RoundingProblem
+    from qstrategies.quantization.qat import FakeQuantizedModel
     from qstrategies.quantization.quantizers import (
         ActivationQuantizer,
         QuantizerSite,
@@ -35,6 +36,10 @@ class Recipe:
     ) -> ActivationQuantizer:
         """The quantizer of the tensors at ``site``."""
         return default
+
+    def settle(self, model: FakeQuantizedModel, batches: Sequence[tuple[Tensor, ...]]) -> None:
+        """Change what was trained with fake quantizers before batch normalization is folded. In
+        place; ``batches`` as for ``refine``."""
 
     def refine(self, prepared: Prepared, batches: Sequence[tuple[Tensor, ...]]) -> None:
         """Adjust calibrated or trained forms before they are rounded. In place.

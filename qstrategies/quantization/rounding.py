@@ -70,7 +70,7 @@ def rounded_layer(
     entry_scale = torch.tensor([entry.scale])
     if quantizer.exact:
         shifted = output.scale if output.zero_point != 0 else None
-        scale = fit_layer(scale, bias, entry_scale, shifted)
+        scale = fit_layer(scale, bias, entry_scale, shifted, quantizer.largest_bias)
         scale = scale if quantizer.per_channel else scale.max().expand_as(scale)
     per_tensor = is_transposed(layer)  # their kernels take one scale
     column = scale[0] if per_tensor else scale.reshape(-1, *[1] * (weight.dim() - 1))
@@ -97,9 +97,10 @@ def _integers(
     if overrides(way.recipe, "round_weights"):
         chosen = way.recipe.round_weights(problem)
         return kept_exact(problem, chosen, scale, bias, quantizer) if quantizer.exact else chosen
-    if way.balances:
+    to_nearest = type(quantizer).integers is WeightQuantizer.integers
+    if way.balances and to_nearest:
         return balanced_integers(problem.layer, problem.weight, scale, bias, quantizer)
-    return problem.nearest()
+    return quantizer.integers(problem.weight, problem.step)
 
 
 def kept_exact(

@@ -23,6 +23,8 @@ them.
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -139,15 +141,20 @@ def _round_up_mantissa(scale: Tensor, bits: Tensor) -> Tensor:
 
 
 def fit_layer(
-    scale: Tensor, bias: Tensor, input_scale: Tensor, output_scale: float | None
+    scale: Tensor,
+    bias: Tensor,
+    input_scale: Tensor,
+    output_scale: float | None,
+    largest_bias: float = math.inf,
 ) -> Tensor:
     """``scale`` raised to a power of two in the channels that the layer's surroundings ask for a
     coarser one.
 
     That are the channels whose bias would exceed ``BIAS_BUDGET`` steps of s_x s_w (nearly dead
-    ones: tiny weights, a usual bias), and those with results in finer steps than ``FINEST_RESULT``
-    of the output's step: a kernel that adds the zero point in float32 before rounding would lose
-    them. ``output_scale`` is None where no zero point is added.
+    ones: tiny weights, a usual bias) or ``largest_bias`` steps of the accumulator, and those with
+    results in finer steps than ``FINEST_RESULT`` of the output's step: a kernel that adds the zero
+    point in float32 before rounding would lose them. ``output_scale`` is None where no zero point
+    is added.
     """
     unit = scale / mantissa(scale)
     for_bias = bias.detach().abs() / (input_scale * BIAS_BUDGET)
@@ -158,7 +165,10 @@ def fit_layer(
     coarser = torch.maximum(
         power_of_two_above(needed.clamp(min=SMALLEST_SCALE)), power_of_two_above(scale)
     )
-    return torch.where(needed > unit, coarser, scale)
+    scale = torch.where(needed > unit, coarser, scale)
+    for_accumulator = bias.detach().abs() / (input_scale * largest_bias)
+    coarser = power_of_two_above(for_accumulator.clamp(min=SMALLEST_SCALE))
+    return torch.where(for_accumulator > scale, coarser, scale)
 
 
 def float_units(rows: Tensor, scale: Tensor, bias: Tensor) -> Tensor:
@@ -241,9 +251,9 @@ class _FakeQuantize(torch.autograd.Function):
         x, *learned = ctx.saved_tensors
         of_scale = None
         if learned:
-            scale, rounded = (tensor.float() for tensor in learned)
-            steps = (rounded - torch.where(ctx.inside, x.float(), 0.0)) / scale
-            of_scale = (gradient.float() * steps).sum_to_size(scale.shape)
+            scale, rounded = learned
+            by_element = gradient * torch.where(ctx.inside, rounded - x, rounded)
+            of_scale = _summed(by_element, scale) / scale
         if ctx.ends is None:
             return gradient * ctx.inside, of_scale, None, None, None
         of_x = torch.ops.aten.hardtanh_backward(gradient, x, *ctx.ends)
@@ -255,3 +265,10 @@ def _just_outside(low: Tensor, high: Tensor) -> tuple[float, float]:
     beyond = torch.tensor([-torch.inf, torch.inf], dtype=low.dtype)
     ends = torch.nextafter(torch.cat([low.reshape(1), high.reshape(1)]), beyond)
     return ends[0].item(), ends[1].item()
+
+
+def _summed(values: Tensor, like: Tensor) -> Tensor:
+    """``values`` added up to the shape of ``like``, in its dtype."""
+    if like.numel() == 1:
+        return values.sum(dtype=like.dtype).reshape(like.shape)
+    return values.to(like.dtype).sum_to_size(like.shape)

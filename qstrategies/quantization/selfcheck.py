@@ -23,6 +23,7 @@ from qstrategies.quantization.exact_forms import module_at
 from qstrategies.quantization.executables import Reference
 from qstrategies.quantization.integer_graph import IntegerGraph
 from qstrategies.quantization.interface import InputSpec
+from qstrategies.quantization.quantizers import WeightQuantizer
 from qstrategies.quantization.recipe import overrides
 from qstrategies.quantization.saturation import TOP
 from qstrategies.quantization.structure import Arguments, leaves
@@ -173,15 +174,17 @@ def _check_weight(prepared: Prepared, layer: Layer, rounded: Tensor) -> None:
     """Every rounded weight is one of the two integers beside the float one, or at the end of the
     range.
 
-    Recipes that choose integers by what a layer gives may move them further.
+    Recipes that choose integers by what a layer gives, and quantizers that round in their own way,
+    may move them further.
     """
-    if overrides(prepared.recipe, "round_weights"):
+    quantizer = prepared.weights[layer.name]
+    own_rounding = type(quantizer).integers is not WeightQuantizer.integers
+    if own_rounding or overrides(prepared.recipe, "round_weights"):
         return
     module: Any = prepared.graph.get_submodule(layer.name)
     shape = [1] * rounded.dim()
     shape[layer.weight_axis] = -1
     step = torch.from_numpy(layer.weight_scale).reshape(shape)
-    quantizer = prepared.weights[layer.name]
     wanted = module.weight.detach() * quantizer.unit / step
     steps = (rounded / step - wanted.clamp(quantizer.quant_min, quantizer.quant_max)).abs()
     if not steps.max() <= 1 + SLACK:

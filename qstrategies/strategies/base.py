@@ -3,15 +3,17 @@ evaluation, nor export."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal
 
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from qstrategies.errors import check_range, unknown
+from qstrategies.errors import InputError, check_range, unknown
+from qstrategies.quantization.qat import FakeQuantizedModel
 from qstrategies.quantization.recipe import Recipe
+from qstrategies.quantization.reestimate import reestimate
 from qstrategies.records import QuantizationConfig
 
 Schedule = Literal["training", "tuning"]
@@ -49,6 +51,15 @@ class Course:
 
 QAT = Course(parent="no_norm", schedule="tuning", fake_quantized=True)
 """Quantization-aware training from the baseline's float model."""
+
+
+REESTIMATION = {
+    "norm_batches": Option(
+        0, 0, 10_000, "calibration batches to measure batch normalization on again; 0: none"
+    )
+}
+"""An option of all QAT: low bits leave running statistics behind (Nagel et al., arXiv 2203.11086,
+section 4.1; 50 or 100 batches there)."""
 
 
 @dataclass(frozen=True)
@@ -98,6 +109,11 @@ class Strategy(Recipe):
     observer: ClassVar[str | None] = None
     """How activation ranges are found unless the user says otherwise; None for the default."""
 
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        if cls.course.fake_quantized:
+            cls.options = {**cls.options, **REESTIMATION}
+
     def __init__(self, **values: float) -> None:
         for name in values:
             if name not in self.options:
@@ -127,6 +143,13 @@ class Strategy(Recipe):
 
     def after_step(self, model: nn.Module, step: Step) -> None:
         """Called after every optimizer step, under ``torch.no_grad``."""
+
+    def settle(self, model: FakeQuantizedModel, batches: Sequence[tuple[Tensor, ...]]) -> None:
+        count = int(self.values.get("norm_batches", 0))
+        if count and not batches:
+            raise InputError("norm_batches measures on calibration batches: got none")
+        if count:
+            reestimate(model, batches[:count])
 
     def fold(self, model: nn.Module) -> None:
         """Turn parametrized weights into plain ones of the same value. In place; folding twice

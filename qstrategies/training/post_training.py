@@ -3,16 +3,18 @@ calibration or training."""
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Collection, Iterable
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from qstrategies.errors import InputError
 from qstrategies.guest import guest
 from qstrategies.quantization.calibrate import calibrate, calibration_inputs, example_inputs
 from qstrategies.quantization.model import QuantizedModel
 from qstrategies.quantization.prepare import Prepared, prepare
+from qstrategies.quantization.qat import FakeQuantizedModel, finished
 from qstrategies.quantization.recipe import Recipe, overrides, overrides_rounding
 from qstrategies.quantization.selfcheck import EXAMPLES, check_nodes
 from qstrategies.records import QuantizationConfig
@@ -78,14 +80,24 @@ def integers(prepared: Prepared, calibration: Iterable[Any]) -> QuantizedModel:
     Raises:
         SelfCheckError: a node that is not its float form.
     """
-    batches = [
-        calibration_inputs(prepared, batch, number) for number, batch in enumerate(calibration, 1)
-    ]
+    batches = _inputs(prepared, calibration)
     prepared.recipe.refine(prepared, batches)
     quantized = QuantizedModel.of(prepared, batches)
     example = batches[0] if batches else example_inputs(prepared)
     check_nodes(prepared, quantized.graph, [tensor[:EXAMPLES] for tensor in example])
     return quantized
+
+
+def trained_integers(model: FakeQuantizedModel, calibration: Iterable[Any]) -> QuantizedModel:
+    """What was trained with fake quantizers, as integers. ``model`` is not changed."""
+    trained, batches = copy.deepcopy(model).cpu().eval(), list(calibration)
+    trained.forms.recipe.settle(trained, _inputs(trained.forms, batches))
+    return integers(finished(trained), batches)
+
+
+def _inputs(prepared: Prepared, calibration: Iterable[Any]) -> list[tuple[Tensor, ...]]:
+    numbered = enumerate(calibration, 1)
+    return [calibration_inputs(prepared, batch, number) for number, batch in numbered]
 
 
 def sees_batches(recipe: Recipe) -> bool:

@@ -13,12 +13,12 @@ from torch import Tensor, nn
 from qstrategies.errors import InputError
 from qstrategies.guest import guest, own_randomness
 from qstrategies.quantization.model import QuantizedModel
-from qstrategies.quantization.qat import FakeQuantizedModel, finished, prepare_qat
+from qstrategies.quantization.qat import FakeQuantizedModel, prepare_qat
 from qstrategies.quantization.recipe import overrides
 from qstrategies.records import QuantizationConfig
 from qstrategies.strategies import STRATEGIES
 from qstrategies.strategies.base import Step, Strategy
-from qstrategies.training.post_training import integers, quantize
+from qstrategies.training.post_training import quantize, trained_integers
 
 STEPS = "qstrategies.steps"
 """The key of a trainee's state that holds how many steps were taken."""
@@ -96,7 +96,7 @@ class Trainee:
         self.strategy.fold(trained)
         if not isinstance(trained, FakeQuantizedModel):
             return quantize(trained, calibration, strategy=self.strategy, **self._request)
-        return integers(finished(trained), calibration)
+        return trained_integers(trained, calibration)
 
     def state_dict(self) -> dict[str, Any]:
         """All that training on needs, with that of the optimizer: parameters, ranges, steps."""
