@@ -18,7 +18,7 @@ from qstrategies.quantization.propagate import RoundingProblem
 from qstrategies.quantization.quantizers import QuantizerSite, WeightQuantizer
 from qstrategies.quantization.regression import from_rows, sampled, weight_rows
 from qstrategies.quantization.rounding import kept_exact
-from qstrategies.quantization.soft_rounding import indecision, rounded_up, sharpness, undecided
+from qstrategies.quantization.soft_rounding import Objective, rounded_up, sharpness, undecided
 from qstrategies.quantization.trial import best_chain, halves
 from qstrategies.strategies import STRATEGIES
 from qstrategies.strategies.ptq_best import STAGES
@@ -91,11 +91,34 @@ def test_the_soft_rounding_of_adaround_is_that_of_the_paper():
     found.sum().backward()
     slope = np.where((h > 0) & (h < 1), 1.2 * np.exp(-v) / (1 + np.exp(-v)) ** 2, 0)
     np.testing.assert_allclose(learned.grad, slope, atol=1e-12)
-    for beta in (20.0, 2.0):
-        expected = (1 - np.abs(2 * h - 1) ** beta).sum()
-        assert float(indecision(found.detach(), beta)) == pytest.approx(expected)
     fractions = torch.linspace(0, 0.999, 50)
     torch.testing.assert_close(rounded_up(undecided(fractions)), fractions, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("beta", [None, 20.0, 2.0])
+@pytest.mark.parametrize("relu", [False, True])
+def test_the_gradient_of_adaround_is_that_of_its_objective(relu, beta):
+    below = torch.floor(6 * numbers(2, 3, 5))
+    x, y, v = (numbers(2, size, 5, seed=size).double() for size in (7, 8, 3))
+    y, v = y[:, :7, :3], 3 * v
+    objective = Objective(
+        below=below.double(),
+        step=torch.full((2, 3, 5), 0.1, dtype=torch.float64),
+        bias=numbers(2, 1, 3).double(),
+        low=-7,
+        high=7,
+        relu=relu,
+        unit=torch.tensor(1.7),
+        strength=0.3,
+    )
+    v.requires_grad_()
+    h = (torch.sigmoid(v) * 1.2 - 0.1).clamp(0, 1)
+    found = x @ ((below + h).clamp(-7, 7) * 0.1).mT + objective.bias
+    error = ((found.relu() if relu else found) - y).square().sum((0, 2)).mean() / 1.7
+    loss = error if beta is None else error + 0.3 * (1 - (2 * h - 1).abs() ** beta).sum()
+    loss.backward()
+    torch.testing.assert_close(objective.gradient(v.detach(), x, y, beta), v.grad)
+    assert (v.grad == 0).any() and (v.grad != 0).any()
 
 
 def test_beta_falls_from_20_to_2_after_the_warm_up():

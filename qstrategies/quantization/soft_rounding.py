@@ -26,11 +26,6 @@ def undecided(fraction: Tensor) -> Tensor:
     return -torch.log((ZETA - GAMMA) / (fraction - GAMMA) - 1)
 
 
-def indecision(h: Tensor, beta: float) -> Tensor:
-    """``sum 1 - |2 h - 1|^beta`` (equation 24): zero where every ``h`` is 0 or 1."""
-    return (1 - (2 * h - 1).abs().pow(beta)).sum()
-
-
 def sharpness(progress: float, warm_up: float) -> float | None:
     """The exponent beta, from 20 down to 2 by half a cosine; None before ``warm_up`` of the steps
     are done."""
@@ -59,31 +54,78 @@ class Settings:
     places: int
 
 
-@torch.enable_grad()
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Objective:
+    """``mean over places of |f(x W~^T + b) - y|^2 / unit + strength sum(1 - |2 h - 1|^beta)`` with
+    ``h = rounded_up(v)``, ``W~ = step clip(below + h, low, high)`` and ``f`` the ReLU, if there is
+    one (equations 21, 24 and 25).
+
+    ``below`` and ``step`` are [groups, out_channels / groups, products], ``bias`` [groups, 1,
+    out_channels / groups].
+    """
+
+    below: Tensor
+    step: Tensor
+    bias: Tensor
+    low: int
+    high: int
+    relu: bool
+    unit: Tensor
+    strength: float
+
+    def activated(self, y: Tensor) -> Tensor:
+        """``f(y)``."""
+        return y.relu() if self.relu else y
+
+    @torch.no_grad()
+    def gradient(self, v: Tensor, x: Tensor, y: Tensor, beta: float | None) -> Tensor:
+        """By ``v``, for ``x`` [groups, places, products] and the wanted ``y``; without the
+        regularizer where ``beta`` is None. In closed form: half the time of autograd."""
+        sigmoid = torch.sigmoid(v)
+        h = (sigmoid * (ZETA - GAMMA)).add_(GAMMA).clamp_(0, 1)
+        weight = self.below + h
+        inside = (weight >= self.low) & (weight <= self.high)
+        found = self.activated(
+            x @ weight.clamp_(self.low, self.high).mul_(self.step).mT + self.bias
+        )
+        error = (found - y).mul_(2 / x.shape[1] / self.unit)
+        if self.relu:
+            error.mul_(found > 0)
+        slope = (error.mT @ x).mul_(self.step).mul_(inside)
+        if beta is not None:
+            away = h.mul(2).sub_(1)
+            power = away.abs().pow_(beta - 1).mul_(2 * beta * self.strength)
+            slope.sub_(power.mul_(away.sign_()))
+        moves = (h > 0) & (h < 1)
+        return slope.mul_(sigmoid.mul_(1 - sigmoid).mul_(ZETA - GAMMA)).mul_(moves)
+
+
+@torch.no_grad()
 def up_or_down(problem: RoundingProblem, data: Regression, settings: Settings) -> Tensor:
     """The integers of the weight, each one of the two beside it, that come closest to what
     ``data`` wants."""
-    layer = problem.layer
+    layer, (low, high) = problem.layer, (problem.low, problem.high)
     step = weight_rows(layer, problem.step.expand_as(problem.weight))
     reals = weight_rows(layer, problem.weight) / step
     below = torch.floor(reals)
+    objective = Objective(
+        below=below,
+        step=step,
+        bias=problem.bias.reshape(len(below), 1, -1),
+        low=low,
+        high=high,
+        relu=problem.relu,
+        unit=data.wanted.var(1).mean().clamp(min=torch.finfo(torch.float32).tiny),
+        strength=settings.strength,
+    )
+    targets = objective.activated(data.wanted + objective.bias)
     v = undecided(reals - below).requires_grad_()
-    bias = problem.bias.reshape(len(below), 1, -1)
-    after = torch.relu if problem.relu else torch.nn.Identity()
-    targets = after(data.wanted + bias)
-    unit = data.wanted.var(1).mean().clamp(min=torch.finfo(torch.float32).tiny)
     optimizer = torch.optim.Adam([v], lr=settings.rate, fused=True)
     for number in range(settings.steps):
-        start = number * settings.places % max(1, data.rows.shape[1] - settings.places + 1)
+        start = number * settings.places % max(1, targets.shape[1] - settings.places + 1)
         drawn = slice(start, start + settings.places)
-        h = rounded_up(v)
-        weight = (below + h).clamp(problem.low, problem.high) * step
-        found = after(data.rows[:, drawn] @ weight.mT + bias)
-        error = (found - targets[:, drawn]).square().sum((0, 2)).mean() / unit
         beta = sharpness(number / settings.steps, settings.warm_up)
-        loss = error if beta is None else error + settings.strength * indecision(h, beta)
-        optimizer.zero_grad()
-        loss.backward()
+        v.grad = objective.gradient(v, data.rows[:, drawn], targets[:, drawn], beta)
         optimizer.step()
     up = rounded_up(v.detach()) >= 0.5
-    return from_rows(layer, (below + up).clamp(problem.low, problem.high))
+    return from_rows(layer, (below + up).clamp(low, high))
