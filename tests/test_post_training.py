@@ -1,6 +1,8 @@
 """Strategies that only change the way from a float model to integers: their formulas, what they
 leave as it is, and a short run of each."""
 
+import copy
+
 import numpy as np
 import pytest
 import torch
@@ -11,7 +13,7 @@ import qstrategies as qs
 from qstrategies.models import MODELS
 from qstrategies.pixels import PIXEL_SCALE, to_input
 from qstrategies.quantization.clipping import PercentileQuantizer
-from qstrategies.quantization.equalize import equalize, links
+from qstrategies.quantization.equalize import absorb, equalize, links, smallest_results
 from qstrategies.quantization.exact_forms import output_rows
 from qstrategies.quantization.prepare import activation_observer, prepare
 from qstrategies.quantization.propagate import RoundingProblem
@@ -294,6 +296,39 @@ def test_one_pair_is_equalized_by_the_formula():
     after = [each.detach().numpy() for each in graph.parameters()]
     for found, expected in zip(after, (w1 / s[:, None], b1 / s, w2 * s, b2), strict=True):
         np.testing.assert_allclose(found, expected, rtol=1e-5)
+
+
+def test_what_channels_always_exceed_moves_to_their_readers():
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        nn.Conv2d(2, 4, 3, padding=1),
+        nn.ReLU(),
+        nn.MaxPool2d(2),
+        nn.Conv2d(4, 6, 2, groups=2),
+        nn.ReLU(),
+        nn.Conv2d(6, 4, 3, padding=1),
+        nn.ReLU(),
+        nn.Flatten(),
+        nn.Linear(36, 3),
+    )
+    with torch.no_grad():
+        for layer in (model[0], model[3], model[5]):
+            layer.bias[1] += 5
+    x = numbers(4, 2, 8, 8)
+    graph = graph_of(model, x)
+    found = links(graph)
+    assert [link.shifts for link in found] == [True, False, True]
+    wanted, before = graph(x)[0], copy.deepcopy(graph)
+    smallest = smallest_results(graph, {link.name for link in found}, [(x[:2],), (x[2:],)])
+    first = functional.conv2d(x, model[0].weight, model[0].bias, padding=1)
+    torch.testing.assert_close(smallest[found[0].name], first.amin((0, 2, 3)).detach())
+    assert absorb(found, smallest)
+    torch.testing.assert_close(graph(x)[0], wanted, rtol=1e-4, atol=1e-4)
+    names = dict(graph.named_parameters())
+    moved = [name for name, old in before.named_parameters() if not torch.equal(old, names[name])]
+    assert moved == ["0.bias", "3.bias", "5.bias", "8.bias"]
+    lowered = dict(before.named_parameters())["0.bias"] - names["0.bias"]
+    torch.testing.assert_close(lowered, smallest[found[0].name].clamp(min=0))
 
 
 @pytest.mark.parametrize("act", [nn.ReLU6, nn.Sigmoid, nn.Hardtanh])

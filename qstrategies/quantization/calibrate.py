@@ -10,7 +10,8 @@ from torch import Tensor, fx
 
 from qstrategies.errors import InputError
 from qstrategies.quantization.fitting import fit_ranges
-from qstrategies.quantization.prepare import Prepared
+from qstrategies.quantization.prepare import Prepared, placed
+from qstrategies.quantization.saturation import saturating_nodes
 
 
 class _Observing(fx.Interpreter):
@@ -49,6 +50,13 @@ def calibrate(prepared: Prepared, batches: Iterable[Any]) -> tuple[Tensor, ...]:
         raise InputError("calibration needs at least one batch: got none")
     fit_ranges(prepared)
     return first
+
+
+def recalibrate(prepared: Prepared, batches: Iterable[Any]) -> None:
+    """Find all ranges of ``prepared``, whose forms have changed, afresh. In place."""
+    fresh = placed(prepared, saturating_nodes(prepared.graph))
+    calibrate(fresh, batches)
+    prepared.activations.update(fresh.activations)
 
 
 def calibration_inputs(prepared: Prepared, batch: Any, number: int) -> tuple[Tensor, ...]:

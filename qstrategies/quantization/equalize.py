@@ -3,12 +3,14 @@ arXiv 1906.04721, section 4.1).
 
 What lies between two layers passes a positive factor per channel on: a ReLU, pooling, a movement.
 So with ``s > 0`` the layers ``W1 / s, b1 / s`` and ``W2 s`` compute what ``W1, b1`` and ``W2`` do.
+And what a channel always exceeds (c > 0) passes a ReLU as it is: ``b1 - c`` and ``b2 + W2 c``
+(section 4.1.3).
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,11 +32,16 @@ class Link:
         source: the first.
         reader: the second.
         channels: of ``source``, one for each channel that ``reader`` reads.
+        name: of the node of ``source``.
+        shifts: whether ``reader`` reads a number that is added to a channel at every place, and
+            both layers have a bias to take it.
     """
 
     source: Any
     reader: Any
     channels: Tensor
+    name: str
+    shifts: bool
 
     def factors(self) -> Tensor:
         """``s = sqrt(r1 / r2)`` (equation 11) of the ranges r1 and r2 of the weights that give and
@@ -53,6 +60,16 @@ class Link:
         _scale_outputs(self.source, 1 / factors)
         _scale_inputs(self.reader, factors[self.channels])
 
+    @torch.no_grad()
+    def shift(self, offsets: Tensor) -> None:
+        """Take ``offsets`` off the channels of ``source`` and add to ``reader`` what they gave
+        there. In place."""
+        self.source.bias.sub_(offsets)
+        grouped = _grouped(self.reader, self.reader.weight)
+        summed = grouped.reshape(*grouped.shape[:3], -1).sum(3)
+        read = offsets[self.channels].reshape(len(summed), -1, 1)
+        self.reader.bias.add_((summed @ read).flatten())
+
 
 def equalize(links: Sequence[Link], sweeps: int, tolerance: float = 1e-3) -> None:
     """Move factors along ``links`` until none of them is further from 1, ``sweeps`` times at
@@ -67,6 +84,42 @@ def equalize(links: Sequence[Link], sweeps: int, tolerance: float = 1e-3) -> Non
             return
 
 
+def absorb(links: Sequence[Link], smallest: Mapping[str, Tensor]) -> bool:
+    """Move from each channel to its readers what it always exceeds, by the ``smallest`` results
+    [out_channels] of layers by their nodes' names. In place; whether there was anything."""
+    moved = False
+    for link in links:
+        offsets = smallest[link.name].clamp(min=0)
+        if link.shifts and bool(offsets.any()):
+            link.shift(offsets)
+            moved = True
+    return moved
+
+
+@torch.no_grad()
+def smallest_results(
+    graph: fx.GraphModule, names: Collection[str], batches: Sequence[tuple[Tensor, ...]]
+) -> dict[str, Tensor]:
+    """The smallest value [channels] in ``batches`` of what each node of ``names`` gives."""
+    looking = _Looking(graph, names)
+    for batch in batches:
+        looking.run(*batch)
+    return looking.smallest
+
+
+class _Looking(fx.Interpreter):
+    def __init__(self, graph: fx.GraphModule, names: Collection[str]) -> None:
+        super().__init__(graph)
+        self.names, self.smallest = names, dict[str, Tensor]()
+
+    def run_node(self, n: fx.Node) -> Any:
+        value = super().run_node(n)
+        if n.name in self.names:
+            lowest = value.transpose(0, 1).flatten(1).amin(1)
+            self.smallest[n.name] = torch.minimum(lowest, self.smallest.get(n.name, lowest))
+        return value
+
+
 def links(graph: fx.GraphModule) -> list[Link]:
     """All pairs of layers that factors can be moved between, in the order of the graph."""
     found = []
@@ -74,7 +127,9 @@ def links(graph: fx.GraphModule) -> list[Link]:
         path = _path(graph, node)
         channels = None if len(path) < 2 else _channels(graph, path)
         if channels is not None:
-            found.append(Link(module_at(graph, node), module_at(graph, path[-1]), channels))
+            source, reader = module_at(graph, node), module_at(graph, path[-1])
+            shifts = _shifts(graph, path, channels)
+            found.append(Link(source, reader, channels, node.name, shifts))
     return found
 
 
@@ -102,20 +157,41 @@ def _passes(graph: fx.GraphModule, node: fx.Node) -> bool:
 def _channels(graph: fx.GraphModule, path: Sequence[fx.Node]) -> Tensor | None:
     """Which channel of the first of ``path`` each channel that the last reads is made from, found
     by sending factors through; None if there is one that is made from several."""
-    shape = _concrete(path)
-    x = torch.rand(shape, dtype=torch.float64, generator=torch.Generator().manual_seed(0)) + 0.5
-    factors = torch.linspace(1, 2, shape[1], dtype=torch.float64)
-    plain, scaled = x, x * factors.reshape(-1, *[1] * (len(shape) - 2))
-    for node in path[1:-1]:
-        module = module_at(graph, node)
-        plain, scaled = module(plain), module(scaled)
-    before, after = (each.transpose(0, 1).flatten(1) for each in (plain, scaled))
+    x, numbers = _probe(path)
+    before, after = (_through(graph, path, each) for each in (x, x * numbers))
+    factors = numbers.flatten()
     largest, place = before.max(1, keepdim=True)
     ratio = after.gather(1, place) / largest  # not a number where nothing comes through
     if not torch.allclose(after, before * ratio, rtol=SAME, atol=0):
         return None
     distance = (ratio - factors).abs()
     return distance.argmin(1) if bool((distance.amin(1) < SAME).all()) else None
+
+
+def _shifts(graph: fx.GraphModule, path: Sequence[fx.Node], channels: Tensor) -> bool:
+    source, reader = module_at(graph, path[0]), module_at(graph, path[-1])
+    padded = is_transposed(reader) or any(getattr(reader, "padding", ()))
+    if padded or source.bias is None or reader.bias is None:
+        return False
+    x, numbers = _probe(path)
+    before, after = (_through(graph, path, each) for each in (x, x + numbers))
+    return torch.allclose(after, before + numbers.flatten()[channels, None], rtol=SAME, atol=0)
+
+
+def _probe(path: Sequence[fx.Node]) -> tuple[Tensor, Tensor]:
+    """Positive values such as the first of ``path`` gives, and a number per channel, shaped to go
+    with them."""
+    shape = _concrete(path)
+    x = torch.rand(shape, dtype=torch.float64, generator=torch.Generator().manual_seed(0)) + 0.5
+    numbers = torch.linspace(1, 2, shape[1], dtype=torch.float64)
+    return x, numbers.reshape(-1, *[1] * (len(shape) - 2))
+
+
+def _through(graph: fx.GraphModule, path: Sequence[fx.Node], x: Tensor) -> Tensor:
+    """``x`` as the last of ``path`` reads it, [channels, ...]."""
+    for node in path[1:-1]:
+        x = module_at(graph, node)(x)
+    return x.transpose(0, 1).flatten(1)
 
 
 def _concrete(path: Sequence[fx.Node]) -> list[int]:

@@ -121,7 +121,7 @@ def prepare(
     fold_norms(graph)
     recipe.rewrite(graph)
     check_rewritten(graph, saturating, forms.sample)
-    return placed(forms, saturating, "histogram" if config.exact else "min_max")
+    return placed(forms, saturating)
 
 
 def forms_of(
@@ -141,13 +141,14 @@ def forms_of(
     return Prepared(normalized.module, config, recipe, input_scale, arguments, outputs, sample)
 
 
-def placed(forms: Prepared, saturating: Collection[str] = (), usual: str = "min_max") -> Prepared:
+def placed(forms: Prepared, saturating: Collection[str] = (), *, trains: bool = False) -> Prepared:
     """``forms`` with quantizers where their operators put them.
 
     Args:
         saturating: nodes whose values are cut at ``saturation.TOP``.
-        usual: the observer where the configuration names none.
+        trains: whether quantizers are fake ones, which see each range once.
     """
+    usual = "histogram" if forms.config.exact and not trains else "min_max"
     graph = forms.graph
     found = replace(forms, placement=place(graph), activations={}, weights={})
     weights = {str(node.target): _weight(found, node) for node in _layers(found)}

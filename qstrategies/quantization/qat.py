@@ -162,7 +162,7 @@ def prepare_qat(
         entry_layers(forms.graph)
     _tie(forms.graph)
     forms.graph.recompile()
-    return FakeQuantizedModel(placed(forms))
+    return FakeQuantizedModel(placed(forms, trains=True))
 
 
 def _tie(graph: fx.GraphModule) -> None:
@@ -186,7 +186,7 @@ def finished(model: FakeQuantizedModel) -> Prepared:
     drop_training_only(forms.graph)
     norms_to_layers(forms.graph)
     fold_norms(forms.graph)
-    result = replace(placed(forms), trained=True)
+    result = replace(placed(forms, trains=True), trained=True)
     before = forms.placement.groups
     for group in result.activations:
         members = result.placement.members[group]

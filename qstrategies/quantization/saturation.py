@@ -63,6 +63,11 @@ def relu6_to_saturation(graph: fx.GraphModule) -> set[str]:
     return saturating
 
 
+def saturating_nodes(graph: fx.GraphModule) -> set[str]:
+    """The names of the nodes that ``relu6_to_saturation`` has found."""
+    return {node.name for node in graph.graph.nodes if node.meta.get("saturates", False)}
+
+
 def _scaled_by(graph: fx.GraphModule, node: Any) -> Any | None:
     """The module whose parameters scale what ``node`` gives: a layer, or the batch normalization to
     be folded into one."""

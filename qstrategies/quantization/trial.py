@@ -15,6 +15,7 @@ from qstrategies.quantization.calibrate import calibrate
 from qstrategies.quantization.model import QuantizedModel
 from qstrategies.quantization.prepare import Prepared, placed
 from qstrategies.quantization.recipe import Recipe
+from qstrategies.quantization.saturation import saturating_nodes
 from qstrategies.quantization.selfcheck import check_rewritten
 from qstrategies.quantization.structure import leaves
 
@@ -26,7 +27,7 @@ def tried(prepared: Prepared, forms: fx.GraphModule, recipe: Recipe, batches: Ba
     """What ``prepared`` would be under ``recipe``, which has not rewritten ``forms`` yet, with the
     ranges of ``batches``. Nothing is changed."""
     graph = copy.deepcopy(forms)
-    saturating = {node.name for node in graph.graph.nodes if node.meta.get("saturates", False)}
+    saturating = saturating_nodes(graph)
     recipe.rewrite(graph)
     check_rewritten(graph, saturating, prepared.sample)
     found = placed(replace(prepared, graph=graph, recipe=recipe), saturating)

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-from torch import fx
+from collections.abc import Sequence
 
-from qstrategies.quantization.equalize import equalize, links
+from torch import Tensor, fx
+
+from qstrategies.quantization.calibrate import recalibrate
+from qstrategies.quantization.equalize import absorb, equalize, links, smallest_results
+from qstrategies.quantization.prepare import Prepared
 from qstrategies.strategies import STRATEGIES
 from qstrategies.strategies.base import Course, Option, Strategy
 
@@ -16,7 +20,9 @@ class CrossLayerEqualization(Strategy):
     swept over all pairs until nothing moves, so that chains, as around a depthwise layer, become
     even.
 
-    A channel without weights on one side stays as it is; so do layers around a ReLU6.
+    A channel without weights on one side stays as it is; so do layers around a ReLU6. Then
+    ``b1 - c`` and ``b2 + W2 c`` with the c > 0 that a channel exceeds in all calibration batches
+    (the paper: max(0, beta - 3 gamma) of its batch normalization), unless padding is in the way.
     """
 
     summary = "factors moved between layers until the weights of all channels have one range"
@@ -26,3 +32,9 @@ class CrossLayerEqualization(Strategy):
 
     def rewrite(self, graph: fx.GraphModule) -> None:
         equalize(links(graph), int(self.values["sweeps"]))
+
+    def refine(self, prepared: Prepared, batches: Sequence[tuple[Tensor, ...]]) -> None:
+        found = links(prepared.graph)
+        smallest = smallest_results(prepared.graph, {link.name for link in found}, batches)
+        if batches and absorb(found, smallest):
+            recalibrate(prepared, batches)
