@@ -212,6 +212,8 @@ CALLS = {
     "resume": lambda m: qs.resume(
         MODEL, DATA[:2], "qat", qs.prepare(MODEL, DATA[:2], "qat").state_dict()
     ),
+    "save": lambda m: qs.save(m["model"], m["folder"] / "model.safetensors"),
+    "load": lambda m: qs.load(saved(m)),
     "diagnose": lambda m: qs.diagnose(MODEL, [DATA, DATA], DATA),
     "run_experiment": lambda m: qs.run_experiment(m["config"], m["workspace"]),
     "plan": lambda m: qs.plan(m["config"], ["no_norm", "clamp"], [8, 4], [0]),
@@ -245,6 +247,12 @@ def test_the_global_state_is_as_it_was(call, made, uncommon):
     assert [key for key in before if before[key] != after[key]] == []
     assert all(module.training and not module._forward_hooks for module in MODEL.modules())
     assert all(torch.equal(value, model[name]) for name, value in MODEL.state_dict().items())
+
+
+def saved(made):
+    path = made["folder"] / "saved.safetensors"
+    qs.save(made["model"], path)
+    return path
 
 
 def trained_elsewhere(strategy):

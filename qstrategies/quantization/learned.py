@@ -22,20 +22,15 @@ from qstrategies.quantization.scales import (
 )
 
 
-def scaled_gradient(value: Tensor, factor: Tensor | float) -> Tensor:
+def scaled_gradient(value: Tensor, factor: float) -> Tensor:
     """``value``, whose gradient is multiplied by ``factor``."""
     return value.detach() + (value - value.detach()) * factor
 
 
 def lsq_step(reference: Tensor, log_factor: Tensor, elements: float) -> Tensor:
     """``reference * exp(log_factor)`` with LSQ's gradient scale 1 / sqrt(``elements``) (arXiv
-    1902.08153, section 2.2).
-
-    It is divided by the mean square of the steps, so that SGD moves the steps, not their
-    logarithms, by what the paper says; Adam takes any factor for the same.
-    """
-    step = reference * log_factor.exp()
-    return scaled_gradient(step, 1 / (math.sqrt(elements) * step.detach().square().mean()))
+    1902.08153, section 2.2), which Adam takes no notice of."""
+    return scaled_gradient(reference * log_factor.exp(), 1 / math.sqrt(elements))
 
 
 class LearnedStep(WeightQuantizer):
@@ -47,13 +42,7 @@ class LearnedStep(WeightQuantizer):
     """
 
     def __init__(self, like: WeightQuantizer, channels: int) -> None:
-        super().__init__(
-            like.bits,
-            per_channel=like.per_channel,
-            exact=like.exact,
-            pairs=like.pairs,
-            unit=like.unit,
-        )
+        super().__init__(like.bits, **like.settings)
         self.log_factor = nn.Parameter(torch.zeros(channels if like.per_channel else 1))
 
     def reference(self, groups: Tensor) -> Tensor:

@@ -62,6 +62,12 @@ class WeightQuantizer(nn.Module):
         self.quant_min = -self.quant_max
         self.largest_bias = math.inf
 
+    @property
+    def settings(self) -> dict[str, Any]:
+        """With these and ``bits`` another one is made alike."""
+        names = ("per_channel", "exact", "pairs", "unit")
+        return {name: getattr(self, name) for name in names}
+
     def step(self, rows: Tensor) -> Tensor:
         """The wanted step [out_channels] for ``rows`` [out_channels, products] of the weight as it
         is exported; where it is learned, with its gradient. Here: the smallest that clips nothing.

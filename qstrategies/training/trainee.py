@@ -52,7 +52,7 @@ class Trainee:
         special = self.strategy.parameter_groups(self.model, rate)
         taken = {id(parameter) for group in special for parameter in group.parameters}
         rest = [each for each in self.model.parameters() if id(each) not in taken]
-        groups = [{"params": group.parameters, **group.settings} for group in special]
+        groups = [{"params": each.parameters, "lr": rate, **each.settings} for each in special]
         return [{"params": rest, "lr": rate}, *groups]
 
     def penalty(self, outputs: Any, inputs: tuple[Tensor, ...] | None = None) -> Tensor | float:

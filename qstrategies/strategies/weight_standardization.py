@@ -1,0 +1,44 @@
+"""https://arxiv.org/abs/1903.10520: weight standardization (Qiao et al., 2019).
+
+w = (v - mean(v)) / (std(v) + 1e-5) per output channel (equations 7 and 8, std unbiased as in the
+authors' code), only in front of batch normalization, which takes the scale out again: of
+convolutions that a batch normalization of as many channels is registered right behind. Folded
+before quantization.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
+
+from qstrategies.strategies import STRATEGIES
+from qstrategies.strategies.base import Strategy, weighted_layers
+
+NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
+
+
+class Standardized(nn.Module):
+    """Mean 0 and deviation 1 per output channel, ``forward(v)``: [out_channels, ...]."""
+
+    def forward(self, weight: Tensor) -> Tensor:
+        over = tuple(range(1, weight.dim()))
+        centred = weight - weight.mean(over, keepdim=True)
+        return centred / (weight.std(over, keepdim=True) + 1e-5)
+
+
+@STRATEGIES.register("weight_standardization")
+class WeightStandardization(Strategy):
+    """No output channel has larger weights than another."""
+
+    summary = "standardized weights in front of batch normalization, then PTQ"
+    paper = "https://arxiv.org/abs/1903.10520"
+
+    def parametrize(self, model: nn.Module) -> None:
+        leaves: list[Any] = [each for each in model.modules() if not list(each.children())]
+        following = dict(zip(map(id, leaves), leaves[1:], strict=False))
+        for layer in weighted_layers(model):
+            norm = following.get(id(layer))
+            if isinstance(norm, NORMS) and norm.num_features == len(layer.weight):
+                parametrize.register_parametrization(layer, "weight", Standardized())
