@@ -277,6 +277,18 @@ def test_training_goes_on_from_a_state_alone(net, strategy):
     assert torch.equal(*results)
 
 
+@pytest.mark.parametrize("strategy", ["weight_norm", "weight_norm+qat", "weight_standardization"])
+def test_training_goes_on_after_a_model_was_finished(net, strategy):
+    trainee = foreign_loop(qs.prepare(net, images(), strategy), 2)
+    first = trainee.finish([images()])
+    foreign_loop(trainee, 2, start=2)
+    whole = foreign_loop(qs.prepare(net, images(), strategy), 4)
+    assert torch.equal(
+        trainee.finish([images()]).int8()(images()), whole.finish([images()]).int8()(images())
+    )
+    assert not torch.equal(first.int8()(images()), whole.finish([images()]).int8()(images()))
+
+
 def test_a_state_of_something_else_is_refused(net):
     state = qs.prepare(net, images(), "qat").state_dict()
     with pytest.raises(qs.InputError, match="does not fit"):

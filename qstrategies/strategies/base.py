@@ -156,7 +156,18 @@ class Strategy(Recipe):
         changes nothing."""
         for layer in weighted_layers(model):
             if parametrize.is_parametrized(layer, "weight"):
+                _own_class(layer)
                 parametrize.remove_parametrizations(layer, "weight", leave_parametrized=True)
+
+
+def _own_class(layer: nn.Module) -> None:
+    """Give ``layer`` a class like its own: copies of a parametrized module share one, from which
+    folding takes the property away."""
+    kind = type(layer)
+    content = {
+        name: each for name, each in vars(kind).items() if name not in ("__dict__", "__weakref__")
+    }
+    layer.__class__ = type(kind.__name__, kind.__bases__, content)
 
 
 def weighted_layers(model: nn.Module) -> Iterator[Any]:
