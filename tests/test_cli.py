@@ -49,7 +49,7 @@ def exported_file():
         (["run", "clamp", "--option", "threshold"], "--option 'threshold': expected NAME=NUMBER"),
         (
             ["run", "clamp", "--option", "treshold=1"],
-            "none of clamp has the option 'treshold'. Valid: threshold",
+            "none of clamp has the option 'treshold'. Valid: sigma, threshold",
         ),
         (["run", "clamp", "--option", "threshold=-1"], "threshold -1.0 is out of range"),
         (
