@@ -9,6 +9,7 @@ from conftest import SmallMNIST
 from torch import nn
 
 import qstrategies as qs
+from qstrategies.errors import SelfCheckError
 from qstrategies.pixels import PIXEL_SCALE, to_input
 from qstrategies.quantization.quantizers import ActivationQuantizer, WeightQuantizer
 from qstrategies.quantization.scales import fake_quantize
@@ -326,6 +327,14 @@ def test_hooks_hear_of_the_step_its_inputs_and_its_outputs(net):
     assert heard[1] == ("after", 1, 0.25)
     assert Step(3).progress == 1.0
     assert not trainee.finish([images()]).islands
+
+
+@pytest.mark.parametrize("strategy", ["kure", "clamp"])
+def test_a_hook_of_the_user_on_the_whole_model_is_not_lost_without_a_word(net, strategy):
+    net.register_forward_pre_hook(lambda _, inputs: (inputs[0] * 0.5,))
+    trainee = foreign_loop(qs.prepare(net, images(), strategy), 1)
+    with pytest.raises(SelfCheckError, match="was not captured"):
+        trainee.finish([images()])
 
 
 class Tied(nn.Module):

@@ -24,5 +24,9 @@ class Strategies(Registry[type[Strategy]]):
             raise InputError(f"{name!r} names a strategy twice")
         return composed(parts)
 
+    def made(self, strategy: str | Strategy) -> Strategy:
+        """``strategy`` itself, or that of this name with its defaults; errors as ``get``."""
+        return self.get(strategy)() if isinstance(strategy, str) else strategy
+
 
 STRATEGIES = Strategies("strategy", __name__)

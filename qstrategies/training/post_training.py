@@ -53,7 +53,7 @@ def quantize(  # noqa: PLR0913 - one keyword per setting
             trains with fake quantizers, or a model that cannot be captured.
         SelfCheckError: the result is not the user's model (``selfcheck.py``).
     """
-    chosen = STRATEGIES.get(strategy)() if isinstance(strategy, str) else strategy
+    chosen = STRATEGIES.made(strategy)
     if chosen.course.fake_quantized:
         raise InputError(f"{strategy!r} trains with fake quantizers: use qs.prepare and its finish")
     prepared = prepare(

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from qstrategies.errors import InputError
 from qstrategies.guest import guest, own_randomness
@@ -43,8 +44,10 @@ class Trainee:
         self._request = dict(request or {})
         self._seen: list[tuple[Tensor, ...]] = []
         strategy.parametrize(model)
+        self._hook: RemovableHandle | None = None
         if overrides(strategy, "loss", Strategy):
-            model.register_forward_pre_hook(_keeping(self._seen), with_kwargs=True)
+            keep = _keeping(self._seen)
+            self._hook = model.register_forward_pre_hook(keep, with_kwargs=True)
 
     def parameter_groups(self, rate: float) -> list[dict[str, Any]]:
         """All parameters of ``model`` as an optimizer of torch takes them, for the learning rate
@@ -92,7 +95,9 @@ class Trainee:
             SelfCheckError: the result is not the trained model (``selfcheck.py``).
         """
         trained = copy.deepcopy(self.model).cpu().eval()
-        trained._forward_pre_hooks.clear()
+        if self._hook is not None:  # of the user's own, all stay
+            del trained._forward_pre_hooks[self._hook.id]
+            del trained._forward_pre_hooks_with_kwargs[self._hook.id]
         self.strategy.fold(trained)
         if not isinstance(trained, FakeQuantizedModel):
             return quantize(trained, calibration, strategy=self.strategy, **self._request)
@@ -141,7 +146,7 @@ def prepare(
     Raises:
         InputError: an unknown strategy, or a model that cannot be captured.
     """
-    chosen = STRATEGIES.get(strategy)() if isinstance(strategy, str) else strategy
+    chosen = STRATEGIES.made(strategy)
     return trainee(model, example, chosen, chosen.resolved(config), input_scale, steps)
 
 
