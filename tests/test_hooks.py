@@ -135,6 +135,13 @@ def test_a_layer_without_a_quantizer_stays_in_float(net):
     assert [layer.name for layer in quantized.graph.layers] == ["out"]
 
 
+@pytest.mark.parametrize("strategy", ["qat", "weight_norm"])
+def test_modules_are_left_in_float_in_training_too(net, strategy):
+    trainee = qs.prepare(net, images(), strategy, leave_in_float=["out"])
+    quantized = foreign_loop(trainee, 1).finish([images()])
+    assert "out" in {island.name for island in quantized.islands}
+
+
 def test_quantizers_see_the_weight_that_is_exported(net):
     seen = {}
 

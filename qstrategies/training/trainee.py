@@ -4,7 +4,7 @@ them (``loop.py``)."""
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 import torch
@@ -123,13 +123,14 @@ class Trainee:
 
 @guest
 @own_randomness()
-def prepare(
+def prepare(  # noqa: PLR0913 - one keyword per setting
     model: nn.Module,
     example: Any,
     strategy: str | Strategy,
     *,
     config: QuantizationConfig = QuantizationConfig(),
     input_scale: float | None = None,
+    leave_in_float: Collection[str | type[nn.Module]] = (),
     steps: int | None = None,
 ) -> Trainee:
     """``model`` under ``strategy``, for a training loop of one's own. ``model`` is not changed.
@@ -141,29 +142,22 @@ def prepare(
         config: bits, observer and exactness; ``observer`` None means the strategy's own.
         input_scale: the real value of one pixel step where inputs are scaled pixels (1 / 255 for
             images in [0, 1]); None to quantize inputs over their observed range.
+        leave_in_float: names (``"features.3"``) or types of modules to leave unquantized.
         steps: how many optimizer steps there will be, for strategies that change on the way.
 
     Raises:
-        InputError: an unknown strategy, or a model that cannot be captured.
+        InputError: an unknown strategy or name, or a model that cannot be captured.
     """
     chosen = STRATEGIES.made(strategy)
-    return trainee(model, example, chosen, chosen.resolved(config), input_scale, steps)
-
-
-def trainee(
-    model: nn.Module,
-    example: Any,
-    strategy: Strategy,
-    config: QuantizationConfig,
-    input_scale: float | None,
-    steps: int | None = None,
-) -> Trainee:
-    """A copy of ``model`` as ``strategy`` trains it, fake-quantized where it asks for that."""
-    request = {"example": example, "config": config, "input_scale": input_scale}
-    if not strategy.course.fake_quantized:
-        return Trainee(copy.deepcopy(model), strategy, steps, request)
-    quantized = prepare_qat(model, config, example, recipe=strategy, input_scale=input_scale)
-    return Trainee(quantized, strategy, steps)
+    request: dict[str, Any] = {
+        "example": example,
+        "config": chosen.resolved(config),
+        "input_scale": input_scale,
+        "leave_in_float": leave_in_float,
+    }
+    if not chosen.course.fake_quantized:
+        return Trainee(copy.deepcopy(model), chosen, steps, request)
+    return Trainee(prepare_qat(model, recipe=chosen, **request), chosen, steps)
 
 
 @guest
