@@ -46,7 +46,7 @@ def package_version(package: str) -> str | None:
 def _commit() -> str | None:
     """The commit of the checkout that this package runs from; None for an installed package or
     without git."""
-    folder = Path(__file__).parent
+    folder = Path(__file__).parent.parent
     command = ["git", "-C", str(folder), "log", "-1", "--format=%H", "--", "."]
     try:
         return (
