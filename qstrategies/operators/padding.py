@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Sequence
 from dataclasses import dataclass
 from random import Random
 from typing import Any
@@ -78,6 +79,14 @@ class Padding(Movement):
 
 
 moves(Pad, Padding, "pads", "mode")
+
+
+def padded_image(call: Call, x: fx.Node, pads: Sequence[tuple[int, int]], mode: str) -> fx.Node:
+    """``x`` [N, C, ...] with ``pads`` values before and behind each dimension of the image."""
+    everywhere = ((0, 0), (0, 0), *pads)
+    sizes = zip(shape_of(x), everywhere, strict=True)
+    shape = tuple(None if size is None else size + low + high for size, (low, high) in sizes)
+    return call.emit(Pad(everywhere, mode), x, shape=shape)
 
 
 @recognizes(functional.pad)

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from qstrategies.errors import InputError
-from qstrategies.operators.convolution import is_transposed
+from qstrategies.operators.transposed import is_transposed
 from qstrategies.quantization.learned import LearnedStep
 from qstrategies.quantization.qat import FakeQuantizedLayer
 from qstrategies.quantization.quantizers import QuantizerSite, WeightQuantizer

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from qstrategies.operators.base import form_of, shape_of
-from qstrategies.operators.convolution import is_transposed
+from qstrategies.operators.transposed import is_transposed
 from qstrategies.quantization.exact_forms import is_layer, module_at, output_rows
 
 SAME = 1e-6  # a factor that came through pooling in float64 is itself up to this

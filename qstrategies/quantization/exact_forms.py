@@ -18,9 +18,10 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_linear_bn_eval
 
 from qstrategies.errors import InputError
 from qstrategies.operators.base import form_of, shape_of
-from qstrategies.operators.convolution import CONVOLUTIONS, is_transposed
+from qstrategies.operators.convolution import CONVOLUTIONS
 from qstrategies.operators.movement import Reshape
 from qstrategies.operators.normalization import NORMS
+from qstrategies.operators.transposed import is_transposed
 
 NORM_KINDS = tuple(set(NORMS.values()))
 

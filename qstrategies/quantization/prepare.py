@@ -13,8 +13,8 @@ from torch import Tensor, fx, nn
 
 from qstrategies.errors import InputError
 from qstrategies.guest import own_randomness
-from qstrategies.operators.convolution import is_transposed
 from qstrategies.operators.island import Float
+from qstrategies.operators.transposed import is_transposed
 from qstrategies.quantization.capture import capture, left_names
 from qstrategies.quantization.exact_forms import (
     drop_training_only,

@@ -18,7 +18,7 @@ from torch import Tensor, fx, nn
 from torch.nn import functional
 
 from qstrategies.guest import own_randomness
-from qstrategies.operators.convolution import is_transposed
+from qstrategies.operators.transposed import is_transposed
 from qstrategies.quantization.exact_forms import (
     drop_training_only,
     entry_layers,

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from qstrategies.operators.convolution import is_transposed
+from qstrategies.operators.transposed import is_transposed
 from qstrategies.quantization.exact_forms import output_rows
 from qstrategies.quantization.propagate import RoundingProblem
 

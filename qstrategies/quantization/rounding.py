@@ -12,8 +12,8 @@ from torch import Tensor
 
 from qstrategies.errors import InputError
 from qstrategies.operators.base import Quantizer
-from qstrategies.operators.convolution import is_transposed
 from qstrategies.operators.layer import RoundedLayer
+from qstrategies.operators.transposed import is_transposed
 from qstrategies.quantization.balance import balanced
 from qstrategies.quantization.exact_forms import from_kernels, kernels_of, output_rows
 from qstrategies.quantization.propagate import RoundingProblem
