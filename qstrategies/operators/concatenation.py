@@ -24,7 +24,8 @@ from qstrategies.operators.base import (
     shape_of,
 )
 from qstrategies.operators.drawing import Applied, Sizes, draws, happens, spelling
-from qstrategies.operators.movement import Reshape, Slice
+from qstrategies.operators.movement import Reshape
+from qstrategies.operators.slicing import Slice
 
 
 class Concat(nn.Module):

@@ -28,8 +28,8 @@ from qstrategies.operators.base import (
 from qstrategies.operators.convolution import Convolution, convolution_fields
 from qstrategies.operators.drawing import Applied, Sizes, draws, happens, several
 from qstrategies.operators.layer import own_copy
-from qstrategies.operators.movement import Slice
 from qstrategies.operators.padding import padded_image
+from qstrategies.operators.slicing import Slice
 
 TRANSPOSED: dict[int, Any] = {1: nn.ConvTranspose1d, 2: nn.ConvTranspose2d, 3: nn.ConvTranspose3d}
 

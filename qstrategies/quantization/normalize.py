@@ -26,7 +26,8 @@ from qstrategies.operators import RECOGNIZERS
 from qstrategies.operators.base import FORMS, Shape, shape_of
 from qstrategies.operators.dropout import DROPOUTS
 from qstrategies.operators.island import Float, FunctionCall, Part, Repeated
-from qstrategies.operators.movement import Reshape, Slice
+from qstrategies.operators.movement import Reshape
+from qstrategies.operators.slicing import Slice
 from qstrategies.quantization.capture import Captured, plain_base
 from qstrategies.quantization.observe import (
     QUERIES,
