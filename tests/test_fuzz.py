@@ -27,6 +27,7 @@ from qstrategies.records import QuantizationConfig
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")  # torch's, about what is drawn
 NETWORKS = 400
+EXPERIMENTS = str(Path(__file__).parent.parent / "experiments")
 
 
 def test_random_networks_give_the_same_bits_everywhere():
@@ -56,7 +57,7 @@ def parts(module):
 
 
 def test_a_network_follows_from_its_number_alone():
-    script = f"import sys; sys.path.insert(0, {sys.path[0]!r}); import fuzz_networks as f; "
+    script = f"import sys; sys.path.insert(0, {EXPERIMENTS!r}); import fuzz_networks as f; "
     script += "print(*(f.case(number) for number in range(20)), sep='\\n')"
     other = subprocess.run(
         [sys.executable, "-W", "ignore", "-c", script], capture_output=True, text=True, check=True
