@@ -4,6 +4,7 @@ it is."""
 from __future__ import annotations
 
 import enum
+import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
@@ -12,6 +13,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, fx, nn
+from torch.nn import functional
 
 if TYPE_CHECKING:
     from qstrategies.operators.layer import RoundedLayer
@@ -210,6 +212,13 @@ def recognizes(*targets: Any) -> Callable[[Recognizer], Recognizer]:
         return function
 
     return register
+
+
+def recognizes_by_dimension(name: str, function: Recognizer) -> None:
+    """Register ``function(dimensions, call, ...)`` for torch's ``name``1d to ``name``3d."""
+    for dimensions in (1, 2, 3):
+        target = getattr(functional, f"{name}{dimensions}d")
+        recognizes(target)(functools.partial(function, dimensions))
 
 
 def shape_of(node: fx.Node) -> Shape:

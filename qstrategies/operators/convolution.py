@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from dataclasses import dataclass
 from random import Random
 from typing import Any
@@ -24,6 +23,7 @@ from qstrategies.operators.base import (
     Writer,
     per_dimension,
     recognizes,
+    recognizes_by_dimension,
     shape_of,
 )
 from qstrategies.operators.drawing import Applied, Sizes, draws, happens, several
@@ -140,9 +140,7 @@ def _functional(
     return _emit(call, input, weight, bias, dimensions, stride, padding, dilation, groups)
 
 
-for _dimensions in CONVOLUTIONS:
-    _targets = (getattr(functional, f"conv{_dimensions}d"),)
-    recognizes(*_targets)(functools.partial(_functional, _dimensions))
+recognizes_by_dimension("conv", _functional)
 
 
 def _emit(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from dataclasses import dataclass
 from random import Random
 from typing import Any
@@ -23,6 +22,7 @@ from qstrategies.operators.base import (
     Writer,
     per_dimension,
     recognizes,
+    recognizes_by_dimension,
     shape_of,
 )
 from qstrategies.operators.convolution import Convolution, convolution_fields
@@ -170,9 +170,7 @@ def _cut(call: Call, x: fx.Node, layer: Any, more: tuple[int, ...]) -> fx.Node:
     return y
 
 
-for _dimensions in TRANSPOSED:
-    _targets = (getattr(functional, f"conv_transpose{_dimensions}d"),)
-    recognizes(*_targets)(functools.partial(_functional_transposed, _dimensions))
+recognizes_by_dimension("conv_transpose", _functional_transposed)
 
 
 @draws(often=3)
