@@ -174,7 +174,7 @@ def form_of(module: nn.Module | None) -> Form | None:
 
 
 class Call(Protocol):
-    """A call of the user's graph, for its recognizer; see ``quantization/normalize.py``."""
+    """A call of the user's graph, for its recognizer; see ``quantization/call.py``."""
 
     @property
     def shape(self) -> Shape:

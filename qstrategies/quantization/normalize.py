@@ -10,25 +10,27 @@ in float.
 
 from __future__ import annotations
 
-import copy
-import inspect
 import operator
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import Tensor, fx, nn
 from torch.fx.node import map_arg
 
 from qstrategies.errors import InputError
-from qstrategies.operators import RECOGNIZERS
-from qstrategies.operators.base import FORMS, Shape, shape_of
+from qstrategies.operators.base import shape_of
 from qstrategies.operators.dropout import DROPOUTS
-from qstrategies.operators.island import Float, FunctionCall, Part, Repeated
-from qstrategies.operators.movement import Reshape
-from qstrategies.operators.slicing import Slice
-from qstrategies.quantization.capture import Captured, plain_base
+from qstrategies.operators.island import Float, Repeated
+from qstrategies.quantization.call import SPLITS, Call, slices
+from qstrategies.quantization.capture import Captured
+from qstrategies.quantization.meanings import (
+    RowPerExample,
+    Stale,
+    equal_rows,
+    fixed,
+    shape_over_batches,
+)
 from qstrategies.quantization.observe import (
     QUERIES,
     Fact,
@@ -42,44 +44,6 @@ from qstrategies.quantization.observe import (
     two_batches,
 )
 from qstrategies.quantization.structure import mapped
-
-BROADCASTING = {
-    *(getattr(operator, name) for name in ("add", "sub", "mul", "truediv")),
-    torch.add,
-    torch.sub,
-    torch.mul,
-    "add",
-    "mul",
-}
-SPLITS = {
-    "chunk",
-    "split",
-    "unbind",
-    "tensor_split",
-    torch.chunk,
-    torch.split,
-    torch.unbind,
-    torch.tensor_split,
-}
-
-
-class VariesWithBatch:
-    """A number that is, or depends on, the batch size: only a reshape, read off its result, may use
-    it."""
-
-
-@dataclass(frozen=True)
-class RowPerExample:
-    """A constant with one equal row for every example: a class token, positions."""
-
-    row: Tensor
-
-
-@dataclass(frozen=True)
-class Stale:
-    """A tensor that means nothing any more, and why."""
-
-    reason: str
 
 
 @dataclass(frozen=True)
@@ -108,10 +72,12 @@ def normalize(captured: Captured, example: Sequence[Tensor]) -> Normalized:
     runs = two_batches(example)
     kept = tuple(tensor.clone() for tensor in runs[0])
     facts = [observe(captured.module, inputs) for inputs in runs]
-    return _Rebuild(captured, *facts).run(kept)
+    return Rebuild(captured, *facts).run(kept)
 
 
-class _Rebuild:
+class Rebuild:
+    """The new graph while it is made, and what each node of the old one means in it."""
+
     def __init__(self, captured: Captured, two: Facts, three: Facts) -> None:
         self.captured, self.two, self.three = captured, two, three
         self.root, self.graph = nn.Module(), fx.Graph()
@@ -149,12 +115,12 @@ class _Rebuild:
     def _constant(self, node: fx.Node, value: Any, other: Any) -> Any:
         """What depends on no input; numbers made of the batch size among it."""
         if holds_tensor(value) and not same(value, other):
-            if _equal_rows(value, other):
+            if equal_rows(value, other):
                 return RowPerExample(value[:1])
             raise InputError(
                 f"{describe(node)} gives other values in every run: it cannot be exported"
             )
-        return _fixed(value, other)
+        return fixed(value, other)
 
     def _property(self, node: fx.Node, value: Any, other: Any) -> Any:
         """What depends on the input and is no tensor: a size or a type, else it is not known before
@@ -162,19 +128,19 @@ class _Rebuild:
         first: Any = node.args[0] if node.args else None
         source = self.env.get(first)
         if node.target is operator.getitem and not isinstance(source, fx.Node):
-            return self._take(node.args[0])[node.args[1]]
+            return self.take(node.args[0])[node.args[1]]
         if node.target not in QUERIES:
             raise InputError(
                 f"{describe(node)} depends on the values of the input, which a file "
                 "cannot: take it out of forward"
             )
-        return _fixed(value, other)
+        return fixed(value, other)
 
     def _varying(self, node: fx.Node, fact: Fact, other: Any) -> None:
         if fact.changed is not None and fact.value is None:
             self._assignment(node, fact.changed)
         elif fact.same_as is not None and not self._may_do_more(node):
-            self.env[node] = self._take(fact.same_as)
+            self.env[node] = self.take(fact.same_as)
         elif isinstance(fact.value, Tensor):
             self.env[node] = self._call(node, fact.value, other)
             if fact.changed is not None:
@@ -196,7 +162,7 @@ class _Rebuild:
     def _call(self, node: fx.Node, value: Tensor, other: Tensor) -> fx.Node:
         """The node of a form, or of an island, that gives what ``node`` gives."""
         if node.target is operator.getitem and not isinstance(self.env[node.args[0]], fx.Node):  # type: ignore[index]
-            part: fx.Node = self._take(node.args[0])[node.args[1]]
+            part: fx.Node = self.take(node.args[0])[node.args[1]]
             return part
         call = Call(self, node, value, other)
         found = call.recognized()
@@ -205,32 +171,12 @@ class _Rebuild:
     def _several(self, node: fx.Node, values: Any, other: Any) -> Any:
         """What a node gives that is a container of tensors: parts of its input, or of an island."""
         if isinstance(node.target, type):  # a dataclass, made at the end of forward
-            return node.target(*self._take(node.args), **self._take(node.kwargs))
+            return node.target(*self.take(node.args), **self.take(node.kwargs))
         if node.target is operator.getitem and not isinstance(self.env[node.args[0]], fx.Node):  # type: ignore[index]
-            return self._take(node.args[0])[node.args[1]]
+            return self.take(node.args[0])[node.args[1]]
         if node.target in SPLITS:
-            return self._slices(node, values, other)
+            return slices(self, node, values, other)
         return self._parts(node, values, other, ())
-
-    def _slices(self, node: fx.Node, values: Sequence[Tensor], others: Sequence[Tensor]) -> Any:
-        source: Any = node.args[0]
-        x = self._take(source)
-        rank = len(shape_of(x))
-        unbound = values[0].dim() < rank
-        dim = _split_dimension(node, rank)
-        found, start = [], 0
-        for value, other in zip(values, others, strict=True):
-            count = 1 if unbound else value.shape[dim]
-            call = Call(self, node, value, other)
-            shape = shape_of(x)
-            if shape[dim] is None:
-                raise InputError(f"{describe(node)} splits the batch: it cannot be exported")
-            part = call.emit(
-                Slice(dim, start, start + count), x, shape=(*shape[:dim], count, *shape[dim + 1 :])
-            )
-            found.append(call.reshape(part) if unbound else part)
-            start += count
-        return tuple(found)
 
     def _parts(self, node: fx.Node, value: Any, other: Any, path: tuple[Any, ...]) -> Any:
         if isinstance(value, Tensor):
@@ -243,7 +189,7 @@ class _Rebuild:
         if isinstance(value, tuple | list):
             pairs = enumerate(zip(value, other, strict=True))
             return tuple(self._parts(node, a, b, (*path, index)) for index, (a, b) in pairs)
-        return _fixed(value, other)
+        return fixed(value, other)
 
     def _assignment(self, node: fx.Node, changed: fx.Node) -> None:
         """``x[index] = value`` and its like: a new tensor, which every name of the old one now
@@ -273,7 +219,7 @@ class _Rebuild:
                 )
 
     def _outputs(self, end: fx.Node) -> Any:
-        values = self._take(end.args[0])
+        values = self.take(end.args[0])
 
         def leaf(path: str, value: Any) -> Any:
             if isinstance(value, fx.Node) or value is None:
@@ -288,7 +234,7 @@ class _Rebuild:
         self.graph.output(tuple(nodes))
         return outputs
 
-    def _take(self, arguments: Any, *, broadcasts: bool = False) -> Any:
+    def take(self, arguments: Any, *, broadcasts: bool = False) -> Any:
         """What the nodes in ``arguments`` stand for; with ``broadcasts``, a constant row stands for
         itself."""
 
@@ -319,7 +265,7 @@ class _Rebuild:
         return emitted
 
     def _tagged(self, node: fx.Node, value: Tensor, other: Tensor) -> fx.Node:
-        node.meta["shape"] = _shape(value, other)
+        node.meta["shape"] = shape_over_batches(value, other)
         node.meta["dtype"] = value.dtype
         return node
 
@@ -345,157 +291,3 @@ def _taken(root: nn.Module, name: str) -> bool:
     except AttributeError:
         return False
     return True
-
-
-class Call:
-    """A call of the user's graph, for its recognizer."""
-
-    def __init__(self, rebuild: _Rebuild, node: fx.Node, value: Tensor, other: Tensor) -> None:
-        self.rebuild, self.node, self.example = rebuild, node, value
-        self.shape: Shape = _shape(value, other)
-
-    def emit(self, module: nn.Module, *inputs: fx.Node, shape: Shape | None = None) -> fx.Node:
-        """Call ``module``; ``shape`` where it is not that of the whole result."""
-        named = self.node.op == "call_module" and type(module) in FORMS
-        name = str(self.node.target) if named else self.node.name
-        made: Any = module
-        made.stays_in_eval = self._stays_in_eval()
-        emitted = self.rebuild.add(name, module, inputs)
-        emitted.meta["shape"] = self.shape if shape is None else shape
-        emitted.meta["dtype"] = self.example.dtype
-        return emitted
-
-    def _stays_in_eval(self) -> bool:
-        """Whether the user has frozen the module that is called."""
-        if self.node.op != "call_module":
-            return False
-        called = self.rebuild.captured.module.get_submodule(str(self.node.target))
-        return bool(getattr(called, "stays_in_eval", False))
-
-    def reshape(self, x: fx.Node) -> fx.Node:
-        """``x`` in the shape of the result. Raises ``InputError`` if the batch size is in two
-        dimensions."""
-        sizes = tuple(-1 if size is None else size for size in self.shape)
-        if sizes.count(-1) > 1:
-            raise InputError(
-                f"{describe(self.node)} has the batch size in two dimensions: it cannot be exported"
-            )
-        return x if shape_of(x) == self.shape else self.emit(Reshape(sizes), x)
-
-    def recognized(self) -> fx.Node | None:
-        """What the operators say that this call is; None if they do not know it, or not with these
-        arguments."""
-        node, rebuild = self.node, self.rebuild
-        module = None
-        target: Any = node.target
-        if node.op == "call_module":
-            module = rebuild.captured.module.get_submodule(str(target))
-            if str(target) in rebuild.captured.leaves or _has_hooks(module):
-                return None
-            target = plain_base(module) or type(module)
-        recognizer = RECOGNIZERS.get(target) if _hashable(target) else None
-        if recognizer is None or not self._floats():
-            return None
-        broadcasts = target in BROADCASTING
-        args, kwargs = (
-            rebuild._take(each, broadcasts=broadcasts) for each in (node.args, node.kwargs)
-        )
-        args = args if module is None else (module, *args)
-        try:
-            inspect.signature(recognizer).bind(self, *args, **kwargs)
-        except TypeError:
-            return None
-        return recognizer(self, *args, **kwargs)
-
-    def _floats(self) -> bool:
-        """Whether all tensors here are float32: integers and booleans have no quantizer."""
-        inputs = [self.rebuild.two[source].value for source in self.node.all_input_nodes]
-        tensors = [each for each in (*inputs, self.example) if isinstance(each, Tensor)]
-        return all(tensor.dtype == torch.float32 for tensor in tensors)
-
-    def island(self, path: tuple[Any, ...] = (), *, assigns: bool = False) -> fx.Node:
-        """The call as it is, in float; ``path`` to the wanted tensor if it gives several."""
-        node, rebuild = self.node, self.rebuild
-        broadcasts = node.target in BROADCASTING
-        args, kwargs = (
-            rebuild._take(each, broadcasts=broadcasts) for each in (node.args, node.kwargs)
-        )
-        tensors: list[fx.Node] = []
-        map_arg((args, kwargs), lambda each: tensors.append(each) if each not in tensors else None)
-        _refuse_batch_numbers(node, (args, kwargs))
-        inner: nn.Module
-        target: Any = node.target
-        if node.op == "call_module":
-            inner = copy.deepcopy(rebuild.captured.module.get_submodule(str(target)))
-            name = type(inner).__name__
-            reason = rebuild.captured.leaves.get(
-                str(target), f"{name} has no exact integer form with these settings"
-            )
-            if kwargs or list(args) != tensors:
-                inner = FunctionCall(inner, args, kwargs, tensors)
-        else:
-            name = target if isinstance(target, str) else getattr(target, "__name__", str(target))
-            reason = f"{name} has no exact integer form with these arguments"
-            inner = FunctionCall(_assigned if assigns else target, args, kwargs, tensors)
-        for place_ in path:
-            inner = Part(inner, place_)
-        return self.emit(Float(inner.eval(), name, reason), *tensors)
-
-
-def _assigned(x: Tensor, index: Any, value: Any) -> Tensor:
-    """``x`` after ``x[index] = value``; ``x`` itself is not changed."""
-    copied = x.clone()
-    copied[index] = value
-    return copied
-
-
-def _refuse_batch_numbers(node: fx.Node, arguments: Any) -> None:
-    def leaf(_: str, value: Any) -> None:
-        if isinstance(value, VariesWithBatch):
-            raise InputError(
-                f"{describe(node)} computes with the batch size: it cannot be exported"
-            )
-
-    mapped(arguments, leaf)
-
-
-def _has_hooks(module: nn.Module) -> bool:
-    """Whether hooks of the user's may change what ``module`` computes; torch's own only compute its
-    weight."""
-    hooks = (*module._forward_hooks.values(), *module._forward_pre_hooks.values())
-    return any(not type(hook).__module__.startswith("torch.nn.utils") for hook in hooks)
-
-
-def _hashable(target: Any) -> bool:
-    return getattr(target, "__hash__", None) is not None
-
-
-def _split_dimension(node: fx.Node, rank: int) -> int:
-    position = 1 if node.target in ("unbind", torch.unbind) else 2
-    given = node.args[position] if len(node.args) > position else node.kwargs.get("dim", 0)
-    assert isinstance(given, int)
-    return given % rank
-
-
-def _shape(two: Tensor, three: Tensor) -> Shape:
-    return tuple(a if a == b else None for a, b in zip(two.shape, three.shape, strict=True))
-
-
-def _equal_rows(value: Any, other: Any) -> bool:
-    """Whether a tensor has one row per example, all alike."""
-    if not (isinstance(value, Tensor) and isinstance(other, Tensor)) or value.dim() == 0:
-        return False
-    return value.shape[1:] == other.shape[1:] and same(value[:1].expand_as(other), other)
-
-
-def _fixed(value: Any, other: Any) -> Any:
-    """``value`` where both runs agree, and ``VariesWithBatch`` where they do not."""
-    if same(value, other):
-        return value
-    if (
-        isinstance(value, tuple | list)
-        and isinstance(other, tuple | list)
-        and len(value) == len(other)
-    ):
-        return tuple(_fixed(a, b) for a, b in zip(value, other, strict=True))
-    return VariesWithBatch()
