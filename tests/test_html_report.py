@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from qstrategies import text
-from qstrategies.cli import experiments, parser
+from qstrategies.cli import parser, settings
 from qstrategies.errors import InputError
 from qstrategies.evidence import conclude
 from qstrategies.records import (
@@ -242,7 +242,7 @@ def test_the_command_of_a_run_gives_its_configuration(config):
     words = shlex.split(runs.command(config))
     assert words[0] == "qstrategies"
     options = parser().parse_args(words[1:])
-    assert experiments.configuration(options, options.strategy, options.weight_bits) == config
+    assert settings.configuration(options, options.strategy, options.weight_bits) == config
 
 
 def test_a_configuration_without_a_command_says_so():

@@ -4,27 +4,20 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from qstrategies.cli.location import add_location, location
 from qstrategies.cli.output import show, show_json
-from qstrategies.cli.values import folder, number, whole
-from qstrategies.errors import InputError, check_choice, check_range
-from qstrategies.files import RUN_FOLDER, RUNS_FOLDER, check_folder
-from qstrategies.records import (
-    ENGINES,
-    MARGIN,
-    OBSERVERS,
-    OPTIMIZERS,
-    PIXELS,
-    PRESETS,
-    SATURATIONS,
-    SCHEDULES,
-    ExperimentConfig,
-    QuantizationConfig,
-    TrainingConfig,
+from qstrategies.cli.settings import (
+    add_advice,
+    add_experiment,
+    configuration,
+    margin_and_constraints,
 )
+from qstrategies.cli.values import folder, whole
+from qstrategies.errors import InputError, check_range
+from qstrategies.files import RUN_FOLDER, RUNS_FOLDER, check_folder
+from qstrategies.records import MARGIN, ExperimentConfig
 
 if TYPE_CHECKING:
     from qstrategies.evidence import Constraints
@@ -34,7 +27,7 @@ if TYPE_CHECKING:
 def add_run(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("strategy", metavar="STRATEGY", help="a name from `qstrategies list`")
     sub.add_argument("--weight-bits", type=int, default=8, help="8...2 (default: 8)")
-    _add_experiment(sub)
+    add_experiment(sub)
 
 
 def add_compare(sub: argparse.ArgumentParser) -> None:
@@ -53,197 +46,8 @@ def add_compare(sub: argparse.ArgumentParser) -> None:
         default=1,
         help="number of seeds, from --seed on; 5 says which differences are real",
     )
-    _add_experiment(sub)
-    _add_advice(sub)
-
-
-def _add_experiment(sub: argparse.ArgumentParser) -> None:
-    train = sub.add_argument_group("training (defaults come from the preset)")
-    train.add_argument(
-        "--preset",
-        default="default",
-        help=f"{', '.join(PRESETS)}; post: 15 epochs, Adam 1e-3, batch 64",
-    )
-    train.add_argument(
-        "--epochs", type=int, help="epochs of the float training, and of QAT from scratch"
-    )
-    train.add_argument("--learning-rate", type=float, help="peak learning rate")
-    train.add_argument("--optimizer", help=", ".join(OPTIMIZERS))
-    train.add_argument("--schedule", help=", ".join(SCHEDULES))
-    train.add_argument("--batch-size", type=int, help="images per step")
-    train.add_argument(
-        "--tune-epochs",
-        type=int,
-        help="epochs that finetune and the QAT strategies add to the float model",
-    )
-    train.add_argument("--tune-learning-rate", type=float, help="peak learning rate of those")
-    train.add_argument(
-        "--seed",
-        type=int,
-        default=0,
-        help="of weights, batches and calibration images (default: 0)",
-    )
-    train.add_argument(
-        "--option",
-        action="append",
-        default=[],
-        metavar="NAME=VALUE",
-        help="an option of the strategy, as clamp's threshold=0.1",
-    )
-    quantize = sub.add_argument_group("quantization")
-    quantize.add_argument(
-        "--per-tensor",
-        action="store_true",
-        help="one weight scale per layer instead of one per output channel",
-    )
-    quantize.add_argument(
-        "--observer",
-        help=f"{', '.join(OBSERVERS)} (default: histogram for PTQ, min_max with free scales, "
-        "moving_average for QAT)",
-    )
-    quantize.add_argument("--reduce-range", action="store_true", help="7-bit activations")
-    quantize.add_argument(
-        "--free-scales",
-        action="store_true",
-        help="any scale, instead of those that give the same bits everywhere",
-    )
-    quantize.add_argument(
-        "--saturation",
-        default="any_kernel",
-        help=f"CPUs that give the same bits: {', '.join(SATURATIONS)} (default: any_kernel, those "
-        "with 16-bit sums of products too)",
-    )
-    quantize.add_argument(
-        "--engine",
-        default="x86",
-        help=f"int8 kernels of PyTorch: {', '.join(ENGINES)} (default: x86)",
-    )
-    quantize.add_argument(
-        "--calibration-images",
-        type=int,
-        default=1024,
-        help="training images that set activation ranges (default: 1024)",
-    )
-    quantize.add_argument(
-        "--pixels",
-        default="uint8",
-        help=f"input of the ONNX file: {', '.join(PIXELS)} (default: uint8)",
-    )
-    data = sub.add_argument_group("data and output")
-    data.add_argument(
-        "--model", default="cnn", help="a model from `qstrategies list` (default: cnn)"
-    )
-    data.add_argument(
-        "--dataset", default="mnist", help="a dataset from `qstrategies list` (default: mnist)"
-    )
-    add_location(data)
-    data.add_argument(
-        "--out",
-        type=folder,
-        default=Path("runs"),
-        help="folder of records, models and figures (default: runs)",
-    )
-    data.add_argument(
-        "--track",
-        action="append",
-        default=[],
-        metavar="TOOL",
-        help="send metrics while training: a tracker from `qstrategies list`",
-    )
-    data.add_argument(
-        "--json", action="store_true", help="print the result as JSON on standard output"
-    )
-    data.add_argument("--quiet", action="store_true", help="no progress")
-
-
-def _add_advice(sub: argparse.ArgumentParser) -> None:
-    advice = sub.add_argument_group("evidence and recommendation (chosen on validation images)")
-    advice.add_argument(
-        "--margin",
-        type=number(1e-3, 100),
-        default=MARGIN * 100,
-        help="points of accuracy that do not matter to you (default: 0.1)",
-    )
-    advice.add_argument(
-        "--max-drop",
-        type=number(0, 100),
-        metavar="POINTS",
-        help="largest drop against the float model of no_norm",
-    )
-    advice.add_argument(
-        "--max-latency",
-        type=number(1e-3, 1e9),
-        metavar="US",
-        help="most microseconds an image, batch 1 on one thread",
-    )
-    advice.add_argument(
-        "--max-epochs", type=whole(1, 10**6), metavar="N", help="most epochs of training in all"
-    )
-    advice.add_argument("--size", type=number(1e-3, 1e9), metavar="KB", help="largest ONNX file")
-
-
-def _advice(options: argparse.Namespace) -> tuple[float, Constraints]:
-    """The margin as a fraction, and the constraints."""
-    from qstrategies.evidence import Constraints
-
-    return options.margin / 100, Constraints(
-        drop=None if options.max_drop is None else options.max_drop / 100,
-        microseconds=options.max_latency,
-        epochs=options.max_epochs,
-        size=None if options.size is None else options.size * 1000,
-    )
-
-
-def configuration(options: argparse.Namespace, strategy: str, weight_bits: int) -> ExperimentConfig:
-    check_choice("preset", options.preset, PRESETS)
-    preset = PRESETS[options.preset]
-    common = {
-        name: value
-        for name in ("optimizer", "schedule", "batch_size")
-        if (value := getattr(options, name)) is not None
-    }
-    return ExperimentConfig(
-        strategy=strategy,
-        options=_strategy_options(options.option),
-        model=options.model,
-        dataset=options.dataset,
-        training=_override(preset["training"], common, options.epochs, options.learning_rate),
-        tuning=_override(preset["tuning"], common, options.tune_epochs, options.tune_learning_rate),
-        quantization=QuantizationConfig(
-            weight_bits=weight_bits,
-            per_channel=not options.per_tensor,
-            observer=options.observer,
-            reduce_range=options.reduce_range,
-            exact=not options.free_scales,
-            saturation=options.saturation,
-            engine=options.engine,
-            calibration_images=options.calibration_images,
-        ),
-        seed=options.seed,
-        pixels=options.pixels,
-    )
-
-
-def _override(
-    config: TrainingConfig, common: dict[str, Any], epochs: int | None, rate: float | None
-) -> TrainingConfig:
-    own = {
-        name: value
-        for name, value in (("epochs", epochs), ("learning_rate", rate))
-        if value is not None
-    }
-    return TrainingConfig(**{**vars(config), **common, **own})
-
-
-def _strategy_options(pairs: Sequence[str]) -> dict[str, float]:
-    values = {}
-    for pair in pairs:
-        name, _, value = pair.partition("=")
-        try:
-            values[name] = float(value)
-        except ValueError:
-            raise InputError(f"--option {pair!r}: expected NAME=NUMBER") from None
-    return values
+    add_experiment(sub)
+    add_advice(sub)
 
 
 def run(options: argparse.Namespace) -> int:
@@ -256,7 +60,7 @@ def compare(options: argparse.Namespace) -> int:
     check_range("number of seeds", options.seeds, 1, 1000)
     bits = sorted({_whole_number(text) for text in options.bits.split(",")}, reverse=True)
     base = configuration(options, "no_norm", bits[0])
-    advice = _advice(options)
+    advice = margin_and_constraints(options)
     return _conclude(
         _run_all(options, base, options.strategies, bits, options.seeds), options, *advice
     )
@@ -319,12 +123,12 @@ def add_report(sub: argparse.ArgumentParser) -> None:
     sub.add_argument(
         "out", metavar="RUNS", type=folder, help="the folder that run or compare wrote"
     )
-    _add_advice(sub)
+    add_advice(sub)
     sub.add_argument("--json", action="store_true", help="print JSON instead of the table")
 
 
 def report(options: argparse.Namespace) -> int:
-    advice = _advice(options)
+    advice = margin_and_constraints(options)
     check_folder(options.out, *RUNS_FOLDER)
     from qstrategies.experiment.comparison import read_records
 
