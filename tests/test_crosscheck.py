@@ -14,7 +14,7 @@ from torch import nn
 import qstrategies as qs
 from qstrategies.errors import InputError
 from qstrategies.evaluation import Evaluation
-from qstrategies.execution.crosscheck import compare
+from qstrategies.execution.distance import compare
 from qstrategies.execution.divergence import first_divergence
 from qstrategies.execution.verify import report_text, verify
 from qstrategies.runtimes import RUNTIMES

@@ -10,7 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from qstrategies.execution.crosscheck import logits_hash, run_in_batches
+from qstrategies.execution.crosscheck import run_in_batches
+from qstrategies.execution.distance import logits_hash
 from qstrategies.experiment.comparison import DEFAULT_STRATEGIES
 from qstrategies.onnx_file import read_metadata
 from qstrategies.runtimes import RUNTIMES

@@ -10,7 +10,8 @@ from torch import nn
 import qstrategies as qs
 from qstrategies.errors import InputError
 from qstrategies.evaluation import Evaluation
-from qstrategies.execution.crosscheck import check_runtimes, compare
+from qstrategies.execution.crosscheck import check_runtimes
+from qstrategies.execution.distance import compare
 from qstrategies.execution.predict import predict
 from qstrategies.execution.verify import report_text, verify
 from qstrategies.onnx_file import read_metadata

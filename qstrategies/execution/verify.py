@@ -14,14 +14,12 @@ from qstrategies.datasets import DATASETS
 from qstrategies.datasets.base import Location
 from qstrategies.errors import InputError
 from qstrategies.evaluation import BATCH, Evaluation
-from qstrategies.execution.crosscheck import (
-    REFERENCE,
+from qstrategies.execution.crosscheck import REFERENCE, check_runtime, run_in_batches
+from qstrategies.execution.distance import (
     Outputs,
-    check_runtime,
     distance,
     logits_hash,
     predicted,
-    run_in_batches,
     unexplained,
     verdict,
 )

@@ -10,17 +10,13 @@ from torch import Tensor, nn
 
 from qstrategies.datasets.base import Split
 from qstrategies.evaluation import Evaluation, evaluate
-from qstrategies.execution.crosscheck import check_runtimes, compare, logits_hash
+from qstrategies.execution.crosscheck import check_runtimes
+from qstrategies.execution.distance import compare, logits_hash
 from qstrategies.experiment import environment
 from qstrategies.experiment.workspace import Workspace
 from qstrategies.export.onnx_export import ExportedModel, export_onnx
 from qstrategies.quantization.model import QuantizedModel
-from qstrategies.records import (
-    ENGINES,
-    ExperimentConfig,
-    RuntimeCheck,
-    Skipped,
-)
+from qstrategies.records import ENGINES, ExperimentConfig, RuntimeCheck, Skipped
 from qstrategies.runtimes import RUNTIMES
 
 DEFAULT_RUNTIME = "onnxruntime-all"
