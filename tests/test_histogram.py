@@ -13,7 +13,7 @@ from qstrategies.quantization.histogram import (
     sample,
     squared_errors,
 )
-from qstrategies.quantization.scales import SMALLEST_SCALE, exact_activation_qparams
+from qstrategies.quantization.scales import SMALLEST_STEP, STEP_OF_ZEROS, exact_activation_qparams
 
 
 def observed(*batches, quant_max=255):
@@ -99,9 +99,13 @@ def test_a_sample_is_spread_over_every_dimension(shape):
             assert counts.min() >= 0.9 * counts.max() - 1
 
 
-@pytest.mark.parametrize("values", [torch.zeros(5), torch.zeros(0), torch.full((3,), 1e-30)])
-def test_next_to_nothing_has_the_smallest_scale(values):
-    assert observed(values) == (SMALLEST_SCALE, 0)
+def test_next_to_nothing_has_the_smallest_step():
+    assert observed(torch.full((3,), 1e-30)) == (SMALLEST_STEP, 0)
+
+
+@pytest.mark.parametrize("values", [torch.zeros(5), torch.zeros(0)])
+def test_nothing_has_a_step_beside_which_a_clip_counts(values):
+    assert observed(values) == (STEP_OF_ZEROS, 0)
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])

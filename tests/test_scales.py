@@ -74,7 +74,7 @@ def test_activation_qparams_cover_the_range_and_zero_with_even_zero_point(low, h
     )
     assert (quant_max - zero_point) * scale >= max(high, 0) - scale
     span = max(high, 0) - min(low, 0)
-    assert scale <= max(2 * span / quant_max, 2.0**-40), "no coarser than the next power of two"
+    assert scale <= max(2 * span / quant_max, 2.0**-21), "no coarser than the next power of two"
 
 
 @pytest.mark.parametrize("name", WEIGHTS)

@@ -19,6 +19,7 @@ from qstrategies.quantization.propagate import Propagation, RoundingProblem
 from qstrategies.quantization.ranges import decided
 from qstrategies.quantization.recipe import overrides_rounding
 from qstrategies.quantization.rounding import Way, rounded_layer
+from qstrategies.quantization.steps import coarsened
 
 
 def decide(prepared: Prepared, batches: Sequence[tuple[Tensor, ...]] = ()) -> IntegerGraph:
@@ -42,7 +43,7 @@ def quantizers(prepared: Prepared) -> dict[int, Quantizer]:
         if group not in found:
             known = prepared.activations[group]
             found[group] = decided(known, prepared.graph, members, exact=prepared.config.exact)
-    return found
+    return coarsened(prepared, found) if prepared.config.exact else found
 
 
 def build(

@@ -13,14 +13,14 @@ import torch
 from torch import Tensor, nn
 
 from qstrategies.quantization.scales import (
-    SMALLEST_SCALE,
+    SMALLEST_STEP,
     exact_activation_qparams,
     power_of_two_above,
 )
 
 HALF = 2**11  # bins on either side of 0: at least 4 in the finest step that is tried
 SAMPLE = 2**12  # values of a tensor that are counted, and its ends
-NARROWEST = SMALLEST_SCALE / HALF
+NARROWEST = SMALLEST_STEP / HALF
 CLIPPED = 32.0
 """How much worse an error of clipping is than one of rounding of the same size: it has the same
 sign and place in all channels, and what comes after calibration may be larger than it."""
@@ -102,7 +102,7 @@ class ExactHistogramObserver(nn.Module):
     def _candidates(self, covering: Tensor) -> tuple[Tensor, Tensor]:
         """Scales and even zero points [n]: those that clip nothing below, above, or both alike."""
         scales = covering * torch.tensor(FINER, device=covering.device)
-        scales = scales.clamp(min=SMALLEST_SCALE)
+        scales = scales.clamp(min=SMALLEST_STEP)
         lower = self.quant_min - self.low / scales
         upper = self.quant_max - self.high / scales
         fitting = torch.stack([lower, upper, (lower + upper) / 2])

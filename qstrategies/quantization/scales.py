@@ -36,9 +36,13 @@ HIGHEST = 255  # of the integers that a layer reads
 LARGEST_PAIR = 128  # times 255 it fits 16 bits
 FINEST_RESULT = 2.0**-16  # 8 bits of the result leave so much of float32's 24 behind the point
 WIDEST_RISE = 4.0  # twice for float executors, twice to a power of two: what was clipped comes back
-SMALLEST_SCALE = (
-    2.0**-40
-)  # for all-zero tensors; far from the subnormal range of float32 in any product
+SMALLEST_SCALE = 2.0**-40
+"""Of weights that are all zero: far from the subnormal range of float32 in any product."""
+SMALLEST_STEP = 2.0**-32
+"""Of activations, with which every product and quotient of three scales stays normal."""
+STEP_OF_ZEROS = 2.0**-21
+"""Of activations that calibration has only seen as zero: ONNX Runtime takes no Clip for needless
+before it."""
 
 
 def _safe_mantissas() -> Tensor:
@@ -63,7 +67,9 @@ def exact_activation_qparams(
     of shape [1].
     """
     low, high = low.float().clamp(max=0).reshape(1), high.float().clamp(min=0).reshape(1)
-    scale = power_of_two_above(((high - low) / (quant_max - quant_min)).clamp(min=SMALLEST_SCALE))
+    step = (high - low) / (quant_max - quant_min)
+    scale = power_of_two_above(step.clamp(min=SMALLEST_STEP))
+    scale = torch.where(step == 0, STEP_OF_ZEROS, scale)
     zero_point = quant_min + 2 * torch.round(-low / scale / 2)
     return scale, zero_point.clamp(quant_min, quant_max - 1).long()
 
