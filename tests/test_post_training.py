@@ -540,5 +540,6 @@ def test_what_a_strategy_leaves_is_exact_certified_and_the_same_again(
     outputs = quantized.int8()(pixels)
     assert torch.equal(qs.load(tmp_path / "model.safetensors").int8()(pixels), outputs)
     assert torch.equal(quantized_by(name, trained, model, bits).int8()(pixels), outputs)
-    largest = max(np.abs(layer.rounded_layer.weight).max() for layer in quantized.graph.layers)
-    assert largest <= 2 ** (bits - 1) - 1
+    layers = [layer.rounded_layer for layer in quantized.graph.layers]
+    assert all(np.abs(layer.weight).max() <= 2 ** (layer.bits - 1) - 1 for layer in layers)
+    assert 8 * quantized.weight_bytes <= bits * sum(layer.weight.size for layer in layers) + 7

@@ -12,11 +12,12 @@ from torch import nn
 
 from qstrategies.experiment import environment
 from qstrategies.experiment.dependencies import Inputs, fresh_model
-from qstrategies.experiment.quantized import example
+from qstrategies.experiment.quantized import calibration_batches, example
 from qstrategies.experiment.stages import Stage, stage
 from qstrategies.experiment.workspace import Workspace
 from qstrategies.pixels import PIXEL_SCALE
 from qstrategies.quantization.qat import prepare_qat
+from qstrategies.quantization.recipe import overrides
 from qstrategies.records import (
     Epoch,
     ExperimentConfig,
@@ -67,7 +68,8 @@ def tuned_stage(config: ExperimentConfig, workspace: Workspace, baseline: Stage)
     depends_on |= {"parent": baseline.key, "training": dataclasses.asdict(schedule)}
     if course.fake_quantized:
         shape = dataclasses.asdict(strategy.resolved(config.quantization))
-        depends_on["quantization"] = {**shape, "engine": "", "calibration_images": 0}
+        seen = shape["calibration_images"] if overrides(strategy, "weight_bits") else 0
+        depends_on["quantization"] = {**shape, "engine": "", "calibration_images": seen}
 
     def build() -> nn.Module:
         fresh = course.fresh
@@ -75,8 +77,14 @@ def tuned_stage(config: ExperimentConfig, workspace: Workspace, baseline: Stage)
         if not course.fake_quantized:
             return model
         quantization = strategy.resolved(config.quantization)
+        images = workspace.dataset(config.dataset).splits["train"]
         return prepare_qat(
-            model, quantization, example(config), recipe=strategy, input_scale=PIXEL_SCALE
+            model,
+            quantization,
+            example(config),
+            recipe=strategy,
+            input_scale=PIXEL_SCALE,
+            calibration=calibration_batches(config, images),
         )
 
     width = f" w{config.quantization.weight_bits}" if course.fake_quantized else ""

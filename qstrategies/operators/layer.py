@@ -22,12 +22,15 @@ class RoundedLayer:
         weight: int8, in the layout of the torch module.
         scale: float32 [out_channels]; all equal where ``per_tensor``.
         bias: int32 [out_channels], in steps of the input's scale times ``scale``.
+        per_tensor: whether kernels take one scale.
+        bits: that the weights were rounded to.
     """
 
     weight: Array
     scale: Array
     bias: Array
     per_tensor: bool = False
+    bits: int = 8
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

@@ -59,6 +59,11 @@ def recalibrate(prepared: Prepared, batches: Iterable[Any]) -> None:
     prepared.activations.update(fresh.activations)
 
 
+def calibration_batches(prepared: Prepared, batches: Iterable[Any]) -> list[tuple[Tensor, ...]]:
+    """The tensors of each of ``batches`` (``calibration_inputs``)."""
+    return [calibration_inputs(prepared, batch, number) for number, batch in enumerate(batches, 1)]
+
+
 def calibration_inputs(prepared: Prepared, batch: Any, number: int) -> tuple[Tensor, ...]:
     """The tensors of ``batch``, checked, in the dtypes that the float graph takes."""
     found = []

@@ -73,6 +73,17 @@ class QuantizedModel:
         return tuple(torch.from_numpy(layer.constants[0]) for layer in self.graph.layers)
 
     @property
+    def weight_bits(self) -> dict[str, int]:
+        """The bits of every layer's weights, by its name."""
+        return {layer.name: layer.rounded_layer.bits for layer in self.graph.layers}
+
+    @property
+    def weight_bytes(self) -> int:
+        """What all weights take if none has more bits than its layer, in whole bytes."""
+        layers = [layer.rounded_layer for layer in self.graph.layers]
+        return -(-sum(layer.weight.size * layer.bits for layer in layers) // 8)
+
+    @property
     def islands(self) -> tuple[Island, ...]:
         """The parts that stay in float, with the reason of each."""
         return self.graph.islands

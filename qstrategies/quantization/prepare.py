@@ -4,7 +4,7 @@ QAT start from."""
 from __future__ import annotations
 
 import copy
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -36,8 +36,12 @@ from qstrategies.quantization.quantizers import (
     QuantizerSite,
     WeightQuantizer,
 )
-from qstrategies.quantization.recipe import NOTHING, Recipe
-from qstrategies.quantization.saturation import SaturatingObserver, relu6_to_saturation
+from qstrategies.quantization.recipe import NOTHING, Recipe, overrides
+from qstrategies.quantization.saturation import (
+    SaturatingObserver,
+    relu6_to_saturation,
+    saturating_nodes,
+)
 from qstrategies.quantization.selfcheck import check_forms, check_rewritten
 from qstrategies.quantization.structure import Arguments, leaves, mapped
 from qstrategies.records import QuantizationConfig
@@ -55,6 +59,7 @@ class Prepared:
         sample: two examples, and the tensors that the user's model gives for them.
         activations: what finds the range of each group of ``placement``; none for pixels.
         weights: the quantizer of each layer, by its name in ``graph``.
+        bits: of each layer's weight, by the same names; those of ``config`` where there are none.
         trained: whether with fake quantizers: then weights are rounded to nearest, as these did.
     """
 
@@ -68,6 +73,7 @@ class Prepared:
     placement: Placement = NOWHERE
     activations: dict[int, ActivationQuantizer] = field(default_factory=dict)
     weights: dict[str, WeightQuantizer] = field(default_factory=dict)
+    bits: Mapping[str, int] = field(default_factory=dict)
     trained: bool = False
 
     @property
@@ -151,7 +157,7 @@ def placed(forms: Prepared, saturating: Collection[str] = (), *, trains: bool = 
     usual = "histogram" if forms.config.exact and not trains else "min_max"
     graph = forms.graph
     found = replace(forms, placement=place(graph), activations={}, weights={})
-    weights = {str(node.target): _weight(found, node) for node in _layers(found)}
+    weights = {str(node.target): weight_quantizer(found, node) for node in quantized_layers(found)}
     in_float = [name for name, quantizer in weights.items() if quantizer is None]
     for name in in_float:
         layer = graph.get_submodule(name)
@@ -166,20 +172,39 @@ def placed(forms: Prepared, saturating: Collection[str] = (), *, trains: bool = 
     return found
 
 
-def _layers(forms: Prepared) -> list[fx.Node]:
-    """The layers that are quantized."""
+def allotted(
+    prepared: Prepared, batches: Sequence[tuple[Tensor, ...]], *, trains: bool = False
+) -> Prepared:
+    """``prepared`` with the bits that its recipe gives each layer, if it does: placed again.
+
+    Raises:
+        InputError: no batch to measure on.
+    """
+    if not overrides(prepared.recipe, "weight_bits"):
+        return prepared
+    if not batches:
+        raise InputError("bits per layer are measured on calibration batches: got none")
+    bits = prepared.recipe.weight_bits(prepared, batches)
+    return placed(replace(prepared, bits=bits), saturating_nodes(prepared.graph), trains=trains)
+
+
+def quantized_layers(forms: Prepared) -> list[fx.Node]:
+    """The nodes of the layers that are quantized, in the order of the graph."""
     islands = forms.placement.islands
     nodes = forms.graph.graph.nodes
     return [node for node in nodes if is_layer(forms.graph, node) and node.name not in islands]
 
 
 @torch.no_grad()
-def _weight(forms: Prepared, node: fx.Node) -> WeightQuantizer | None:
+def weight_quantizer(
+    forms: Prepared, node: fx.Node, bits: int | None = None
+) -> WeightQuantizer | None:
+    """What the recipe gives the layer at ``node``, with ``bits`` or those of ``forms``."""
     layer, name = module_at(forms.graph, node), str(node.target)
     source: Any = node.args[0]
     reads_pixels = forms.placement.groups[source.name] in forms.pixel_groups
     default = WeightQuantizer(
-        forms.config.weight_bits,
+        bits or forms.bits.get(name, forms.config.weight_bits),
         per_channel=forms.config.per_channel and not is_transposed(layer),
         exact=forms.config.exact,
         pairs=forms.config.saturation == "any_kernel",

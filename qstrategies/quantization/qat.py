@@ -9,7 +9,7 @@ section 3.2).
 from __future__ import annotations
 
 import copy
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from dataclasses import replace
 from typing import Any, Self
 
@@ -19,6 +19,7 @@ from torch.nn import functional
 
 from qstrategies.guest import own_randomness
 from qstrategies.operators.transposed import is_transposed
+from qstrategies.quantization.calibrate import calibration_batches
 from qstrategies.quantization.exact_forms import (
     drop_training_only,
     entry_layers,
@@ -30,7 +31,7 @@ from qstrategies.quantization.exact_forms import (
     output_rows,
     relus_to_layers,
 )
-from qstrategies.quantization.prepare import Prepared, forms_of, placed
+from qstrategies.quantization.prepare import Prepared, allotted, forms_of, placed
 from qstrategies.quantization.quantizers import WeightQuantizer
 from qstrategies.quantization.recipe import NOTHING, Recipe
 from qstrategies.quantization.structure import mapped
@@ -145,7 +146,7 @@ class FakeQuantizedModel(nn.Module):
 
 
 @own_randomness()
-def prepare_qat(
+def prepare_qat(  # noqa: PLR0913 - one keyword per setting
     model: nn.Module,
     config: QuantizationConfig,
     example: Any,
@@ -153,16 +154,23 @@ def prepare_qat(
     recipe: Recipe = NOTHING,
     input_scale: float | None = None,
     leave_in_float: Collection[str | type[nn.Module]] = (),
+    calibration: Iterable[Any] = (),
 ) -> FakeQuantizedModel:
     """A copy of ``model`` with fake quantizers. ``model`` is not changed; arguments and errors as
-    in ``prepare``."""
+    in ``prepare``.
+
+    Args:
+        calibration: batches as ``model`` takes them, for recipes that look at them before training.
+    """
     forms = forms_of(model, config, example, recipe, input_scale, leave_in_float)
     relus_to_layers(forms.graph)
     if input_scale is not None:
         entry_layers(forms.graph)
     _tie(forms.graph)
     forms.graph.recompile()
-    return FakeQuantizedModel(placed(forms, trains=True))
+    found = placed(forms, trains=True)
+    batches = calibration_batches(found, calibration)
+    return FakeQuantizedModel(allotted(found, batches, trains=True))
 
 
 def _tie(graph: fx.GraphModule) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from torch import Tensor, fx
@@ -24,6 +24,16 @@ class Recipe:
     def rewrite(self, graph: fx.GraphModule) -> None:
         """Change the float weights so that the function stays and the ranges improve. In place,
         batch normalization folded, before quantizers are placed; not under QAT."""
+
+    def weight_bits(
+        self, prepared: Prepared, batches: Sequence[tuple[Tensor, ...]]
+    ) -> Mapping[str, int]:
+        """The bits of the weights of layers, by name; those of the configuration for all others.
+
+        ``prepared`` has quantizers with the bits of the configuration and no ranges yet;
+        ``batches`` are inputs as its graph takes them. Under QAT asked before training.
+        """
+        return {}
 
     def weight_quantizer(
         self, site: QuantizerSite, default: WeightQuantizer

@@ -87,6 +87,7 @@ def rounded_layer(
         scale.contiguous().numpy(),
         steps.numpy().astype(np.int32),
         per_tensor=per_tensor,
+        bits=quantizer.bits,
     )
 
 

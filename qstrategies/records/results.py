@@ -132,6 +132,9 @@ class RunRecord:
     """All that one run left behind. Accuracies are fractions of the test split, sizes bytes, times
     seconds.
 
+    Of the ``sizes`` "weights" is what they take if none has more than the ``weight_bits`` of its
+    layer; the others are those of files, which store every weight in a byte.
+
     ``inputs`` is what the run depends on besides its configuration, by name (see ``dependencies``);
     empty in records from before it was noted down. ``classes`` is how many the model tells apart.
     ``curve`` is the run's own training, after ``epochs_before`` of the float model it continues;
@@ -159,6 +162,7 @@ class RunRecord:
     checks: tuple[RuntimeCheck, ...] = ()
     skipped: tuple[Skipped, ...] = ()
     sizes: dict[str, Count] = field(default_factory=dict)
+    weight_bits: dict[str, Count] = field(default_factory=dict)
     speeds: tuple[Speed, ...] = ()
     peak_bytes: Count | None = None
     epochs_before: Count = 0

@@ -65,6 +65,16 @@ def runtimes(records: Sequence[RunRecord]) -> Grid:
     )
 
 
+def mixed_bits(records: Sequence[RunRecord]) -> Grid:
+    """The bits of every layer's weights, of the runs whose layers differ in them."""
+    rows = [
+        [record.config.run_id, ", ".join(f"{name} {bits}" for name, bits in found.items())]
+        for record in records
+        if len(set((found := record.weight_bits).values())) > 1
+    ]
+    return Grid("Bits per layer", ["run", "bits of the weights"], rows)
+
+
 def failures(records: Sequence[RunRecord]) -> Grid:
     """The runs that failed, and why."""
     rows = [

@@ -33,6 +33,7 @@ class Row:
     saturation_safe: bool | None = None
     float_bytes: float | None = None
     int8_bytes: float | None = None
+    weight_bytes: float | None = None
     seconds_per_epoch: float | None = None
     microseconds_batch_1: float | None = None
     speedup_batch_1: float | None = None
@@ -110,6 +111,7 @@ def _values(record: RunRecord) -> dict[str, float | None]:
         "agreement": record.agreement,
         "float_bytes": record.sizes.get("float"),
         "int8_bytes": record.sizes.get("portable"),
+        "weight_bytes": record.sizes.get("weights"),
         "seconds_per_epoch": statistics.median(epochs) if epochs else None,
         "microseconds_batch_1": fast.microseconds_batch_1 if fast else None,
         "speedup_batch_1": fast.speedup_batch_1 if fast else None,
@@ -134,7 +136,7 @@ def _aggregate(values: Sequence[dict[str, float | None]]) -> dict[str, Any]:
 
 HEADERS = (
     "strategy", "bits", "float %", "int8 %", "ORT %", "drop, points", "free scales %", "agree %",
-    "same bits", "safe w/o VNNI", "KB float > int8", "s/epoch", "us, batch 1",
+    "same bits", "safe w/o VNNI", "KB float > int8", "KB weights", "s/epoch", "us, batch 1",
     "images/s, batch 256",
 )  # fmt: skip
 
@@ -158,6 +160,7 @@ def cells(row: Row) -> list[str]:
         verdict[row.same_bits],
         verdict[row.saturation_safe],
         sizes,
+        "-" if row.weight_bytes is None else f"{row.weight_bytes / 1000:.1f}",
         "-" if row.seconds_per_epoch is None else f"{row.seconds_per_epoch:.1f}",
         _speed(row.microseconds_batch_1, row.speedup_batch_1),
         _speed(row.images_per_second_batch_256, row.speedup_batch_256),
@@ -182,7 +185,8 @@ NOTES = (
     "accuracy without the restriction to exact scales (PTQ only; for QAT run compare "
     "--free-scales); same bits: all logits equal in every engine and runtime that was run; safe "
     "w/o VNNI: no two weights can saturate the 16-bit sums of CPUs without VNNI, by the "
-    "certificate; speed: the fast file on one thread, in brackets against the float file; ±: "
+    "certificate; KB weights: their bits summed, where the file gives each a byte; speed: the "
+    "fast file on one thread, in brackets against the float file; ±: "
     "standard deviation over the seeds."
 )
 

@@ -43,11 +43,15 @@ def write_report(
 def grids(records: Sequence[RunRecord], folder: Path, found: Evidence | None) -> list[Grid]:
     """The tables of every form of the report, in order."""
     rows = table.summarise(records)
-    failed = runs.failures(records)
-    tables = [table.overview(rows), *([failed] if failed.rows else [])]
-    tables += [*([evidence.grid(found)] if found else []), table.grid(rows)]
+    seldom = runs.failures(records), runs.mixed_bits(records)
+    failed, mixed = ([each] if each.rows else [] for each in seldom)
+    judged = [evidence.grid(found)] if found else []
     return [
-        *tables,
+        table.overview(rows),
+        *failed,
+        *judged,
+        table.grid(rows),
+        *mixed,
         runs.runtimes(records),
         runs.diagnoses(records, folder),
         runs.commands(records),

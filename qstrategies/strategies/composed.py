@@ -15,6 +15,7 @@ from qstrategies.strategies.base import Course, ParameterGroup, Step, Strategy
 SIGN = "+"
 Kind = type[Strategy]
 ALONE = {
+    "weight_bits": "bits of weights",
     "weight_quantizer": "steps of weights",
     "activation_quantizer": "ranges of activations",
     "round_weights": "integers of weights",
@@ -29,7 +30,8 @@ class Composed(Strategy):
     """The hooks of ``parts``, one after another in the order of the name.
 
     Those that train a float model come first: they also hold while what continues it trains. Those
-    that only act after training come last.
+    that choose the bits of fake quantizers stand before what trains these. Those that only act
+    after training come last.
     """
 
     parts: ClassVar[tuple[Kind, ...]]
@@ -87,14 +89,29 @@ def _stage(kind: Kind) -> int:
     return 0 if kind.course.parent is None else 1
 
 
+def _turn(kind: Kind, *, fakes: bool) -> float:
+    """The place of ``kind`` in the order of a name: where ``fakes`` quantizers are trained, those
+    that choose their bits measure on the float model before that."""
+    return 0.5 if fakes and uses(kind, "weight_bits") else _stage(kind)
+
+
 def _refuse(whole: str, parts: Mapping[str, Kind]) -> None:
     stages = {name: _stage(kind) for name, kind in parts.items()}
-    ordered = sorted(stages, key=stages.__getitem__)
+    quantized = [name for name, kind in parts.items() if kind.course.fake_quantized]
+    turns = {name: _turn(kind, fakes=bool(quantized)) for name, kind in parts.items()}
+    ordered = sorted(turns, key=turns.__getitem__)
     if ordered != list(stages):
         raise InputError(f"{whole!r}: in the order of their work it is {SIGN.join(ordered)!r}")
     continuing = [name for name, stage in stages.items() if stage == 1]
     if len(continuing) > 1:
         raise InputError(f"{whole!r}: {' and '.join(continuing)} both continue a float model")
+    for name, kind in parts.items():
+        measuring = [each for each, other in parts.items() if uses(other, "weight_bits")]
+        if kind.course.fresh and measuring:
+            raise InputError(
+                f"{whole!r}: {name} begins with a fresh model, on which {measuring[0]} "
+                "would measure nothing"
+            )
     for hook in ALONE:
         found = [name for name, kind in parts.items() if uses(kind, hook)]
         if len(found) > 1:
@@ -103,7 +120,6 @@ def _refuse(whole: str, parts: Mapping[str, Kind]) -> None:
     twice = sorted({option for option in options if options.count(option) > 1})
     if twice:
         raise InputError(f"{whole!r}: several of them have the option {twice[0]!r}")
-    quantized = [name for name, kind in parts.items() if kind.course.fake_quantized]
     for name, kind in parts.items():
         before = [hook for hook in BEFORE_TRAINING if uses(kind, hook)]
         if quantized and stages[name] == 2 and before:

@@ -7,13 +7,13 @@ import copy
 from collections.abc import Collection, Iterable
 from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 
 from qstrategies.errors import InputError
 from qstrategies.guest import guest
-from qstrategies.quantization.calibrate import calibrate, calibration_inputs, example_inputs
+from qstrategies.quantization.calibrate import calibrate, calibration_batches, example_inputs
 from qstrategies.quantization.model import QuantizedModel
-from qstrategies.quantization.prepare import Prepared, prepare
+from qstrategies.quantization.prepare import Prepared, allotted, prepare
 from qstrategies.quantization.qat import FakeQuantizedModel, finished
 from qstrategies.quantization.recipe import Recipe, overrides, overrides_rounding
 from qstrategies.quantization.selfcheck import EXAMPLES, check_nodes
@@ -70,6 +70,8 @@ def quantize(  # noqa: PLR0913 - one keyword per setting
 def calibrated(prepared: Prepared, calibration: Iterable[Any]) -> QuantizedModel:
     """``prepared`` with the ranges of ``calibration``, as integers."""
     batches = list(calibration) if sees_batches(prepared.recipe) else calibration
+    if isinstance(batches, list):
+        prepared = allotted(prepared, calibration_batches(prepared, batches))
     first = calibrate(prepared, batches)
     return integers(prepared, batches if isinstance(batches, list) else [first])
 
@@ -80,7 +82,7 @@ def integers(prepared: Prepared, calibration: Iterable[Any]) -> QuantizedModel:
     Raises:
         SelfCheckError: a node that is not its float form.
     """
-    batches = _inputs(prepared, calibration)
+    batches = calibration_batches(prepared, calibration)
     prepared.recipe.refine(prepared, batches)
     quantized = QuantizedModel.of(prepared, batches)
     example = batches[0] if batches else example_inputs(prepared)
@@ -91,15 +93,11 @@ def integers(prepared: Prepared, calibration: Iterable[Any]) -> QuantizedModel:
 def trained_integers(model: FakeQuantizedModel, calibration: Iterable[Any]) -> QuantizedModel:
     """What was trained with fake quantizers, as integers. ``model`` is not changed."""
     trained, batches = copy.deepcopy(model).cpu().eval(), list(calibration)
-    trained.forms.recipe.settle(trained, _inputs(trained.forms, batches))
+    trained.forms.recipe.settle(trained, calibration_batches(trained.forms, batches))
     return integers(finished(trained), batches)
-
-
-def _inputs(prepared: Prepared, calibration: Iterable[Any]) -> list[tuple[Tensor, ...]]:
-    numbered = enumerate(calibration, 1)
-    return [calibration_inputs(prepared, batch, number) for number, batch in numbered]
 
 
 def sees_batches(recipe: Recipe) -> bool:
     """Whether ``recipe`` looks at calibration batches, which then are kept."""
-    return overrides(recipe, "refine") or overrides_rounding(recipe)
+    looks = any(overrides(recipe, hook) for hook in ("weight_bits", "refine"))
+    return looks or overrides_rounding(recipe)

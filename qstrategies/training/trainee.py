@@ -132,6 +132,7 @@ def prepare(  # noqa: PLR0913 - one keyword per setting
     input_scale: float | None = None,
     leave_in_float: Collection[str | type[nn.Module]] = (),
     steps: int | None = None,
+    calibration: Iterable[Any] = (),
 ) -> Trainee:
     """``model`` under ``strategy``, for a training loop of one's own. ``model`` is not changed.
 
@@ -144,6 +145,8 @@ def prepare(  # noqa: PLR0913 - one keyword per setting
             images in [0, 1]); None to quantize inputs over their observed range.
         leave_in_float: names (``"features.3"``) or types of modules to leave unquantized.
         steps: how many optimizer steps there will be, for strategies that change on the way.
+        calibration: batches as for ``quantize``, for strategies with fake quantizers that look at
+            some before training ("mixed+qat").
 
     Raises:
         InputError: an unknown strategy or name, or a model that cannot be captured.
@@ -157,7 +160,8 @@ def prepare(  # noqa: PLR0913 - one keyword per setting
     }
     if not chosen.course.fake_quantized:
         return Trainee(copy.deepcopy(model), chosen, steps, request)
-    return Trainee(prepare_qat(model, recipe=chosen, **request), chosen, steps)
+    trained = prepare_qat(model, recipe=chosen, calibration=calibration, **request)
+    return Trainee(trained, chosen, steps)
 
 
 @guest
