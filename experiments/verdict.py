@@ -22,6 +22,7 @@ from typing import Any
 import claims
 import keras_twin
 import numpy as np
+import post_results
 import post_runs
 import verdict_page
 from post_runs import FEW, NORMED, PLAIN, POST, TWIN, TWIN_EPOCHS, Results
@@ -137,7 +138,7 @@ def keras_outcome(workspace: Workspace, path: Path, seed: int) -> dict[str, Any]
             chosen, STRATEGIES.get("no_norm")(), splits["train"], model, None
         )
         classes = evaluate(on_pixels(quantized.int8()), splits["test"]).predictions
-        outcome["lost"][claims.describe(recipe)] = _lost(floating, classes, labels)
+        outcome["lost"][post_results.describe(recipe)] = _lost(floating, classes, labels)
         if recipe == FEW[0]:
             exported = qs.export_onnx(quantized, path.with_suffix(".onnx"))
             checks = qs.cross_check(exported, splits["test"].images[:500]).checks

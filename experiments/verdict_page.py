@@ -8,21 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from claims import (
-    FEATURES,
-    Claim,
-    Outcome,
-    by_seed,
-    curves,
-    describe,
-    drop_measure,
-    last_histogram,
-    lost,
-)
 from keras_twin import INSTEAD
-from matplotlib import pyplot as plt
-from matplotlib.figure import Figure
-from post_runs import CLAMPED, NORMED, PLAIN, SHORT, SHORT_NORMED, TRAININGS, TWIN, WIDTHS, Results
+from post_results import describe, last_histogram, lost
+from post_runs import PLAIN, TRAININGS, TWIN, WIDTHS, Results
+from verdict_figures import causes, drops, learning, weights
+from verdict_rules import Claim, Outcome, by_seed, drop_measure
 
 from qstrategies.experiment import environment
 from qstrategies.files import atomic_write
@@ -30,6 +20,7 @@ from qstrategies.records import MARGIN, QuantizationConfig
 from qstrategies.report.plots import png
 
 LITERT = "LiteRT int8"
+KERAS_COLUMNS = ("float accuracy, %", "largest weight", "sigma", "max/sigma, folded")
 HOLDS = {True: "yes", False: "no", None: "open"}
 NORMAL = QuantizationConfig(observer="min_max")
 
@@ -183,70 +174,74 @@ def _line(claim: Claim, item: Outcome, last: str) -> str:
 def keras_table(keras: dict[str, list[dict[str, Any]]], results: Results) -> str:
     """Keras's defaults, one of them replaced at a time, beside PyTorch's network; means over the
     seeds."""
-    recipes = [
-        describe(recipe) for recipe in WIDTHS if describe(recipe) in keras["nothing"][0]["lost"]
-    ]
-    recipes += [LITERT] if LITERT in keras["nothing"][0]["lost"] else []
-    head = [
-        "trained by",
-        "float accuracy, %",
-        "largest weight",
-        "sigma",
-        "max/sigma, folded",
-        *(f"drop, {name}" for name in recipes),
-    ]
+    tried = keras["nothing"][0]["lost"]
+    recipes = [name for name in (*map(describe, WIDTHS), LITERT) if name in tried]
+    head = ["trained by", *KERAS_COLUMNS, *(f"drop, {name}" for name in recipes)]
     lines = [f"| {' | '.join(head)} |", f"| --- |{' ---: |' * (len(head) - 1)}"]
     for instead, runs in keras.items():
         name = "Keras" if instead == "nothing" else f"Keras, PyTorch's {instead}"
-        figures = [
-            np.mean([run["float_accuracy"] for run in runs]) * 100,
-            *(
-                np.mean([run[key] for run in runs])
-                for key in ("max_abs", "sigma", "max_over_sigma")
-            ),
-        ]
-        cells = [f"{value:.3f}" for value in figures] + [
-            with_interval([run["lost"][recipe] for run in runs]) for recipe in recipes
-        ]
+        cells = [*_keras_figures(runs), *_keras_drops(runs, recipes)]
         lines.append(f"| {name} | {' | '.join(cells)} |")
-    looks, histograms = results.weights[TWIN], last_histogram(results, TWIN)
-    accuracy = (
-        np.mean([record.float_accuracy or 0.0 for record in results.records[TWIN, NORMAL]]) * 100
-    )
-    figures = [
-        accuracy,
-        np.mean([look["max_abs"] for look in looks]),
-        np.mean([item.sigma for item in histograms]),
-        np.mean([look["max_over_sigma"] for look in looks]),
-    ]
+    cells = [*_twin_figures(results), *_twin_drops(results, recipes)]
+    lines.append(f"| PyTorch | {' | '.join(cells)} |")
+    return "\n".join([*lines, "", *_keras_notes(keras, results), ""])
+
+
+def _keras_figures(runs: Sequence[dict[str, Any]]) -> list[str]:
+    """The cells of ``KERAS_COLUMNS``."""
+    accuracy = np.mean([run["float_accuracy"] for run in runs]) * 100
+    keys = ("max_abs", "sigma", "max_over_sigma")
+    return [f"{value:.3f}" for value in (accuracy, *(_mean_of(runs, key) for key in keys))]
+
+
+def _keras_drops(runs: Sequence[dict[str, Any]], recipes: Sequence[str]) -> list[str]:
+    return [with_interval([run["lost"][recipe] for run in runs]) for recipe in recipes]
+
+
+def _twin_figures(results: Results) -> list[str]:
+    """The cells of ``KERAS_COLUMNS`` of PyTorch's network."""
+    records = results.records[TWIN, NORMAL]
+    accuracy = np.mean([record.float_accuracy or 0.0 for record in records]) * 100
+    sigma = np.mean([item.sigma for item in last_histogram(results, TWIN)])
+    looks = results.weights[TWIN]
+    values = (accuracy, _mean_of(looks, "max_abs"), sigma, _mean_of(looks, "max_over_sigma"))
+    return [f"{value:.3f}" for value in values]
+
+
+def _twin_drops(results: Results, recipes: Sequence[str]) -> list[str]:
     shown = {
         describe(recipe): with_interval(lost(results, TWIN, recipe))
         for recipe in WIDTHS
         if (TWIN, recipe) in results.predictions
     }
-    row = [f"{value:.3f}" for value in figures] + [shown.get(recipe, "-") for recipe in recipes]
-    lines.append(f"| PyTorch | {' | '.join(row)} |")
-    largest = {
-        instead: float(np.mean([run["max_abs"] for run in runs])) for instead, runs in keras.items()
-    }
+    return [shown.get(recipe, "-") for recipe in recipes]
+
+
+def _keras_notes(keras: dict[str, list[dict[str, Any]]], results: Results) -> list[str]:
+    """What stands below the table."""
+    largest = {instead: _mean_of(runs, "max_abs") for instead, runs in keras.items()}
     changed = max(
         (instead for instead in INSTEAD if instead != "nothing"),
         key=lambda name: abs(np.log(largest[name] / largest["nothing"])),
     )
+    twin = _mean_of(results.weights[TWIN], "max_abs")
     runs = [run for group in keras.values() for run in group]
     same, equal = min(run["same_as_keras"] for run in runs), min(run["equal"] for run in runs)
-    notes = [
+    return [
         (
             f"Of the defaults, PyTorch's {changed} changes the largest weight most: from "
             f"{largest['nothing']:.3f} to {largest[changed]:.3f};"
         ),
-        f"PyTorch itself has {figures[1]:.3f}. Drops in points with 95 % intervals. The "
+        f"PyTorch itself has {twin:.3f}. Drops in points with 95 % intervals. The "
         "weights of every Keras model, copied into the",
         f"shared CNN, give the classes that Keras gives for {same:.2%} of the test images; "
         "the exported int8 file gives the bits of",
         f"PyTorch in every runtime for {equal:.2%} of 500. LiteRT quantizes by its own recipe.",
     ]
-    return "\n".join([*lines, "", *notes, ""])
+
+
+def _mean_of(runs: Sequence[dict[str, Any]], key: str) -> float:
+    return float(np.mean([run[key] for run in runs]))
 
 
 def with_interval(drops: Sequence[Any]) -> str:
@@ -282,108 +277,3 @@ def trainings_table(results: Results) -> str:
             f"{' | '.join(cells)} |"
         )
     return "\n".join(lines) + "\n"
-
-
-def drops(results: Results) -> Figure:
-    """The drop with its interval by width, per channel and per tensor."""
-    figure, panels = plt.subplots(1, 2, figsize=(12, 4.4), layout="constrained", sharey=True)
-    for axes, per_channel in zip(panels, (True, False), strict=True):
-        shown = [recipe for recipe in WIDTHS if recipe.per_channel == per_channel]
-        for index, name in enumerate((PLAIN, SHORT, NORMED, SHORT_NORMED)):
-            found = (
-                np.array([drop_measure(lost(results, name, recipe))(0.95) for recipe in shown])
-                * 100
-            )
-            places = np.arange(len(shown)) + (index - 1.5) * 0.12
-            axes.errorbar(
-                places,
-                found[:, 0],
-                np.abs(found[:, 1:] - found[:, :1]).T,
-                fmt="osD^"[index],
-                capsize=3,
-                markersize=5,
-                label=name,
-            )
-        axes.set_xticks(range(len(shown)), [str(recipe.weight_bits) for recipe in shown])
-        axes.set_yscale("symlog", linthresh=0.1)
-        axes.set_ylim(-0.3, 100)
-        axes.set_xlabel("weight bits")
-        axes.set_title("one scale per channel" if per_channel else "one scale per tensor")
-        axes.axhline(0, color="black", linewidth=0.8)
-        axes.grid(alpha=0.3)
-    panels[0].set_ylabel("drop in points, 95 % interval\n(linear below 0.1)")
-    panels[0].legend(fontsize=9)
-    return figure
-
-
-def weights(results: Results, keras: dict[str, list[dict[str, Any]]]) -> Figure:
-    """Weights after training, first seed."""
-    shown = {
-        name: last_histogram(results, name)[0] for name in (SHORT, PLAIN, NORMED, *CLAMPED.values())
-    }
-    figure, panels = plt.subplots(2, 3, figsize=(12, 5.6), layout="constrained")
-    for axes, (name, item) in zip(panels.flat, shown.items(), strict=False):
-        counts, edges = (
-            np.array(item.counts),
-            np.linspace(item.low, item.high, len(item.counts) + 1),
-        )
-        axes.stairs(counts / counts.sum() / np.diff(edges), edges, fill=True)
-        axes.set_title(f"{name}\nmax {item.max_abs:.3g}, sigma {item.sigma:.3g}", fontsize=10)
-    last = panels.flat[-1]
-    if keras:
-        values = keras["nothing"][0]["weights"]
-        last.hist(values, bins=128, density=True)
-        last.set_title(
-            f"Keras\nmax {np.abs(values).max():.3g}, sigma {values.std():.3g}", fontsize=10
-        )
-    else:
-        last.axis("off")
-    for axes in panels.flat:
-        axes.set_yscale("log")
-    figure.supxlabel("weight, as trained")
-    figure.supylabel("density")
-    return figure
-
-
-def learning(results: Results) -> Figure:
-    """Validation accuracy by epoch: every seed, and their mean."""
-    figure, axes = plt.subplots(figsize=(8, 4.4), layout="constrained")
-    for index, name in enumerate((PLAIN, NORMED, *CLAMPED.values())):
-        found, colour = np.array(curves(results, name)) * 100, f"C{index}"
-        epochs = np.arange(1, found.shape[1] + 1)
-        axes.plot(epochs, found.T, color=colour, alpha=0.25, linewidth=1)
-        axes.plot(
-            epochs, found.mean(0), color=colour, marker="osD^"[index], markersize=4, label=name
-        )
-    axes.set_xlabel("epoch")
-    axes.set_ylabel("validation accuracy, %")
-    axes.grid(alpha=0.3)
-    axes.legend(fontsize=9)
-    return figure
-
-
-def causes(results: Results) -> Figure:
-    """The drop at 3 bits per tensor over what might cause it, one point per trained model."""
-    figure, panels = plt.subplots(
-        1, len(FEATURES), figsize=(13, 4.6), layout="constrained", sharey=True
-    )
-    recipe = next(recipe for recipe in WIDTHS if recipe.weight_bits == 3 and not recipe.per_channel)
-    for index, name in enumerate(TRAININGS):
-        values = [float(run.mean()) * 100 for run in lost(results, name, recipe)]
-        for axes, feature in zip(panels, FEATURES, strict=True):
-            axes.scatter(
-                [look[feature] for look in results.weights[name]],
-                values,
-                s=28,
-                marker="osD^vP*X<>"[index % 10],
-                label=name,
-            )
-    for axes, title in zip(panels, FEATURES.values(), strict=True):
-        axes.set_xlabel(title)
-        axes.grid(alpha=0.3)
-    panels[0].set_xscale("log")
-    panels[0].set_yscale("symlog", linthresh=1)
-    panels[0].set_ylim(bottom=-0.2)
-    panels[0].set_ylabel("drop at 3 bits per tensor, points\n(linear below 1)")
-    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside right upper", fontsize=8)
-    return figure

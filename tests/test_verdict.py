@@ -15,7 +15,9 @@ from scipy import stats
 sys.path.insert(0, str(Path(__file__).parent.parent / "experiments"))
 import claims
 import keras_twin
+import post_results
 import post_runs
+import verdict_rules
 
 from qstrategies.models.cnn import CNN
 from qstrategies.records import QuantizationConfig
@@ -39,7 +41,10 @@ def fixed(low, high):
 def test_a_verdict_follows_from_the_conditions_of_the_post(intervals, verdict):
     measures = {name: fixed(*interval) for name, interval in intervals.items()}
     assert (
-        claims.claim("text", "test", "", measures, claims.above(0), ["a", "b"]).verdict == verdict
+        verdict_rules.claim(
+            "text", "test", "", measures, verdict_rules.above(0), ["a", "b"]
+        ).verdict
+        == verdict
     )
 
 
@@ -52,34 +57,43 @@ def test_a_difference_below_the_slack_refutes_and_the_level_is_shared():
 
     measures = dict.fromkeys("abc", measure)
     assert (
-        claims.claim("text", "test", "", measures, claims.above(0), ["a"]).outcomes[0].holds is None
+        verdict_rules.claim("text", "test", "", measures, verdict_rules.above(0), ["a"])
+        .outcomes[0]
+        .holds
+        is None
     )
     assert levels == [0.95, 0.975, 0.975]
     assert (
-        claims.claim("text", "test", "", {"a": measure}, claims.above(0, slack=0.001), ["a"])
+        verdict_rules.claim(
+            "text", "test", "", {"a": measure}, verdict_rules.above(0, slack=0.001), ["a"]
+        )
         .outcomes[0]
         .holds
         is False
     )
-    assert [claims.below(limit)(0.1, 0.2) for limit in (0.3, 0.15, 0.1)] == [True, None, False]
+    assert [verdict_rules.below(limit)(0.1, 0.2) for limit in (0.3, 0.15, 0.1)] == [
+        True,
+        None,
+        False,
+    ]
 
 
 def test_intervals_over_seeds_are_students():
     values = np.random.default_rng(0).normal(3, 2, 7)
     expected = stats.ttest_1samp(values, 0).confidence_interval(0.9)
-    assert claims.by_seed(values.tolist())(0.9) == pytest.approx((values.mean(), *expected))
-    assert claims.by_seed([1.0])(0.9)[1:] == (-math.inf, math.inf), "one seed says nothing"
+    assert verdict_rules.by_seed(values.tolist())(0.9) == pytest.approx((values.mean(), *expected))
+    assert verdict_rules.by_seed([1.0])(0.9)[1:] == (-math.inf, math.inf), "one seed says nothing"
     other = values**2 + 1
-    estimate, low, high = claims.ratio(other.tolist(), (other / 3).tolist())(0.95)
+    estimate, low, high = verdict_rules.ratio(other.tolist(), (other / 3).tolist())(0.95)
     assert (estimate, low, high) == pytest.approx((3, 3, 3))
 
 
 def test_a_rank_correlation_sees_order_only():
     x = np.random.default_rng(1).normal(size=30)
-    estimate, low, high = claims.rank_correlation(x.tolist(), np.exp(x).tolist())(0.95)
+    estimate, low, high = verdict_rules.rank_correlation(x.tolist(), np.exp(x).tolist())(0.95)
     assert (estimate, low, high) == pytest.approx((1, 1, 1))
     noise = np.random.default_rng(2).normal(size=30)
-    estimate, low, high = claims.rank_correlation(x.tolist(), noise.tolist())(0.95)
+    estimate, low, high = verdict_rules.rank_correlation(x.tolist(), noise.tolist())(0.95)
     assert low < estimate < high and low < 0 < high
 
 
@@ -95,7 +109,7 @@ def test_every_run_of_the_plan_is_another_one():
     ]
     assert len(runs) == len(set(runs)) > 70
     names = {
-        claims.describe(recipe)
+        post_results.describe(recipe)
         for recipe in [*post_runs.RECIPES, *post_runs.WIDTHS, *post_runs.AVX2]
     }
     assert len(names) == len({*post_runs.RECIPES, *post_runs.WIDTHS, *post_runs.AVX2})
