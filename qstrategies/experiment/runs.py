@@ -6,11 +6,14 @@ import dataclasses
 import io
 import resource
 import time
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import nn
 
+from qstrategies.datasets.base import Split
 from qstrategies.evaluation import Evaluation, evaluate
 from qstrategies.execution.timing import measure
 from qstrategies.experiment import environment
@@ -31,13 +34,20 @@ from qstrategies.files import atomic_write, remove
 from qstrategies.guest import guest, own_randomness
 from qstrategies.onnx_file import read_metadata
 from qstrategies.pixels import to_input
+from qstrategies.quantization.model import QuantizedModel
 from qstrategies.records import (
     RECORD,
     ExperimentConfig,
     RunRecord,
+    RuntimeCheck,
+    Skipped,
+    Speed,
+    WeightHistogram,
 )
 from qstrategies.records.predictions import Predictions, SplitPredictions
 from qstrategies.strategies import STRATEGIES
+from qstrategies.strategies.base import Strategy
+from qstrategies.trackers.base import settings_and_figures
 from qstrategies.training.histogram import weight_histogram
 from qstrategies.training.loop import TrainingDivergedError
 
@@ -67,112 +77,166 @@ def run_experiment(config: ExperimentConfig, workspace: Workspace) -> RunRecord:
     atomic_write(workspace.folder / config.run_id / RECORD, record.to_json())
     if record.status == "done":
         for tracker in workspace.trackers:
-            tracker.run(config.run_id, *_told(record))
+            tracker.run(config.run_id, *settings_and_figures(record))
     return record
-
-
-def _told(record: RunRecord) -> tuple[dict[str, str], dict[str, float]]:
-    """What trackers hear of a finished run: its settings, and the figures that one ranks runs
-    by."""
-    config = dataclasses.asdict(record.config)
-    nested = {
-        f"{group}.{name}": value
-        for group in config
-        if isinstance(config[group], dict)
-        for name, value in config[group].items()
-    }
-    flat = {name: value for name, value in config.items() if not isinstance(value, dict)} | nested
-    results = {
-        name: getattr(record, name)
-        for name in ("float_accuracy", "int8_accuracy", "validation_accuracy", "agreement")
-    }
-    return {name: str(value) for name, value in flat.items()}, {
-        **results,
-        **{f"bytes_{name}": size for name, size in record.sizes.items()},
-    }
 
 
 def _run(config: ExperimentConfig, workspace: Workspace) -> RunRecord:
     clock = _Clock()
     strategy = STRATEGIES.get(config.strategy)(**config.options)
-    splits = workspace.dataset(config.dataset).splits
-    baseline = float_stage(config, workspace)
-    tuned = tuned_stage(config, workspace, baseline)
+    trained = _train(config, workspace, strategy)
     clock.lap("train")
-    reference_model = baseline if strategy.course.fake_quantized or tuned is None else tuned
-    float_evaluations, float_file = _float_results(config, workspace, reference_model)
+    floating = _float_results(config, workspace, trained.floating)
     clock.lap("evaluate_float")
-    quantized = quantize_stage(config, strategy, splits["train"], reference_model.model, tuned)
-    clock.lap("quantize")
-    engines, references, int8 = evaluate_engines(config, quantized, splits["test"])
-    int8_evaluations = {
-        "validation": evaluate(on_pixels(int8), splits["validation"]),
-        "test": references[config.quantization.engine],
-    }
-    free = free_scales_accuracy(config, strategy, splits, reference_model.model)
-    clock.lap("evaluate_int8")
-    reference, float_accuracy = int8_evaluations["test"], float_evaluations["test"].accuracy
-    exported = export(config, workspace, quantized, reference)
-    clock.lap("export")
-    executors: dict[str, Any] = {
-        f"pytorch-{name}": evaluation.predictions for name, evaluation in references.items()
-    }
-    checks, skipped = cross_check(
-        config, exported, splits["test"], reference, quantized.output_scale, executors
-    )
-    clock.lap("cross_check")
-    speeds = measure(
-        float_file.path, [model.path for model in exported], splits["test"].images.numpy()
-    )
-    clock.lap("speed")
-    validation, test = (
-        _predictions(float_evaluations[name], int8_evaluations[name])
-        for name in ("validation", "test")
-    )
-    Predictions(validation, test, executors).save(workspace.folder / config.run_id)
-    last = tuned or baseline
-    onnxruntime = next(check for check in checks if check.runtime == DEFAULT_RUNTIME)
-    return RunRecord(
+    splits = workspace.dataset(config.dataset).splits
+    int8 = _quantize(config, strategy, trained, splits, clock)
+    files = _export(config, workspace, floating, int8, clock)
+    predictions = _predictions(floating, int8)
+    predictions.save(workspace.folder / config.run_id)
+    record = RunRecord(
         config=config,
         status="done",
         environment=environment.describe(),
         starts_from=strategy.course.parent,
-        float_accuracy=float_accuracy,
-        float_key=reference_model.key,
-        int8_accuracy=reference.accuracy,
-        validation_accuracy=int8_evaluations["validation"].accuracy,
-        engines={
-            name: evaluation.accuracy
-            for name, evaluation in references.items()
-            if len(evaluation.logits) == len(splits["test"])
-        },
-        engines_equal=all(check.rows_equal == 1 for check in engines),
-        onnxruntime_accuracy=onnxruntime.accuracy,
-        agreement=float((test.float == test.int8).mean()),
-        free_scales_accuracy=free,
-        output_scale=quantized.output_scale,
-        classes=reference.logits.shape[1],
-        exactness=read_metadata(exported[0].path)["certificate"],
-        checks=(*engines, *checks),
-        skipped=tuple(skipped),
-        sizes={
-            "float": float_file.size,
-            **{model.form: model.size for model in exported},
-            **_torch_sizes(reference_model.model, int8),
-            "weights": quantized.weight_bytes,
-        },
-        weight_bits=quantized.weight_bits,
-        speeds=speeds,
+        float_accuracy=floating.evaluations["test"].accuracy,
+        float_key=trained.floating.key,
+        epochs_before=trained.epochs_before(strategy),
+        curve=trained.last.history.curve,
+        histograms=trained.histograms(int8.quantized),
+        agreement=float((predictions.test.float == predictions.test.int8).mean()),
+        sizes=_sizes(floating.file, files.exported, trained.floating.model, int8),
         peak_bytes=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
-        epochs_before=0 if tuned is None or strategy.course.fresh else len(baseline.history.curve),
-        curve=last.history.curve,
-        histograms=(
-            *last.history.histograms,
-            weight_histogram(quantized.weights, "folded", len(last.history.curve)),
-        ),
         seconds=clock.laps,
-        files={model.path.name: model.sha256 for model in exported},
     )
+    return files.told(int8.told(record))
+
+
+@dataclass(frozen=True)
+class _Trained:
+    """``floating``: the float model that the int8 one is compared with."""
+
+    baseline: Stage
+    tuned: Stage | None
+    floating: Stage
+
+    @property
+    def last(self) -> Stage:
+        return self.tuned or self.baseline
+
+    def epochs_before(self, strategy: Strategy) -> int:
+        """Epochs of the float model that the last training continued."""
+        continued = self.tuned is not None and not strategy.course.fresh
+        return len(self.baseline.history.curve) if continued else 0
+
+    def histograms(self, quantized: QuantizedModel) -> tuple[WeightHistogram, ...]:
+        """Weights while they were trained, then as they are quantized."""
+        history = self.last.history
+        folded = weight_histogram(quantized.weights, "folded", len(history.curve))
+        return (*history.histograms, folded)
+
+
+def _train(config: ExperimentConfig, workspace: Workspace, strategy: Strategy) -> _Trained:
+    baseline = float_stage(config, workspace)
+    tuned = tuned_stage(config, workspace, baseline)
+    is_float = tuned is not None and not strategy.course.fake_quantized
+    return _Trained(baseline, tuned, tuned if is_float and tuned else baseline)
+
+
+@dataclass(frozen=True)
+class _Int8:
+    """The int8 model with the kernels of the configured engine, ``references`` of every engine,
+    ``executors``: what each predicts of the test images, and ``free``: its accuracy with free
+    scales."""
+
+    quantized: QuantizedModel
+    module: nn.Module
+    engines: list[RuntimeCheck]
+    references: dict[str, Evaluation]
+    evaluations: dict[str, Evaluation]
+    executors: dict[str, Any]
+    free: float | None
+
+    def told(self, record: RunRecord) -> RunRecord:
+        """``record`` with the accuracy of the int8 model; of engines, of those that ran all
+        images."""
+        test = self.evaluations["test"]
+        engines = {
+            name: evaluation.accuracy
+            for name, evaluation in self.references.items()
+            if len(evaluation.logits) == len(test.logits)
+        }
+        return dataclasses.replace(
+            record,
+            int8_accuracy=test.accuracy,
+            validation_accuracy=self.evaluations["validation"].accuracy,
+            engines=engines,
+            engines_equal=all(check.rows_equal == 1 for check in self.engines),
+            free_scales_accuracy=self.free,
+            output_scale=self.quantized.output_scale,
+            classes=test.logits.shape[1],
+            weight_bits=self.quantized.weight_bits,
+        )
+
+
+def _quantize(
+    config: ExperimentConfig,
+    strategy: Strategy,
+    trained: _Trained,
+    splits: dict[str, Split],
+    clock: _Clock,
+) -> _Int8:
+    model = trained.floating.model
+    quantized = quantize_stage(config, strategy, splits["train"], model, trained.tuned)
+    clock.lap("quantize")
+    engines, references, int8 = evaluate_engines(config, quantized, splits["test"])
+    evaluations = {
+        "validation": evaluate(on_pixels(int8), splits["validation"]),
+        "test": references[config.quantization.engine],
+    }
+    executors: dict[str, Any] = {
+        f"pytorch-{name}": evaluation.predictions for name, evaluation in references.items()
+    }
+    free = free_scales_accuracy(config, strategy, splits, model)
+    clock.lap("evaluate_int8")
+    return _Int8(quantized, int8, engines, references, evaluations, executors, free)
+
+
+@dataclass(frozen=True)
+class _Files:
+    """The ONNX files and every executor of them, that of PyTorch's engines before."""
+
+    exported: list[ExportedModel]
+    checks: tuple[RuntimeCheck, ...]
+    skipped: tuple[Skipped, ...]
+    speeds: tuple[Speed, ...]
+
+    def told(self, record: RunRecord) -> RunRecord:
+        """``record`` with what the files guarantee and give."""
+        default = next(check for check in self.checks if check.runtime == DEFAULT_RUNTIME)
+        return dataclasses.replace(
+            record,
+            exactness=read_metadata(self.exported[0].path)["certificate"],
+            onnxruntime_accuracy=default.accuracy,
+            checks=self.checks,
+            skipped=self.skipped,
+            speeds=self.speeds,
+            files={model.path.name: model.sha256 for model in self.exported},
+        )
+
+
+def _export(
+    config: ExperimentConfig, workspace: Workspace, floating: _Floating, int8: _Int8, clock: _Clock
+) -> _Files:
+    test, scale = workspace.dataset(config.dataset).splits["test"], int8.quantized.output_scale
+    reference = int8.evaluations["test"]
+    exported = export(config, workspace, int8.quantized, reference)
+    clock.lap("export")
+    checks, skipped = cross_check(config, exported, test, reference, scale, int8.executors)
+    clock.lap("cross_check")
+    paths = [model.path for model in exported]
+    speeds = measure(floating.file.path, paths, test.images.numpy())
+    clock.lap("speed")
+    return _Files(exported, (*int8.engines, *checks), tuple(skipped), speeds)
 
 
 class _Clock:
@@ -185,10 +249,16 @@ class _Clock:
         self.laps[name], self._last = round(now - self._last, 3), now
 
 
-def _float_results(
-    config: ExperimentConfig, workspace: Workspace, trained: Stage
-) -> tuple[dict[str, Evaluation], ExportedModel]:
-    """The float model on validation and test images, and its ONNX file; once per model."""
+@dataclass(frozen=True)
+class _Floating:
+    """The float model on validation and test images, and its ONNX file."""
+
+    evaluations: dict[str, Evaluation]
+    file: ExportedModel
+
+
+def _float_results(config: ExperimentConfig, workspace: Workspace, trained: Stage) -> _Floating:
+    """Once per model."""
     path = workspace.stages / f"{trained.key[:24]}.float.onnx"
     if path not in workspace.float_results or not path.is_file():
         model, splits = trained.model, workspace.dataset(config.dataset).splits
@@ -199,18 +269,26 @@ def _float_results(
         shape = tuple(splits["test"].images.shape[1:])
         exported = export_float_onnx(model, shape, path, {"accuracy": evaluations["test"].accuracy})
         workspace.float_results[path] = evaluations, exported
-    return workspace.float_results[path]
+    return _Floating(*workspace.float_results[path])
 
 
-def _predictions(floating: Evaluation, int8: Evaluation) -> SplitPredictions:
-    assert int8.labels is not None
-    return SplitPredictions(int8.labels, floating.predictions, int8.predictions)
+def _predictions(floating: _Floating, int8: _Int8) -> Predictions:
+    def of(split: str) -> SplitPredictions:
+        expected, found = floating.evaluations[split], int8.evaluations[split]
+        assert found.labels is not None
+        return SplitPredictions(found.labels, expected.predictions, found.predictions)
+
+    return Predictions(of("validation"), of("test"), int8.executors)
 
 
-def _torch_sizes(model: nn.Module, int8: nn.Module) -> dict[str, int]:
-    sizes = {}
-    for name, module in (("float_pytorch", model), ("int8_pytorch", int8)):
+def _sizes(
+    floating: ExportedModel, exported: Sequence[ExportedModel], model: nn.Module, int8: _Int8
+) -> dict[str, int]:
+    """Bytes of every file, of both models as PyTorch saves them, and of weights of no more bits
+    than their layers have."""
+    sizes = {"float": floating.size, **{file.form: file.size for file in exported}}
+    for name, module in (("float_pytorch", model), ("int8_pytorch", int8.module)):
         buffer = io.BytesIO()
         torch.save(module.state_dict(), buffer)
         sizes[name] = buffer.tell()
-    return sizes
+    return {**sizes, "weights": int8.quantized.weight_bytes}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib.util
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
@@ -9,7 +10,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import ClassVar
 
-from qstrategies.records import Epoch
+from qstrategies.records import Epoch, RunRecord
 
 OnEpoch = Callable[[int, Epoch], None]
 """Takes an epoch's number, from 1, and its figures."""
@@ -49,3 +50,24 @@ class Tracker(ABC):
 def metrics(epoch: Epoch) -> dict[str, float]:
     """The figures of one epoch by name; accuracy as a fraction."""
     return {"loss": epoch.loss, "validation_accuracy": epoch.accuracy, "seconds": epoch.seconds}
+
+
+def settings_and_figures(record: RunRecord) -> tuple[dict[str, str], dict[str, float]]:
+    """What trackers hear of a finished run: its settings, and the figures that one ranks runs
+    by."""
+    config = dataclasses.asdict(record.config)
+    nested = {
+        f"{group}.{name}": value
+        for group in config
+        if isinstance(config[group], dict)
+        for name, value in config[group].items()
+    }
+    flat = {name: value for name, value in config.items() if not isinstance(value, dict)} | nested
+    results = {
+        name: getattr(record, name)
+        for name in ("float_accuracy", "int8_accuracy", "validation_accuracy", "agreement")
+    }
+    return {name: str(value) for name, value in flat.items()}, {
+        **results,
+        **{f"bytes_{name}": size for name, size in record.sizes.items()},
+    }
