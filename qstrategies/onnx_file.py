@@ -21,6 +21,7 @@ METADATA: dict[str, Any] = {
     "dataset": str,
     "form": str,
     "labels": list[str] | None,
+    "levels": str,
     "logits_sha256": Sha256,
     "model": str,
     "output_scale": Annotated[float, Range(float_info.min)] | None,

@@ -138,6 +138,7 @@ def test_metadata_is_read_back_and_the_same_model_gives_the_same_file(cnn, mnist
     added = {
         "form": "portable",
         "saturation": "any_kernel",
+        "levels": "narrow",
         "certificate": certify(first.path).summary,
         "content_sha256": content_hash(onnx.load(str(first.path))),
     }

@@ -227,6 +227,7 @@ def test_a_damaged_diagnosis_is_named(content, written, tmp_path):
             strategy="no_norm",
             quantization=QuantizationConfig(
                 weight_bits=3,
+                levels="no_zero",
                 per_channel=False,
                 observer="histogram",
                 reduce_range=True,

@@ -155,3 +155,16 @@ def test_lines_and_histograms_are_drawn_for_every_strategy(records):
     for name in names:
         assert f"{name}, epoch 1" in titles and f"{name}, folded, epoch 1" in titles
     plots.plt.close("all")
+
+
+def test_tables_say_how_many_levels_a_weight_has():
+    few, many = record("lsq", 2, 0, 0.99, 0.9), record("lsq", 2, 0, 0.99, 0.95)
+    quantization = QuantizationConfig(weight_bits=2, levels="no_zero")
+    many = dataclasses.replace(
+        many, config=dataclasses.replace(many.config, quantization=quantization)
+    )
+    rows = table.summarise([few, many])
+    column = table.HEADERS.index("levels")
+    shown = [(row.strategy, table.cells(row)[column]) for row in rows[1:]]
+    assert shown == [("lsq", "3 narrow"), ("lsq no_zero", "4 no zero")]
+    assert "2^bits" in table.overview(rows).notes

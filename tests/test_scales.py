@@ -18,6 +18,7 @@ from qstrategies.quantization.scales import (
     power_of_two_above,
     weight_scale,
 )
+from qstrategies.records import LevelSet
 
 RANDOM = np.random.default_rng(0)
 WEIGHTS = {
@@ -35,7 +36,8 @@ WEIGHTS = {
 
 def covering_scale(weight, bits, **settings):
     rows = torch.as_tensor(weight).float()
-    return weight_scale(rows, rows.abs().amax(1) / (2 ** (bits - 1) - 1), bits, **settings)
+    levels = LevelSet.of("narrow", bits)
+    return weight_scale(rows, rows.abs().amax(1) / levels.quant_max, levels, **settings)
 
 
 def integers(weight, scale):
@@ -161,6 +163,7 @@ def test_pairs_of_8_bits_fit_however_far_a_step_clips():
     rows = torch.randn(6, 50, generator=torch.Generator().manual_seed(0)).exp()
     for part in (0.5, 1 / 16, 1 / 1000):
         step = part * rows.amax(1) / 127
-        scale = weight_scale(rows, step, 8, per_channel=True, exact=True)
+        levels = LevelSet.of("narrow", 8)
+        scale = weight_scale(rows, step, levels, per_channel=True, exact=True)
         integers = torch.round(rows / scale[:, None]).clamp(-127, 127)
         assert integers.topk(2).values.sum(1).max() <= 128

@@ -12,6 +12,7 @@ from qstrategies.cli.values import folder, number, whole
 from qstrategies.errors import InputError, check_choice
 from qstrategies.records import (
     ENGINES,
+    LEVELS,
     MARGIN,
     OBSERVERS,
     OPTIMIZERS,
@@ -72,6 +73,12 @@ def _add_training(sub: argparse.ArgumentParser) -> None:
 
 def _add_quantization(sub: argparse.ArgumentParser) -> None:
     quantize = sub.add_argument_group("quantization")
+    quantize.add_argument(
+        "--levels",
+        default="narrow",
+        help=f"integers of the weights: {', '.join(LEVELS)} (default: narrow, which is symmetric; "
+        "full: one more below zero; no_zero: odd integers, at most 7 bits)",
+    )
     quantize.add_argument(
         "--per-tensor",
         action="store_true",
@@ -197,6 +204,7 @@ def configuration(options: argparse.Namespace, strategy: str, weight_bits: int) 
         tuning=_override(preset["tuning"], common, options.tune_epochs, options.tune_learning_rate),
         quantization=QuantizationConfig(
             weight_bits=weight_bits,
+            levels=options.levels,
             per_channel=not options.per_tensor,
             observer=options.observer,
             reduce_range=options.reduce_range,

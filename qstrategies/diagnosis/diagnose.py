@@ -231,12 +231,12 @@ def _accuracy(outputs: Tensor, labels: Tensor | None) -> float | None:
 
 
 def _weight_sites(simulation: Simulation, config: QuantizationConfig) -> list[Site]:
-    levels = 2 ** (config.weight_bits - 1) - 1
+    levels = config.level_set
     found = []
     for layer in simulation.layers:
         floating, rounded, scale = simulation.weights(layer)
-        interval = (-levels * scale, levels * scale)
-        found.append(site(layer, "weight", floating, rounded, interval, 2 * levels + 1))
+        interval = (levels.quant_min * scale, levels.quant_max * scale)
+        found.append(site(layer, "weight", floating, rounded, interval, levels.count))
     return found
 
 

@@ -33,6 +33,7 @@ class Row:
 
     strategy: str
     weight_bits: int
+    levels: str
     seeds: int
     change: Comparison
     lost: float
@@ -163,6 +164,7 @@ def _row(name: str, bits: int, group: Group, change: Comparison, against: Compar
     return Row(
         strategy=name,
         weight_bits=bits,
+        levels=str(next(iter(group.values()))[0].config.quantization.level_set),
         seeds=len(group),
         change=change,
         lost=float(np.mean(lost)),

@@ -31,7 +31,12 @@ from qstrategies.runtimes import RUNTIMES
 from qstrategies.runtimes.base import refusing
 from qstrategies.text import line
 
-RECORDED = {"strategy": "strategy", "weight_bits": "weight_bits", "recorded_accuracy": "accuracy"}
+RECORDED = {
+    "strategy": "strategy",
+    "weight_bits": "weight_bits",
+    "levels": "levels",
+    "recorded_accuracy": "accuracy",
+}
 RANDOM_IMAGES = 64
 
 
@@ -126,13 +131,18 @@ def _random_pixels(model: onnx.ModelProto, path: Path) -> list[NDArray[np.uint8]
     return [random.integers(0, 256, (batch, *shape[1:]), np.uint8) for shape in shapes]
 
 
+def _levels(report: dict[str, Any]) -> str:
+    """Files of earlier versions do not say it."""
+    return f" ({report['levels']})" if report["levels"] else ""
+
+
 def report_text(report: dict[str, Any]) -> str:
     """The report for a terminal."""
     source = "random pixels, since it names no dataset"
     if report["recorded_accuracy"] is not None:
         source = (
-            f"{report['strategy']}, {report['weight_bits']} weight bits, recorded accuracy "
-            f"{report['recorded_accuracy']:.2%}"
+            f"{report['strategy']}, {report['weight_bits']} weight bits{_levels(report)}, recorded "
+            f"accuracy {report['recorded_accuracy']:.2%}"
         )
     lines = [line(f"{report['file']}: {source}; {INTEGRITY[report['unchanged']]}")]
     lines.append(

@@ -121,7 +121,7 @@ def _run(config: ExperimentConfig, workspace: Workspace) -> RunRecord:
         if record.int8_accuracy is not None
         else f"failed: {record.reason}"
     )
-    label = f"{config.strategy} w{config.quantization.weight_bits} seed {config.seed}"
+    label = f"{config.strategy} {config.quantization.width} seed {config.seed}"
     workspace.progress.advance(
         SECONDS_PER_RUN[config.checks], f"{label}: {outcome}, {time.perf_counter() - started:.0f} s"
     )

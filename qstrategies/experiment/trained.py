@@ -87,7 +87,7 @@ def tuned_stage(config: ExperimentConfig, workspace: Workspace, baseline: Stage)
             calibration=calibration_batches(config, images),
         )
 
-    width = f" w{config.quantization.weight_bits}" if course.fake_quantized else ""
+    width = f" {config.quantization.width}" if course.fake_quantized else ""
     trainer = _trainer(config, workspace, strategy, schedule, config.strategy + width)
     return stage(workspace.stages, depends_on, build, trainer, workspace.progress.note)
 

@@ -48,6 +48,6 @@ class Workspace:
 
 def check_config(config: ExperimentConfig) -> None:
     """Raise ``InputError`` for unknown names and options before any work is done."""
-    STRATEGIES.get(config.strategy)(**config.options)
+    STRATEGIES.get(config.strategy)(**config.options).resolved(config.quantization)
     MODELS.get(config.model)
     DATASETS.get(config.dataset)

@@ -85,7 +85,8 @@ def export_onnx(
     portable = to_onnx(quantized, pixels)
     check_file(quantized, portable)
     if quantized.config.exact:
-        metadata = {"saturation": quantized.config.saturation, **(metadata or {})}
+        asked = {name: getattr(quantized.config, name) for name in ("saturation", "levels")}
+        metadata = {**asked, **(metadata or {})}
     files = [_save(portable, path, "portable", metadata, quantized)]
     model = ir.from_proto(portable)
     if optimize_for is not None and lower(model.graph, optimize_for):

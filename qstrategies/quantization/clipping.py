@@ -13,26 +13,20 @@ from qstrategies.quantization.quantizers import ActivationQuantizer, WeightQuant
 
 SMALLEST = 1 / 32
 
-Threshold = Callable[[Tensor, int], Tensor]
-"""The absolute value [rows] to clip each row of weights [rows, n] at, for integers up to the
-second argument."""
+Threshold = Callable[[Tensor, float], Tensor]
+"""The absolute value [rows] to clip each row of weights [rows, n] at, for so many levels on either
+side of zero: q of narrow sets, half of one more of the others."""
 
 
 class LikeAnother(WeightQuantizer):
     """With the settings of ``like``."""
 
     def __init__(self, like: WeightQuantizer) -> None:
-        super().__init__(
-            like.bits,
-            per_channel=like.per_channel,
-            exact=like.exact,
-            pairs=like.pairs,
-            unit=like.unit,
-        )
+        super().__init__(like.bits, **like.settings)
 
 
 class ClippingQuantizer(LikeAnother):
-    """Its largest integer at a ``threshold`` instead of the largest weight; per tensor at that of
+    """Its outermost levels at a ``threshold`` instead of the largest weight; per tensor at that of
     all weights together."""
 
     def __init__(self, like: WeightQuantizer, threshold: Threshold) -> None:
@@ -41,8 +35,9 @@ class ClippingQuantizer(LikeAnother):
 
     def step(self, rows: Tensor) -> Tensor:
         sets = rows if self.per_channel else rows.reshape(1, -1)
-        chosen = torch.minimum(self.threshold(sets, self.quant_max), sets.abs().amax(1))
-        return (chosen / self.quant_max).expand(len(rows))
+        levels = self.level_set
+        found = self.threshold(sets, levels.reach / levels.spacing)
+        return (torch.minimum(found, sets.abs().amax(1)) / levels.reach).expand(len(rows))
 
 
 class LeastSquaresQuantizer(LikeAnother):
@@ -66,8 +61,7 @@ class LeastSquaresQuantizer(LikeAnother):
     def _errors(self, rows: Tensor, step: Tensor) -> Tensor:
         """The squared error [out_channels], that of the whole tensor per tensor."""
         scale = self.on_grid(rows, step)[:, None]
-        rounded = (rows / scale).round_().clamp_(self.quant_min, self.quant_max).mul_(scale)
-        errors = rounded.sub_(rows).square_().sum(1)
+        errors = self.nearest(rows / scale).mul_(scale).sub_(rows).square_().sum(1)
         return errors if self.per_channel else errors.sum().expand_as(errors)
 
 

@@ -124,6 +124,7 @@ class _Builder:
                 step=step,
                 low=quantizer.quant_min,
                 high=quantizer.quant_max,
+                spacing=quantizer.level_set.spacing,
                 relu=site.relu,
                 layer=site.module,
                 pairs=pairs,

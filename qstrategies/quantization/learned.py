@@ -36,9 +36,9 @@ def lsq_step(reference: Tensor, log_factor: Tensor, elements: float) -> Tensor:
 class LearnedStep(WeightQuantizer):
     """A step as LSQ learns it, per channel or per tensor.
 
-    The reference is what LSQ begins with, 2 mean |w| / sqrt(quant_max), but no wider than the
-    weights, which would waste levels at 8 bits. It is that of the present weight, so that the step
-    goes along with the batch normalization that is folded into it.
+    The reference is what LSQ begins with, 2 mean |w| / sqrt(q) from level to level with q levels
+    above zero, but no wider than the weights, which would waste levels at 8 bits. It is that of the
+    present weight, so that the step goes along with the batch normalization that is folded into it.
     """
 
     def __init__(self, like: WeightQuantizer, channels: int) -> None:
@@ -48,7 +48,8 @@ class LearnedStep(WeightQuantizer):
     def reference(self, groups: Tensor) -> Tensor:
         """The step [groups] before anything is learned, for weights [groups, weights]."""
         sizes = groups.abs()
-        first = 2 * sizes.mean(1) / math.sqrt(self.quant_max)
+        spacing = self.level_set.spacing
+        first = 2 * sizes.mean(1) / math.sqrt(self.quant_max / spacing) / spacing
         return torch.minimum(first, sizes.amax(1) / self.quant_max).clamp(min=SMALLEST_SCALE)
 
     def step(self, rows: Tensor) -> Tensor:

@@ -59,7 +59,7 @@ class FreezingStep(LearnedStep):
         if threshold is None:
             return
         fresh = (self.often > threshold) & ~self.frozen
-        self.at.copy_(torch.where(fresh, self.average.round(), self.at))
+        self.at.copy_(torch.where(fresh, self.nearest(self.average), self.at))
         self.frozen |= fresh
         weight = layer.layer.weight
         weight.copy_(torch.where(self.frozen, self.at * unit, weight))

@@ -207,6 +207,7 @@ def weight_quantizer(
         bits or forms.bits.get(name, forms.config.weight_bits),
         per_channel=forms.config.per_channel and not is_transposed(layer),
         exact=forms.config.exact,
+        levels=forms.config.levels,
         pairs=forms.config.saturation == "any_kernel",
         unit=forms.input_scale or 1.0 if reads_pixels else 1.0,
     )

@@ -14,6 +14,7 @@ from qstrategies.operators.base import Node, TensorSpec
 from qstrategies.quantization.exact_forms import module_at
 from qstrategies.quantization.interface import InputSpec
 from qstrategies.quantization.prepare import Prepared
+from qstrategies.quantization.scales import round_to_levels_
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -27,6 +28,7 @@ class RoundingProblem:
         bias: the real bias [out_channels]; zeros where the layer has none.
         low: the smallest integer.
         high: the largest.
+        spacing: what levels are apart: only odd integers where it is 2.
         relu: whether a ReLU joins the layer.
         layer: its float form.
     """
@@ -40,10 +42,11 @@ class RoundingProblem:
     relu: bool
     layer: Any
     pairs: Sequence[tuple[Tensor, Tensor]]
+    spacing: int = 1
 
     def nearest(self) -> Tensor:
         """Every weight rounded by itself, ties to even."""
-        return torch.round(self.weight / self.step).clamp(self.low, self.high)
+        return round_to_levels_(self.weight / self.step, self.spacing).clamp(self.low, self.high)
 
     def batches(self) -> Iterator[tuple[Tensor, Tensor]]:
         """By calibration batch: the layer's input in the network rounded so far, and what the layer

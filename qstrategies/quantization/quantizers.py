@@ -20,9 +20,11 @@ from qstrategies.quantization.scales import (
     fake_quantize,
     fake_round,
     largest,
+    round_to_levels_,
     straight_through,
     weight_scale,
 )
+from qstrategies.records.levels import LevelSet
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,35 +46,43 @@ class QuantizerSite:
 
 
 class WeightQuantizer(nn.Module):
-    """Rounds a weight to the integers [-quant_max, quant_max]; each weight it sees gives its scale
-    afresh.
+    """Rounds a weight to its ``level_set``; each weight it sees gives its scale afresh.
 
-    ``pairs``: whether exact scales keep two products within 16 bits. ``unit`` is the factor that
-    will be folded into the weight before export (the pixel scale in a first layer). A bias of more
-    steps of the accumulator than ``largest_bias`` raises an exact scale.
+    ``levels``: the name of that set. ``pairs``: whether exact scales keep two products within 16
+    bits. ``unit`` is the factor that will be folded into the weight before export (the pixel scale
+    in a first layer). A bias of more steps of the accumulator than ``largest_bias`` raises an exact
+    scale.
     """
 
     def __init__(
-        self, bits: int, *, per_channel: bool, exact: bool, pairs: bool = True, unit: float = 1.0
+        self,
+        bits: int,
+        *,
+        per_channel: bool,
+        exact: bool,
+        levels: str = "narrow",
+        pairs: bool = True,
+        unit: float = 1.0,
     ) -> None:
         super().__init__()
         self.bits, self.per_channel, self.exact = bits, per_channel, exact
         self.pairs, self.unit = pairs, unit
-        self.quant_max = 2 ** (bits - 1) - 1
-        self.quant_min = -self.quant_max
+        self.levels, self.level_set = levels, LevelSet.of(levels, bits)
+        self.quant_min, self.quant_max = self.level_set.quant_min, self.level_set.quant_max
         self.largest_bias = math.inf
 
     @property
     def settings(self) -> dict[str, Any]:
         """With these and ``bits`` another one is made alike."""
-        names = ("per_channel", "exact", "pairs", "unit")
+        names = ("per_channel", "exact", "levels", "pairs", "unit")
         return {name: getattr(self, name) for name in names}
 
     def step(self, rows: Tensor) -> Tensor:
         """The wanted step [out_channels] for ``rows`` [out_channels, products] of the weight as it
-        is exported; where it is learned, with its gradient. Here: the smallest that clips nothing.
+        is exported; where it is learned, with its gradient. Here: the smallest with which no weight
+        moves by more than half of what levels are apart.
         """
-        return largest(rows) / self.quant_max
+        return largest(rows) / self.level_set.reach
 
     def exported_scale(self, weight: Tensor) -> Tensor:
         """The scale [out_channels] of ``weight`` [out_channels, ...] times ``unit``: the step, put
@@ -88,7 +98,7 @@ class WeightQuantizer(nn.Module):
         return weight_scale(
             rows,
             step,
-            self.bits,
+            self.level_set,
             per_channel=self.per_channel,
             exact=self.exact,
             pairs=self.pairs,
@@ -101,14 +111,21 @@ class WeightQuantizer(nn.Module):
     def rounded(self, weight: Tensor, scale: Tensor) -> Tensor:
         """``integers`` times ``scale``, which is shaped to go with ``weight``, with the gradients
         of training."""
-        if type(self).step is WeightQuantizer.step:  # which clips nothing
-            return fake_round(weight, scale)
-        return fake_quantize(weight, scale, 0, self.quant_min, self.quant_max)
+        clips = type(self).step is not WeightQuantizer.step or self.levels == "full"
+        spacing = self.level_set.spacing
+        if not clips:
+            return fake_round(weight, scale, spacing)
+        return fake_quantize(weight, scale, 0, self.quant_min, self.quant_max, spacing=spacing)
+
+    def nearest(self, steps: Tensor) -> Tensor:
+        """The levels nearest to ``steps``."""
+        rounded = round_to_levels_(steps.clone(), self.level_set.spacing)
+        return rounded.clamp(self.quant_min, self.quant_max)
 
     def integers(self, weight: Tensor, step: Tensor) -> Tensor:
         """What is exported of ``weight`` (times ``unit``) for its scale ``step``, in the layout of
-        ``weight``; in [-quant_max, quant_max]. Here: to nearest, ties to even."""
-        return torch.round(weight / step).clamp(self.quant_min, self.quant_max)
+        ``weight``; of its ``level_set``. Here: to nearest, ties to even."""
+        return self.nearest(weight / step)
 
     def forward(self, weight: Tensor) -> Tensor:
         return self.rounded(weight, self.scale(weight).reshape(-1, *[1] * (weight.dim() - 1)))

@@ -23,6 +23,7 @@ from qstrategies.quantization.scales import (
     BIAS_BUDGET,
     FLOAT_EXACT,
     LARGEST_PAIR,
+    exceeds_pair,
     fit_layer,
     float_units,
     largest_pair,
@@ -137,10 +138,14 @@ def balanced_integers(
 
     Channels that this would take beyond what float32 adds exactly are rounded to nearest.
     """
-    largest = float(quantizer.quant_max)
-    steps = (kernels_of(layer, weight) / scale[:, None, None]).clamp(-largest, largest)
-    nearest = torch.round(steps)
-    moved = balanced(steps, *_room(nearest.flatten(1), quantizer))
+    levels = quantizer.level_set
+    steps = (kernels_of(layer, weight) / scale[:, None, None]).clamp(
+        levels.quant_min, levels.quant_max
+    )
+    nearest = quantizer.nearest(steps)
+    room = [(end - levels.offset) / levels.spacing for end in _room(nearest.flatten(1), quantizer)]
+    places = balanced((steps - levels.offset) / levels.spacing, room[0].ceil(), room[1].floor())
+    moved = places * levels.spacing + levels.offset
     before, after = (float_units(integers.flatten(1), scale, bias) for integers in (nearest, moved))
     exact = after <= before.clamp(min=FLOAT_EXACT)
     return from_kernels(layer, torch.where(exact[:, None, None], moved, nearest))
@@ -161,9 +166,9 @@ def _bias_steps(
 
 def _room(nearest: Tensor, quantizer: WeightQuantizer) -> tuple[Tensor, Tensor]:
     """How far weights of every row of ``nearest`` may be moved away from zero, below and above."""
-    largest = torch.full((len(nearest),), float(quantizer.quant_max))
-    if not quantizer.pairs or quantizer.bits < 8 or nearest.shape[1] < 2:
-        return -largest, largest
+    if not (quantizer.pairs and exceeds_pair(quantizer.level_set)) or nearest.shape[1] < 2:
+        ends = torch.tensor([quantizer.quant_min, quantizer.quant_max], dtype=nearest.dtype)
+        return ends[0].expand(len(nearest)), ends[1].expand(len(nearest))
     # beside the largest weight, and beside each other
     lowest, highest = (end.clamp(max=LARGEST_PAIR) for end in (-nearest.amin(1), nearest.amax(1)))
     low, high = (

@@ -28,6 +28,8 @@ import math
 import torch
 from torch import Tensor
 
+from qstrategies.records.levels import LevelSet
+
 FLOAT_EXACT = 2**24  # float32 represents every integer up to this
 ACCUMULATOR_BUDGET = 3 * 2**22  # three quarters of it for the products...
 BIAS_BUDGET = 2**22  # ...and one for the bias
@@ -75,14 +77,19 @@ def exact_activation_qparams(
 
 
 def weight_scale(
-    rows: Tensor, step: Tensor, bits: int, *, per_channel: bool, exact: bool, pairs: bool = True
+    rows: Tensor,
+    step: Tensor,
+    levels: LevelSet,
+    *,
+    per_channel: bool,
+    exact: bool,
+    pairs: bool = True,
 ) -> Tensor:
-    """Scale of a symmetric quantizer to [-q, q], ``q = 2^(bits - 1) - 1``, that is ``step`` or a
-    little more.
+    """Scale of a quantizer to ``levels`` with zero point 0, that is ``step`` or a little more.
 
     Args:
         rows: the weight, [out_channels, products], float32.
-        step: what is asked for, [out_channels]; weights beyond q steps are clipped.
+        step: what is asked for, [out_channels]; weights beyond the levels are clipped.
         pairs: whether exact scales keep two products within 16 bits.
 
     Returns:
@@ -95,12 +102,15 @@ def weight_scale(
     if not exact:
         scale = scale if per_channel else scale.max().expand_as(scale)
         return scale.clamp(min=torch.finfo(torch.float32).eps)
-    if pairs and bits == 8:
-        # of all weights: a pair that is clipped at both ends is 254 steps wide
-        scale = torch.maximum(scale, largest_pair(rows) / LARGEST_PAIR)
-    rows = _clipped(rows, WIDEST_RISE * (2 ** (bits - 1) - 1) * scale)
+    if pairs and exceeds_pair(levels):
+        # of all weights: a pair that is clipped at both ends is 254 steps wide;
+        # both of a pair of odd levels may be rounded up by one
+        scale = torch.maximum(scale, largest_pair(rows) / (LARGEST_PAIR - 2 * levels.offset))
+    rows = _clipped(rows, WIDEST_RISE * levels.largest * scale)
     one_sided = torch.maximum(rows.clamp(min=0).sum(1), -rows.clamp(max=0).sum(1))
-    rounding = rows.shape[1] / 2  # each weight moves by at most half a step
+    rounding = (
+        levels.spacing * rows.shape[1] / 2
+    )  # each moves by at most half of what they are apart
     room = max(ACCUMULATOR_BUDGET / HIGHEST - rounding, 1.0)
     # Very wide layers keep their bits instead: see the docstring.
     for_float = torch.minimum(one_sided / room, 2 * scale)
@@ -110,6 +120,11 @@ def weight_scale(
     bound = (one_sided / scale + rounding) * HIGHEST
     bits_left = torch.log2(ACCUMULATOR_BUDGET / bound).floor().clamp(0, MAX_MANTISSA_BITS)
     return _round_up_mantissa(scale, bits_left if per_channel else bits_left.min().expand_as(scale))
+
+
+def exceeds_pair(levels: LevelSet) -> bool:
+    """Whether two weights of one sign may sum to more than ``LARGEST_PAIR``."""
+    return 2 * levels.largest > LARGEST_PAIR
 
 
 def largest(rows: Tensor) -> Tensor:
@@ -206,32 +221,47 @@ def straight_through(value: Tensor, learned: Tensor) -> Tensor:
 
 
 def fake_quantize(
-    x: Tensor, scale: Tensor, zero_point: Tensor | int, quant_min: int, quant_max: int
+    x: Tensor,
+    scale: Tensor,
+    zero_point: Tensor | int,
+    quant_min: int,
+    quant_max: int,
+    *,
+    spacing: int = 1,
 ) -> Tensor:
-    """``clamp(round(x / scale) + zero_point)`` back in real numbers.
+    """``clamp(round(x / scale) + zero_point)`` back in real numbers; ``round`` to levels that are
+    ``spacing`` apart.
 
     The gradient of ``x`` is 1 inside the range and 0 outside (STE); that of ``scale``, where it is
     learned, is ``round(x / s) - x / s`` inside and the integer at the end of the range outside
     (LSQ: Esser et al., arXiv 1902.08153, equation 3).
     """
-    result: Tensor = _FakeQuantize.apply(x, scale, zero_point, quant_min, quant_max)
+    result: Tensor = _FakeQuantize.apply(x, scale, zero_point, quant_min, quant_max, spacing)
     return result
 
 
-def fake_round(x: Tensor, scale: Tensor) -> Tensor:
+def fake_round(x: Tensor, scale: Tensor, spacing: int = 1) -> Tensor:
     """``fake_quantize`` where nothing is clipped: the gradient is 1."""
-    result: Tensor = _FakeRound.apply(x, scale)
+    result: Tensor = _FakeRound.apply(x, scale, spacing)
     return result
+
+
+def round_to_levels_(steps: Tensor, spacing: int) -> Tensor:
+    """``steps`` rounded to integers, or to odd ones where ``spacing`` is 2, in place; ties to even
+    multiples of it."""
+    if spacing == 1:
+        return steps.round_()
+    return steps.sub_(1).div_(2).round_().mul_(2).add_(1)
 
 
 class _FakeRound(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, x, scale):  # type: ignore[no-untyped-def]  # noqa: ARG004
-        return (x / scale).round_().mul_(scale)
+    def forward(ctx, x, scale, spacing):  # type: ignore[no-untyped-def]  # noqa: ARG004
+        return round_to_levels_(x / scale, spacing).mul_(scale)
 
     @staticmethod
     def backward(ctx, gradient):  # type: ignore[no-untyped-def]  # noqa: ARG004
-        return gradient, None
+        return gradient, None, None
 
 
 class _FakeQuantize(torch.autograd.Function):
@@ -239,14 +269,15 @@ class _FakeQuantize(torch.autograd.Function):
     scales and 8-bit integers are exact in bfloat16 too."""
 
     @staticmethod
-    def forward(ctx, x, scale, zero_point, quant_min, quant_max):  # type: ignore[no-untyped-def]
+    def forward(ctx, x, scale, zero_point, *ends_and_spacing):  # type: ignore[no-untyped-def]
+        quant_min, quant_max, spacing = ends_and_spacing
         cast = scale.to(x.dtype)
         low, high = (quant_min - zero_point) * cast, (quant_max - zero_point) * cast
         ctx.ends = None
         if scale.numel() == 1 and x.device.type == "cpu":  # kernels are ten times as fast then
             ctx.ends = _just_outside(low, high)
             low, high = low.item(), high.item()
-        rounded = torch.clamp(x, low, high).div_(cast).round_().mul_(cast)
+        rounded = round_to_levels_(torch.clamp(x, low, high).div_(cast), spacing).mul_(cast)
         if ctx.ends is None or ctx.needs_input_grad[1]:
             ctx.inside = (low <= x) & (x <= high)
         ctx.save_for_backward(x, *((scale, rounded) if ctx.needs_input_grad[1] else ()))
@@ -261,9 +292,9 @@ class _FakeQuantize(torch.autograd.Function):
             by_element = gradient * torch.where(ctx.inside, rounded - x, rounded)
             of_scale = _summed(by_element, scale) / scale
         if ctx.ends is None:
-            return gradient * ctx.inside, of_scale, None, None, None
+            return gradient * ctx.inside, of_scale, None, None, None, None
         of_x = torch.ops.aten.hardtanh_backward(gradient, x, *ctx.ends)
-        return of_x, of_scale, None, None, None
+        return of_x, of_scale, None, None, None, None
 
 
 def _just_outside(low: Tensor, high: Tensor) -> tuple[float, float]:

@@ -171,7 +171,7 @@ def _magnitude(expected: Tensor, scale: float) -> float:
 
 
 def _check_weight(prepared: Prepared, layer: Layer, rounded: Tensor) -> None:
-    """Every rounded weight is one of the two integers beside the float one, or at the end of the
+    """Every rounded weight is one of the two levels beside the float one, or at the end of the
     range.
 
     Recipes that choose integers by what a layer gives, and quantizers that round in their own way,
@@ -187,7 +187,7 @@ def _check_weight(prepared: Prepared, layer: Layer, rounded: Tensor) -> None:
     step = torch.from_numpy(layer.weight_scale).reshape(shape)
     wanted = module.weight.detach() * quantizer.unit / step
     steps = (rounded / step - wanted.clamp(quantizer.quant_min, quantizer.quant_max)).abs()
-    if not steps.max() <= 1 + SLACK:
+    if not steps.max() <= quantizer.level_set.spacing + SLACK:
         raise SelfCheckError(
             f"a weight of {layer.name} is {steps.max():.3g} steps away from the float one"
         )

@@ -57,8 +57,8 @@ class Settings:
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Objective:
     """``mean over places of |f(x W~^T + b) - y|^2 / unit + strength sum(1 - |2 h - 1|^beta)`` with
-    ``h = rounded_up(v)``, ``W~ = step clip(below + h, low, high)`` and ``f`` the ReLU, if there is
-    one (equations 21, 24 and 25).
+    ``h = rounded_up(v)``, ``W~ = step clip(below + spacing h, low, high)`` and ``f`` the ReLU, if
+    there is one (equations 21, 24 and 25).
 
     ``below`` and ``step`` are [groups, out_channels / groups, products], ``bias`` [groups, 1,
     out_channels / groups].
@@ -69,6 +69,7 @@ class Objective:
     bias: Tensor
     low: int
     high: int
+    spacing: int
     relu: bool
     unit: Tensor
     strength: float
@@ -83,7 +84,7 @@ class Objective:
         regularizer where ``beta`` is None. In closed form: half the time of autograd."""
         sigmoid = torch.sigmoid(v)
         h = (sigmoid * (ZETA - GAMMA)).add_(GAMMA).clamp_(0, 1)
-        weight = self.below + h
+        weight = self.below + self.spacing * h
         inside = (weight >= self.low) & (weight <= self.high)
         found = self.activated(
             x @ weight.clamp_(self.low, self.high).mul_(self.step).mT + self.bias
@@ -91,7 +92,7 @@ class Objective:
         error = (found - y).mul_(2 / x.shape[1] / self.unit)
         if self.relu:
             error.mul_(found > 0)
-        slope = (error.mT @ x).mul_(self.step).mul_(inside)
+        slope = (error.mT @ x).mul_(self.spacing * self.step).mul_(inside)
         if beta is not None:
             away = h.mul(2).sub_(1)
             power = away.abs().pow_(beta - 1).mul_(2 * beta * self.strength)
@@ -102,24 +103,26 @@ class Objective:
 
 @torch.no_grad()
 def up_or_down(problem: RoundingProblem, data: Regression, settings: Settings) -> Tensor:
-    """The integers of the weight, each one of the two beside it, that come closest to what
+    """The levels of the weight, each one of the two beside it, that come closest to what
     ``data`` wants."""
     layer, (low, high) = problem.layer, (problem.low, problem.high)
     step = weight_rows(layer, problem.step.expand_as(problem.weight))
     reals = weight_rows(layer, problem.weight) / step
-    below = torch.floor(reals)
+    below = torch.floor((reals - problem.spacing + 1) / problem.spacing)
+    below = below * problem.spacing + problem.spacing - 1
     objective = Objective(
         below=below,
         step=step,
         bias=problem.bias.reshape(len(below), 1, -1),
         low=low,
         high=high,
+        spacing=problem.spacing,
         relu=problem.relu,
         unit=data.wanted.var(1).mean().clamp(min=torch.finfo(torch.float32).tiny),
         strength=settings.strength,
     )
     targets = objective.activated(data.wanted + objective.bias)
-    v = undecided(reals - below).requires_grad_()
+    v = undecided((reals - below) / problem.spacing).requires_grad_()
     optimizer = torch.optim.Adam([v], lr=settings.rate, fused=True)
     for number in range(settings.steps):
         start = number * settings.places % max(1, targets.shape[1] - settings.places + 1)
@@ -128,4 +131,4 @@ def up_or_down(problem: RoundingProblem, data: Regression, settings: Settings) -
         v.grad = objective.gradient(v, data.rows[:, drawn], targets[:, drawn], beta)
         optimizer.step()
     up = rounded_up(v.detach()) >= 0.5
-    return from_rows(layer, (below + up).clamp(low, high))
+    return from_rows(layer, (below + problem.spacing * up).clamp(low, high))

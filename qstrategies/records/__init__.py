@@ -12,6 +12,8 @@ from qstrategies.records.configs import ExperimentConfig as ExperimentConfig
 from qstrategies.records.configs import QuantizationConfig as QuantizationConfig
 from qstrategies.records.configs import TrainingConfig as TrainingConfig
 from qstrategies.records.labels import labels as labels
+from qstrategies.records.levels import LEVELS as LEVELS
+from qstrategies.records.levels import LevelSet as LevelSet
 from qstrategies.records.results import MEASURED as MEASURED
 from qstrategies.records.results import RECORD as RECORD
 from qstrategies.records.results import SEAL as SEAL

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from qstrategies.errors import check_choice, check_range
+from qstrategies.errors import InputError, check_choice, check_range
+from qstrategies.records.levels import LEVELS, LevelSet
 from qstrategies.text import file_name
 from qstrategies.typed_json import (
     Name,
@@ -56,6 +57,7 @@ class QuantizationConfig:
     """What the int8 model looks like; every field but ``engine`` and ``calibration_images`` also
     steers QAT.
 
+    ``levels``: the integers that weights are rounded to (``levels.py``).
     ``observer`` None means the strategy's own default. ``exact`` restricts the scales so that every
     executor gives the same bits (see ``quantization/scales.py``): with ``saturation`` "any_kernel"
     on all CPUs; "vnni_or_arm" allows finer 8-bit weights, whose products kernels of AVX2 cannot add
@@ -63,6 +65,7 @@ class QuantizationConfig:
     """
 
     weight_bits: int = 8
+    levels: str = "narrow"
     per_channel: bool = True
     observer: str | None = None
     reduce_range: bool = False
@@ -73,11 +76,27 @@ class QuantizationConfig:
 
     def __post_init__(self) -> None:
         check_range("weight bits", self.weight_bits, 2, 8)
+        check_choice("level set", self.levels, LEVELS)
+        if self.level_set.largest > 128:
+            raise InputError(
+                f"levels {self.levels!r} of {self.weight_bits} weight bits reach "
+                f"{self.level_set.largest}, beyond int8: at most 7 bits"
+            )
         check_range("number of calibration images", self.calibration_images, 1, 10_000)
         check_choice("saturation", self.saturation, SATURATIONS)
         check_choice("engine", self.engine, ENGINES)
         if self.observer is not None:
             check_choice("observer", self.observer, OBSERVERS)
+
+    @property
+    def level_set(self) -> LevelSet:
+        """The integers that a weight may be."""
+        return LevelSet.of(self.levels, self.weight_bits)
+
+    @property
+    def width(self) -> str:
+        """What weights are, in short: "w2", or "w2 no_zero"."""
+        return f"w{self.weight_bits}" + ("" if self.levels == "narrow" else f" {self.levels}")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -177,6 +177,7 @@ class RunRecord:
         bits and seed."""
         config, quantization = self.config, self.config.quantization
         marks = [f"{name}={value:g}" for name, value in config.options.items()]
+        marks += [] if quantization.levels == "narrow" else [quantization.levels]
         marks += [] if quantization.per_channel else ["per-tensor"]
         marks += [] if quantization.observer is None else [quantization.observer]
         marks += ["reduce-range"] if quantization.reduce_range else []

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 HEADERS = (
     "strategy",
     "bits",
+    "levels",
     "seeds",
     "drop, points",
     "against float",
@@ -42,6 +43,7 @@ def cells(row: Row) -> list[str]:
     return [
         row.strategy,
         str(row.weight_bits),
+        row.levels,
         str(row.seeds),
         _interval(row.change, -1),
         _verdict(row.change),

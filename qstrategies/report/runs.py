@@ -166,7 +166,8 @@ def _own(training: TrainingConfig) -> dict[str, Any]:
 
 def _quantization(config: QuantizationConfig) -> list[str]:
     default = QuantizationConfig()
-    words = [] if config.per_channel else ["--per-tensor"]
+    words = [] if config.levels == default.levels else ["--levels", config.levels]
+    words += [] if config.per_channel else ["--per-tensor"]
     words += [] if config.observer is None else ["--observer", config.observer]
     words += ["--reduce-range"] if config.reduce_range else []
     words += [] if config.exact else ["--free-scales"]

@@ -22,6 +22,7 @@ class Row:
     strategy: str
     weight_bits: int | None
     seeds: int
+    levels: str | None = None
     failed: int = 0
     float_accuracy: float | None = None
     int8_accuracy: float | None = None
@@ -92,6 +93,7 @@ def _row(name: str, bits: int, records: Sequence[RunRecord]) -> Row:
         strategy=name,
         weight_bits=bits,
         seeds=len(records),
+        levels=str(records[0].config.quantization.level_set),
         failed=failed,
         same_bits=same,
         saturation_safe=safe,
@@ -135,9 +137,9 @@ def _aggregate(values: Sequence[dict[str, float | None]]) -> dict[str, Any]:
 
 
 HEADERS = (
-    "strategy", "bits", "float %", "int8 %", "ORT %", "drop, points", "free scales %", "agree %",
-    "same bits", "safe w/o VNNI", "KB float > int8", "KB weights", "s/epoch", "us, batch 1",
-    "images/s, batch 256",
+    "strategy", "bits", "levels", "float %", "int8 %", "ORT %", "drop, points", "free scales %",
+    "agree %", "same bits", "safe w/o VNNI", "KB float > int8", "KB weights", "s/epoch",
+    "us, batch 1", "images/s, batch 256",
 )  # fmt: skip
 
 
@@ -151,6 +153,7 @@ def cells(row: Row) -> list[str]:
     return [
         name,
         "-" if row.weight_bits is None else str(row.weight_bits),
+        row.levels or "-",
         _percent(row, "float_accuracy"),
         _percent(row, "int8_accuracy"),
         _percent(row, "onnxruntime_accuracy"),
@@ -180,7 +183,8 @@ def _speed(value: float | None, speedup: float | None) -> str:
 
 
 NOTES = (
-    "Accuracies on the test split. float: the model before quantization (for QAT the float model "
+    "Accuracies on the test split. levels: how many integers a weight may be, and which. "
+    "float: the model before quantization (for QAT the float model "
     "that it is compared with); ORT: the exported file in ONNX Runtime; free scales: int8 "
     "accuracy without the restriction to exact scales (PTQ only; for QAT run compare "
     "--free-scales); same bits: all logits equal in every engine and runtime that was run; safe "
@@ -216,6 +220,7 @@ def overview(rows: Sequence[Row]) -> Grid:
         "int8 test accuracy in percent, by weight bits",
         ["strategy", "float", *(f"{width} bits" for width in bits)],
         lines,
+        "A weight has 2^bits - 1 levels, 2^bits where the name says full or no_zero.",
     )
 
 

@@ -31,6 +31,7 @@ class A2q(Strategy):
     paper = "https://arxiv.org/abs/2308.13504"
     course = QAT
     observer = "moving_average"
+    refused_levels = {"no_zero": "rounding towards zero, which keeps the bound, needs a zero"}
     options = {
         "accumulator_bits": Option(16, 10, 32, "bits of every accumulator, with sign"),
         "penalty": Option(1e-3, 0, 100, "factor of what norms exceed the bound by, in octaves"),

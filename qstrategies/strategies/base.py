@@ -14,7 +14,7 @@ from qstrategies.errors import InputError, check_range, unknown
 from qstrategies.quantization.qat import FakeQuantizedModel
 from qstrategies.quantization.recipe import Recipe
 from qstrategies.quantization.reestimate import reestimate
-from qstrategies.records import QuantizationConfig
+from qstrategies.records import LEVELS, QuantizationConfig
 
 Schedule = Literal["training", "tuning"]
 
@@ -108,6 +108,8 @@ class Strategy(Recipe):
     course: ClassVar[Course] = Course()
     observer: ClassVar[str | None] = None
     """How activation ranges are found unless the user says otherwise; None for the default."""
+    refused_levels: ClassVar[Mapping[str, str]] = {}
+    """Level sets that it cannot have, and why."""
 
     def __init_subclass__(cls) -> None:
         super().__init_subclass__()
@@ -125,7 +127,17 @@ class Strategy(Recipe):
         }
 
     def resolved(self, config: QuantizationConfig) -> QuantizationConfig:
-        """``config`` with the strategy's own observer where it names none."""
+        """``config`` with the strategy's own observer where it names none.
+
+        Raises:
+            InputError: a level set that the strategy cannot have.
+        """
+        if config.levels in self.refused_levels:
+            reason = self.refused_levels[config.levels]
+            raise InputError(
+                f"{type(self).__name__} cannot have levels {config.levels!r}: {reason}. Valid: "
+                f"{', '.join(name for name in LEVELS if name not in self.refused_levels)}"
+            )
         return replace(config, observer=config.observer or self.observer)
 
     def parametrize(self, model: nn.Module) -> None:

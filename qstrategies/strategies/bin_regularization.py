@@ -36,13 +36,14 @@ class BinRegularization(Lsq):
 
 def spread(layer: FakeQuantizedLayer) -> Tensor:
     """Of the weights in the bins of ``layer``, in squared steps, added over bins."""
-    steps, low = layer.steps[0], layer.quantizer.quant_min
-    bins = 2 * layer.quantizer.quant_max + 1
-    inside = (steps.clamp(low, -low).detach().round() - low).long().flatten()
+    steps, levels = layer.steps[0], layer.quantizer.level_set
+    low, bins = levels.quant_min, levels.count
+    inside = layer.quantizer.nearest(steps.detach()).flatten()
+    inside = ((inside - low) / levels.spacing).long()
     counts = torch.bincount(inside, minlength=bins)
     used = counts.clamp(min=1)
     means = steps.new_zeros(bins).index_add(0, inside, steps.flatten()) / used
     squares = steps.new_zeros(bins).index_add(0, inside, (steps.flatten() - means[inside]).square())
-    centres = torch.arange(low, -low + 1, device=steps.device)
+    centres = torch.arange(bins, device=steps.device) * levels.spacing + low
     apart = (means - centres).square() * (counts > 0)
     return (apart + squares / used * (counts > 2)).sum()

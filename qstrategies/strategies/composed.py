@@ -72,6 +72,9 @@ def _composed(parts: tuple[tuple[str, Kind], ...], summary: str) -> Kind:
         "paper": " ".join(kind.paper for kind in kinds if kind.paper),
         "options": {name: option for kind in kinds for name, option in kind.options.items()},
         "course": _course(dict(parts)),
+        "refused_levels": {
+            name: why for kind in kinds for name, why in kind.refused_levels.items()
+        },
         "observer": next((kind.observer for kind in reversed(kinds) if _trains(kind)), None),
     }
     used = {hook: way for hook, way in HOOKS.items() if any(uses(kind, hook) for kind in kinds)}

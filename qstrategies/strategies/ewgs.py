@@ -41,8 +41,8 @@ class ScaledStep(WeightQuantizer):
 
     def rounded(self, weight: Tensor, scale: Tensor) -> Tensor:
         whole = super().rounded(weight, scale)
-        apart: Tensor = ((weight - whole) / scale).detach().clamp(-0.5, 0.5)
-        scaled: Tensor = _Scaled.apply(whole, apart, self.delta)
+        apart: Tensor = ((weight - whole) / (scale * self.level_set.spacing)).detach()
+        scaled: Tensor = _Scaled.apply(whole, apart.clamp(-0.5, 0.5), self.delta)
         return scaled
 
 

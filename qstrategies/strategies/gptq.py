@@ -8,6 +8,7 @@ from torch import Tensor
 
 from qstrategies.quantization.propagate import RoundingProblem
 from qstrategies.quantization.regression import from_rows, sampled, weight_rows
+from qstrategies.quantization.scales import round_to_levels_
 from qstrategies.strategies import STRATEGIES
 from qstrategies.strategies.base import Course, Option, Strategy
 
@@ -39,17 +40,18 @@ class GPTQ(Strategy):
         factor = torch.linalg.cholesky(inverse, upper=True).float()
         weight = weight_rows(problem.layer, problem.weight / problem.step)
         weight = weight.masked_fill(dead[:, None], 0)
-        return from_rows(problem.layer, _rounded(weight, factor, problem.low, problem.high))
+        return from_rows(problem.layer, _rounded(weight, factor, problem))
 
 
-def _rounded(weight: Tensor, factor: Tensor, low: int, high: int) -> Tensor:
-    """The integers of ``weight`` [groups, rows, columns], in steps, for the ``factor`` U."""
+def _rounded(weight: Tensor, factor: Tensor, problem: RoundingProblem) -> Tensor:
+    """The levels of ``weight`` [groups, rows, columns], in steps, for the ``factor`` U."""
     weight, columns = weight.clone(), weight.shape[2]
     for first in range(0, columns, BLOCK):
         last = min(first + BLOCK, columns)
         errors = torch.zeros_like(weight[..., first:last])
         for column in range(first, last):
-            rounded = torch.round(weight[..., column]).clamp(low, high)
+            steps = weight[..., column].clone()
+            rounded = round_to_levels_(steps, problem.spacing).clamp(problem.low, problem.high)
             error = (weight[..., column] - rounded) / factor[:, column, column, None]
             weight[..., column:last] -= error[..., None] * factor[:, None, column, column:last]
             weight[..., column] = rounded

@@ -28,15 +28,15 @@ class Octav(Strategy):
     def weight_quantizer(self, site: QuantizerSite, default: WeightQuantizer) -> WeightQuantizer:
         return ClippingQuantizer(default, self.threshold)
 
-    def threshold(self, rows: Tensor, quant_max: int) -> Tensor:
-        """The clipping threshold [rows] for integers up to ``quant_max``."""
+    def threshold(self, rows: Tensor, side: float) -> Tensor:
+        """The clipping threshold [rows] for ``side`` levels on either side of zero."""
         sizes = rows.abs()
         nonzero = (sizes > 0).sum(1).clamp(min=1)
         found = sizes.sum(1) / nonzero
         for _ in range(int(self.values["iterations"])):
             beyond = sizes > found[:, None]
             clipped = beyond.sum(1)
-            rounding = (nonzero - clipped) / (12 * quant_max**2)
+            rounding = (nonzero - clipped) / (12 * side**2)
             better = torch.where(beyond, sizes, 0.0).sum(1) / (rounding + clipped)
             found = torch.where(clipped > 0, better, found)
         return found

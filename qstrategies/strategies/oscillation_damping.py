@@ -42,4 +42,4 @@ def distance(layer: FakeQuantizedLayer) -> Tensor:
     """Squared, between the weights inside of the range and their middles."""
     steps, unit = layer.steps
     inside = steps.clamp(layer.quantizer.quant_min, layer.quantizer.quant_max)
-    return ((inside.detach().round() - inside) * unit).square().sum(0).mean()
+    return ((layer.quantizer.nearest(inside.detach()) - inside) * unit).square().sum(0).mean()
