@@ -11,6 +11,7 @@ from qstrategies.datasets import DATASETS
 from qstrategies.datasets.base import FILES, CalibrationSet, Dataset, Location, read_idx, stratified
 from qstrategies.datasets.mnist import MNIST
 from qstrategies.datasets.show import show
+from qstrategies.datasets.spoken_digits import SpokenDigits
 from qstrategies.datasets.torchvision_import import torchvision
 from qstrategies.errors import InputError
 
@@ -209,4 +210,25 @@ def test_show_draws_a_picture_and_counts_every_image(location, tmp_path):
 @pytest.mark.parametrize("name", DATASETS.names())
 def test_every_dataset_describes_itself(name):
     kind = DATASETS.get(name)
-    assert kind.summary and len(kind.md5) == 4 and len(kind.labels) > 1 and kind.torchvision_class
+    assert kind.summary and len(kind.labels) > 1 and len(kind.md5) == len(kind.files)
+    assert kind.packaged or kind.torchvision_class, "it comes from somewhere"
+
+
+def test_no_speaker_of_spoken_digits_is_in_two_splits(location):
+    dataset = SpokenDigits(location)
+    assert sorted(sum(dataset.speakers.values(), ())) == list(range(6))
+    for name, split in dataset.splits.items():
+        voices = len(dataset.speakers[name])
+        assert split.images.shape == (500 * voices, 1, 49, 10) and split.images.dtype == torch.uint8
+        assert split.labels.bincount().tolist() == [50 * voices] * 10
+
+
+def test_the_map_to_bytes_is_that_of_the_speakers_who_train(location):
+    train = SpokenDigits(location).splits["train"].images.double()
+    highest = (train == 255).double().mean((0, 1, 2))
+    assert ((highest >= 0.001) & (highest < 0.01)).all(), "0.1 %, and what rounds to 255"
+
+
+def test_a_packaged_dataset_is_not_downloaded(tmp_path, other_torchvision):
+    other_torchvision(None)
+    assert len(SpokenDigits(Location(cache=tmp_path, download=True)).splits["test"]) > 0

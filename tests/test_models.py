@@ -5,15 +5,22 @@ import pytest
 import torch
 
 import qstrategies as qs
+from qstrategies.datasets.spoken_digits import SpokenDigits
 from qstrategies.models import MODELS
 from qstrategies.pixels import PIXEL_SCALE, to_input
 from qstrategies.records import TrainingConfig
 from qstrategies.training.loop import train
 
 
+@pytest.fixture
+def packaged(mnist, location):
+    """By the shape of its images, what the models are made for."""
+    return {(1, 28, 28): mnist, (1, 49, 10): SpokenDigits(location).splits}
+
+
 @pytest.mark.parametrize("name", MODELS.names())
 @pytest.mark.parametrize("strategy", ["no_norm", "qat_weight_norm"])
-def test_a_trained_model_gives_the_same_bits_everywhere(name, strategy, mnist, tmp_path):
+def test_a_trained_model_gives_the_same_bits_everywhere(name, strategy, packaged, tmp_path):
     torch.manual_seed(0)
     model = MODELS.get(name)()
     example = torch.zeros(2, *model.input_shape)
@@ -21,7 +28,7 @@ def test_a_trained_model_gives_the_same_bits_everywhere(name, strategy, mnist, t
     trainee = qs.prepare(model, example, strategy, input_scale=PIXEL_SCALE)
     data = {
         part: type(split)(part, split.images[:1024], split.labels[:1024])
-        for part, split in mnist.items()
+        for part, split in packaged[model.input_shape].items()
     }
     train(trainee, data, TrainingConfig(epochs=1, batch_size=64, learning_rate=3e-3), seed=0)
     quantized = trainee.finish([to_input(data["train"].images[:256])])

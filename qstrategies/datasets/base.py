@@ -1,4 +1,4 @@
-"""What a dataset is: four checked IDX files, cut into train, validation and test."""
+"""What a dataset is: checked IDX files, cut into train, validation and test."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import hashlib
 import lzma
 import math
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -89,18 +89,19 @@ class Location:
 
 
 class Dataset:
-    """Base of all datasets. A subclass names itself, its classes, its checksums and the class of
-    torchvision that downloads it.
+    """Base of all datasets. A subclass names itself, its classes, its files and their checksums.
 
-    ``md5`` are the checksums of the four unpacked files, in the order of ``FILES``; ``packaged`` is
-    the folder of compressed files inside the package, or None where the user has to bring them.
+    ``md5`` are the checksums of the unpacked ``files``, in their order; ``packaged`` is the folder
+    of compressed files inside the package, or None where the user has to bring them;
+    ``torchvision_class`` the class of torchvision that downloads them, or None.
     """
 
     name: ClassVar[str]
     summary: ClassVar[str]
     labels: ClassVar[tuple[str, ...]]
     md5: ClassVar[tuple[str, ...]]
-    torchvision_class: ClassVar[str]
+    files: ClassVar[tuple[str, ...]] = FILES
+    torchvision_class: ClassVar[str | None] = None
     packaged: ClassVar[Path | None] = None
 
     def __init__(self, location: Location = Location()) -> None:
@@ -113,13 +114,17 @@ class Dataset:
 
     @cached_property
     def splits(self) -> dict[str, Split]:
-        """train, validation (stratified, the same for every seed) and test.
+        """train, validation (the same for every seed) and test.
 
         Raises ``InputError`` for a missing or altered file.
         """
+        return self.cut(self._tensors())
+
+    def cut(self, tensors: Sequence[Tensor]) -> dict[str, Split]:
+        """The splits, of what ``files`` hold: here a stratified part of train is for validation."""
         import torch
 
-        train_images, train_labels, test_images, test_labels = self._tensors()
+        train_images, train_labels, test_images, test_labels = tensors
         images, labels = train_images.unsqueeze(1), train_labels.long()
         held_out = stratified(labels, VALIDATION_IMAGES, SPLIT_SEED)
         kept = torch.ones(len(labels), dtype=torch.bool)
@@ -142,8 +147,9 @@ class Dataset:
         return digest.hexdigest()
 
     def _tensors(self) -> list[Tensor]:
-        """What the four files hold: complete and unaltered, in the order of ``FILES``."""
-        paths = [self.location.root / self.torchvision_class / "raw" / name for name in FILES]
+        """What ``files`` hold: complete and unaltered."""
+        folder = self.location.root / (self.torchvision_class or self.name) / "raw"
+        paths = [folder / name for name in self.files]
         if self.location.download and not all(path.is_file() for path in paths):
             self._download()
         return [
@@ -152,6 +158,8 @@ class Dataset:
         ]
 
     def _download(self) -> None:
+        if self.torchvision_class is None:
+            return
         from qstrategies.datasets.torchvision_import import torchvision
 
         kind = getattr(torchvision().datasets, self.torchvision_class)

@@ -146,4 +146,8 @@ PRESETS: dict[str, dict[str, TrainingConfig]] = {
         ),
         "tuning": TrainingConfig(epochs=2, learning_rate=1e-3, schedule="constant", batch_size=64),
     },
+    "speech": {
+        "training": TrainingConfig(epochs=20, learning_rate=3e-3, batch_size=64),
+        "tuning": TrainingConfig(epochs=3, learning_rate=1e-3, schedule="cosine", batch_size=64),
+    },
 }
