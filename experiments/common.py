@@ -15,7 +15,7 @@ from qstrategies.evidence import conclude
 from qstrategies.experiment.comparison import plan, run_all
 from qstrategies.experiment.workspace import Workspace
 from qstrategies.progress import Progress
-from qstrategies.records import ExperimentConfig, TrainingConfig
+from qstrategies.records import PRESETS, ExperimentConfig
 from qstrategies.report import write
 from qstrategies.training.hardware import keep_freed_memory
 
@@ -51,14 +51,18 @@ def options(description: str | None) -> argparse.Namespace:
     return parser.parse_args()
 
 
-def config(chosen: argparse.Namespace, epochs: int | None = None) -> ExperimentConfig:
-    """The default preset with the command line's seed and number of epochs (``epochs`` where it
-    names none)."""
-    asked = chosen.epochs if chosen.epochs is not None else epochs or TrainingConfig().epochs
+def config(
+    chosen: argparse.Namespace, epochs: int | None = None, preset: str = "default"
+) -> ExperimentConfig:
+    """The preset with the command line's seed and number of epochs (``epochs`` where it names
+    none)."""
+    training, tuning = PRESETS[preset]["training"], PRESETS[preset]["tuning"]
+    asked = chosen.epochs if chosen.epochs is not None else epochs or training.epochs
     number = 1 if chosen.quick else asked
     return ExperimentConfig(
         strategy="no_norm",
-        training=dataclasses.replace(TrainingConfig(), epochs=number),
+        training=dataclasses.replace(training, epochs=number),
+        tuning=tuning,
         seed=chosen.seed,
     )
 
@@ -71,6 +75,7 @@ def experiment(  # noqa: PLR0913 - one keyword per setting
     *,
     model: str = "cnn",
     dataset: str = "mnist",
+    preset: str = "default",
     per_channel: Sequence[bool] = (True,),
 ) -> None:
     """Run ``strategies`` at ``bits``, print the table, write models and figures; exits with code 2
@@ -78,7 +83,7 @@ def experiment(  # noqa: PLR0913 - one keyword per setting
     chosen = options(description)
 
     def run() -> int:
-        base = dataclasses.replace(config(chosen, epochs), model=model, dataset=dataset)
+        base = dataclasses.replace(config(chosen, epochs, preset), model=model, dataset=dataset)
         configs = []
         for granularity in per_channel:
             quantization = dataclasses.replace(base.quantization, per_channel=granularity)

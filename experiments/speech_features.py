@@ -75,7 +75,7 @@ def mfcc(second: Array) -> Array:
     windows = np.lib.stride_tricks.sliding_window_view(second, WINDOW)[::HOP]
     hann = 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(WINDOW) / WINDOW)
     magnitudes = np.abs(np.fft.rfft(windows * hann, POINTS))
-    frequencies = np.arange(POINTS // 2 + 1) * (RATE / POINTS)
+    frequencies = np.arange(POINTS // 2 + 1, dtype=np.float64) * (RATE / POINTS)
     energies = magnitudes @ mel_weights(MEL_BINS, frequencies, LOWEST, HIGHEST)
     return np.log(energies + FLOOR) @ cosine_transform(MEL_BINS, COEFFICIENTS)
 

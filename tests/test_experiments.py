@@ -21,7 +21,7 @@ STRATEGIES = [
     "qat_weight_norm",
     "qat_clamp",
 ]
-NAMES = ["data", *STRATEGIES, "bit_widths", "summary", "resnet8", "depthwise"]
+NAMES = ["data", *STRATEGIES, "bit_widths", "summary", "resnet8", "depthwise", "ds_cnn"]
 
 
 @pytest.mark.parametrize("name", NAMES)
