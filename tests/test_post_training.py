@@ -485,7 +485,7 @@ def test_calibration_batches_are_split_in_two():
 POST_TRAINING = [
     name for name in STRATEGIES.names() if STRATEGIES.get(name).course.schedule is None
 ]
-FAST = {"rounding_steps": 20}
+FAST = {"rounding_steps": 20, "block_steps": 5}
 
 
 @pytest.fixture(scope="module")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -11,14 +11,15 @@ from torch import Tensor, fx, nn
 from qstrategies.operators.base import Node, Quantizer, Site, TensorSpec, form_of, shape_of
 from qstrategies.operators.island import island
 from qstrategies.operators.layer import RoundedLayer
+from qstrategies.quantization.blocks import Block, BlockProblem, blocks
 from qstrategies.quantization.exact_forms import is_layer, module_at
 from qstrategies.quantization.integer_graph import IntegerGraph
 from qstrategies.quantization.place import Placement
 from qstrategies.quantization.prepare import Prepared
 from qstrategies.quantization.propagate import Propagation, RoundingProblem
 from qstrategies.quantization.ranges import decided
-from qstrategies.quantization.recipe import overrides_rounding
-from qstrategies.quantization.rounding import Way, rounded_layer
+from qstrategies.quantization.recipe import overrides, overrides_rounding
+from qstrategies.quantization.rounding import Scaled, Way, rounded_layer, scaled
 from qstrategies.quantization.steps import coarsened
 
 
@@ -58,6 +59,8 @@ def build(
     if batches and overrides_rounding(prepared.recipe):
         builder.propagation = Propagation(prepared, batches)
         builder.propagation.enter(placeholders)
+        if overrides(prepared.recipe, "round_block"):
+            builder.blocks = {block.nodes[0]: block for block in blocks(prepared)}
     built = tuple(builder.node(node) for node in nodes if builder.stands(node))
     ends: Any = prepared.graph.graph.output_node().args[0]
     return IntegerGraph(placeholders, tuple(builder.spec(node) for node in ends), built)
@@ -69,6 +72,8 @@ class _Builder:
         self.graph: fx.GraphModule = prepared.graph
         self.placement: Placement = prepared.placement
         self.propagation: Propagation | None = None
+        self.blocks: dict[fx.Node, Block] = {}
+        self.rounded: dict[str, Tensor] = {}
 
     def stands(self, node: fx.Node) -> bool:
         """Whether a node of the integer graph is made from ``node``."""
@@ -86,20 +91,28 @@ class _Builder:
         source: Any = end.args[0] if end.args else None
         joined = isinstance(source, fx.Node) and source.name in self.placement.inner
         node: fx.Node = source if joined else end
+        if node in self.blocks:
+            problem = self._block_problem(self.blocks[node])
+            self.rounded.update(self.prepared.recipe.round_block(problem))
+        made = self._made(self.site(node), node)
+        if self.propagation is not None:
+            self.propagation.advance(made)
+        return made
+
+    def site(self, node: fx.Node) -> Site:
+        """The place of the form at ``node``, which a ReLU may join."""
+        joined = node.name in self.placement.inner
+        end = next(iter(node.users)) if joined else node
         if joined:
             assert type(module_at(self.graph, end)) is nn.ReLU
         inputs = tuple(self.spec(each) for each in node.args if isinstance(each, fx.Node))
-        site = Site(
+        return Site(
             name=str(node.target),
             module=module_at(self.graph, node),
             inputs=inputs,
             output=self.spec(end),
             relu=joined,
         )
-        made = self._made(site, node)
-        if self.propagation is not None:
-            self.propagation.advance(made)
-        return made
 
     def _made(self, site: Site, node: fx.Node) -> Node:
         form = form_of(site.module)
@@ -111,28 +124,57 @@ class _Builder:
         return form.node(site)
 
     def _rounded(self, site: Site, node: fx.Node) -> RoundedLayer:
-        quantizer = self.prepared.weights[site.name]
         pairs: Sequence[tuple[Tensor, Tensor]] = ()
+        chooses = self._chooser(node)
         if self.propagation is not None:
             pairs = self.propagation.pairs(site.inputs[0].name, node)
+        found, problem = self._scaled(site, pairs)
+        balances = self.prepared.config.exact and not self.prepared.trained
+        way = Way(self.prepared.recipe, balances, chooses)
+        quantizer = self.prepared.weights[site.name]
+        return rounded_layer(found, site.inputs[0].grid, quantizer, way, problem)
 
-        def problem(weight: Tensor, bias: Tensor, step: Tensor) -> RoundingProblem:
-            return RoundingProblem(
-                name=site.name,
-                weight=weight,
-                bias=bias,
-                step=step,
-                low=quantizer.quant_min,
-                high=quantizer.quant_max,
-                spacing=quantizer.level_set.spacing,
-                relu=site.relu,
-                layer=site.module,
-                pairs=pairs,
-            )
+    def _scaled(
+        self, site: Site, pairs: Sequence[tuple[Tensor, Tensor]] = ()
+    ) -> tuple[Scaled, RoundingProblem]:
+        quantizer = self.prepared.weights[site.name]
+        ends = site.inputs[0].grid, site.output.grid
+        found = scaled(site.module, site.name, quantizer, ends)
+        problem = RoundingProblem(
+            name=site.name,
+            weight=found.weight,
+            bias=found.bias,
+            step=found.step,
+            low=quantizer.quant_min,
+            high=quantizer.quant_max,
+            spacing=quantizer.level_set.spacing,
+            relu=site.relu,
+            layer=site.module,
+            pairs=pairs,
+        )
+        return found, problem
 
-        ends = (site.inputs[0].grid, site.output.grid)
-        return rounded_layer(site.module, site.name, quantizer, ends, self._way(), problem)
+    def _chooser(self, node: fx.Node) -> Callable[[RoundingProblem], Tensor] | None:
+        """What chooses the integers of the layer at ``node``."""
+        if node.name in self.rounded:
+            return lambda _: self.rounded[node.name]
+        asks = overrides(self.prepared.recipe, "round_weights")
+        return self.prepared.recipe.round_weights if asks else None
 
-    def _way(self) -> Way:
-        prepared = self.prepared
-        return Way(prepared.recipe, balances=prepared.config.exact and not prepared.trained)
+    def _block_problem(self, block: Block) -> BlockProblem:
+        assert self.propagation is not None
+        pairs = self.propagation.pairs(block.entry.name, block.entry)
+        entry = self.placement.groups.get(block.entry.name)
+        if entry in self.prepared.pixel_groups:  # which are exact, in another unit than reals
+            pairs = [(ours, ours) for ours, _ in pairs]
+        inside = [each for each in block.nodes if is_layer(self.graph, each)]
+        quantized = [each for each in inside if each.name not in self.placement.islands]
+        numbers = {node.name: self.placement.groups.get(node.name) for node in block.nodes[:-1]}
+        return BlockProblem(
+            graph=self.graph,
+            block=block,
+            layers={each.name: self._scaled(self.site(each))[1] for each in quantized},
+            grids={name: self.chosen[each] for name, each in numbers.items() if each is not None},
+            examples=self.propagation.examples,
+            pairs=pairs,
+        )

@@ -74,6 +74,7 @@ class Propagation:
         names = [node.name for node in self.nodes if node.op == "placeholder"]
         self.floats = [dict(zip(names, batch, strict=True)) for batch in batches]
         self.rounded: list[dict[str, Tensor]] = []
+        self.examples = [len(batch[0]) for batch in batches]
 
     def enter(self, specs: Sequence[TensorSpec]) -> None:
         """Give the rounded network its inputs, whose quantizers are decided."""
@@ -83,13 +84,13 @@ class Propagation:
             self.rounded.append(dict(zip((spec.name for spec in specs), reals, strict=True)))
 
     @torch.no_grad()
-    def pairs(self, source: str, layer: fx.Node) -> list[tuple[Tensor, Tensor]]:
-        """For each batch, ``source`` in the rounded network and what ``layer`` gives in the float
+    def pairs(self, source: str, node: fx.Node) -> list[tuple[Tensor, Tensor]]:
+        """For each batch, ``source`` in the rounded network and what ``node`` gives in the float
         one."""
-        if layer.name not in self.floats[0]:
-            self._run_float_to(layer)
+        if node.name not in self.floats[0]:
+            self._run_float_to(node)
         both = zip(self.rounded, self.floats, strict=True)
-        return [(ours[source], theirs[layer.name]) for ours, theirs in both]
+        return [(ours[source], theirs[node.name]) for ours, theirs in both]
 
     @torch.no_grad()
     def advance(self, node: Node) -> None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from torch import Tensor, fx
 
 if TYPE_CHECKING:
+    from qstrategies.quantization.blocks import BlockProblem
     from qstrategies.quantization.prepare import Prepared
     from qstrategies.quantization.propagate import RoundingProblem
     from qstrategies.quantization.qat import FakeQuantizedModel
@@ -61,6 +62,11 @@ class Recipe:
         """The integers of a layer's weight, in [low, high], of its shape."""
         return problem.nearest()
 
+    def round_block(self, problem: BlockProblem) -> Mapping[str, Tensor]:
+        """The integers of the weights of all layers of a block, by the names of their nodes, each
+        as of ``round_weights``; not asked where there are no calibration batches."""
+        return {name: layer.nearest() for name, layer in problem.layers.items()}
+
     def correct_bias(self, problem: RoundingProblem, weight: Tensor) -> Tensor:
         """The real bias [out_channels] of a layer whose real ``weight`` is on its grid now."""
         return problem.bias
@@ -75,6 +81,9 @@ def overrides(recipe: Recipe, hook: str, base: type[Recipe] = Recipe) -> bool:
     return getattr(type(recipe), hook) is not getattr(base, hook)
 
 
+CHOOSE_INTEGERS = ("round_weights", "round_block")
+
+
 def overrides_rounding(recipe: Recipe) -> bool:
     """Whether ``recipe`` chooses integers or biases by what layers give."""
-    return any(overrides(recipe, hook) for hook in ("round_weights", "correct_bias"))
+    return any(overrides(recipe, hook) for hook in (*CHOOSE_INTEGERS, "correct_bias"))

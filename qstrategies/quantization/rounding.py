@@ -32,34 +32,36 @@ from qstrategies.quantization.scales import (
 
 LARGEST_BIAS = 2**31 - 1
 
-Asked = Callable[[Tensor, Tensor, Tensor], RoundingProblem]
-"""What a recipe is asked, from a real weight, a real bias, and a scale that is shaped to go with
-the weight."""
-
 
 @dataclass(frozen=True)
 class Way:
-    """Who chooses integers: ``recipe``, if it does; else they are those nearest to the weights,
-    moved so that their errors cancel where ``balances``."""
+    """Who chooses integers: ``chooses``, if there is one; else they are those nearest to the
+    weights, moved so that their errors cancel where ``balances``. ``recipe`` corrects biases."""
 
     recipe: Recipe
     balances: bool
+    chooses: Callable[[RoundingProblem], Tensor] | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Scaled:
+    """A layer's real weight and bias as they are exported, and its scale [out_channels].
+
+    ``step`` is the scale, shaped to go with the weight.
+    """
+
+    weight: Tensor
+    bias: Tensor
+    scale: Tensor
+    step: Tensor
 
 
 @torch.no_grad()
-def rounded_layer(
-    layer: Any,
-    name: str,
-    quantizer: WeightQuantizer,
-    ends: tuple[Quantizer, Quantizer],
-    way: Way,
-    asked: Asked,
-) -> RoundedLayer:
-    """The integers of ``layer`` between tensors of the quantizers ``ends``.
-
-    Raises:
-        InputError: weights that are not finite, or a bias that does not fit int32.
-    """
+def scaled(
+    layer: Any, name: str, quantizer: WeightQuantizer, ends: tuple[Quantizer, Quantizer]
+) -> Scaled:
+    """The scale of ``layer`` between tensors of the quantizers ``ends``. Raises ``InputError`` for
+    weights that are not finite."""
     weight = layer.weight.detach() * quantizer.unit
     bias = (
         torch.zeros(len(output_rows(layer))) if layer.bias is None else layer.bias.detach().clone()
@@ -74,12 +76,24 @@ def rounded_layer(
         scale = fit_layer(scale, bias, entry_scale, shifted, quantizer.largest_bias)
         scale = scale if quantizer.per_channel else scale.max().expand_as(scale)
     per_tensor = is_transposed(layer)  # their kernels take one scale
-    column = scale[0] if per_tensor else scale.reshape(-1, *[1] * (weight.dim() - 1))
-    problem = asked(weight, bias, column)
-    steps = _bias_steps(name, bias, scale, entry_scale, quantizer)
+    step = scale[0] if per_tensor else scale.reshape(-1, *[1] * (weight.dim() - 1))
+    return Scaled(weight, bias, scale, step)
+
+
+@torch.no_grad()
+def rounded_layer(
+    found: Scaled, entry: Quantizer, quantizer: WeightQuantizer, way: Way, problem: RoundingProblem
+) -> RoundedLayer:
+    """The integers of the layer of ``problem``, which reads a tensor of the quantizer ``entry``.
+
+    Raises:
+        InputError: a bias that does not fit int32.
+    """
+    name, scale, entry_scale = problem.name, found.scale, torch.tensor([entry.scale])
+    steps = _bias_steps(name, found.bias, scale, entry_scale, quantizer)
     integers = _integers(way, problem, scale, steps, quantizer)
     if overrides(way.recipe, "correct_bias"):
-        corrected = way.recipe.correct_bias(problem, integers * column)
+        corrected = way.recipe.correct_bias(problem, integers * found.step)
         room = torch.maximum(steps.abs(), (BIAS_BUDGET / mantissa(scale)).floor())
         steps = _bias_steps(name, corrected, scale, entry_scale, quantizer)
         steps = steps.clamp(-room, room) if quantizer.exact else steps
@@ -87,7 +101,7 @@ def rounded_layer(
         integers.to(torch.int8).numpy(),
         scale.contiguous().numpy(),
         steps.numpy().astype(np.int32),
-        per_tensor=per_tensor,
+        per_tensor=is_transposed(problem.layer),
         bits=quantizer.bits,
     )
 
@@ -96,8 +110,8 @@ def _integers(
     way: Way, problem: RoundingProblem, scale: Tensor, bias: Tensor, quantizer: WeightQuantizer
 ) -> Tensor:
     """The integers of a weight; ``scale`` and the steps of ``bias`` are [out_channels]."""
-    if overrides(way.recipe, "round_weights"):
-        chosen = way.recipe.round_weights(problem)
+    if way.chooses is not None:
+        chosen = way.chooses(problem)
         return kept_exact(problem, chosen, scale, bias, quantizer) if quantizer.exact else chosen
     to_nearest = type(quantizer).integers is WeightQuantizer.integers
     if way.balances and to_nearest:

@@ -24,7 +24,7 @@ from qstrategies.quantization.executables import Reference
 from qstrategies.quantization.integer_graph import IntegerGraph
 from qstrategies.quantization.interface import InputSpec
 from qstrategies.quantization.quantizers import WeightQuantizer
-from qstrategies.quantization.recipe import overrides
+from qstrategies.quantization.recipe import CHOOSE_INTEGERS, overrides
 from qstrategies.quantization.saturation import TOP
 from qstrategies.quantization.structure import Arguments, leaves
 
@@ -179,7 +179,7 @@ def _check_weight(prepared: Prepared, layer: Layer, rounded: Tensor) -> None:
     """
     quantizer = prepared.weights[layer.name]
     own_rounding = type(quantizer).integers is not WeightQuantizer.integers
-    if own_rounding or overrides(prepared.recipe, "round_weights"):
+    if own_rounding or any(overrides(prepared.recipe, hook) for hook in CHOOSE_INTEGERS):
         return
     module: Any = prepared.graph.get_submodule(layer.name)
     shape = [1] * rounded.dim()

@@ -21,6 +21,12 @@ def rounded_up(v: Tensor) -> Tensor:
     return (torch.sigmoid(v) * (ZETA - GAMMA) + GAMMA).clamp(0, 1)
 
 
+def level_below(reals: Tensor, spacing: int) -> Tensor:
+    """The largest level at or below each of ``reals``: any integer, or an odd one where levels are
+    2 apart."""
+    return torch.floor((reals - spacing + 1) / spacing) * spacing + spacing - 1
+
+
 def undecided(fraction: Tensor) -> Tensor:
     """The ``v`` for which ``rounded_up`` is ``fraction``, in [0, 1)."""
     return -torch.log((ZETA - GAMMA) / (fraction - GAMMA) - 1)
@@ -108,8 +114,7 @@ def up_or_down(problem: RoundingProblem, data: Regression, settings: Settings) -
     layer, (low, high) = problem.layer, (problem.low, problem.high)
     step = weight_rows(layer, problem.step.expand_as(problem.weight))
     reals = weight_rows(layer, problem.weight) / step
-    below = torch.floor((reals - problem.spacing + 1) / problem.spacing)
-    below = below * problem.spacing + problem.spacing - 1
+    below = level_below(reals, problem.spacing)
     objective = Objective(
         below=below,
         step=step,

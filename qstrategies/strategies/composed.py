@@ -19,9 +19,10 @@ ALONE = {
     "weight_quantizer": "steps of weights",
     "activation_quantizer": "ranges of activations",
     "round_weights": "integers of weights",
+    "round_block": "integers of weights",
     "correct_bias": "biases",
 }
-"""Hooks that give one thing, and what it is: one part may use each."""
+"""Hooks that give one thing, and what it is: one part may decide it."""
 BEFORE_TRAINING = ("rewrite", "weight_quantizer", "activation_quantizer")
 """Hooks for which it is too late once fake quantizers are trained."""
 
@@ -115,10 +116,11 @@ def _refuse(whole: str, parts: Mapping[str, Kind]) -> None:
                 f"{whole!r}: {name} begins with a fresh model, on which {measuring[0]} "
                 "would measure nothing"
             )
-    for hook in ALONE:
-        found = [name for name, kind in parts.items() if uses(kind, hook)]
+    for thing in dict.fromkeys(ALONE.values()):
+        hooks = [hook for hook, given in ALONE.items() if given == thing]
+        found = [name for name, kind in parts.items() if any(uses(kind, each) for each in hooks)]
         if len(found) > 1:
-            raise InputError(f"{whole!r}: {' and '.join(found)} both decide the {ALONE[hook]}")
+            raise InputError(f"{whole!r}: {' and '.join(found)} both decide the {thing}")
     options = [option for kind in parts.values() for option in kind.options]
     twice = sorted({option for option in options if options.count(option) > 1})
     if twice:
