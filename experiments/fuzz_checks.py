@@ -21,7 +21,7 @@ from qstrategies.quantization.integer_graph import real_output
 from qstrategies.quantization.interface import InputSpec
 from qstrategies.quantization.model import QuantizedModel
 from qstrategies.quantization.prepare import Prepared, prepare
-from qstrategies.quantization.saturation import TOP
+from qstrategies.quantization.saturation import saturation_top
 from qstrategies.quantization.selfcheck import check_nodes
 from qstrategies.quantization.structure import leaves
 from qstrategies.records import ENGINES
@@ -155,7 +155,8 @@ class _Forms(fx.Interpreter):
     def run_node(self, n: fx.Node) -> Any:
         value = super().run_node(n)
         group = self.prepared.placement.groups.get(n.name, -1)
-        return value.clamp(0, TOP) if self.prepared.saturates(group) else value
+        top = saturation_top(self.prepared.config.activation_bits)
+        return value.clamp(0, top) if self.prepared.saturates(group) else value
 
 
 @dataclass(frozen=True)

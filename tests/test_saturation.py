@@ -10,7 +10,7 @@ from torch import nn
 import qstrategies as qs
 from qstrategies.quantization.exact_forms import drop_training_only
 from qstrategies.quantization.prepare import normalized_copy
-from qstrategies.quantization.saturation import TOP, relu6_to_saturation
+from qstrategies.quantization.saturation import relu6_to_saturation, saturation_top
 from qstrategies.quantization.structure import Arguments
 from qstrategies.runtimes import RUNTIMES
 
@@ -84,23 +84,24 @@ KEPT = {
 IMAGES = torch.rand(4, 3, 8, 8, generator=torch.Generator().manual_seed(0)) * 40
 
 
-def rewritten(model, left=()):
+def rewritten(model, left=(), bits=8):
     traced = normalized_copy(model, Arguments.of(model, IMAGES), left).module
     drop_training_only(traced)
     traced = traced.double()
-    return traced, relu6_to_saturation(traced)
+    return traced, relu6_to_saturation(traced, saturation_top(bits))
 
 
+@pytest.mark.parametrize("bits", [8, 4])
 @pytest.mark.parametrize("name", REWRITTEN)
-def test_the_rewritten_network_with_a_cut_at_the_top_is_the_same_function(name):
+def test_the_rewritten_network_with_a_cut_at_the_top_is_the_same_function(name, bits):
     torch.manual_seed(0)
     model = REWRITTEN[name]().eval()
-    traced, saturating = rewritten(model)
+    traced, saturating = rewritten(model, bits=bits)
     assert len(saturating) == 1 and not any(
         isinstance(module, nn.Hardtanh) for module in traced.modules()
     )
     (relu,) = (name for name, module in traced.named_modules() if isinstance(module, nn.ReLU))
-    traced.set_submodule(relu, nn.Hardtanh(0, TOP))
+    traced.set_submodule(relu, nn.Hardtanh(0, saturation_top(bits)))
     expected = model.double()(IMAGES.double())
     torch.testing.assert_close(traced(IMAGES.double())[0], expected, rtol=1e-12, atol=1e-12)
     traced.set_submodule(relu, nn.ReLU())
@@ -111,12 +112,12 @@ def test_the_rewritten_network_with_a_cut_at_the_top_is_the_same_function(name):
 
 @pytest.mark.parametrize("name", KEPT)
 def test_it_stays_where_anything_else_reads_it_or_nothing_takes_the_factor(name):
-    assert rewritten(KEPT[name]().eval())[1] == set()
+    assert rewritten(KEPT[name]().eval())[1] == {}
 
 
 @pytest.mark.parametrize("left", ["0", "1", "2"])
 def test_layers_that_are_left_in_float_are_not_scaled(left):
-    assert rewritten(REWRITTEN["convolution"]().eval(), [left])[1] == set()
+    assert rewritten(REWRITTEN["convolution"]().eval(), [left])[1] == {}
 
 
 @pytest.mark.parametrize("name", REWRITTEN)

@@ -12,7 +12,7 @@ from qstrategies.operators.base import Quantizer
 from qstrategies.quantization.exact_forms import is_layer, module_at, output_rows
 from qstrategies.quantization.model import QuantizedModel
 from qstrategies.quantization.prepare import Prepared
-from qstrategies.quantization.saturation import TOP
+from qstrategies.quantization.saturation import saturation_top
 
 Inputs = tuple[Tensor, ...]
 Watch = Callable[[str, Tensor], None]
@@ -68,10 +68,7 @@ class Simulation:
     def range(self, quantizer: str) -> tuple[Tensor, Tensor, int]:
         """Lowest and highest real value of an activation quantizer, and how many values it has."""
         grid = self.grids[quantizer]
-        low, high = (
-            torch.tensor((end - grid.zero_point) * grid.scale)
-            for end in (grid.quant_min, grid.quant_max)
-        )
+        low, high = map(torch.tensor, grid.ends)
         return low, high, grid.quant_max - grid.quant_min + 1
 
     def rounded(self, quantizer: str, x: Tensor) -> Tensor:
@@ -132,7 +129,8 @@ class _Runner(fx.Interpreter):
             self.watch(n.name, value)
         if n.name in self.quantizers:
             return self.simulation.rounded(n.name, value)
-        return value.clamp(max=TOP) if self.simulation.saturates(n.name) else value
+        top = saturation_top(self.simulation.prepared.config.activation_bits)
+        return value.clamp(max=top) if self.simulation.saturates(n.name) else value
 
     def _computed(self, n: fx.Node) -> Any:
         if n.op == "placeholder":

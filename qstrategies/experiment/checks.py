@@ -84,6 +84,7 @@ def export(
         "strategy": config.strategy,
         "options": config.options,
         "weight_bits": config.quantization.weight_bits,
+        "activation_bits": config.quantization.activation_bits,
         "exact": config.quantization.exact,
         "model": config.model,
         "seed": config.seed,

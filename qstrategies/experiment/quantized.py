@@ -29,7 +29,8 @@ def prepared_for(config: ExperimentConfig, strategy: Strategy, model: nn.Module)
 
 def calibration_batches(config: ExperimentConfig, train_split: Split) -> list[Tensor]:
     """The calibration images of ``config`` as models take them."""
-    images = CalibrationSet(train_split, config.quantization.calibration_images, config.seed).images
+    count, seed = config.quantization.calibration_images, config.calibration_seed
+    images = CalibrationSet(train_split, count, seed).images
     return [to_input(batch) for batch in images.split(128)]
 
 

@@ -70,6 +70,7 @@ def tuned_stage(config: ExperimentConfig, workspace: Workspace, baseline: Stage)
         shape = dataclasses.asdict(strategy.resolved(config.quantization))
         seen = shape["calibration_images"] if overrides(strategy, "weight_bits") else 0
         depends_on["quantization"] = {**shape, "engine": "", "calibration_images": seen}
+        depends_on["calibration_draw"] = config.calibration_draw if seen else 0
 
     def build() -> nn.Module:
         fresh = course.fresh

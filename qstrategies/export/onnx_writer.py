@@ -44,6 +44,8 @@ class OnnxWriter:
         inputs = [self._input(spec) for spec in self.graph.inputs]
         for node in self.graph.nodes:
             node.write(self)
+            if node.rounds:
+                self._saturate(node.output)
         pairs = zip(self.graph.outputs, self.quantized.output_names, strict=True)
         outputs = [self._output(spec, name) for spec, name in pairs]
         graph = helper.make_graph(
@@ -94,6 +96,16 @@ class OnnxWriter:
             return
         operands = [value, *self._qparams(tensor)]
         self.values[tensor.name] = self.emit("QuantizeLinear", operands, f"{tensor.name}.quantized")
+
+    def _saturate(self, tensor: TensorSpec) -> None:
+        """Clip ``tensor``, which was just rounded to uint8, where its quantizer is narrower."""
+        if tensor.quantizer is None or tensor.quantizer.whole:
+            return
+        name, wide = tensor.name, [self.values[tensor.name], *self._qparams(tensor)]
+        real = self.emit("DequantizeLinear", wide, f"{name}.wide")
+        low, high = (np.array(end, np.float32) for end in tensor.quantizer.ends)
+        bounds = [self.constant(f"{name}.low", low), self.constant(f"{name}.high", high)]
+        self.give(tensor, self.emit("Clip", [real, *bounds], f"{name}.narrow"))
 
     def give_integers(self, tensor: TensorSpec, value: str) -> None:
         """``tensor`` is the uint8 ``value``."""

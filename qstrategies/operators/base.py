@@ -33,6 +33,17 @@ class Quantizer:
     quant_min: int = 0
     quant_max: int = 255
 
+    @property
+    def whole(self) -> bool:
+        """Whether it uses all that uint8 holds, so that kernels saturate at its ends."""
+        return (self.quant_min, self.quant_max) == (0, 255)
+
+    @property
+    def ends(self) -> tuple[float, float]:
+        """The smallest and the largest real value."""
+        low, high = (end - self.zero_point for end in (self.quant_min, self.quant_max))
+        return low * self.scale, high * self.scale
+
     def quantize(self, reals: Tensor) -> Tensor:
         """The integers, uint8."""
         steps = torch.round(reals / self.scale) + self.zero_point

@@ -42,8 +42,10 @@ def quantizers(prepared: Prepared) -> dict[int, Quantizer]:
     found = dict.fromkeys(prepared.pixel_groups, Quantizer(1.0))
     for group, members in prepared.placement.members.items():
         if group not in found:
-            known = prepared.activations[group]
-            found[group] = decided(known, prepared.graph, members, exact=prepared.config.exact)
+            known, config = prepared.activations[group], prepared.config
+            found[group] = decided(
+                known, prepared.graph, members, exact=config.exact, reduced=config.reduce_range
+            )
     return coarsened(prepared, found) if prepared.config.exact else found
 
 

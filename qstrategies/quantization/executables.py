@@ -129,7 +129,7 @@ class Int8(Executable):
         self.engine = engine
         hear_of_quantized_tensors()
         with selected_engine(engine):
-            self.kernels = [node.kernel(engine) or _in_float(node) for node in graph.nodes]
+            self.kernels = [_kernel(node, engine) for node in graph.nodes]
         for layer in graph.layers:  # so that its state is what it weighs
             for name in ("weight", "scale", "bias"):
                 array = torch.from_numpy(getattr(layer.rounded_layer, name))
@@ -147,6 +147,19 @@ class Int8(Executable):
 
     def left(self, spec: TensorSpec, value: Tensor) -> Tensor:
         return value.dequantize() if value.is_quantized else value
+
+
+def _kernel(node: Node, engine: str) -> Kernel:
+    own, grid = node.kernel(engine), node.output.quantizer
+    if own is None:
+        return _in_float(node)
+    if not node.rounds or grid is None or grid.whole:
+        return own
+
+    def run(*tensors: Tensor) -> Tensor:  # kernels know 255 as the only end
+        return from_integers(own(*tensors).int_repr().clamp(grid.quant_min, grid.quant_max), grid)
+
+    return run
 
 
 def _in_float(node: Node) -> Kernel:

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
+from torch.ao.quantization import HistogramObserver
 
 from qstrategies.errors import InputError
 from qstrategies.guest import own_randomness
@@ -41,6 +42,7 @@ from qstrategies.quantization.saturation import (
     SaturatingObserver,
     relu6_to_saturation,
     saturating_nodes,
+    saturation_top,
 )
 from qstrategies.quantization.selfcheck import check_forms, check_rewritten
 from qstrategies.quantization.structure import Arguments, leaves, mapped
@@ -84,6 +86,18 @@ class Prepared:
         names = [node.name for node in self.graph.graph.find_nodes(op="placeholder")]
         return {self.placement.groups[name] for name in names if name in self.placement.groups}
 
+    @property
+    def end_groups(self) -> set[int]:
+        """The groups of what the user gives and of what the network returns."""
+        ends = self.graph.graph.output_node().all_input_nodes
+        nodes = [*self.graph.graph.find_nodes(op="placeholder"), *ends]
+        groups = self.placement.groups
+        return {groups[node.name] for node in nodes if node.name in groups}
+
+    def activation_bits(self, group: int) -> int:
+        """How many bits the tensors of ``group`` have."""
+        return 8 if group in self.end_groups else self.config.activation_bits
+
     def saturates(self, group: int) -> bool:
         """Whether the quantizer of ``group`` stands for a ReLU6."""
         known = self.activations.get(group)
@@ -123,7 +137,8 @@ def prepare(
         entry_layers(graph)
     norms_to_layers(graph)
     saturates = config.exact and not config.reduce_range
-    saturating = relu6_to_saturation(graph) if saturates else set()
+    top = saturation_top(config.activation_bits)
+    saturating = relu6_to_saturation(graph, top) if saturates else {}
     fold_norms(graph)
     recipe.rewrite(graph)
     check_rewritten(graph, saturating, forms.sample)
@@ -151,7 +166,7 @@ def placed(forms: Prepared, saturating: Collection[str] = (), *, trains: bool = 
     """``forms`` with quantizers where their operators put them.
 
     Args:
-        saturating: nodes whose values are cut at ``saturation.TOP``.
+        saturating: nodes whose values are cut at ``saturation_top``.
         trains: whether quantizers are fake ones, which see each range once.
     """
     usual = "histogram" if forms.config.exact and not trains else "min_max"
@@ -168,7 +183,10 @@ def placed(forms: Prepared, saturating: Collection[str] = (), *, trains: bool = 
     cut = {found.placement.groups[name] for name in saturating}
     for group, members in found.placement.members.items():
         if group not in found.pixel_groups:
-            found.activations[group] = _activation(found, members[0], usual, cut=group in cut)
+            bits = found.activation_bits(group)
+            observer = activation_observer(forms.config, usual, bits)
+            cutting = SaturatingObserver(observer) if group in cut else observer
+            found.activations[group] = _activation(found, members[0], cutting)
     return found
 
 
@@ -217,9 +235,8 @@ def weight_quantizer(
     return forms.recipe.weight_quantizer(QuantizerSite(name, "weight", layer, rows), default)
 
 
-def _activation(forms: Prepared, name: str, usual: str, *, cut: bool) -> ActivationQuantizer:
-    observer = activation_observer(forms.config, usual)
-    default = ActivationQuantizer(SaturatingObserver(observer) if cut else observer)
+def _activation(forms: Prepared, name: str, observer: nn.Module) -> ActivationQuantizer:
+    default = ActivationQuantizer(observer)
     placeholders = {node.name for node in forms.graph.graph.find_nodes(op="placeholder")}
     site = QuantizerSite(name, "input" if name in placeholders else "activation")
     return forms.recipe.activation_quantizer(site, default)
@@ -266,11 +283,16 @@ def numbered(normalized: Normalized) -> Any:
     return mapped(normalized.outputs, lambda _, value: None if value is None else next(numbers))
 
 
-def activation_observer(config: QuantizationConfig, usual: str = "min_max") -> nn.Module:
-    """A fresh observer of the kind (``usual`` if it names none) and grid of ``config``."""
-    quant_max = 127 if config.reduce_range else 255
+def activation_observer(
+    config: QuantizationConfig, usual: str = "min_max", bits: int = 8
+) -> nn.Module:
+    """A fresh observer of the kind (``usual`` if it names none) of ``config``, for integers of
+    ``bits``."""
+    quant_max = 127 if config.reduce_range else 2**bits - 1
     observer: Any = ACTIVATION_OBSERVERS[config.observer or usual, config.exact]
     made: nn.Module = observer(
         dtype=torch.quint8, qscheme=torch.per_tensor_affine, quant_min=0, quant_max=quant_max
     )
+    if bits < 8 and isinstance(made, HistogramObserver):
+        made.dst_nbins = 2**bits  # it counts those of the dtype
     return made

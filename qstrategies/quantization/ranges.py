@@ -13,10 +13,15 @@ from qstrategies.quantization.scales import exact_activation_qparams
 
 
 def decided(
-    observer: Any, graph: fx.GraphModule, members: Sequence[str], *, exact: bool
+    observer: Any,
+    graph: fx.GraphModule,
+    members: Sequence[str],
+    *,
+    exact: bool,
+    reduced: bool = False,
 ) -> Quantizer:
     """The quantizer of the tensors ``members`` that ``observer`` has seen, on the exact grid if
-    ``exact``."""
+    ``exact``; ``reduced``: whether it looks for a range of fewer bits than are used."""
     scale, zero_point = (each.detach() for each in observer.calculate_qparams())
     low, high = observer.quant_min, observer.quant_max
     interval = clamped(graph, members) if exact else None
@@ -24,9 +29,9 @@ def decided(
         ends = [(bound - zero_point) * scale for bound in (low, high)]
         below, above = (end.clamp(*interval) for end in ends)
         scale, zero_point = exact_activation_qparams(below, above, low, high)
-    return Quantizer(
-        float(scale), int(zero_point)
-    )  # a reduced range only chooses the scale: kernels saturate at 255
+    # A reduced range only chooses the scale: kernels saturate at 255.
+    highest = Quantizer.quant_max if reduced else high
+    return Quantizer(float(scale), int(zero_point), quant_max=highest)
 
 
 def clamped(graph: fx.GraphModule, members: Sequence[str]) -> tuple[float, float] | None:

@@ -3,7 +3,8 @@
 Let a layer give ``x``, and let only layers, which are linear, read ``ReLU6(x)``. With ``c = 255 *
 2^-5 / 6`` it is ``ReLU6(x) = min(max(c x, 0), 255 * 2^-5) / c``: with the weights of the first
 layer times ``c`` and those of its readers divided by ``c``, ReLU6 is what a uint8 tensor of scale
-2^-5 and zero point 0 does anyway. Where calibration shows no values as large, the scale is a
+2^-5 and zero point 0 does anyway, and one of b bits with ``2^b - 1`` for 255 and 2^(3-b) for 2^-5.
+Where calibration shows no values as large, the scale is a
 smaller power of two. (Factors move through a positively homogeneous function as in cross-layer
 equalization: Nagel et al., arXiv:1906.04721, section 4.1.)
 """
@@ -18,21 +19,25 @@ from torch import Tensor, fx, nn
 from qstrategies.operators.base import form_of
 from qstrategies.quantization.exact_forms import NORM_KINDS, folds, is_layer, module_at
 
-TOP = 255 * 2.0**-5
+
+def saturation_top(bits: int) -> float:
+    """Where a tensor of ``bits`` that stands for a ReLU6 is cut."""
+    return float((2**bits - 1) * 2.0 ** (3 - bits))
 
 
 class SaturatingObserver(nn.Module):
-    """``observer`` of what is left of values that are cut at 255 * 2^-5. Its scale is at most 2^-5,
-    its zero point 0."""
+    """``observer`` of what is left of values that are cut at ``saturation_top``. The largest
+    integer of its scale stands for that at most, its zero point is 0."""
 
     def __init__(self, observer: Any) -> None:
         super().__init__()
         self.observer = observer
         self.quant_min, self.quant_max = observer.quant_min, observer.quant_max
+        self.top = saturation_top(self.quant_max.bit_length())
 
     def forward(self, x: Tensor) -> Tensor:
         # in place: it is what a ReLU has just given, or has been cut already
-        result: Tensor = self.observer(x.clamp_(0, TOP))
+        result: Tensor = self.observer(x.clamp_(0, self.top))
         return result
 
     def calculate_qparams(self) -> tuple[Tensor, Tensor]:
@@ -42,10 +47,9 @@ class SaturatingObserver(nn.Module):
 
 
 @torch.no_grad()
-def relu6_to_saturation(graph: fx.GraphModule) -> set[str]:
-    """Rewrite every ReLU6 that stands as above, in place; the names of the nodes whose results now
-    must saturate."""
-    saturating = set()
+def relu6_to_saturation(graph: fx.GraphModule, top: float) -> dict[str, float]:
+    """Rewrite every ReLU6 that stands as above, in place; ``top``, where their results now must
+    saturate, by the names of the nodes."""
     for node in graph.graph.nodes:
         clamp = module_at(graph, node)
         if not isinstance(clamp, nn.Hardtanh) or (clamp.min_val, clamp.max_val) != (0, 6):
@@ -54,18 +58,18 @@ def relu6_to_saturation(graph: fx.GraphModule) -> set[str]:
         if scaled is None or readers is None:
             continue
         for parameter in scaled.parameters():
-            parameter.mul_(TOP / 6)
+            parameter.mul_(top / 6)
         for reader in readers:
-            reader.weight.div_(TOP / 6)
+            reader.weight.div_(top / 6)
         graph.set_submodule(str(node.target), nn.ReLU())
-        node.meta["saturates"] = True
-        saturating.add(node.name)
-    return saturating
+        node.meta["saturates"] = top
+    return saturating_nodes(graph)
 
 
-def saturating_nodes(graph: fx.GraphModule) -> set[str]:
-    """The names of the nodes that ``relu6_to_saturation`` has found."""
-    return {node.name for node in graph.graph.nodes if node.meta.get("saturates", False)}
+def saturating_nodes(graph: fx.GraphModule) -> dict[str, float]:
+    """Where the results of the nodes that ``relu6_to_saturation`` has found saturate."""
+    nodes = graph.graph.nodes
+    return {node.name: node.meta["saturates"] for node in nodes if "saturates" in node.meta}
 
 
 def _scaled_by(graph: fx.GraphModule, node: Any) -> Any | None:

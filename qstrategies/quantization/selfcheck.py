@@ -10,7 +10,7 @@ fails.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -25,7 +25,6 @@ from qstrategies.quantization.integer_graph import IntegerGraph
 from qstrategies.quantization.interface import InputSpec
 from qstrategies.quantization.quantizers import WeightQuantizer
 from qstrategies.quantization.recipe import CHOOSE_INTEGERS, overrides
-from qstrategies.quantization.saturation import TOP
 from qstrategies.quantization.structure import Arguments, leaves
 
 if TYPE_CHECKING:
@@ -56,24 +55,24 @@ def check_forms(
 @torch.no_grad()
 def check_rewritten(
     graph: fx.GraphModule,
-    saturating: Collection[str],
+    saturating: Mapping[str, float],
     sample: tuple[Sequence[Tensor], Sequence[Tensor]],
 ) -> None:
-    """Raise ``SelfCheckError`` unless ``graph``, with the results of ``saturating`` cut where their
-    quantizers will, still computes the user's model."""
+    """Raise ``SelfCheckError`` unless ``graph``, with the results of ``saturating`` cut where it
+    says, still computes the user's model."""
     inputs, expected = sample
     found = _Cutting(graph, saturating).run(*(tensor.clone() for tensor in inputs))
     _compare_outputs(found, expected, "bringing the model into exact forms changed it")
 
 
 class _Cutting(fx.Interpreter):
-    def __init__(self, graph: fx.GraphModule, names: Collection[str]) -> None:
+    def __init__(self, graph: fx.GraphModule, tops: Mapping[str, float]) -> None:
         super().__init__(graph)
-        self.names = names
+        self.tops = tops
 
     def run_node(self, n: fx.Node) -> Any:
         value = super().run_node(n)
-        return value.clamp(0, TOP) if n.name in self.names else value
+        return value.clamp(0, self.tops[n.name]) if n.name in self.tops else value
 
 
 def _compare_outputs(found: Sequence[Tensor], expected: Sequence[Tensor], hint: str) -> None:
@@ -154,8 +153,7 @@ def _compare(node: Node, found: Tensor, expected: Tensor) -> None:
         )
     if grid is None:
         return
-    low, high = ((end - grid.zero_point) * grid.scale for end in (grid.quant_min, grid.quant_max))
-    steps = (found.double() - expected.double().clamp(low, high)).abs() / grid.scale
+    steps = (found.double() - expected.double().clamp(*grid.ends)).abs() / grid.scale
     if steps.numel() and not steps.max() <= 0.5 + SLACK * max(
         1.0, _magnitude(expected, grid.scale)
     ):

@@ -11,6 +11,7 @@ from qstrategies.records.configs import SCHEDULES as SCHEDULES
 from qstrategies.records.configs import ExperimentConfig as ExperimentConfig
 from qstrategies.records.configs import QuantizationConfig as QuantizationConfig
 from qstrategies.records.configs import TrainingConfig as TrainingConfig
+from qstrategies.records.configs import Widths as Widths
 from qstrategies.records.labels import labels as labels
 from qstrategies.records.levels import LEVELS as LEVELS
 from qstrategies.records.levels import LevelSet as LevelSet

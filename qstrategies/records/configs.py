@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from qstrategies.errors import InputError, check_choice, check_range
 from qstrategies.records.levels import LEVELS, LevelSet
@@ -52,6 +53,22 @@ class TrainingConfig:
         check_choice("schedule", self.schedule, SCHEDULES)
 
 
+class Widths(NamedTuple):
+    """Bits of weights and of activations; as text "4", or "W4A4" where activations have fewer than
+    8."""
+
+    weights: int
+    activations: int = 8
+
+    def __str__(self) -> str:
+        return str(self.weights) if self.activations == 8 else f"W{self.weights}A{self.activations}"
+
+    @property
+    def title(self) -> str:
+        """Of a column, and in a sentence."""
+        return f"{self} bits" if self.activations == 8 else str(self)
+
+
 @dataclass(frozen=True, kw_only=True)
 class QuantizationConfig:
     """What the int8 model looks like; every field but ``engine`` and ``calibration_images`` also
@@ -62,9 +79,13 @@ class QuantizationConfig:
     executor gives the same bits (see ``quantization/scales.py``): with ``saturation`` "any_kernel"
     on all CPUs; "vnni_or_arm" allows finer 8-bit weights, whose products kernels of AVX2 cannot add
     in pairs in 16 bits. ``engine`` is ``torch.backends.quantized.engine``.
+
+    ``activation_bits``: of all tensors between layers. What the user gives (pixels) and what the
+    network returns (logits) keep 8, and so does what shares a quantizer with them.
     """
 
     weight_bits: int = 8
+    activation_bits: int = 8
     levels: str = "narrow"
     per_channel: bool = True
     observer: str | None = None
@@ -82,11 +103,21 @@ class QuantizationConfig:
                 f"levels {self.levels!r} of {self.weight_bits} weight bits reach "
                 f"{self.level_set.largest}, beyond int8: at most 7 bits"
             )
+        check_range("activation bits", self.activation_bits, 2, 8)
         check_range("number of calibration images", self.calibration_images, 1, 10_000)
         check_choice("saturation", self.saturation, SATURATIONS)
         check_choice("engine", self.engine, ENGINES)
         if self.observer is not None:
             check_choice("observer", self.observer, OBSERVERS)
+        if self.reduce_range and self.activation_bits < 8:
+            raise InputError(
+                f"reduce_range makes 8-bit activations 7 bits wide: got {self.activation_bits} bits"
+            )
+
+    @property
+    def widths(self) -> Widths:
+        """What results are grouped by."""
+        return Widths(self.weight_bits, self.activation_bits)
 
     @property
     def level_set(self) -> LevelSet:
@@ -95,8 +126,10 @@ class QuantizationConfig:
 
     @property
     def width(self) -> str:
-        """What weights are, in short: "w2", or "w2 no_zero"."""
-        return f"w{self.weight_bits}" + ("" if self.levels == "narrow" else f" {self.levels}")
+        """What weights and activations are, in short: "w2", "w4a4", or "w2 no_zero"."""
+        bits = f"w{self.weight_bits}"
+        bits += "" if self.activation_bits == 8 else f"a{self.activation_bits}"
+        return bits + ("" if self.levels == "narrow" else f" {self.levels}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,7 +140,8 @@ class ExperimentConfig:
     that continues from a float model adds to it. ``checks`` "full" runs every engine and every
     runtime of the portable file over all test images; what else there is, and all of "quick", runs
     in the default engine and runtime over all images and in the others over a part. ``pixels`` is
-    the dtype of the exported input.
+    the dtype of the exported input. ``seed`` is that of weights, batches and calibration images;
+    ``calibration_draw`` n > 0 takes the n-th other draw of calibration images for the same seed.
     """
 
     strategy: Name
@@ -120,6 +154,7 @@ class ExperimentConfig:
     )
     quantization: QuantizationConfig = QuantizationConfig()
     seed: int = 0
+    calibration_draw: int = 0
     checks: str = "full"
     pixels: str = "uint8"
 
@@ -127,12 +162,21 @@ class ExperimentConfig:
         check_choice("checks", self.checks, CHECKS)
         check_choice("pixel type", self.pixels, PIXELS)
         check_range("seed", self.seed, 0, 2**31 - 1)
+        check_range("calibration draw", self.calibration_draw, 0, 999)
 
     @property
     def run_id(self) -> str:
         """A readable name that is unique to this configuration, and that of a folder."""
-        bits, key = self.quantization.weight_bits, content_key(self)[:8]
-        return f"{file_name(self.strategy)}-w{bits}-s{self.seed}-{key}"
+        weights, activations = self.quantization.widths
+        bits = f"w{weights}" if activations == 8 else f"w{weights}a{activations}"
+        draw = f"d{self.calibration_draw}" if self.calibration_draw else ""
+        key = content_key(self)[:8]
+        return f"{file_name(self.strategy)}-{bits}-s{self.seed}{draw}-{key}"
+
+    @property
+    def calibration_seed(self) -> int:
+        """What calibration images are drawn with: another number for each seed and draw."""
+        return self.seed + (self.calibration_draw << 32)
 
 
 PRESETS: dict[str, dict[str, TrainingConfig]] = {

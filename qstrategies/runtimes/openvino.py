@@ -80,24 +80,36 @@ def _before_addition(graph: onnx.GraphProto, fused: Sequence[str]) -> Iterator[s
 
 
 def _leave_out_rounding(graph: onnx.GraphProto, name: str) -> None:
-    """Let the QuantizeLinear ``name`` only saturate, and the DequantizeLinear nodes behind it do
-    nothing."""
+    """Let the QuantizeLinear ``name`` only saturate, a Clip of its integers clip real numbers, and
+    the DequantizeLinear nodes behind them do nothing."""
     constants = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer}
     quantize = next(node for node in graph.node if node.name == name)
     source, *parameters = quantize.input
     scale, zero_point = (constants[parameter] for parameter in parameters)
-    limits, bounds = np.iinfo(zero_point.dtype), [f"{name}_lowest", f"{name}_highest"]
-    for bound, integer in zip(bounds, (limits.min, limits.max), strict=True):
-        value = np.float32((integer - int(zero_point.item())) * float(scale.item()))
-        graph.initializer.append(numpy_helper.from_array(np.array(value), bound))
-    quantize.CopyFrom(helper.make_node("Clip", [source, *bounds], quantize.output, name=name))
-    claims = [
-        value for value in graph.value_info if value.name != quantize.output[0]
-    ]  # of the type that it had
+
+    def real(integers: Sequence[int], of: str) -> list[str]:
+        bounds = [f"{of}_lowest", f"{of}_highest"]
+        for bound, integer in zip(bounds, integers, strict=True):
+            value = np.float32((integer - int(zero_point.item())) * float(scale.item()))
+            graph.initializer.append(numpy_helper.from_array(np.array(value), bound))
+        return bounds
+
+    limits = np.iinfo(zero_point.dtype)
+    ends = real((limits.min, limits.max), name)
+    quantize.CopyFrom(helper.make_node("Clip", [source, *ends], quantize.output, name=name))
+    reals = [quantize.output[0]]
+    for node in graph.node:
+        if node.name == name or node.input[0] not in reals:
+            continue
+        if node.op_type == "Clip":
+            ends = real([int(constants[bound].item()) for bound in node.input[1:]], node.name)
+            del node.input[1:]
+            node.input.extend(ends)
+            reals.append(node.output[0])
+        else:
+            inputs = [node.input[0]]
+            node.CopyFrom(helper.make_node("Identity", inputs, node.output, name=node.name))
+    # of the type that they had
+    claims = [value for value in graph.value_info if value.name not in reals]
     del graph.value_info[:]
     graph.value_info.extend(claims)
-    for node in graph.node:
-        if quantize.output[0] in node.input:
-            node.CopyFrom(
-                helper.make_node("Identity", quantize.output, node.output, name=node.name)
-            )
