@@ -106,6 +106,8 @@ PATHS = {  # every option and argument that is a path: what it must be
 }
 NUMBERS = {  # every option that is a number: values out of range
     "run qat --weight-bits": ["1", "9", "-8"],
+    "run qat --activation-bits": ["1", "9", "-8"],
+    "run qat --calibration-draw": ["-1", "1000"],
     "run qat --epochs": ["0", "-1", "1001"],
     "run qat --learning-rate": ["0", "-0.1", "11", "nan", "inf"],
     "run qat --batch-size": ["1", "-64", "8193"],
@@ -116,6 +118,8 @@ NUMBERS = {  # every option that is a number: values out of range
     "run clamp --option": ["threshold=nan", "threshold=inf", "threshold=-1"],
     "compare --seeds": ["0", "-5", "1001"],
     "compare --bits": ["8,-3", "1", "9", "8,4,16"],
+    "compare --activation-bits": ["8,-3", "1", "9", "8,4,16"],
+    "compare --calibration-draws": ["0", "-5", "1001"],
     "compare --margin": ["0", "-1", "101", "nan", "inf"],
     "report . --max-drop": ["-5", "-0.01", "101", "nan", "inf"],
     "report . --max-latency": ["0", "-1", "nan", "inf"],

@@ -358,6 +358,19 @@ def test_the_plan_gives_options_to_those_that_have_them_and_all_runtimes_to_the_
     }
 
 
+def test_the_plan_draws_calibration_images_for_post_training_strategies_only():
+    widths = {"activation_bits": [8, 4], "draws": 2}
+    configs = plan(small("no_norm"), ["no_norm", "qat"], [4], [3], **widths)
+    found = [(each.strategy, each.quantization.widths, each.calibration_draw) for each in configs]
+    expected = [("no_norm", (4, bits), draw) for bits in (8, 4) for draw in (0, 1)]
+    assert found == [*expected, ("qat", (4, 8), 0), ("qat", (4, 4), 0)]
+    assert [each.checks for each in configs] == ["full", *["quick"] * 3, "full", "quick"]
+    assert len({each.run_id for each in configs}) == 6
+    first, second, *_ = configs
+    assert first.calibration_seed == 3 and second.calibration_seed != 3
+    assert "-w4a4-s3d1-" in configs[3].run_id
+
+
 def test_expected_time_counts_shared_stages_once():
     one, two = (plan(small("no_norm"), ["no_norm"], bits, [0]) for bits in ([8], [8, 4]))
     assert 0 < expected_seconds(two) - expected_seconds(one) < expected_seconds(one)

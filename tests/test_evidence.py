@@ -20,6 +20,7 @@ from qstrategies.records import (
 )
 from qstrategies.records.predictions import FILE, Predictions, SplitPredictions
 from qstrategies.report import evidence as report
+from qstrategies.report import table
 from qstrategies.report.write import as_text, write_report
 
 REPETITIONS, DRAWS = 400, 2000
@@ -62,6 +63,58 @@ def test_intervals_cover_at_their_nominal_rate(setting):
         covered += low <= setting.get("change", 0) <= high
     assert covered / REPETITIONS >= 0.95 - SURE
     assert covered / REPETITIONS <= 0.99, "no wider than need be"
+
+
+def nested(random, seeds, draws, *, seed_effect=0.0, draw_effect=0.0, flips=0.05):
+    """Hits [draws, 1000] per seed of two models, with random effects on the direction of flips: of
+    seeds, of draws of calibration images within each, and of images."""
+    shape = (seeds, draws, 1000)
+    direction = (
+        random.normal(0, seed_effect, (seeds, 1, 1))
+        + random.normal(0, draw_effect, (seeds, draws, 1))
+        + random.normal(0, 0.3, 1000)
+    )
+    flipped = random.random(shape) < flips
+    gains = random.random(shape) < np.clip(0.5 + direction / 2, 0, 1)
+    return flipped & gains, flipped & ~gains
+
+
+NESTED = {
+    "seeds vary": {"seeds": 4, "draws": 5, "seed_effect": 0.4},
+    "draws vary": {"seeds": 5, "draws": 3, "draw_effect": 0.4},
+    "both vary": {"seeds": 3, "draws": 2, "seed_effect": 0.3, "draw_effect": 0.3},
+    "draws of one seed": {"seeds": 1, "draws": 5, "draw_effect": 0.4},
+}
+
+
+@pytest.mark.parametrize("setting", NESTED.values(), ids=NESTED)
+def test_intervals_cover_where_draws_are_nested_in_seeds(setting):
+    random = np.random.default_rng(7)
+    covered = 0
+    for _ in range(REPETITIONS):
+        low, high = paired_difference(*nested(random, **setting), draws=DRAWS).interval()
+        covered += low <= 0 <= high
+    assert covered / REPETITIONS >= 0.95 - SURE
+
+
+def test_draws_of_one_seed_do_not_pass_for_seeds():
+    random, covered = np.random.default_rng(8), 0
+    for _ in range(REPETITIONS):
+        runs = [hits.reshape(20, -1) for hits in nested(random, **NESTED["seeds vary"])]
+        low, high = paired_difference(*runs, draws=DRAWS).interval()
+        covered += low <= 0 <= high
+    assert covered / REPETITIONS < 0.85, "the simulation can tell"
+
+
+def test_draws_and_seeds_are_counted_apart():
+    first, second = nested(np.random.default_rng(9), 3, 2, seed_effect=0.3)
+    both = paired_difference(first, second)
+    means = (first.mean((1, 2)) - second.mean((1, 2))).var(ddof=1)
+    assert both.seeds == 3 and both.seed_variance == pytest.approx(means)
+    one = paired_difference(first[:1], second[:1])
+    assert one.seeds == 1 and one.seed_variance > 0
+    against_one_draw = paired_difference(first[:1], second[:1, 0])
+    assert against_one_draw.seeds == 1 and against_one_draw.seed_variance == 0
 
 
 @pytest.mark.parametrize("strategies", [1, 7])
@@ -181,10 +234,13 @@ def test_so_many_seeds_as_are_said_to_be_needed_decide_and_one_less_does_not():
     )
 
 
-def finished(folder, strategy, seed, bits=8, *, wrong=0, wrong_in_validation=0):
+def finished(folder, strategy, seed, bits=8, *, draw=0, wrong=0, wrong_in_validation=0):
     """A record and its predictions: float all right, int8 wrong on the first images."""
     config = ExperimentConfig(
-        strategy=strategy, seed=seed, quantization=QuantizationConfig(weight_bits=bits)
+        strategy=strategy,
+        seed=seed,
+        calibration_draw=draw,
+        quantization=QuantizationConfig(weight_bits=bits),
     )
     histogram = WeightHistogram(
         when="training", epoch=1, low=-1.0, high=1.0, max_abs=1.0, sigma=0.5, counts=(1, 2)
@@ -232,13 +288,33 @@ def test_evidence_is_paired_by_seed_and_image(runs, tmp_path):
     )
     assert (
         rows["no_norm"].change.difference == pytest.approx(-0.041)
-        and rows["no_norm"].significant_seeds == 3
+        and rows["no_norm"].significant_runs == 3
     )
     assert rows["qat"].against.verdict == "better" and rows[
         "qat"
     ].against.difference == pytest.approx(0.039)
     assert rows["clamp"].against.difference == 0 and rows["clamp"].against.low >= -0.003
     assert advice.chosen is not None
+
+
+def test_draws_are_replicates_within_a_seed(tmp_path):
+    runs = [
+        finished(tmp_path, name, seed, draw=draw, wrong=count + seed + draw)
+        for name, count, draws in (("no_norm", 40, (0, 1)), ("qat", 1, (0,)))
+        for seed in (0, 1, 2)
+        for draw in draws
+    ]
+    found, _ = conclude(runs, tmp_path)
+    plain, trained = found.rows
+    assert (plain.seeds, plain.draws, plain.runs, trained.runs) == (3, 2, 6, 3)
+    assert plain.change.seeds == 3 and plain.change.difference == pytest.approx(-0.0415)
+    assert trained.against.difference == pytest.approx(0.0395)
+    shown = report.grid(found)
+    assert [row[report.HEADERS.index("seeds")] for row in shown.rows] == ["3 x 2", "3"]
+    assert "3 seeds x 2 draws of calibration images" in shown.notes
+    summary = table.summarise(runs)[1]
+    assert (summary.seeds, summary.draws) == (3, 2)
+    assert summary.spread["int8_accuracy"] == pytest.approx(0.001), "over the seeds"
 
 
 def test_the_recommendation_does_not_see_the_test_split(runs, tmp_path):
@@ -273,7 +349,9 @@ def test_no_drop_is_written_without_a_sign(tmp_path):
     (row,) = conclude([finished(tmp_path, "no_norm", 0, wrong=0, wrong_in_validation=0)], tmp_path)[
         0
     ].rows
-    assert row.change.difference == 0 and report.cells(row)[3].startswith("0.00 [")
+    assert row.change.difference == 0 and report.cells(row)[
+        report.HEADERS.index("drop, points")
+    ].startswith("0.00 [")
 
 
 def test_text_markdown_and_data_say_the_same(runs, tmp_path):

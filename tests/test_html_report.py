@@ -27,6 +27,7 @@ from qstrategies.records import (
     RuntimeCheck,
     Speed,
     WeightHistogram,
+    Widths,
 )
 from qstrategies.records.predictions import Predictions, SplitPredictions
 from qstrategies.report import runs, write
@@ -237,13 +238,19 @@ def test_a_damaged_diagnosis_is_named(content, written, tmp_path):
                 calibration_images=64,
             ),
         ),
+        ExperimentConfig(
+            strategy="cle",
+            calibration_draw=2,
+            quantization=QuantizationConfig(activation_bits=4),
+        ),
     ],
 )
 def test_the_command_of_a_run_gives_its_configuration(config):
     words = shlex.split(runs.command(config))
     assert words[0] == "qstrategies"
     options = parser().parse_args(words[1:])
-    assert settings.configuration(options, options.strategy, options.weight_bits) == config
+    widths = Widths(options.weight_bits, options.activation_bits)
+    assert settings.configuration(options, options.strategy, widths) == config
 
 
 def test_a_configuration_without_a_command_says_so():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from qstrategies.cli.location import add_location, location
 from qstrategies.cli.output import show, show_json
@@ -17,7 +17,7 @@ from qstrategies.cli.settings import (
 from qstrategies.cli.values import folder, whole
 from qstrategies.errors import InputError, check_range
 from qstrategies.files import RUN_FOLDER, RUNS_FOLDER, check_folder
-from qstrategies.records import MARGIN, ExperimentConfig
+from qstrategies.records import MARGIN, ExperimentConfig, Widths
 
 if TYPE_CHECKING:
     from qstrategies.evidence import Constraints
@@ -27,7 +27,17 @@ if TYPE_CHECKING:
 def add_run(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("strategy", metavar="STRATEGY", help="a name from `qstrategies list`")
     sub.add_argument("--weight-bits", type=int, default=8, help="8...2 (default: 8)")
+    sub.add_argument("--activation-bits", type=int, default=8, help=f"8...2 (default: 8){ENDS}")
+    sub.add_argument(
+        "--calibration-draw",
+        type=int,
+        default=0,
+        help="which draw of calibration images for the seed (default: 0)",
+    )
     add_experiment(sub)
+
+
+ENDS = "; pixels and logits keep 8"
 
 
 def add_compare(sub: argparse.ArgumentParser) -> None:
@@ -46,31 +56,48 @@ def add_compare(sub: argparse.ArgumentParser) -> None:
         default=1,
         help="number of seeds, from --seed on; 5 says which differences are real",
     )
+    sub.add_argument(
+        "--activation-bits",
+        default="8",
+        help=f"activation bit widths, comma-separated (default: 8){ENDS}",
+    )
+    sub.add_argument(
+        "--calibration-draws",
+        type=int,
+        default=1,
+        help="draws of calibration images per seed, for post-training strategies (default: 1)",
+    )
     add_experiment(sub)
     add_advice(sub)
 
 
 def run(options: argparse.Namespace) -> int:
-    base = configuration(options, options.strategy, options.weight_bits)
-    records = _run_all(options, base, [options.strategy], [options.weight_bits], 1)
-    return _conclude(records, options)
+    widths = Widths(options.weight_bits, options.activation_bits)
+    base = configuration(options, options.strategy, widths)
+    return _conclude(_run_all(options, base, [options.strategy], [widths.weights]), options)
 
 
 def compare(options: argparse.Namespace) -> int:
     check_range("number of seeds", options.seeds, 1, 1000)
-    bits = sorted({_whole_number(text) for text in options.bits.split(",")}, reverse=True)
-    base = configuration(options, "no_norm", bits[0])
+    check_range("number of calibration draws", options.calibration_draws, 1, 1000)
+    bits = _whole_numbers("--bits", options.bits)
+    activations = _whole_numbers("--activation-bits", options.activation_bits)
+    base = configuration(options, "no_norm", Widths(bits[0], activations[0]))
     advice = margin_and_constraints(options)
-    return _conclude(
-        _run_all(options, base, options.strategies, bits, options.seeds), options, *advice
-    )
+    more = {
+        "seeds": options.seeds,
+        "activation_bits": activations,
+        "draws": options.calibration_draws,
+    }
+    return _conclude(_run_all(options, base, options.strategies, bits, **more), options, *advice)
 
 
-def _whole_number(text: str) -> int:
+def _whole_numbers(flag: str, texts: str) -> list[int]:
+    """Those in ``texts``, the largest first."""
     try:
-        return int(text)
+        return sorted({int(text) for text in texts.split(",")}, reverse=True)
     except ValueError:
-        raise InputError(f"--bits {text!r}: expected whole numbers, as 8,4,3,2") from None
+        raise InputError(f"{flag} {texts!r}: expected whole numbers, as 8,4,3,2") from None
 
 
 def _run_all(
@@ -78,7 +105,8 @@ def _run_all(
     base: ExperimentConfig,
     strategies: Sequence[str],
     bits: Sequence[int],
-    seeds: int,
+    seeds: int = 1,
+    **axes: Any,
 ) -> list[RunRecord]:
     from qstrategies.experiment.comparison import DEFAULT_STRATEGIES, plan, run_all
     from qstrategies.experiment.workspace import Workspace
@@ -87,9 +115,8 @@ def _run_all(
     from qstrategies.training.hardware import keep_freed_memory
 
     keep_freed_memory()
-    configs = plan(
-        base, list(strategies) or DEFAULT_STRATEGIES, bits, range(base.seed, base.seed + seeds)
-    )
+    numbers = range(base.seed, base.seed + seeds)
+    configs = plan(base, list(strategies) or DEFAULT_STRATEGIES, bits, numbers, **axes)
     progress = Progress(0, quiet=options.quiet)
     trackers = [open_tracker(name, options.out) for name in dict.fromkeys(options.track)]
     workspace = Workspace(options.out, location(options), progress, trackers)

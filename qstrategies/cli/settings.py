@@ -23,6 +23,7 @@ from qstrategies.records import (
     ExperimentConfig,
     QuantizationConfig,
     TrainingConfig,
+    Widths,
 )
 
 if TYPE_CHECKING:
@@ -187,7 +188,7 @@ def margin_and_constraints(options: argparse.Namespace) -> tuple[float, Constrai
     )
 
 
-def configuration(options: argparse.Namespace, strategy: str, weight_bits: int) -> ExperimentConfig:
+def configuration(options: argparse.Namespace, strategy: str, widths: Widths) -> ExperimentConfig:
     """The experiment that ``options`` describe. Raises ``InputError`` for an unknown preset."""
     check_choice("preset", options.preset, PRESETS)
     preset = PRESETS[options.preset]
@@ -204,7 +205,8 @@ def configuration(options: argparse.Namespace, strategy: str, weight_bits: int) 
         training=_override(preset["training"], common, options.epochs, options.learning_rate),
         tuning=_override(preset["tuning"], common, options.tune_epochs, options.tune_learning_rate),
         quantization=QuantizationConfig(
-            weight_bits=weight_bits,
+            weight_bits=widths.weights,
+            activation_bits=widths.activations,
             levels=options.levels,
             per_channel=not options.per_tensor,
             observer=options.observer,
@@ -215,6 +217,7 @@ def configuration(options: argparse.Namespace, strategy: str, weight_bits: int) 
             calibration_images=options.calibration_images,
         ),
         seed=options.seed,
+        calibration_draw=getattr(options, "calibration_draw", 0),
         pixels=options.pixels,
     )
 

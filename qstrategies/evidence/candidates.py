@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from qstrategies.errors import check_range
+from qstrategies.records import Widths
 
 SIZES_ALIKE = 1.05
 """Files whose sizes have a smaller ratio count as equally large: metadata differ by some bytes."""
@@ -25,6 +26,7 @@ class Candidate:
 
     strategy: str
     weight_bits: int
+    activation_bits: int = 8
     accuracy: float
     drop: float
     epochs: int
@@ -36,7 +38,7 @@ class Candidate:
     @property
     def name(self) -> str:
         """As the recommendation calls it."""
-        return f"{self.strategy} at {self.weight_bits} bits"
+        return f"{self.strategy} at {Widths(self.weight_bits, self.activation_bits).title}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,7 +100,8 @@ def plainest(candidates: Iterable[Candidate]) -> Candidate:
 
 def _departure(candidate: Candidate) -> tuple[float, ...]:
     other = not candidate.plain
-    return candidate.extra_epochs, other, -candidate.weight_bits, -candidate.accuracy
+    widths = (-candidate.weight_bits, -candidate.activation_bits)
+    return candidate.extra_epochs, other, *widths, -candidate.accuracy
 
 
 def _least(

@@ -15,30 +15,34 @@ from qstrategies.evidence.paired import holm, mcnemar, paired_difference
 from qstrategies.evidence.recommend import Recommendation, recommend
 from qstrategies.evidence.standing import Validation
 from qstrategies.evidence.verdicts import LEVEL, Comparison, compare_all
-from qstrategies.records import MARGIN, RunRecord, labels
-from qstrategies.records.predictions import Predictions
+from qstrategies.records import MARGIN, RunRecord, Widths, labels
+from qstrategies.records.predictions import Hits, Predictions
 
 REFERENCE = "no_norm"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """One strategy at one bit width, on the test split.
+    """One strategy at one pair of bit widths, on the test split.
 
-    ``change``: int8 against its own float model. ``lost``, ``gained``: test images per seed whose
-    label turned wrong or right; ``significant_seeds``: those of ``seeds`` for which exact McNemar
-    says that they differ, after Holm over seeds. ``against``: int8 against the int8 model of
-    ``Evidence.reference`` at the same width, over the seeds that both have.
+    ``runs``: over ``seeds``, each with up to ``draws`` draws of calibration images. ``change``:
+    int8 against its own float model. ``lost``, ``gained``: test images per run whose label turned
+    wrong or right; ``significant_runs``: those of ``runs`` for which exact McNemar says that they
+    differ, after Holm over runs. ``against``: int8 against the int8 model of ``Evidence.reference``
+    at the same widths, over the seeds that both have.
     """
 
     strategy: str
     weight_bits: int
+    activation_bits: int
     levels: str
     seeds: int
+    draws: int
+    runs: int
     change: Comparison
     lost: float
     gained: float
-    significant_seeds: int
+    significant_runs: int
     against: Comparison | None
 
 
@@ -58,6 +62,11 @@ class Evidence:
         """The most seeds that any row has."""
         return max(row.seeds for row in self.rows)
 
+    @property
+    def draws(self) -> int:
+        """The most draws of calibration images that any row has."""
+        return max(row.draws for row in self.rows)
+
 
 def conclude(
     records: Sequence[RunRecord],
@@ -73,28 +82,29 @@ def conclude(
     return found, recommend(found.candidates, constraints or Constraints(), margin)
 
 
-Group = dict[int, tuple[RunRecord, Predictions]]
-"""The finished runs of one strategy at one bit width, by seed."""
+Run = tuple[RunRecord, Predictions]
+Group = dict[int, dict[int, Run]]
+"""The finished runs of one strategy at one pair of widths, by seed and draw of calibration
+images."""
 
 
 def gather(records: Sequence[RunRecord], folder: Path, margin: float) -> Evidence | None:
     """The evidence in the finished ``records``, whose predictions lie in ``folder``; None if none
     has finished.
 
-    Holm's correction is over the strategies at one bit width.
+    Holm's correction is over the strategies at one pair of widths.
 
     Raises:
         InputError: predictions are missing or damaged, or the seeds of one strategy were tested on
             different images.
     """
-    groups: dict[tuple[str, int], Group] = {}
+    groups: dict[tuple[str, Widths], Group] = {}
     for name, record in zip(labels(records), records, strict=True):
         if record.status == "done":
-            key = name, record.config.quantization.weight_bits
-            groups.setdefault(key, {})[record.config.seed] = (
-                record,
-                Predictions.load(folder / record.config.run_id),
-            )
+            config = record.config
+            group = groups.setdefault((name, config.quantization.widths), {})
+            run = record, Predictions.load(folder / config.run_id)
+            group.setdefault(config.seed, {})[config.calibration_draw] = run
     if not groups:
         return None
     for (name, _), group in groups.items():
@@ -102,47 +112,65 @@ def gather(records: Sequence[RunRecord], folder: Path, margin: float) -> Evidenc
     names = list(dict.fromkeys(name for name, _ in groups))
     reference = next((name for name in names if name.split()[0] == REFERENCE), names[0])
     rows = []
-    for bits in dict.fromkeys(bits for _, bits in groups):
-        family = {name: group for (name, width), group in groups.items() if width == bits}
-        rows += _rows(family, bits, reference, margin)
-    baseline = groups[reference, max(bits for name, bits in groups if name == reference)]
+    for widths in dict.fromkeys(widths for _, widths in groups):
+        family = {name: group for (name, others), group in groups.items() if others == widths}
+        rows += _rows(family, widths, reference, margin)
+    baseline = groups[reference, max(widths for name, widths in groups if name == reference)]
     candidates = {
-        _candidate(name, bits, group, baseline, plain=name == reference): _validation(group)
-        for (name, bits), group in groups.items()
+        _candidate(name, widths, group, baseline, plain=name == reference): _validation(group)
+        for (name, widths), group in groups.items()
         if _same_validation(group, baseline)
     }
     order = {key: index for index, key in enumerate(groups)}
-    rows.sort(key=lambda row: order[row.strategy, row.weight_bits])
-    images = len(next(iter(baseline.values()))[1].test.labels)
+    rows.sort(key=lambda row: order[row.strategy, Widths(row.weight_bits, row.activation_bits)])
+    images = len(_runs(baseline)[0][1].test.labels)
     return Evidence(
         rows=tuple(rows), candidates=candidates, reference=reference, margin=margin, images=images
     )
 
 
-def _rows(family: dict[str, Group], bits: int, reference: str, margin: float) -> list[Row]:
+def _runs(group: Group) -> list[Run]:
+    return [run for draws in group.values() for run in draws.values()]
+
+
+def _hits(draws: Mapping[int, Run], kind: str, split: str = "test") -> Hits:
+    """Of the model ``kind``, "int8_hits" or "float_hits": [N], or [draws, N] if there are
+    several."""
+    found = [getattr(getattr(draws[draw][1], split), kind) for draw in sorted(draws)]
+    return np.stack(found) if len(found) > 1 else found[0]
+
+
+def _rows(family: dict[str, Group], widths: Widths, reference: str, margin: float) -> list[Row]:
     base = family.get(reference, {})
     changes, against = {}, {}
     for name, group in family.items():
-        tests = [run.test for _, run in group.values()]
+        seeds = group.values()
         changes[name] = paired_difference(
-            [test.int8_hits for test in tests], [test.float_hits for test in tests]
+            [_hits(draws, "int8_hits") for draws in seeds],
+            [_hits(draws, "float_hits") for draws in seeds],
         )
         both = sorted(
-            seed for seed in group.keys() & base.keys() if _same_images(group[seed], base[seed])
+            seed
+            for seed in group.keys() & base.keys()
+            if _same_images(_first(group[seed]), _first(base[seed]))
         )
         if name != reference and both:
-            hits = [[runs[seed][1].test.int8_hits for seed in both] for runs in (group, base)]
+            hits = [[_hits(runs[seed], "int8_hits") for seed in both] for runs in (group, base)]
             against[name] = paired_difference(*hits)
     verdicts, comparisons = compare_all(changes, margin), compare_all(against, margin)
     return [
-        _row(name, bits, group, verdicts[name], comparisons.get(name))
+        _row(name, widths, group, verdicts[name], comparisons.get(name))
         for name, group in family.items()
     ]
 
 
+def _first(draws: Mapping[int, Run]) -> Run:
+    return next(iter(draws.values()))
+
+
 def _check_paired(name: str, group: Group) -> None:
-    """Raise ``InputError`` unless all seeds were tested on the same images."""
-    first, *others = group.values()
+    """Raise ``InputError`` unless all runs were tested on the same images."""
+    first, *others = _runs(group)
     for record, predictions in others:
         if not _same_images((record, predictions), first):
             runs = f"{first[0].config.run_id} and {record.config.run_id}"
@@ -152,48 +180,56 @@ def _check_paired(name: str, group: Group) -> None:
             )
 
 
-def _same_images(one: tuple[RunRecord, Predictions], other: tuple[RunRecord, Predictions]) -> bool:
+def _same_images(one: Run, other: Run) -> bool:
     return np.array_equal(one[1].test.labels, other[1].test.labels)
 
 
-def _row(name: str, bits: int, group: Group, change: Comparison, against: Comparison | None) -> Row:
-    tests = [run.test for _, run in group.values()]
+def _row(
+    name: str, widths: Widths, group: Group, change: Comparison, against: Comparison | None
+) -> Row:
+    tests = [run.test for _, run in _runs(group)]
     lost = [int((test.float_hits & ~test.int8_hits).sum()) for test in tests]
     gained = [int((~test.float_hits & test.int8_hits).sum()) for test in tests]
     p_values = holm([mcnemar(*flips) for flips in zip(lost, gained, strict=True)])
     return Row(
         strategy=name,
-        weight_bits=bits,
-        levels=str(next(iter(group.values()))[0].config.quantization.level_set),
+        weight_bits=widths.weights,
+        activation_bits=widths.activations,
+        levels=str(_runs(group)[0][0].config.quantization.level_set),
         seeds=len(group),
+        draws=max(map(len, group.values())),
+        runs=len(tests),
         change=change,
         lost=float(np.mean(lost)),
         gained=float(np.mean(gained)),
-        significant_seeds=sum(p <= LEVEL for p in p_values),
+        significant_runs=sum(p <= LEVEL for p in p_values),
         against=against,
     )
 
 
 def _validation(group: Group) -> Validation:
-    return {seed: run.validation.int8_hits for seed, (_, run) in group.items()}
+    return {seed: _hits(draws, "int8_hits", "validation") for seed, draws in group.items()}
 
 
 def _same_validation(group: Group, baseline: Group) -> bool:
     """Whether both were validated on the same images: accuracies on others, as of another dataset,
     cannot be compared."""
-    splits = [run.validation.labels for runs in (group, baseline) for _, run in runs.values()]
+    splits = [run.validation.labels for _, run in (*_runs(group), *_runs(baseline))]
     return all(np.array_equal(labels, splits[0]) for labels in splits)
 
 
-def _candidate(name: str, bits: int, group: Group, baseline: Group, *, plain: bool) -> Candidate:
-    records = [record for record, _ in group.values()]
-    accuracy = float(np.mean([run.validation.int8_hits.mean() for _, run in group.values()]))
+def _candidate(
+    name: str, widths: Widths, group: Group, baseline: Group, *, plain: bool
+) -> Candidate:
+    records = [record for record, _ in _runs(group)]
+    accuracy = float(np.mean([hits.mean() for hits in _validation(group).values()]))
     float_accuracy = float(
-        np.mean([run.validation.float_hits.mean() for _, run in baseline.values()])
+        np.mean([run.validation.float_hits.mean() for _, run in _runs(baseline)])
     )
     return Candidate(
         strategy=name,
-        weight_bits=bits,
+        weight_bits=widths.weights,
+        activation_bits=widths.activations,
         accuracy=accuracy,
         drop=float_accuracy - accuracy,
         epochs=max(record.epochs_before + len(record.curve) for record in records),

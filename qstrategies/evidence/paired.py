@@ -7,6 +7,13 @@ Variance Components, 1992, ch. 4). Plain resampling of both counts the residual 
 The pigeonhole bootstrap, 2007, https://arxiv.org/abs/0712.1111) and finds no tails among five
 seeds, so here images are resampled, shrunk to their own effect, and the mean over seeds is drawn
 from Student's t around what the seeds show.
+
+Draws of calibration images are nested in seeds: R draws for each add var(draw in seed) / (S R) to
+the variance of the mean. That needs no term of its own: the means over the draws of a seed are
+independent, with variance var(seed) + var(draw) / R, and what S of them show is the whole of it
+(ibid., ch. 3, balanced nested classification: the test of the outer factor is by the means of its
+classes, with S - 1 degrees of freedom). More draws cannot stand in for seeds. With one seed its
+draws are what varies, and the interval speaks of further draws for this trained model.
 """
 
 from __future__ import annotations
@@ -29,8 +36,8 @@ Scores = Hits | NDArray[np.int8]
 class Difference:
     """Accuracy of one model minus that of another, as a fraction.
 
-    ``seed_variance`` (0 with one seed) over the number of seeds plus ``image_variance`` is the
-    variance of ``mean``; ``draws`` is its bootstrap distribution.
+    ``seed_variance`` (0 with one seed and draw) over the number of seeds (draws of one seed) plus
+    ``image_variance`` is the variance of ``mean``; ``draws`` is its bootstrap distribution.
     """
 
     mean: float
@@ -73,13 +80,13 @@ def paired_difference(
     first: Sequence[Scores], second: Sequence[Scores], *, draws: int = DRAWS
 ) -> Difference:
     """Accuracy of ``first`` minus that of ``second``: one array of hits [N] per seed each, for the
-    same images and seeds.
+    same images and seeds, or [draws, N] where a seed has several draws of calibration images.
 
     Hits may be differences of hits, to compare two drops.
 
     With one seed it speaks of these trained models on further images only.
     """
-    hits = np.asarray(first, np.int8) - np.asarray(second, np.int8)
+    hits = _units(first, second)
     seeds, images = hits.shape
     by_image, by_seed = hits.mean(0), hits.mean(1)
     mean = float(hits.mean())
@@ -99,11 +106,23 @@ def paired_difference(
     resampled = random.multinomial(images, shares, draws) @ effects / images - centre
     return Difference(
         mean,
-        seeds,
+        len(first),
         seed_variance,
         image_variance,
         mean + np.sqrt(own_share) * resampled + by_chance,
     )
+
+
+def _units(first: Sequence[Scores], second: Sequence[Scores]) -> NDArray[np.float64]:
+    """The differences [units, N]: a unit is the mean over the draws of a seed, or a draw of the
+    only seed if both models have as many."""
+    pairs = [
+        (np.atleast_2d(one).astype(np.float64), np.atleast_2d(other).astype(np.float64))
+        for one, other in zip(first, second, strict=True)
+    ]
+    if len(pairs) == 1 and len(pairs[0][0]) == len(pairs[0][1]):
+        return pairs[0][0] - pairs[0][1]
+    return np.stack([one.mean(0) - other.mean(0) for one, other in pairs])
 
 
 def _seed_draws(

@@ -16,7 +16,8 @@ from qstrategies.records.predictions import Hits
 
 MOST_IMAGES = 1_000_000
 Validation = Mapping[int, Hits]
-"""Whether a model is right about each validation image, [N], by seed."""
+"""Whether a model is right about each validation image, by seed: [N], or [draws, N] where there are
+several draws of calibration images."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,7 +43,7 @@ class Standing:
 
 @dataclass(frozen=True)
 class Pair:
-    """Hits of the best and of another candidate, one array [N] per seed each."""
+    """Hits of the best and of another candidate, one array per seed each, as in ``Validation``."""
 
     best: Sequence[Hits]
     other: Sequence[Hits]
@@ -87,7 +88,7 @@ def standings(
     within = holm([loss.p_below(margin) for loss in losses])
     verdicts = map(_verdict, worse, within)
     level = LEVEL / max(1, len(losses))
-    images = len(next(iter(candidates[best].values())))
+    images = next(iter(candidates[best].values())).shape[-1]
     return {
         one: _standing(loss, verdict, images, margin, level)
         for one, loss, verdict in zip(others, losses, verdicts, strict=True)

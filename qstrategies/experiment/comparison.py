@@ -4,6 +4,7 @@ comparison goes on."""
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import time
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -22,7 +23,7 @@ from qstrategies.files import (
     read_bytes,
     sha256,
 )
-from qstrategies.records import RECORD, ExperimentConfig, RunRecord, read_record
+from qstrategies.records import RECORD, ExperimentConfig, RunRecord, Widths, read_record
 from qstrategies.records.predictions import Predictions
 from qstrategies.strategies import STRATEGIES
 
@@ -40,10 +41,20 @@ DEFAULT_BITS = (8, 4, 3, 2)
 
 
 def plan(
-    base: ExperimentConfig, strategies: Sequence[str], bits: Sequence[int], seeds: Iterable[int]
+    base: ExperimentConfig,
+    strategies: Sequence[str],
+    bits: Sequence[int],
+    seeds: Iterable[int],
+    *,
+    activation_bits: Sequence[int] = (),
+    draws: int = 1,
 ) -> list[ExperimentConfig]:
-    """One configuration per seed, strategy and weight bit width, checked; every runtime at the
-    largest width only.
+    """One configuration per seed, strategy, bit widths of weights and of activations (default:
+    those of ``base``) and draw of calibration images, checked; every runtime at the largest widths
+    of the first draw only.
+
+    Strategies that train with fake quantizers take the first draw only: what they export does not
+    depend on it.
 
     Options of ``base`` go to the strategies that have them. Raises ``InputError`` for unknown names
     and options.
@@ -55,6 +66,8 @@ def plan(
                 f"none of {', '.join(strategies)} has the option {name!r}. Valid: "
                 f"{', '.join(sorted(known)) or 'none'}"
             )
+    activations = activation_bits or (base.quantization.activation_bits,)
+    widths = [Widths(*pair) for pair in itertools.product(bits, activations)]
     configs = []
     for seed in seeds:
         for strategy in strategies:
@@ -63,15 +76,20 @@ def plan(
                 for name, value in base.options.items()
                 if name in STRATEGIES.get(strategy).options
             }
-            for width in bits:
+            trained = STRATEGIES.get(strategy).course.fake_quantized
+            for width, draw in itertools.product(widths, range(1 if trained else draws)):
+                quantization = dataclasses.replace(
+                    base.quantization, weight_bits=width.weights, activation_bits=width.activations
+                )
                 configs.append(
                     dataclasses.replace(
                         base,
                         strategy=strategy,
                         options=options,
                         seed=seed,
-                        checks="full" if width == max(bits) else "quick",
-                        quantization=dataclasses.replace(base.quantization, weight_bits=width),
+                        calibration_draw=base.calibration_draw + draw,
+                        checks="full" if (width, draw) == (max(widths), 0) else "quick",
+                        quantization=quantization,
                     )
                 )
                 check_config(configs[-1])
@@ -122,6 +140,7 @@ def _run(config: ExperimentConfig, workspace: Workspace) -> RunRecord:
         else f"failed: {record.reason}"
     )
     label = f"{config.strategy} {config.quantization.width} seed {config.seed}"
+    label += f" draw {config.calibration_draw}" if config.calibration_draw else ""
     workspace.progress.advance(
         SECONDS_PER_RUN[config.checks], f"{label}: {outcome}, {time.perf_counter() - started:.0f} s"
     )
@@ -176,8 +195,9 @@ def read_records(folder: Path) -> list[RunRecord]:
         key=lambda record: (
             order.get(record.config.strategy, len(order)),
             record.config.strategy,
-            -record.config.quantization.weight_bits,
+            *(-width for width in record.config.quantization.widths),
             record.config.seed,
+            record.config.calibration_draw,
         ),
     )
 
@@ -193,7 +213,7 @@ def expected_seconds(configs: Sequence[ExperimentConfig]) -> float:
         )
         if course.parent is not None and course.schedule is not None:
             epochs = getattr(config, course.schedule).epochs
-            width = config.quantization.weight_bits if course.fake_quantized else None
+            width = config.quantization.widths if course.fake_quantized else None
             stages[config.strategy, width, config.seed] = (
                 SECONDS_PER_EPOCH[course.fake_quantized] * epochs
             )

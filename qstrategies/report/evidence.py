@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from typing import TYPE_CHECKING, Any
 
+from qstrategies.records import Widths
 from qstrategies.report.grid import Grid
 
 if TYPE_CHECKING:
@@ -42,14 +43,14 @@ def cells(row: Row) -> list[str]:
         ]
     return [
         row.strategy,
-        str(row.weight_bits),
+        str(Widths(row.weight_bits, row.activation_bits)),
         row.levels,
-        str(row.seeds),
+        str(row.seeds) if row.draws == 1 else f"{row.seeds} x {row.draws}",
         _interval(row.change, -1),
         _verdict(row.change),
         *against,
         f"{row.lost:.0f} / {row.gained:.0f}",
-        f"{row.significant_seeds} of {row.seeds}",
+        f"{row.significant_runs} of {row.runs}",
     ]
 
 
@@ -67,12 +68,12 @@ def notes(evidence: Evidence) -> str:
     """How to read the table, and how far it reaches."""
     margin = f"{evidence.margin * 100:g} points"
     reach = (
-        "One seed: nothing can be concluded beyond these trained models on further images like "
-        "the test images; compare --seeds 5 says what a strategy does."
+        "One seed: nothing can be concluded beyond these trained models "
+        f"{_further(evidence.draws)}; compare --seeds 5 says what a strategy does."
         if evidence.seeds == 1
         else (
             "Intervals and verdicts speak of further seeds and further images, from "
-            f"{evidence.seeds} seeds."
+            f"{_replicates(evidence)}."
         )
     )
     return (
@@ -81,9 +82,23 @@ def notes(evidence: Evidence) -> str:
         "p after Holm over the strategies of that width. equivalent: shown to differ by less "
         f"than {margin}; better, worse: shown to differ; undecided: neither is shown, in brackets "
         "the number of seeds that would decide it if the difference is what it seems. lost / "
-        "gained: images per seed whose label turned wrong or right; McNemar: seeds at which the "
+        "gained: images per run whose label turned wrong or right; McNemar: runs at which the "
         "exact test tells these apart."
     )
+
+
+def _further(draws: int) -> str:
+    images = "on further images like the test images"
+    if draws == 1:
+        return images
+    return f"{images} and further draws of calibration images, of which there were {draws}"
+
+
+def _replicates(evidence: Evidence) -> str:
+    seeds = f"{evidence.seeds} seeds"
+    if evidence.draws == 1:
+        return seeds
+    return f"{seeds} x {evidence.draws} draws of calibration images (not for QAT, which has one)"
 
 
 def grid(evidence: Evidence) -> Grid:

@@ -119,6 +119,8 @@ def command(config: ExperimentConfig) -> str:
     ):
         words += [f"--{flag}", ours] if ours != usual else []
     words += ["--seed", str(config.seed), "--weight-bits", str(config.quantization.weight_bits)]
+    draw = config.calibration_draw
+    words += ["--calibration-draw", str(draw)] if draw else []
     words += schedules + _quantization(config.quantization)
     words += ["--pixels", config.pixels] if config.pixels != default.pixels else []
     return shlex.join(words)
@@ -166,7 +168,9 @@ def _own(training: TrainingConfig) -> dict[str, Any]:
 
 def _quantization(config: QuantizationConfig) -> list[str]:
     default = QuantizationConfig()
-    words = [] if config.levels == default.levels else ["--levels", config.levels]
+    usual = config.activation_bits == default.activation_bits
+    words = [] if usual else ["--activation-bits", str(config.activation_bits)]
+    words += [] if config.levels == default.levels else ["--levels", config.levels]
     words += [] if config.per_channel else ["--per-tensor"]
     words += [] if config.observer is None else ["--observer", config.observer]
     words += ["--reduce-range"] if config.reduce_range else []

@@ -9,19 +9,23 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from qstrategies.records import RunRecord, labels
+from qstrategies.records import RunRecord, Widths, labels
 from qstrategies.report.grid import Grid
 from qstrategies.text import csv_cell
 
 
 @dataclass(frozen=True)
 class Row:
-    """Means over the seeds; ``spread`` holds the standard deviations where there are several.
+    """Means over ``seeds`` of means over ``draws`` of calibration images; ``spread`` holds the
+    standard deviations of the former (of the latter with one seed) where there are several.
     Accuracies are fractions."""
 
     strategy: str
     weight_bits: int | None
     seeds: int
+    activation_bits: int | None = None
+    draws: int = 1
+    runs: int = 1
     levels: str | None = None
     failed: int = 0
     float_accuracy: float | None = None
@@ -42,16 +46,25 @@ class Row:
     speedup_batch_256: float | None = None
     spread: dict[str, float] | None = None
 
+    @property
+    def widths(self) -> Widths | None:
+        """None for the float baseline."""
+        return (
+            None
+            if self.weight_bits is None
+            else Widths(self.weight_bits, self.activation_bits or 8)
+        )
+
 
 def summarise(records: Sequence[RunRecord]) -> list[Row]:
     """The float baseline first, then one row per strategy and bit width, in the order of the
     records."""
-    groups: dict[tuple[str, int], list[RunRecord]] = {}
+    groups: dict[tuple[str, Widths], list[RunRecord]] = {}
     for name, record in zip(labels(records), records, strict=True):
-        groups.setdefault((name, record.config.quantization.weight_bits), []).append(record)
+        groups.setdefault((name, record.config.quantization.widths), []).append(record)
     return [
         _baseline(records),
-        *(_row(name, bits, group) for (name, bits), group in groups.items()),
+        *(_row(name, widths, group) for (name, widths), group in groups.items()),
     ]
 
 
@@ -65,7 +78,12 @@ def _baseline(records: Sequence[RunRecord]) -> Row:
     plain = [record for record in chosen if record.config.strategy != "finetune"] or chosen
     first = {record.config.seed: record for record in reversed(plain)}
     values = [_float_values(record) for record in first.values()]
-    return Row(strategy="float baseline", weight_bits=None, seeds=len(values), **_aggregate(values))
+    return Row(
+        strategy="float baseline",
+        weight_bits=None,
+        seeds=len(values),
+        **_aggregate([[each] for each in values]),
+    )
 
 
 def _float_values(record: RunRecord) -> dict[str, float | None]:
@@ -80,21 +98,26 @@ def _float_values(record: RunRecord) -> dict[str, float | None]:
     }
 
 
-def _row(name: str, bits: int, records: Sequence[RunRecord]) -> Row:
+def _row(name: str, widths: Widths, records: Sequence[RunRecord]) -> Row:
     done = [record for record in records if record.status == "done"]
     same = (
         all(check.rows_equal == 1 for record in done for check in record.checks) if done else None
     )
     known = [record.exactness["saturation_safe"] for record in done if record.exactness]
     safe = all(known) if known else None
-    values = _aggregate([_values(record) for record in done])
-    failed = len(records) - len(done)
+    by_seed: dict[int, list[dict[str, float | None]]] = {}
+    for record in done:
+        by_seed.setdefault(record.config.seed, []).append(_values(record))
+    values = _aggregate(list(by_seed.values()))
     return Row(
         strategy=name,
-        weight_bits=bits,
-        seeds=len(records),
+        weight_bits=widths.weights,
+        activation_bits=widths.activations,
+        seeds=len({record.config.seed for record in records}),
+        draws=len({record.config.calibration_draw for record in records}),
+        runs=len(records),
         levels=str(records[0].config.quantization.level_set),
-        failed=failed,
+        failed=len(records) - len(done),
         same_bits=same,
         saturation_safe=safe,
         **values,
@@ -122,17 +145,20 @@ def _values(record: RunRecord) -> dict[str, float | None]:
     }
 
 
-def _aggregate(values: Sequence[dict[str, float | None]]) -> dict[str, Any]:
+def _aggregate(by_seed: Sequence[Sequence[dict[str, float | None]]]) -> dict[str, Any]:
     """Mean of every figure that all runs have, and under "spread" the sample standard deviations of
-    several runs."""
+    several seeds, or of several draws of one."""
     result: dict[str, Any] = {}
     spread: dict[str, float] = {}
-    for name in values[0] if values else ():
-        column = [value for item in values if (value := item[name]) is not None]
-        if len(column) == len(values):
-            result[name] = statistics.fmean(column)
-            if len(column) > 1:
-                spread[name] = statistics.stdev(column)
+    runs = [run for draws in by_seed for run in draws]
+    for name in runs[0] if runs else ():
+        known = [[value for run in draws if (value := run[name]) is not None] for draws in by_seed]
+        if sum(map(len, known)) < len(runs):
+            continue
+        units = list(map(statistics.fmean, known)) if len(known) > 1 else known[0]
+        result[name] = statistics.fmean(units)
+        if len(units) > 1:
+            spread[name] = statistics.stdev(units)
     return result | {"spread": spread or None}
 
 
@@ -149,10 +175,10 @@ def cells(row: Row) -> list[str]:
     sizes = "-" if row.float_bytes is None else f"{row.float_bytes / 1000:.0f}"
     if row.int8_bytes is not None:
         sizes += f" > {row.int8_bytes / 1000:.0f}"
-    name = row.strategy + (f" ({row.failed} of {row.seeds} FAILED)" if row.failed else "")
+    name = row.strategy + (f" ({row.failed} of {row.runs} FAILED)" if row.failed else "")
     return [
         name,
-        "-" if row.weight_bits is None else str(row.weight_bits),
+        "-" if row.widths is None else str(row.widths),
         row.levels or "-",
         _percent(row, "float_accuracy"),
         _percent(row, "int8_accuracy"),
@@ -190,8 +216,9 @@ NOTES = (
     "--free-scales); same bits: all logits equal in every engine and runtime that was run; safe "
     "w/o VNNI: no two weights can saturate the 16-bit sums of CPUs without VNNI, by the "
     "certificate; KB weights: their bits summed, where the file gives each a byte; speed: the "
-    "fast file on one thread, in brackets against the float file; ±: "
-    "standard deviation over the seeds."
+    "fast file on one thread, in brackets against the float file; ±: standard deviation over the "
+    "seeds (over the draws of calibration images with one seed). Activations have 8 bits where "
+    "bits is one number."
 )
 
 
@@ -201,13 +228,13 @@ def grid(rows: Sequence[Row]) -> Grid:
 
 
 def overview(rows: Sequence[Row]) -> Grid:
-    """int8 accuracy in percent: a line per strategy, a column per weight bit width."""
-    bits = sorted({row.weight_bits for row in rows if row.weight_bits is not None}, reverse=True)
-    cell = {(row.strategy, row.weight_bits): row for row in rows}
+    """int8 accuracy in percent: a line per strategy, a column per pair of widths."""
+    widths = sorted({row.widths for row in rows if row.widths is not None}, reverse=True)
+    cell = {(row.strategy, row.widths): row for row in rows}
     names = dict.fromkeys(row.strategy for row in rows if row.weight_bits is not None)
     lines = []
     for name in names:
-        found = [cell.get((name, width)) for width in bits]
+        found = [cell.get((name, width)) for width in widths]
         first = next(row for row in found if row is not None)
         lines.append(
             [
@@ -218,7 +245,7 @@ def overview(rows: Sequence[Row]) -> Grid:
         )
     return Grid(
         "int8 test accuracy in percent, by weight bits",
-        ["strategy", "float", *(f"{width} bits" for width in bits)],
+        ["strategy", "float", *(width.title for width in widths)],
         lines,
         "A weight has 2^bits - 1 levels, 2^bits where the name says full or no_zero.",
     )
