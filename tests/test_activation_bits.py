@@ -13,6 +13,7 @@ from qstrategies.errors import InputError
 from qstrategies.operators.base import Quantizer
 from qstrategies.pixels import PIXEL_SCALE, to_input
 from qstrategies.quantization.calibrate import calibrate
+from qstrategies.quantization.observers import ACTIVATION_OBSERVERS
 from qstrategies.quantization.prepare import prepare
 
 NETS = ("cnn", "resnet8", "depthwise")
@@ -129,3 +130,21 @@ def test_a_narrow_quantizer_is_round_then_clip(bits):
 def test_a_reduced_range_goes_with_8_bits_only():
     with pytest.raises(InputError, match="reduce_range makes 8-bit activations 7 bits wide: got 4"):
         qs.QuantizationConfig(activation_bits=4, reduce_range=True)
+
+
+def test_free_scales_are_chosen_for_the_values_that_there_are():
+    x = torch.randn(1 << 14, generator=torch.Generator().manual_seed(0))
+    scales = {}
+    for top in (15, 255):
+        kind = ACTIVATION_OBSERVERS["histogram", False]
+        settings = {"dtype": torch.quint8, "qscheme": torch.per_tensor_affine}
+        observer = kind(quant_min=0, quant_max=top, **settings)
+        observer(x)
+        scales[top] = float(observer.calculate_qparams()[0])
+
+    def error(span):
+        scale = span / 15
+        return float((x - (x / scale + 7).round().clamp(0, 15).sub(7) * scale).square().mean())
+
+    assert 15 * scales[15] < 0.9 * 255 * scales[255], "few values clip more"
+    assert error(15 * scales[15]) < 0.8 * error(255 * scales[255])

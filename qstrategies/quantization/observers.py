@@ -39,13 +39,22 @@ class ExactMovingAverageObserver(_ExactQParams, MovingAverageMinMaxObserver):
     """``MovingAverageMinMaxObserver`` on the exact grid."""
 
 
+class LevelHistogramObserver(HistogramObserver):
+    """``HistogramObserver`` that looks for the best range of the integers that there are, not of as
+    many as the dtype has."""
+
+    def __init__(self, *, quant_min: int, quant_max: int, **settings: Any) -> None:
+        super().__init__(quant_min=quant_min, quant_max=quant_max, **settings)
+        self.dst_nbins = quant_max - quant_min + 1
+
+
 ACTIVATION_OBSERVERS: dict[tuple[str, bool], type[nn.Module]] = {
     ("min_max", True): ExactMinMaxObserver,
     ("moving_average", True): ExactMovingAverageObserver,
     ("histogram", True): ExactHistogramObserver,
     ("min_max", False): MinMaxObserver,
     ("moving_average", False): MovingAverageMinMaxObserver,
-    ("histogram", False): HistogramObserver,
+    ("histogram", False): LevelHistogramObserver,
 }
 
 

@@ -10,7 +10,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
-from torch.ao.quantization import HistogramObserver
 
 from qstrategies.errors import InputError
 from qstrategies.guest import own_randomness
@@ -293,6 +292,4 @@ def activation_observer(
     made: nn.Module = observer(
         dtype=torch.quint8, qscheme=torch.per_tensor_affine, quant_min=0, quant_max=quant_max
     )
-    if bits < 8 and isinstance(made, HistogramObserver):
-        made.dst_nbins = 2**bits  # it counts those of the dtype
     return made
