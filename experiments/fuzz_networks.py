@@ -300,7 +300,7 @@ def _weights(network: nn.Module, random: Random, *, usual: bool) -> None:
         if name.endswith(("running_mean", "running_var")):
             buffer.uniform_(*((0.1, 3) if name.endswith("var") else (-1, 1)))
     for parameter in network.parameters():
-        if parameter.dim() == 1:
+        if parameter.dim() < 2:
             parameter.uniform_(-1.5, 1.5)
         elif not usual:
             _extreme(parameter, random.choice(EXTREMES))

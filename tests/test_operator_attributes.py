@@ -215,6 +215,14 @@ CASES = {
         {"upscale_factor": 1},
         {"upscale_factor": [({"upscale_factor": 1}, EXACT)]},
     ),
+    nn.PReLU: (
+        2,
+        {},
+        {
+            "num_parameters": [({"num_parameters": 1}, EXACT), ({"num_parameters": 6}, FLOAT)],
+            "init": [({"init": -0.5}, EXACT)],
+        },
+    ),
     nn.ChannelShuffle: (2, {"groups": 3}, {"groups": [({"groups": 2}, EXACT)]}),
 }
 TABLES = {

@@ -149,6 +149,56 @@ MOVEMENTS = {
     "replication": nn.ReplicationPad2d(2),
     "circular": nn.CircularPad2d((1, 2, 3, 0)),
 }
+GAMMA = torch.linspace(0.5, 2, 8)
+
+
+class Features(nn.Module):
+    """``function`` of a linear layer on [N, T, C]."""
+
+    def __init__(self, function):
+        super().__init__()
+        self.layer, self.function = nn.Linear(8, 8), function
+
+    def forward(self, y):
+        rows = self.function(self.layer(y.flatten(2).transpose(1, 2)))
+        return rows.transpose(1, 2).unflatten(2, y.shape[2:])
+
+
+def _narrow(y):
+    return y.mean((2, 3), keepdim=True)
+
+
+ONE_ELEMENT = {
+    "of no dimension": lambda y: torch.tensor(0.7) * y + torch.tensor(-0.3),
+    "of one": lambda y: (y - torch.tensor([0.3])) / torch.tensor([-0.7]),
+    "of four": lambda y: torch.tensor([[[[0.2]]]]) - y * torch.full((1, 1, 1, 1), 3.0),
+    "over it": lambda y: torch.tensor([0.5]) / (y.abs() + 1),
+    "a part of a tensor": lambda y: y * GAMMA[2] + F.relu(y) * GAMMA[3:4],
+    "on rows": Features(lambda rows: rows * torch.tensor(0.5) + torch.tensor([3.0])),
+    "PReLU": nn.PReLU(),
+}
+FEATURES = {
+    "layer scale on rows": Features(lambda rows: rows * GAMMA),
+    "and an offset": Features(lambda rows: GAMMA.reshape(1, 1, 8) - rows * GAMMA),
+    "channels last": lambda y: (y.permute(0, 2, 3, 1) / GAMMA - GAMMA).permute(0, 3, 1, 2),
+    "as many rows": lambda y: y[:, :, :8, :8] * GAMMA + y[:, :, :8, :8] * GAMMA.reshape(8, 1, 1),
+}
+REPEATED = {
+    "expand": lambda y: y * _narrow(y).sigmoid().expand(-1, -1, *y.shape[2:]),
+    "expand_as": lambda y: y - _narrow(y).expand_as(y),
+    "expand_as, both": lambda y: _narrow(y).expand_as(y) + y[:, :1, :1].expand_as(y),
+    "broadcast_to": lambda y: torch.broadcast_to(_narrow(y), y.shape) + y,
+    "channels, beside them": lambda y: torch.cat([y, y.mean(1, keepdim=True).expand_as(y)], 1),
+    "repeat": lambda y: y.repeat(1, 2, 1, 1),
+    "repeat of one": lambda y: _narrow(y).repeat(1, 1, 5, 3),
+    "tile": lambda y: torch.tile(y, (1, 1, 3, 1)),
+    "repeat_interleave": lambda y: y.repeat_interleave(3, dim=1),
+    "interpolate of one": lambda y: y + F.interpolate(_narrow(y), y.shape[2:], mode="bilinear"),
+    "interpolate, the same size": lambda y: F.interpolate(y, y.shape[2:], mode="bicubic"),
+    "adaptive, the same size": nn.AdaptiveAvgPool2d((12, None)),
+    "adaptive, a larger size": nn.AdaptiveAvgPool2d((24, 36)),
+    "adaptive maximum, a larger size": nn.AdaptiveMaxPool2d(24),
+}
 SHARED_RELU6 = nn.ReLU6()
 SHARED_NORM = nn.BatchNorm2d(8).eval()
 nn.init.uniform_(SHARED_NORM.weight, 0.5, 2)
@@ -163,6 +213,9 @@ EXACT = {
     **CLAMPS,
     **POOLS,
     **MOVEMENTS,
+    **{f"one element, {name}": function for name, function in ONE_ELEMENT.items()},
+    **FEATURES,
+    **REPEATED,
     **{f"called twice, {name}": function for name, function in CALLED_TWICE.items()},
     "Dropout": nn.Dropout(0.5),
     "Dropout2d, functional": lambda y: F.dropout2d(y, 0.5, False),
@@ -179,13 +232,51 @@ def test_what_has_an_exact_form_gets_it(name, tmp_path):
     check(Between(EXACT[name]), tmp_path)
 
 
+def test_layer_scale_on_rows_is_folded_into_their_layer(tmp_path):
+    quantized, _ = check(Between(FEATURES["layer scale on rows"]), tmp_path, export=False)
+    assert len(quantized.graph.layers) == 3
+
+
+def test_a_product_expands_by_itself(tmp_path):
+    _, exported = check(Between(REPEATED["expand"]), tmp_path)
+    nodes = [node.op_type for node in onnx.load(exported[0].path).graph.node]
+    assert "Expand" not in nodes and nodes.count("Mul") == 1
+
+
+class OneNumber(nn.Module):
+    """A parameter of one element that is used twice."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer, self.number = nn.Conv2d(3, 4, 3), nn.Parameter(torch.tensor([0.5]))
+
+    def forward(self, x):
+        return self.layer(x * self.number).relu() * self.number
+
+
+def test_a_parameter_of_one_element_is_trained_as_one(tmp_path):
+    torch.manual_seed(0)
+    trainee = qs.prepare(OneNumber(), images(2), "qat")
+    (number,) = [each for each in trainee.model.parameters() if each.numel() == 1]
+    optimizer = torch.optim.SGD(trainee.parameter_groups(0.1))
+    trainee.model(images()).square().mean().backward()
+    optimizer.step()
+    assert number.item() < 0.5
+    with torch.no_grad():
+        expected = trainee.model.eval()(images())
+    quantized = trainee.finish()
+    entered = quantized.inputs[0].integers(images())
+    found = quantized.reference()(quantized.inputs[0].reals(entered))
+    assert decibels(expected, found) > 40, "what was trained"
+
+
 ISLANDS = {
     "softmax": (lambda y: y.softmax(1), 1),
     "LayerNorm": (nn.LayerNorm([8, 12, 12]), 1),
     "GroupNorm": (nn.GroupNorm(2, 8), 1),
     "InstanceNorm": (nn.InstanceNorm2d(8, affine=True), 1),
     "RMSNorm": (nn.RMSNorm([12]), 1),
-    "PReLU": (nn.PReLU(8), 1),
+    "PReLU per channel": (nn.PReLU(8), 1),
     "norm without statistics": (nn.BatchNorm2d(8, track_running_stats=False), 1),
     "average, fewer values at the border": (nn.AvgPool2d(3, 2, 1, count_include_pad=False), 1),
     "average, ceil_mode": (nn.AvgPool2d(3, 2, ceil_mode=True), 1),
@@ -199,7 +290,11 @@ ISLANDS = {
 @pytest.mark.parametrize("name", ISLANDS)
 def test_what_has_none_is_named_and_stays_in_float_alone(name, tmp_path):
     function, count = ISLANDS[name]
-    exported = name in ("softmax", "PReLU", "a part assigned")  # torch's exporter takes seconds
+    exported = name in (
+        "softmax",
+        "PReLU per channel",
+        "a part assigned",
+    )  # torch's exporter takes seconds
     quantized, _ = check(Between(function), tmp_path, islands=count, export=exported)
     assert all(island.reason for island in quantized.islands)
     assert len(quantized.graph.layers) == 2, "the layers around it are quantized"

@@ -22,12 +22,11 @@ from qstrategies.operators.base import (
     Placing,
     Site,
     Writer,
-    is_number,
     recognizes,
 )
 from qstrategies.operators.drawing import Applied, Sizes, draws, spelling
 from qstrategies.operators.normalization import affine, channels
-from qstrategies.operators.table import Elementwise
+from qstrategies.operators.table import with_number
 
 
 class Add(nn.Module):
@@ -103,9 +102,8 @@ def _add(call: Call, input: Any, other: Any, *, alpha: float = 1) -> fx.Node | N
     if isinstance(input, fx.Node) and isinstance(other, fx.Node):
         return call.emit(Add(), input, other)
     x, number = (input, other) if isinstance(input, fx.Node) else (other, input)
-    if isinstance(number, Tensor):
-        return affine(call, x, 1.0, number)
-    return call.emit(Elementwise(lambda value: value + number), x) if is_number(number) else None
+    found = affine(call, x, 1.0, number) if isinstance(number, Tensor) else None
+    return with_number(call, torch.add, x, number) if found is None else found
 
 
 @recognizes(
@@ -116,15 +114,11 @@ def _subtract(call: Call, input: Any, other: Any, *, alpha: float = 1) -> fx.Nod
         return None
     if isinstance(input, fx.Node) and isinstance(other, fx.Node):
         return call.emit(Subtract(), input, other)
-    if isinstance(other, Tensor):
-        return affine(call, input, 1.0, -other)
-    if isinstance(input, Tensor):
-        return affine(call, other, -1.0, input)
-    if is_number(other):
-        return call.emit(Elementwise(lambda value: value - other), input)
-    if is_number(input):
-        return call.emit(Elementwise(lambda value: input - value), other)
-    return None
+    if isinstance(input, fx.Node):
+        found = affine(call, input, 1.0, -other) if isinstance(other, Tensor) else None
+        return with_number(call, torch.sub, input, other) if found is None else found
+    found = affine(call, other, -1.0, input) if isinstance(input, Tensor) else None
+    return with_number(call, torch.rsub, other, input) if found is None else found
 
 
 @recognizes(torch.rsub, "__rsub__")

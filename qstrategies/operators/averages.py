@@ -33,7 +33,7 @@ from qstrategies.operators.base import (
 from qstrategies.operators.convolution import CONVOLUTIONS
 from qstrategies.operators.drawing import Applied, Sizes, draws, happens, several, spelling
 from qstrategies.operators.layer import own_copy
-from qstrategies.operators.pooling import draw_adaptive, even_windows
+from qstrategies.operators.pooling import draw_adaptive, even_windows, single_values
 
 AVERAGE_POOLS: dict[int, Any] = {1: nn.AvgPool1d, 2: nn.AvgPool2d, 3: nn.AvgPool3d}
 ADAPTIVE: dict[int, Any] = {
@@ -198,8 +198,8 @@ def _adaptive_average(
     dimensions: int, call: Call, input: fx.Node, output_size: Any
 ) -> fx.Node | None:
     window = even_windows(call, input, dimensions)
-    if window is None:
-        return None
+    if window is None or max(window) == 1:
+        return single_values(call, input, dimensions)
     if all(size == 1 for size in call.shape[2:]):
         return call.emit(Mean(tuple(range(2, 2 + dimensions))), input)
     return call.emit(AVERAGE_POOLS[dimensions](window), input)

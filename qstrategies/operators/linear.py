@@ -74,10 +74,15 @@ def _functional(call: Call, input: fx.Node, weight: Any, bias: Any = None) -> fx
     layer = own_copy(nn.Linear(features, outputs, bias is not None), weight, bias)
     if len(shape) == 2:
         return call.emit(layer, input)
-    leading = shape[:-1]
+    flat = rows_of(call, input, features)
+    return call.reshape(call.emit(layer, flat, shape=(shape_of(flat)[0], outputs)))
+
+
+def rows_of(call: Call, x: fx.Node, features: int) -> fx.Node:
+    """``x`` [..., features] as [rows, features]."""
+    leading = shape_of(x)[:-1]
     rows = None if None in leading else math.prod(each for each in leading if each is not None)
-    flat = call.emit(Reshape((-1, features)), input, shape=(rows, features))
-    return call.reshape(call.emit(layer, flat, shape=(rows, outputs)))
+    return call.emit(Reshape((-1, features)), x, shape=(rows, features))
 
 
 @draws(often=4)

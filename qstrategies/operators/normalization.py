@@ -10,9 +10,20 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn import functional
 
-from qstrategies.operators.base import FORMS, Call, Form, Node, Placing, Site, recognizes, shape_of
+from qstrategies.operators.base import (
+    FORMS,
+    Call,
+    Form,
+    Node,
+    Placing,
+    Shape,
+    Site,
+    recognizes,
+    shape_of,
+)
 from qstrategies.operators.drawing import Applied, Sizes, draws, happens
 from qstrategies.operators.layer import take
+from qstrategies.operators.linear import rows_of
 
 NORMS: dict[int, Any] = {2: nn.BatchNorm1d, 3: nn.BatchNorm1d, 4: nn.BatchNorm2d, 5: nn.BatchNorm3d}
 
@@ -73,7 +84,7 @@ def _emit(
             own.requires_grad_(False)  # the user's has none
         else:
             take(own, value)
-    return call.emit(norm.eval(), x)
+    return call.emit(norm.eval(), x, shape=shape_of(x))
 
 
 def affine(
@@ -82,34 +93,44 @@ def affine(
     """``factor x + offset`` with one number per channel: a normalization that needs no statistics,
     to be folded like any.
 
-    The tensors broadcast over ``x`` [N, C, ...] with one value per channel; None if they do not.
+    The tensors broadcast over ``x``, [N, C, ...] or [..., C], with one value per channel; None if
+    they do not.
     """
     shape = shape_of(x)
-    channels = shape[1] if len(shape) in NORMS else None
-    if channels is None:
+    by_channel = _numbers(factor, offset, shape, 1) if len(shape) in NORMS else None
+    if by_channel is not None:
+        return _scaled(call, x, *by_channel)
+    by_feature = _numbers(factor, offset, shape, len(shape) - 1)
+    if by_feature is None or len(shape) < 3:
         return None
-    numbers = [_per_channel(value, len(shape), channels) for value in (factor, offset)]
-    if any(number is None for number in numbers):
-        return None
-    weight, bias = numbers
-    half = torch.full((channels,), 0.5)  # var + eps = 1: PyTorch before 2.11 refuses eps = 0
+    rows = _scaled(call, rows_of(call, x, len(by_feature[0])), *by_feature)
+    return None if rows is None else call.reshape(rows)
+
+
+def _scaled(call: Call, x: fx.Node, weight: Tensor, bias: Tensor) -> fx.Node | None:
+    half = torch.full((len(weight),), 0.5)  # var + eps = 1: PyTorch before 2.11 refuses eps = 0
     return _emit(call, x, 0 * half, half, weight, bias, momentum=0.0, eps=0.5)
 
 
-def _per_channel(value: Tensor | float, dimensions: int, channels: int) -> Tensor | None:
+def _numbers(
+    factor: Tensor | float, offset: Tensor | float, shape: Shape, axis: int
+) -> tuple[Tensor, Tensor] | None:
+    """Both with one number for each place along ``axis`` of ``shape``; None if they have others."""
+    size = shape[axis]
+    if size is None:
+        return None
+    weight, bias = (_along(value, len(shape), axis, size) for value in (factor, offset))
+    return None if weight is None or bias is None else (weight, bias)
+
+
+def _along(value: Tensor | float, dimensions: int, axis: int, size: int) -> Tensor | None:
     if not isinstance(value, Tensor):
-        return torch.full((channels,), float(value))
-    whole = (
-        value.reshape((1,) * (dimensions - value.dim()) + tuple(value.shape))
-        if value.dim() <= dimensions
-        else value
-    )
-    fits = whole.dim() == dimensions and tuple(whole.shape) == (
-        1,
-        channels,
-        *[1] * (dimensions - 2),
-    )
-    return whole.reshape(-1).float() if fits and value.is_floating_point() else None
+        return torch.full((size,), float(value))
+    wanted = [1] * dimensions
+    wanted[axis] = size
+    missing = dimensions - value.dim()
+    fits = missing >= 0 and [*[1] * missing, *value.shape] == wanted
+    return value.reshape(-1).float() if fits and value.is_floating_point() else None
 
 
 @draws(often=6)

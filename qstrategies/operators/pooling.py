@@ -29,6 +29,7 @@ from qstrategies.operators.base import (
     shape_of,
 )
 from qstrategies.operators.drawing import Applied, Sizes, draws, happens, several
+from qstrategies.operators.upsampling import upsampled
 
 MAX_POOLS: dict[int, Any] = {1: nn.MaxPool1d, 2: nn.MaxPool2d, 3: nn.MaxPool3d}
 ADAPTIVE_MAX: dict[int, Any] = {
@@ -150,8 +151,17 @@ def _max_pool_module(call: Call, pool: Any, x: fx.Node) -> fx.Node | None:
 def _adaptive_max(
     dimensions: int, call: Call, input: fx.Node, output_size: Any, return_indices: bool = False
 ) -> fx.Node | None:
-    window = None if return_indices else even_windows(call, input, dimensions)
-    return None if window is None else call.emit(MAX_POOLS[dimensions](window, window, 0, 1), input)
+    if return_indices:
+        return None
+    window = even_windows(call, input, dimensions)
+    if window is None or max(window) == 1:
+        return single_values(call, input, dimensions)
+    return call.emit(MAX_POOLS[dimensions](window, window, 0, 1), input)
+
+
+def single_values(call: Call, input: fx.Node, dimensions: int) -> fx.Node | None:
+    """An adaptive pool whose every window is one value; None for any other."""
+    return upsampled(call, input) if len(shape_of(input)) == dimensions + 2 else None
 
 
 def even_windows(call: Call, input: fx.Node, dimensions: int) -> tuple[int, ...] | None:

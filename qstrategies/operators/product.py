@@ -21,12 +21,11 @@ from qstrategies.operators.base import (
     Node,
     Placing,
     Writer,
-    is_number,
     recognizes,
 )
 from qstrategies.operators.drawing import Applied, Sizes, draws, happens, spelling
 from qstrategies.operators.normalization import affine, channels
-from qstrategies.operators.table import Elementwise
+from qstrategies.operators.table import with_number
 
 
 class Multiply(nn.Module):
@@ -89,9 +88,8 @@ def _multiply(call: Call, input: Any, other: Any) -> fx.Node | None:
     if isinstance(input, fx.Node) and isinstance(other, fx.Node):
         return call.emit(Multiply(), input, other)
     x, number = (input, other) if isinstance(input, fx.Node) else (other, input)
-    if isinstance(number, Tensor):
-        return affine(call, x, number, 0.0)
-    return call.emit(Elementwise(lambda value: value * number), x) if is_number(number) else None
+    found = affine(call, x, number, 0.0) if isinstance(number, Tensor) else None
+    return with_number(call, torch.mul, x, number) if found is None else found
 
 
 @recognizes(
@@ -109,13 +107,14 @@ def _divide(
 ) -> fx.Node | None:
     if rounding_mode is not None:
         return None
-    if isinstance(other, Tensor):
-        return affine(call, input, 1 / other, 0.0)
-    if is_number(other):
-        return call.emit(Elementwise(lambda value: value / other), input)
-    if is_number(input):
-        return call.emit(Elementwise(lambda value: input / value), other)
-    return None
+    if isinstance(input, fx.Node):
+        found = affine(call, input, 1 / other, 0.0) if isinstance(other, Tensor) else None
+        return with_number(call, torch.div, input, other) if found is None else found
+    return with_number(call, _reversed_division, other, input)
+
+
+def _reversed_division(x: Tensor, number: Any) -> Tensor:
+    return number / x
 
 
 @draws(inputs=2, often=3)

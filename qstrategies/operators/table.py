@@ -27,9 +27,12 @@ from qstrategies.operators.base import (
     Site,
     Writer,
     from_integers,
+    is_number,
     recognizes,
+    shape_of,
 )
 from qstrategies.operators.drawing import Applied, Sizes, draws, happens
+from qstrategies.operators.layer import take
 
 MODULES = (
     nn.CELU,
@@ -110,6 +113,19 @@ class Elementwise(nn.Module):
         return self.function(x)
 
 
+class WithNumber(nn.Module):
+    """``function`` of a tensor and a number that is trained, as the user's parameter of one element
+    is."""
+
+    def __init__(self, function: Callable[[Tensor, Tensor], Tensor], number: nn.Parameter) -> None:
+        super().__init__()
+        self.function, self.number = function, nn.Parameter(torch.empty_like(number))
+        take(self.number, number)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.function(x, self.number.reshape(()))
+
+
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Table(Node):
     """``values``: uint8 [256], the result for every integer."""
@@ -167,6 +183,29 @@ def _module(call: Call, module: Any, x: fx.Node) -> fx.Node:
     return call.emit(Elementwise(function), x)
 
 
+def with_number(
+    call: Call, function: Callable[[Tensor, Any], Tensor], x: fx.Node, number: Any
+) -> fx.Node | None:
+    """``function`` of ``x`` and a number, or a tensor of one element; None for anything else."""
+    if isinstance(number, Tensor):
+        fits = number.numel() == 1 and number.is_floating_point() and shape_of(x) == call.shape
+        if not fits:
+            return None
+        if isinstance(number, nn.Parameter):
+            return call.emit(Elementwise(WithNumber(function, number)), x)
+        number = number.item()
+    return (
+        call.emit(Elementwise(lambda value: function(value, number)), x)
+        if is_number(number)
+        else None
+    )
+
+
+@recognizes(nn.PReLU)
+def _prelu(call: Call, module: nn.PReLU, x: fx.Node) -> fx.Node | None:
+    return with_number(call, functional.prelu, x, module.weight)
+
+
 def _function(
     function: Any, call: Call, input: Any, *settings: Any, **named: Any
 ) -> fx.Node | None:
@@ -215,6 +254,13 @@ def _draw_module(random: Random, _: Sizes) -> nn.Module:
     if hasattr(module, "inplace"):
         module.inplace = happens(random, 0.3)
     return module
+
+
+@draws()
+def _draw_trained(random: Random, _: Sizes) -> nn.Module:
+    number = nn.Parameter(torch.full((1,) * random.randint(0, 2), random.choice((0.7, -3.0))))
+    arithmetic = Applied(random.choice((torch.add, "sub", "__rsub__", torch.mul, "div")), number)
+    return random.choice((arithmetic, nn.PReLU(), nn.PReLU(init=-0.5)))
 
 
 @draws()

@@ -75,14 +75,26 @@ def _interpolate(
     antialias: bool = False,
 ) -> fx.Node | None:
     before, after = shape_of(input)[2:], call.shape[2:]
+    if all(each == 1 for each in before):  # one value, wherever it is looked for
+        return upsampled(call, input)
     factors = _whole_factors(before, after)
-    if mode not in ("nearest", "nearest-exact") or antialias or factors is None:
+    nearest = mode in ("nearest", "nearest-exact") and not antialias
+    if factors is None or not (nearest or before == after):
         return None
     if size is None and _per_number(scale_factor, len(after)) != tuple(
         float(factor) for factor in factors
     ):
         return None
-    return input if before == after else call.emit(Upsample(factors), input)
+    return upsampled(call, input)
+
+
+def upsampled(call: Call, x: fx.Node) -> fx.Node | None:
+    """``x`` with every value repeated to the size of the result; None if that is no multiple."""
+    before, after = shape_of(x)[2:], call.shape[2:]
+    factors = _whole_factors(before, after) if len(before) == len(after) else None
+    if factors is None or before == after:
+        return None if factors is None else x
+    return call.emit(Upsample(factors), x)
 
 
 def _per_number(scale_factor: Any, dimensions: int) -> tuple[float, ...]:

@@ -1,6 +1,7 @@
 """A normalized graph -> one that every executor can compute to the same bits. In place, before
 quantizers are placed.
 
+* Reshapes back and forth go, and expansions that the reader does by itself.
 * What only acts in training goes, and a ReLU comes back to the layer that it can join.
 * A batch normalization is folded into the layer before it; one that stands alone becomes a
   depthwise 1 x 1 convolution, which has an integer kernel.
@@ -17,13 +18,17 @@ from torch import Tensor, fx, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_linear_bn_eval
 
 from qstrategies.errors import InputError
+from qstrategies.operators.addition import Add, Subtract
 from qstrategies.operators.base import form_of, shape_of
 from qstrategies.operators.convolution import CONVOLUTIONS
+from qstrategies.operators.expansion import Expand
 from qstrategies.operators.movement import Reshape
 from qstrategies.operators.normalization import NORMS
+from qstrategies.operators.product import Multiply
 from qstrategies.operators.transposed import is_transposed
 
 NORM_KINDS = tuple(set(NORMS.values()))
+BROADCASTING = (Add, Subtract, Multiply)
 
 
 def module_at(graph: fx.GraphModule, node: Any) -> Any:
@@ -45,6 +50,39 @@ def drop_training_only(graph: fx.GraphModule) -> None:
     for node in list(graph.graph.nodes):
         if isinstance(module_at(graph, node), nn.modules.dropout._DropoutNd):
             node.replace_all_uses_with(node.args[0])
+            graph.graph.erase_node(node)
+
+
+def drop_round_trips(graph: fx.GraphModule) -> None:
+    """Take out reshapes that only lead back to a shape that was there: rows of a linear layer to
+    [N, T, C] and back."""
+    for node in list(graph.graph.nodes):
+        source = node
+        while isinstance(module_at(graph, source), Reshape):
+            source = source.args[0]
+            if shape_of(source) == shape_of(node):
+                node.replace_all_uses_with(source)
+                break
+    _drop_unused(graph, Reshape)
+
+
+def let_readers_broadcast(graph: fx.GraphModule) -> None:
+    """Let what computes with two tensors broadcast one by itself, in the place of an expansion."""
+    for node in graph.graph.nodes:
+        if not isinstance(module_at(graph, node), BROADCASTING):
+            continue
+        a, b = node.args
+        for source, other in ((a, b), (b, a)):
+            whole = shape_of(other) == shape_of(node)
+            if whole and source is not other and isinstance(module_at(graph, source), Expand):
+                node.replace_input_with(source, source.args[0])
+                break
+    _drop_unused(graph, Expand)
+
+
+def _drop_unused(graph: fx.GraphModule, kind: type[nn.Module]) -> None:
+    for node in reversed(list(graph.graph.nodes)):
+        if isinstance(module_at(graph, node), kind) and not node.users:
             graph.graph.erase_node(node)
 
 

@@ -17,11 +17,13 @@ from qstrategies.operators.island import Float
 from qstrategies.operators.transposed import is_transposed
 from qstrategies.quantization.capture import capture, left_names
 from qstrategies.quantization.exact_forms import (
+    drop_round_trips,
     drop_training_only,
     entry_layers,
     fold_norms,
     folded_norm,
     is_layer,
+    let_readers_broadcast,
     module_at,
     norm_factor,
     norms_to_layers,
@@ -158,6 +160,8 @@ def forms_of(
     outputs = numbered(normalized)
     expected = [each for _, each in leaves(normalized.expected) if isinstance(each, Tensor)]
     sample = (normalized.inputs, expected)
+    drop_round_trips(normalized.module)
+    let_readers_broadcast(normalized.module)
     return Prepared(normalized.module, config, recipe, input_scale, arguments, outputs, sample)
 
 
