@@ -1,6 +1,8 @@
 """What every strategy that trains promises of its integers, beside the whole runs of
 test_strategies.py: a few steps on a few images, then all executors."""
 
+import functools
+
 import pytest
 import torch
 from torch import nn
@@ -39,9 +41,14 @@ def stepped(model, mnist, trainee=None):
         part = slice(16 * number, 16 * number + 16)
         model.train()
         outputs = model(to_input(mnist["train"].images[part]))
-        loss = nn.functional.cross_entropy(outputs, mnist["train"].labels[part])
+        criterion = functools.partial(
+            nn.functional.cross_entropy, target=mnist["train"].labels[part]
+        )
+        loss = criterion(outputs)
         optimizer.zero_grad()
-        (loss if trainee is None else loss + trainee.penalty(outputs)).backward()
+        (
+            loss if trainee is None else loss + trainee.penalty(outputs, criterion=criterion)
+        ).backward()
         optimizer.step()
         if trainee is not None:
             trainee.after_step()

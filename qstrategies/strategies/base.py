@@ -3,7 +3,7 @@ evaluation, nor export."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal
 
@@ -71,12 +71,14 @@ class Step:
         total: how many there will be; None where the loop does not say.
         inputs: the tensors of the last batch.
         outputs: what the model gave for them.
+        criterion: the task's loss of such outputs; None where the loop does not say.
     """
 
     number: int
     total: int | None = None
     inputs: tuple[Tensor, ...] = ()
     outputs: Any = None
+    criterion: Callable[[Any], Tensor] | None = None
 
     @property
     def progress(self) -> float:

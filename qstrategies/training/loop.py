@@ -125,7 +125,11 @@ def _step(
     inputs = to_input(images, dtype)
     with torch.autocast(images.device.type, dtype, enabled=dtype != torch.float32):
         logits = view(inputs)
-    loss = functional.cross_entropy(logits.float(), labels) + trainee.penalty(logits, (inputs,))
+
+    def criterion(outputs: Tensor) -> Tensor:
+        return functional.cross_entropy(outputs.float(), labels)
+
+    loss = criterion(logits) + trainee.penalty(logits, (inputs,), criterion)
     value = loss.item()
     if not math.isfinite(value):
         raise TrainingDivergedError(f"training loss is {value}")

@@ -4,7 +4,7 @@ them (``loop.py``)."""
 from __future__ import annotations
 
 import copy
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any
 
 import torch
@@ -58,17 +58,25 @@ class Trainee:
         groups = [{"params": each.parameters, "lr": rate, **each.settings} for each in special]
         return [{"params": rest, "lr": rate}, *groups]
 
-    def penalty(self, outputs: Any, inputs: tuple[Tensor, ...] | None = None) -> Tensor | float:
+    def penalty(
+        self,
+        outputs: Any,
+        inputs: tuple[Tensor, ...] | None = None,
+        criterion: Callable[[Any], Tensor] | None = None,
+    ) -> Tensor | float:
         """What to add to the loss: 0.0 where the strategy has no loss of its own.
 
         Args:
             outputs: what ``model`` gave.
             inputs: for what, where it was not called itself.
+            criterion: the loss of outputs without the penalty, for strategies that look at it at
+                other weights, as sam does.
         """
         if not overrides(self.strategy, "loss", Strategy):
             return 0.0
         given = inputs if inputs is not None else next(iter(self._seen), ())
-        extra = self.strategy.loss(self.model, Step(self.steps, self.total, given, outputs))
+        step = Step(self.steps, self.total, given, outputs, criterion)
+        extra = self.strategy.loss(self.model, step)
         return 0.0 if extra is None else extra
 
     @torch.no_grad()
