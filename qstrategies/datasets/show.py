@@ -39,11 +39,12 @@ def _picture(dataset: Dataset, counts: dict[str, list[int]]) -> bytes:
     figure, (grid, bars) = plt.subplots(
         1, 2, figsize=(11, 4.6), width_ratios=[1.3, 1], layout="constrained"
     )
+    height, width = train.images.shape[2:]
+    samples = SAMPLES * height // width  # narrow images: more of them
     rows = [
-        train.images[train.labels == label][:SAMPLES, 0] for label in range(len(dataset.labels))
+        train.images[train.labels == label][:samples, 0] for label in range(len(dataset.labels))
     ]
-    height, width = rows[0].shape[1:]
-    canvas = rows[0].new_zeros((len(rows) * height, SAMPLES * width))
+    canvas = rows[0].new_zeros((len(rows) * height, samples * width))
     for index, row in enumerate(rows):
         for place, image in enumerate(row):
             canvas[index * height : (index + 1) * height, place * width : (place + 1) * width] = (
