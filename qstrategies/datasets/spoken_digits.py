@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING
 
 from qstrategies.datasets import DATASETS
 from qstrategies.datasets.base import Dataset, Split
@@ -35,7 +35,7 @@ class SpokenDigits(Dataset):
         "7786c2d385104bf7a7c57776120a3c35",
         "3af67182a8d9cac970b8086bda69dd9d",
     )
-    speakers: ClassVar[dict[str, tuple[int, ...]]] = {
+    speakers: dict[str, tuple[int, ...]] = {
         "train": (0, 1, 2, 3),
         "validation": (4,),
         "test": (5,),
