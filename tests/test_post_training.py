@@ -20,6 +20,7 @@ from qstrategies.quantization.propagate import RoundingProblem
 from qstrategies.quantization.quantizers import QuantizerSite, WeightQuantizer
 from qstrategies.quantization.regression import from_rows, sampled, weight_rows
 from qstrategies.quantization.rounding import kept_exact
+from qstrategies.quantization.saturation import FloatNetwork
 from qstrategies.quantization.soft_rounding import Objective, rounded_up, sharpness, undecided
 from qstrategies.quantization.trial import best_chain, halves
 from qstrategies.strategies import STRATEGIES
@@ -543,3 +544,26 @@ def test_what_a_strategy_leaves_is_exact_certified_and_the_same_again(
     layers = [layer.rounded_layer for layer in quantized.graph.layers]
     assert all(np.abs(layer.weight).max() <= 2 ** (layer.bits - 1) - 1 for layer in layers)
     assert 8 * quantized.weight_bytes <= bits * sum(layer.weight.size for layer in layers) + 7
+
+
+@pytest.mark.parametrize("name", ["adaround", "brecq", "bias_correction"])
+def test_the_float_network_that_is_aimed_at_has_its_relu6(name):
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(4, 16), nn.ReLU6(), nn.Linear(16, 3)).eval()
+    x = 20 * numbers(64, 4)
+    prepared = prepare(model, qs.QuantizationConfig(), x)
+    assert [each.meta.get("saturates") for each in prepared.graph.graph.nodes].count(True) == 1
+    aims = []
+
+    class Listening(STRATEGIES.get(name)):
+        summary = "notes what the last layer should give"
+
+        def correct_bias(self, problem, weight):
+            aims.append(problem.pairs[0][1])
+            return problem.bias
+
+    options = {each: value for each, value in FAST.items() if each in Listening.options}
+    qs.quantize(model, [x], x, strategy=Listening(**options))
+    torch.testing.assert_close(aims[-1], model(x).detach(), rtol=1e-4, atol=1e-4)
+    wanted = FloatNetwork(prepared.graph).run(x)[0]
+    torch.testing.assert_close(wanted, model(x), rtol=1e-4, atol=1e-4)

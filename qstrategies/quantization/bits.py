@@ -16,6 +16,7 @@ from qstrategies.errors import InputError
 from qstrategies.quantization.exact_forms import folded_norm, module_at
 from qstrategies.quantization.prepare import Prepared, quantized_layers, weight_quantizer
 from qstrategies.quantization.qat import FakeQuantizedLayer
+from qstrategies.quantization.saturation import FloatNetwork
 
 Batches = Sequence[tuple[Tensor, ...]]
 Disturbance = NDArray[np.float64]
@@ -38,13 +39,16 @@ def disturbances(prepared: Prepared, batches: Batches, widths: Sequence[int]) ->
     Weights are rounded to nearest with the recipe's quantizers; all else stays in float. One
     forward pass for every layer and width.
     """
-    wanted = [prepared.graph(*batch) for batch in batches]
-    found = np.zeros((len(quantized_layers(prepared)), len(widths)))
-    for row, node in enumerate(quantized_layers(prepared)):
+    network, layers = FloatNetwork(prepared.graph), quantized_layers(prepared)
+    wanted = [network.run(*batch) for batch in batches]
+    found = np.zeros((len(layers), len(widths)))
+    for row, node in enumerate(layers):
+        weight = module_at(prepared.graph, node).weight
+        real = weight.clone()
         for column, width in enumerate(widths):
-            given = {f"{node.target}.weight": _rounded(prepared, node, width)}
-            runs = [torch.func.functional_call(prepared.graph, given, batch) for batch in batches]
-            found[row, column] = _relative_error(runs, wanted)
+            weight.copy_(_rounded(prepared, node, width))
+            found[row, column] = _relative_error([network.run(*each) for each in batches], wanted)
+            weight.copy_(real)
     return found
 
 

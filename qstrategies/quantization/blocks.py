@@ -13,6 +13,7 @@ from qstrategies.operators.base import Quantizer
 from qstrategies.quantization.exact_forms import module_at
 from qstrategies.quantization.prepare import Prepared, quantized_layers
 from qstrategies.quantization.propagate import RoundingProblem
+from qstrategies.quantization.saturation import saturated
 
 LARGEST = 8
 """Layers of a block; one with more, as a network whose first tensor is read at its end, falls apart
@@ -62,7 +63,7 @@ class BlockProblem:
                 result = self.layers[node.name].output(weights[node.name], *given)
             else:
                 result = module_at(self.graph, node)(*given)
-            values[node.name] = passed(node.name, result)
+            values[node.name] = passed(node.name, saturated(node, result))
         return values[self.block.nodes[-1].name]
 
 

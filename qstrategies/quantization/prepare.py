@@ -139,10 +139,10 @@ def prepare(
     norms_to_layers(graph)
     saturates = config.exact and not config.reduce_range
     top = saturation_top(config.activation_bits)
-    saturating = relu6_to_saturation(graph, top) if saturates else {}
+    saturating = relu6_to_saturation(graph, top) if saturates else set()
     fold_norms(graph)
     recipe.rewrite(graph)
-    check_rewritten(graph, saturating, forms.sample)
+    check_rewritten(graph, forms.sample)
     return placed(forms, saturating)
 
 

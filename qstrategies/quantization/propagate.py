@@ -14,6 +14,7 @@ from qstrategies.operators.base import Node, TensorSpec
 from qstrategies.quantization.exact_forms import module_at
 from qstrategies.quantization.interface import InputSpec
 from qstrategies.quantization.prepare import Prepared
+from qstrategies.quantization.saturation import saturated
 from qstrategies.quantization.scales import round_to_levels_
 
 
@@ -106,7 +107,8 @@ class Propagation:
         for node in self.waiting:
             module = module_at(self.graph, node)
             for values in self.floats if module is not None else ():
-                values[node.name] = module(*(values[each.name] for each in node.all_input_nodes))
+                given = (values[each.name] for each in node.all_input_nodes)
+                values[node.name] = saturated(node, module(*given))
             self._forget(self.floats, self.places[node.name])
             if node is layer:
                 return

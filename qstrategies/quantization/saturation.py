@@ -46,10 +46,23 @@ class SaturatingObserver(nn.Module):
         return qparams
 
 
+def saturated(node: fx.Node, value: Tensor) -> Tensor:
+    """What is read of the ``value`` that ``node`` gives in the float network."""
+    return value.clamp(0, node.meta["saturates"]) if "saturates" in node.meta else value
+
+
+class FloatNetwork(fx.Interpreter):
+    """Runs a graph of forms as the user's model computes: what its quantizers will saturate is
+    cut."""
+
+    def run_node(self, n: fx.Node) -> Any:
+        return saturated(n, super().run_node(n))
+
+
 @torch.no_grad()
-def relu6_to_saturation(graph: fx.GraphModule, top: float) -> dict[str, float]:
-    """Rewrite every ReLU6 that stands as above, in place; ``top``, where their results now must
-    saturate, by the names of the nodes."""
+def relu6_to_saturation(graph: fx.GraphModule, top: float) -> set[str]:
+    """Rewrite every ReLU6 that stands as above, in place; the names of the nodes whose results now
+    must saturate at ``top``."""
     for node in graph.graph.nodes:
         clamp = module_at(graph, node)
         if not isinstance(clamp, nn.Hardtanh) or (clamp.min_val, clamp.max_val) != (0, 6):
@@ -66,10 +79,9 @@ def relu6_to_saturation(graph: fx.GraphModule, top: float) -> dict[str, float]:
     return saturating_nodes(graph)
 
 
-def saturating_nodes(graph: fx.GraphModule) -> dict[str, float]:
-    """Where the results of the nodes that ``relu6_to_saturation`` has found saturate."""
-    nodes = graph.graph.nodes
-    return {node.name: node.meta["saturates"] for node in nodes if "saturates" in node.meta}
+def saturating_nodes(graph: fx.GraphModule) -> set[str]:
+    """The names of the nodes that ``relu6_to_saturation`` has found."""
+    return {node.name for node in graph.graph.nodes if "saturates" in node.meta}
 
 
 def _scaled_by(graph: fx.GraphModule, node: Any) -> Any | None:

@@ -15,7 +15,7 @@ from qstrategies.quantization.calibrate import calibrate
 from qstrategies.quantization.model import QuantizedModel
 from qstrategies.quantization.prepare import Prepared, placed
 from qstrategies.quantization.recipe import Recipe
-from qstrategies.quantization.saturation import saturating_nodes
+from qstrategies.quantization.saturation import FloatNetwork, saturating_nodes
 from qstrategies.quantization.selfcheck import check_rewritten
 from qstrategies.quantization.structure import leaves
 
@@ -29,7 +29,7 @@ def tried(prepared: Prepared, forms: fx.GraphModule, recipe: Recipe, batches: Ba
     graph = copy.deepcopy(forms)
     saturating = saturating_nodes(graph)
     recipe.rewrite(graph)
-    check_rewritten(graph, saturating, prepared.sample)
+    check_rewritten(graph, prepared.sample)
     found = placed(replace(prepared, graph=graph, recipe=recipe), saturating)
     calibrate(found, batches)
     recipe.refine(found, batches)
@@ -53,7 +53,7 @@ def signal_to_noise(prepared: Prepared, batches: Batches, unseen: Batches) -> fl
     noises: dict[int, float] = {}
     for batch in unseen:
         found = [each for _, each in leaves(module(*batch)) if isinstance(each, Tensor)]
-        wanted = prepared.graph(*batch)
+        wanted = FloatNetwork(prepared.graph).run(*batch)
         for number, (ours, theirs) in enumerate(zip(found, wanted, strict=True)):
             noise = (ours.double() - theirs.double()).square().sum()
             signals[number] = signals.get(number, 0.0) + float(theirs.double().square().sum())
