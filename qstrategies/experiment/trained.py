@@ -17,7 +17,7 @@ from qstrategies.experiment.stages import Stage, stage
 from qstrategies.experiment.workspace import Workspace
 from qstrategies.pixels import PIXEL_SCALE
 from qstrategies.quantization.qat import prepare_qat
-from qstrategies.quantization.recipe import overrides
+from qstrategies.quantization.recipe import sees_batches_first
 from qstrategies.records import (
     Epoch,
     ExperimentConfig,
@@ -68,7 +68,7 @@ def tuned_stage(config: ExperimentConfig, workspace: Workspace, baseline: Stage)
     depends_on |= {"parent": baseline.key, "training": dataclasses.asdict(schedule)}
     if course.fake_quantized:
         shape = dataclasses.asdict(strategy.resolved(config.quantization))
-        seen = shape["calibration_images"] if overrides(strategy, "weight_bits") else 0
+        seen = shape["calibration_images"] if sees_batches_first(strategy) else 0
         depends_on["quantization"] = {**shape, "engine": "", "calibration_images": seen}
         depends_on["calibration_draw"] = config.calibration_draw if seen else 0
 

@@ -61,7 +61,8 @@ def build(
     if batches and overrides_rounding(prepared.recipe):
         builder.propagation = Propagation(prepared, batches)
         builder.propagation.enter(placeholders)
-        if overrides(prepared.recipe, "round_block"):
+        known = any(quantizer.chosen for quantizer in prepared.weights.values())
+        if overrides(prepared.recipe, "round_block") and not known:
             builder.blocks = {block.nodes[0]: block for block in blocks(prepared)}
     built = tuple(builder.node(node) for node in nodes if builder.stands(node))
     ends: Any = prepared.graph.graph.output_node().args[0]
@@ -160,7 +161,8 @@ class _Builder:
         """What chooses the integers of the layer at ``node``."""
         if node.name in self.rounded:
             return lambda _: self.rounded[node.name]
-        asks = overrides(self.prepared.recipe, "round_weights")
+        chosen = self.prepared.weights[str(node.target)].chosen
+        asks = overrides(self.prepared.recipe, "round_weights") and not chosen
         return self.prepared.recipe.round_weights if asks else None
 
     def _block_problem(self, block: Block) -> BlockProblem:

@@ -19,14 +19,14 @@ class PerturbedStep(WeightQuantizer):
     def __init__(self, like: WeightQuantizer) -> None:
         super().__init__(like.bits, **like.settings)
         self.shift = torch.zeros(())
-        self.chosen: Tensor | None = None
+        self.given: Tensor | None = None
 
     def rounded(self, weight: Tensor, scale: Tensor) -> Tensor:
         whole = super().rounded(weight, scale)
         if not self.training:
             return whole
         zeros = torch.zeros_like(whole, requires_grad=True)
-        self.shift = zeros if self.chosen is None else self.chosen
+        self.shift = zeros if self.given is None else self.given
         return whole + self.shift
 
 
@@ -36,7 +36,7 @@ def perturb(model: FakeQuantizedModel, loss: Tensor, rho: float) -> None:
     found = torch.autograd.grad(loss, [each.shift for each in moved], retain_graph=True)
     norm = torch.stack([each.norm() for each in found]).norm().clamp(min=1e-12)
     for each, gradient in zip(moved, found, strict=True):
-        each.chosen = rho * gradient / norm
+        each.given = rho * gradient / norm
 
 
 def outputs_again(model: FakeQuantizedModel, inputs: tuple[Tensor, ...]) -> Any:
@@ -49,5 +49,5 @@ def outputs_again(model: FakeQuantizedModel, inputs: tuple[Tensor, ...]) -> Any:
         outputs = torch.func.functional_call(model, buffers, inputs)
     for each in model.modules():
         if isinstance(each, PerturbedStep):
-            each.chosen = None
+            each.given = None
     return outputs

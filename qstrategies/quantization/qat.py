@@ -9,7 +9,7 @@ section 3.2).
 from __future__ import annotations
 
 import copy
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import replace
 from typing import Any, Self
 
@@ -17,9 +17,11 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn import functional
 
+from qstrategies.errors import InputError
 from qstrategies.guest import own_randomness
 from qstrategies.operators.transposed import is_transposed
-from qstrategies.quantization.calibrate import calibration_batches
+from qstrategies.quantization.calibrate import calibrate, calibration_batches, example_inputs
+from qstrategies.quantization.decide import decide
 from qstrategies.quantization.exact_forms import (
     drop_training_only,
     entry_layers,
@@ -31,9 +33,17 @@ from qstrategies.quantization.exact_forms import (
     output_rows,
     relus_to_layers,
 )
-from qstrategies.quantization.prepare import Prepared, allotted, forms_of, placed
+from qstrategies.quantization.integer_graph import IntegerGraph
+from qstrategies.quantization.prepare import Prepared, allotted, forms_of, placed, prepare
 from qstrategies.quantization.quantizers import WeightQuantizer
-from qstrategies.quantization.recipe import NOTHING, Recipe
+from qstrategies.quantization.recipe import (
+    NOTHING,
+    Recipe,
+    overrides,
+    sees_batches,
+    sees_batches_first,
+)
+from qstrategies.quantization.saturation import saturating_nodes
 from qstrategies.quantization.structure import mapped
 from qstrategies.records import QuantizationConfig
 
@@ -169,8 +179,34 @@ def prepare_qat(  # noqa: PLR0913 - one keyword per setting
     _tie(forms.graph)
     forms.graph.recompile()
     found = placed(forms, trains=True)
-    batches = calibration_batches(found, calibration)
-    return FakeQuantizedModel(allotted(found, batches, trains=True))
+    batches = calibration_batches(found, calibration) if sees_batches_first(recipe) else []
+    trained = FakeQuantizedModel(allotted(found, batches, trains=True))
+    if overrides(recipe, "begin"):
+        plain = prepare(
+            model,
+            config,
+            example,
+            recipe=recipe,
+            input_scale=input_scale,
+            leave_in_float=leave_in_float,
+        )
+        recipe.begin(trained, _start(replace(plain, bits=trained.forms.bits), batches))
+    return trained
+
+
+def _start(prepared: Prepared, batches: Sequence[tuple[Tensor, ...]]) -> IntegerGraph:
+    """What post-training quantization makes of ``prepared``, whose bits are decided.
+
+    Raises:
+        InputError: no batch where its recipe looks at some.
+    """
+    if not batches and sees_batches(prepared.recipe):
+        raise InputError("the integers to begin with are chosen by calibration batches: got none")
+    found = placed(prepared, saturating_nodes(prepared.graph))
+    inputs = batches or [example_inputs(found)]
+    calibrate(found, inputs)
+    found.recipe.refine(found, inputs)
+    return decide(found, inputs)
 
 
 def _tie(graph: fx.GraphModule) -> None:

@@ -72,6 +72,11 @@ class WeightQuantizer(nn.Module):
         self.largest_bias = math.inf
 
     @property
+    def chosen(self) -> bool:
+        """Whether the integers are chosen already, so that no recipe is asked for them."""
+        return False
+
+    @property
     def settings(self) -> dict[str, Any]:
         """With these and ``bits`` another one is made alike."""
         names = ("per_channel", "exact", "levels", "pairs", "unit")

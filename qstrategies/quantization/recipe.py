@@ -9,6 +9,7 @@ from torch import Tensor, fx
 
 if TYPE_CHECKING:
     from qstrategies.quantization.blocks import BlockProblem
+    from qstrategies.quantization.integer_graph import IntegerGraph
     from qstrategies.quantization.prepare import Prepared
     from qstrategies.quantization.propagate import RoundingProblem
     from qstrategies.quantization.qat import FakeQuantizedModel
@@ -48,6 +49,10 @@ class Recipe:
         """The quantizer of the tensors at ``site``."""
         return default
 
+    def begin(self, model: FakeQuantizedModel, start: IntegerGraph) -> None:
+        """Take over what post-training quantization by this recipe would give, ``start``, before
+        ``model`` is trained. In place; asked under QAT only."""
+
     def settle(self, model: FakeQuantizedModel, batches: Sequence[tuple[Tensor, ...]]) -> None:
         """Change what was trained with fake quantizers before batch normalization is folded. In
         place; ``batches`` as for ``refine``."""
@@ -79,6 +84,17 @@ NOTHING = Recipe()
 def overrides(recipe: Recipe, hook: str, base: type[Recipe] = Recipe) -> bool:
     """Whether ``recipe`` does something at ``hook``, where ``base`` does nothing."""
     return getattr(type(recipe), hook) is not getattr(base, hook)
+
+
+def sees_batches(recipe: Recipe) -> bool:
+    """Whether ``recipe`` looks at calibration batches, which then are kept."""
+    looks = any(overrides(recipe, hook) for hook in ("weight_bits", "refine"))
+    return looks or overrides_rounding(recipe)
+
+
+def sees_batches_first(recipe: Recipe) -> bool:
+    """Whether ``recipe`` looks at calibration batches before training with fake quantizers."""
+    return any(overrides(recipe, hook) for hook in ("weight_bits", "begin"))
 
 
 CHOOSE_INTEGERS = ("round_weights", "round_block")

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
 from typing import Any, ClassVar
 
 from torch import Tensor, fx, nn
 
 from qstrategies.errors import InputError
+from qstrategies.quantization.recipe import CHOOSE_INTEGERS
 from qstrategies.strategies.base import Course, ParameterGroup, Step, Strategy
 
 SIGN = "+"
 Kind = type[Strategy]
 ALONE = {
     "weight_bits": "bits of weights",
+    "begin": "integers that are frozen",
     "weight_quantizer": "steps of weights",
     "activation_quantizer": "ranges of activations",
     "round_weights": "integers of weights",
@@ -31,8 +33,8 @@ class Composed(Strategy):
     """The hooks of ``parts``, one after another in the order of the name.
 
     Those that train a float model come first: they also hold while what continues it trains. Those
-    that choose the bits of fake quantizers stand before what trains these. Those that only act
-    after training come last.
+    that choose the bits of fake quantizers, or the integers whose steps are trained, stand before
+    what trains these. Those that only act after training come last.
     """
 
     parts: ClassVar[tuple[Kind, ...]]
@@ -93,29 +95,42 @@ def _stage(kind: Kind) -> int:
     return 0 if kind.course.parent is None else 1
 
 
-def _turn(kind: Kind, *, fakes: bool) -> float:
-    """The place of ``kind`` in the order of a name: where ``fakes`` quantizers are trained, those
-    that choose their bits measure on the float model before that."""
-    return 0.5 if fakes and uses(kind, "weight_bits") else _stage(kind)
+def _turn(kind: Kind, early: Collection[str]) -> float:
+    """The place of ``kind`` in the order of a name; what uses a hook of ``early`` does so before
+    fake quantizers are trained."""
+    return 0.5 if any(uses(kind, hook) for hook in early) else _stage(kind)
 
 
 def _refuse(whole: str, parts: Mapping[str, Kind]) -> None:
-    stages = {name: _stage(kind) for name, kind in parts.items()}
+    _refuse_order(whole, parts)
+    _refuse_twice(whole, parts)
     quantized = [name for name, kind in parts.items() if kind.course.fake_quantized]
-    turns = {name: _turn(kind, fakes=bool(quantized)) for name, kind in parts.items()}
+    measuring = [name for name, kind in parts.items() if uses(kind, "weight_bits")]
+    for name, kind in parts.items():
+        before = [hook for hook in BEFORE_TRAINING if uses(kind, hook)]
+        if quantized and _stage(kind) == 2 and before:
+            raise InputError(f"{whole!r}: {quantized[0]} trains the quantizers that {name} chooses")
+        if measuring and kind.course.fresh:
+            reason = f"on which {measuring[0]} would measure nothing"
+            raise InputError(f"{whole!r}: {name} begins with a fresh model, {reason}")
+
+
+def _refuse_order(whole: str, parts: Mapping[str, Kind]) -> None:
+    early: set[str] = set()
+    if any(kind.course.fake_quantized for kind in parts.values()):
+        early.add("weight_bits")
+    if any(uses(kind, "begin") for kind in parts.values()):
+        early.update(CHOOSE_INTEGERS)
+    turns = {name: _turn(kind, early) for name, kind in parts.items()}
     ordered = sorted(turns, key=turns.__getitem__)
-    if ordered != list(stages):
+    if ordered != list(turns):
         raise InputError(f"{whole!r}: in the order of their work it is {SIGN.join(ordered)!r}")
-    continuing = [name for name, stage in stages.items() if stage == 1]
+
+
+def _refuse_twice(whole: str, parts: Mapping[str, Kind]) -> None:
+    continuing = [name for name, kind in parts.items() if _stage(kind) == 1]
     if len(continuing) > 1:
         raise InputError(f"{whole!r}: {' and '.join(continuing)} both continue a float model")
-    for name, kind in parts.items():
-        measuring = [each for each, other in parts.items() if uses(other, "weight_bits")]
-        if kind.course.fresh and measuring:
-            raise InputError(
-                f"{whole!r}: {name} begins with a fresh model, on which {measuring[0]} "
-                "would measure nothing"
-            )
     for thing in dict.fromkeys(ALONE.values()):
         hooks = [hook for hook, given in ALONE.items() if given == thing]
         found = [name for name, kind in parts.items() if any(uses(kind, each) for each in hooks)]
@@ -125,10 +140,6 @@ def _refuse(whole: str, parts: Mapping[str, Kind]) -> None:
     twice = sorted({option for option in options if options.count(option) > 1})
     if twice:
         raise InputError(f"{whole!r}: several of them have the option {twice[0]!r}")
-    for name, kind in parts.items():
-        before = [hook for hook in BEFORE_TRAINING if uses(kind, hook)]
-        if quantized and stages[name] == 2 and before:
-            raise InputError(f"{whole!r}: {quantized[0]} trains the quantizers that {name} chooses")
 
 
 def _course(parts: Mapping[str, Kind]) -> Course:

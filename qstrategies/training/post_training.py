@@ -15,7 +15,7 @@ from qstrategies.quantization.calibrate import calibrate, calibration_batches, e
 from qstrategies.quantization.model import QuantizedModel
 from qstrategies.quantization.prepare import Prepared, allotted, prepare
 from qstrategies.quantization.qat import FakeQuantizedModel, finished
-from qstrategies.quantization.recipe import Recipe, overrides, overrides_rounding
+from qstrategies.quantization.recipe import sees_batches
 from qstrategies.quantization.selfcheck import EXAMPLES, check_nodes
 from qstrategies.records import QuantizationConfig
 from qstrategies.strategies import STRATEGIES
@@ -95,9 +95,3 @@ def trained_integers(model: FakeQuantizedModel, calibration: Iterable[Any]) -> Q
     trained, batches = copy.deepcopy(model).cpu().eval(), list(calibration)
     trained.forms.recipe.settle(trained, calibration_batches(trained.forms, batches))
     return integers(finished(trained), batches)
-
-
-def sees_batches(recipe: Recipe) -> bool:
-    """Whether ``recipe`` looks at calibration batches, which then are kept."""
-    looks = any(overrides(recipe, hook) for hook in ("weight_bits", "refine"))
-    return looks or overrides_rounding(recipe)
