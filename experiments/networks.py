@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import collections
 import concurrent.futures
+import itertools
 import json
 import multiprocessing
 import sys
@@ -29,7 +30,7 @@ from zoo import Network, networks, random_images
 
 import qstrategies as qs
 from qstrategies.cli import guarded
-from qstrategies.execution.crosscheck import CrossCheck
+from qstrategies.execution.crosscheck import CrossCheck, unexplained
 from qstrategies.files import atomic_write
 from qstrategies.quantization.structure import leaves
 from qstrategies.runtimes import RUNTIMES
@@ -92,11 +93,18 @@ def _figures(model: nn.Module, calibration: Tensor, pixels: Tensor, folder: Path
         "float_bytes": sum(island.size for island in exact.islands),
         "equal": equal_rows(exported, pixels),
         "proven": [name for key, name in PROOFS.items() if certificate.get(key)],
+        "unproven": None if exact.islands else first_breach(exported[0].path),
         "decibels": centred(expected, outputs(exact.reference(), inside)),
         "free": centred(expected, outputs(free.reference(), inside)),
         "seconds": seconds,
         "static": _static(model, calibration, inside, expected, folder),
     }
+
+
+def first_breach(path: Path) -> str | None:
+    """What first breaks a guarantee of the file ``path``, None if nothing does."""
+    found = itertools.chain(*qs.certify(path).breaches.values())
+    return next((f"{breach.node}: {breach.reason}" for breach in found), None)
 
 
 def _static(
@@ -149,14 +157,17 @@ def centred(expected: Tensor, found: Tensor) -> float:
 
 
 def summary(report: CrossCheck, runtimes: Sequence[str]) -> str:
-    """The least share of equal rows of these executors, with the largest distance; "-" if none of
-    them took a file."""
+    """The least share of equal rows of these executors, with the largest distance, and whether it
+    is known what they compute instead; "-" if none of them took a file."""
     checks = [check for check in report.checks if check.runtime in runtimes]
     if not checks:
         return "-"
     least = min(check.rows_equal for check in checks)
     steps = max(check.max_steps or 0 for check in checks)
-    return "all" if least == 1 else f"{least:.0%} ({steps:.3g} steps)"
+    if least == 1:
+        return "all"
+    known = "" if any(map(unexplained, checks)) else ", known"
+    return f"{least:.0%} ({steps:.3g} steps{known})"
 
 
 def row(found: Found) -> str:
@@ -166,9 +177,16 @@ def row(found: Found) -> str:
         if key in found:
             return f"| {name} | {key}: {found[key]} |" + " |" * (len(COLUMNS) - 2)
     islands = ", ".join(f"{count} {kind}" for kind, count in sorted(found["islands"].items()))
-    proven = "all" if len(found["proven"]) == len(PROOFS) else ", ".join(found["proven"])
-    cells = [name, islands or "-", *found["equal"], proven or "-", *_numbers(found)]
+    cells = [name, islands or "-", *found["equal"], _proven(found), *_numbers(found)]
     return f"| {' | '.join(cells)} |"
+
+
+def _proven(found: Found) -> str:
+    """What is proven, and why no more is."""
+    if len(found["proven"]) == len(PROOFS):
+        return "all"
+    proven = ", ".join(found["proven"]) or "-"
+    return f"{proven} ({found['unproven']})" if found["unproven"] else proven
 
 
 def _numbers(found: Found) -> list[str]:
@@ -190,9 +208,10 @@ and tract.
 - *float islands*: what stays in float by itself.
 - *PyTorch* to *tract*: rows equal to the reference on the grid, bit for bit: the least over
   PyTorch's four engines, over ONNX Runtime's four optimisation levels, and for each other runtime,
-  with both forms of the file (- where it takes neither). OpenVINO leaves out the rounding between a
-  convolution and the addition behind it, and rounds some ties its own way (exactness.md).
-- *proven*: what `certify` proves.
+  with both forms of the file (- where it takes neither). *known*: they are those of the file
+  without what the runtime leaves out: OpenVINO the rounding between a convolution and the addition
+  behind it, OpenCV the padding of averages (exactness.md). OpenVINO rounds some ties its own way.
+- *proven*: what `certify` proves; of a network of integers also why no more.
 - *dB*: signal to noise of the first output against the float model, less its mean over the images;
   *free*: the same with free scales; *static*: the same of onnxruntime's `quantize_static` in ONNX
   Runtime (QDQ, per channel, minimum and maximum of the same images, told that images lie in

@@ -193,6 +193,27 @@ def test_openvino_has_no_excuse_without_an_addition(exported, monkeypatch):
     assert not report.same and report.apart == ["openvino"]
 
 
+@pytest.mark.skipif(
+    RUNTIMES.get("opencv-dnn").missing() is not None, reason="OpenCV is not installed"
+)
+@pytest.mark.parametrize("padding", [0, 1])
+def test_opencv_leaves_padding_out_of_averages_and_is_excused_for_no_more(
+    padding, monkeypatch, tmp_path
+):
+    torch.manual_seed(0)
+    pool = nn.AvgPool2d(3, 1, padding)
+    model = nn.Sequential(nn.Conv2d(2, 3, 3), pool, nn.Conv2d(3, 2, 1)).eval()
+    calibration = torch.rand(16, 2, 6, 6)
+    quantized = qs.quantize(model, [calibration], calibration[:2], input_scale=1 / 255)
+    (exported, *_) = qs.export_onnx(quantized, tmp_path / "model.onnx")
+    report = qs.cross_check(exported, PIXELS, ["opencv-dnn"])
+    assert report.same and report.apart == ["opencv-dnn"] * padding
+    kind = RUNTIMES.get("opencv-dnn")
+    usual = kind.run
+    monkeypatch.setattr(kind, "run", lambda self, *inputs: usual(self, *inputs) + np.float32(1))
+    assert not qs.cross_check(exported, PIXELS, ["opencv-dnn"]).same
+
+
 def test_verify_makes_rows_of_the_same_kinds(exported, plant, tmp_path):
     path = exported[0].path
     plant(run=fails(TypeError("cannot add")))

@@ -82,6 +82,15 @@ def test_a_network_is_measured_beside_quantize_static(found):
     assert cells == {len(networks.COLUMNS) + 1}
 
 
+def test_a_network_of_integers_names_what_is_not_proven_of_it(found):
+    assert found["unproven"] is None
+    reason = {"proven": ["without VNNI"], "unproven": "add.sum: values of 24.3 bits"}
+    assert "| without VNNI (add.sum: values of 24.3 bits) |" in networks.row(found | reason)
+    assert "| without VNNI |" in networks.row(
+        found | reason | {"unproven": None, "islands": {"a": 1}}
+    )
+
+
 STOPS = {
     "refused": (qs.InputError("it is odd | and long\nand more"), "refused: it is odd / and long"),
     "fault": (RuntimeError("no kernel"), "fault: RuntimeError: no kernel"),

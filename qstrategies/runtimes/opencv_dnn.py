@@ -16,7 +16,9 @@ from onnx import numpy_helper
 
 from qstrategies.guest import own_environment
 from qstrategies.runtimes import RUNTIMES
-from qstrategies.runtimes.base import Runtime, not_installed, read_model, refused
+from qstrategies.runtimes.base import Rewriting, Runtime, not_installed, read_model, refused
+
+REASON = "it leaves the zeros of the padding out of averages that count them"
 
 
 @RUNTIMES.register("opencv-dnn")
@@ -70,6 +72,14 @@ class OpenCV(Runtime):
         except self.error as error:
             raise refused("OpenCV", self.path, error) from None
 
+    def rewriting(self) -> Rewriting | None:
+        """The file with averages over what lies inside the image."""
+        model = read_model("OpenCV", self.path)
+        counting = list(_counting_padding(model.graph))
+        for attribute in counting:
+            attribute.i = 0
+        return Rewriting(REASON, model) if counting else None
+
     @contextlib.contextmanager
     def _silence(self) -> Iterator[None]:
         """No word of OpenCV's own on standard error, which its exceptions repeat."""
@@ -78,6 +88,16 @@ class OpenCV(Runtime):
             yield
         finally:
             self.logging.setLogLevel(before)
+
+
+def _counting_padding(graph: onnx.GraphProto) -> Iterator[onnx.AttributeProto]:
+    """The settings by which average pools count the zeros of their padding."""
+    for node in graph.node:
+        settings = {attribute.name: attribute for attribute in node.attribute}
+        pads = settings["pads"].ints if "pads" in settings else ()
+        counts = settings.get("count_include_pad")
+        if node.op_type == "AveragePool" and any(pads) and counts is not None and counts.i:
+            yield counts
 
 
 def _take_floats(graph: onnx.GraphProto) -> None:
