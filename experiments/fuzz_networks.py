@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 import qstrategies as qs
 from qstrategies.operators.drawing import DRAWINGS, Drawing, Sizes, happens
+from qstrategies.records import LEVELS
 
 LARGEST = 3000  # elements of one example of a tensor
 EXTREMES = ("usual", "spread", "tiny", "huge", "dead channel", "zero", "constant output")
@@ -120,6 +121,7 @@ class Case:
         config = self.config
         settings = {
             "weight_bits": config.weight_bits,
+            "levels": config.levels,
             "per_channel": config.per_channel,
             "observer": config.observer,
             "input_scale": self.input_scale,
@@ -142,22 +144,25 @@ def case(number: int) -> Case:
     steps, ends = _Drawer(random, shapes, exact=exact).drawn()
     network = Network(len(shapes), steps, ends).eval()
     _weights(network, random, usual=usual)
-    return Case(
+    config = qs.QuantizationConfig(
+        weight_bits=random.choice((8, 8, 8, 7, 6, 5, 4, 3, 2)),
+        per_channel=happens(random, 0.6),
+        observer="histogram" if happens(random, 0.01) else "min_max",
+    )
+    found = Case(
         number,
         network,
         shapes,
         exact,
         usual,
-        qs.QuantizationConfig(
-            weight_bits=random.choice((8, 8, 8, 7, 6, 5, 4, 3, 2)),
-            per_channel=happens(random, 0.6),
-            observer="histogram" if happens(random, 0.01) else "min_max",
-        ),
+        config,
         random.choice((1 / 255, None)) if len(shapes[0]) > 1 or happens(random, 0.1) else None,
         random.choice((1, 2, 7)),
         random.choice((1.0, 1.0, 1e-3, 50.0)),
         random.choice((1.0, 2.0, 5.0)),
     )
+    sets = ("narrow", "narrow", "full") if config.weight_bits == 8 else LEVELS
+    return replace(found, config=replace(config, levels=random.choice(sets)))
 
 
 def smaller(found: Case) -> Iterator[Case]:

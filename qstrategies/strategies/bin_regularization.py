@@ -2,8 +2,9 @@
 improving low-precision network quantization via bin regularization (Han et al., ICCV 2021).
 
 Adds strength * sum over layers and bins of (mean of the bin's weights - its centre)^2 + the
-variance of its weights (equations 5 and 6; the variance only of bins with more than two weights),
-so that each bin becomes a peak. Distances are in steps, which are LSQ's and get no gradient here.
+variance of its weights (equations 5 and 6, from memory; the variance only of bins with more than
+two weights), so that each bin becomes a peak. Distances are in steps, which are LSQ's and get no
+gradient here.
 """
 
 from __future__ import annotations
