@@ -100,8 +100,9 @@ def test_the_soft_rounding_of_adaround_is_that_of_the_paper():
 
 @pytest.mark.parametrize("beta", [None, 20.0, 2.0])
 @pytest.mark.parametrize("relu", [False, True])
-def test_the_gradient_of_adaround_is_that_of_its_objective(relu, beta):
-    below = torch.floor(6 * numbers(2, 3, 5))
+@pytest.mark.parametrize("spacing", [1, 2])
+def test_the_gradient_of_adaround_is_that_of_its_objective(spacing, relu, beta):
+    below = spacing * torch.floor(6 / spacing * numbers(2, 3, 5)) + spacing - 1
     x, y, v = (numbers(2, size, 5, seed=size).double() for size in (7, 8, 3))
     y, v = y[:, :7, :3], 3 * v
     objective = Objective(
@@ -110,13 +111,14 @@ def test_the_gradient_of_adaround_is_that_of_its_objective(relu, beta):
         bias=numbers(2, 1, 3).double(),
         low=-7,
         high=7,
+        spacing=spacing,
         relu=relu,
         unit=torch.tensor(1.7),
         strength=0.3,
     )
     v.requires_grad_()
     h = (torch.sigmoid(v) * 1.2 - 0.1).clamp(0, 1)
-    found = x @ ((below + h).clamp(-7, 7) * 0.1).mT + objective.bias
+    found = x @ ((below + spacing * h).clamp(-7, 7) * 0.1).mT + objective.bias
     error = ((found.relu() if relu else found) - y).square().sum((0, 2)).mean() / 1.7
     loss = error if beta is None else error + 0.3 * (1 - (2 * h - 1).abs() ** beta).sum()
     loss.backward()
