@@ -31,6 +31,7 @@ from qstrategies.records import (
 )
 from qstrategies.records.predictions import Predictions, SplitPredictions
 from qstrategies.report import runs, write
+from qstrategies.report.order import Order
 
 HOSTILE = '<script>window.broken = 1</script> $x_1$ "&\'|\x1b\u202e](http://a)\n# id="#000000'
 AXE = Path(__file__).parent / "web/node_modules/axe-core/axe.min.js"
@@ -115,7 +116,7 @@ def test_the_page_the_markdown_and_the_terminal_say_the_same(written):
     found, advice = conclude(records, folder)
     page, markdown = (folder / "report.html").read_text(), (folder / "summary.md").read_text()
     shown = write.as_text(records, folder, found, advice)
-    grids = write.grids(records, folder, found)
+    grids = write.grids(records, folder, found, Order.of(records, found, advice))
     for grid in grids:
         for cell in {cell for row in grid.rows for cell in row}:
             assert in_html(cell) in page, cell

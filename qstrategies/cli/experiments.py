@@ -140,7 +140,8 @@ def _conclude(
     if options.json:
         show_json(write.as_data(records, *conclusion))
         return 0
-    show(write.as_text(records, options.out, *conclusion))
+    everything = getattr(options, "all", False)
+    show(write.as_text(records, options.out, *conclusion, everything=everything))
     show(f"Written: {', '.join(map(str, written))}")
     show(f"Models: {options.out}/*/model.onnx (portable) and model.fast.onnx (for ONNX Runtime)")
     return 0

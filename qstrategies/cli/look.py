@@ -10,6 +10,7 @@ from qstrategies.cli.location import add_location, location
 from qstrategies.cli.output import show, show_json
 from qstrategies.cli.values import folder
 from qstrategies.errors import unknown
+from qstrategies.records import GROUPS
 
 
 def add_list(sub: argparse.ArgumentParser) -> None:
@@ -24,7 +25,9 @@ def list_all(options: argparse.Namespace) -> int:
     from qstrategies.trackers import TRACKERS
 
     listing: dict[str, list[dict[str, str]]] = {
-        "strategies": [_describe(name, STRATEGIES.get(name)) for name in STRATEGIES.names()],
+        "strategies": _grouped(
+            [_describe(name, STRATEGIES.get(name)) for name in STRATEGIES.names()]
+        ),
         "models": [_describe(name, MODELS.get(name)) for name in MODELS.names()],
         "datasets": [_describe(name, DATASETS.get(name)) for name in DATASETS.names()],
         "runtimes": [_describe(name, RUNTIMES.get(name)) for name in RUNTIMES.names()],
@@ -35,7 +38,11 @@ def list_all(options: argparse.Namespace) -> int:
         return 0
     for kind, items in listing.items():
         show(f"{kind}:")
+        group = ""
         for item in items:
+            if item.get("group", "") != group:
+                group = item["group"]
+                show(f" {group}")
             show(
                 f"  {item['name']:<22} {item['summary']}"
                 + (f"  {item['paper']}" if item.get("paper") else "")
@@ -43,6 +50,12 @@ def list_all(options: argparse.Namespace) -> int:
             if item.get("options"):
                 show(f"  {'':<22} options: {item['options']}")
     return 0
+
+
+def _grouped(items: list[dict[str, str]]) -> list[dict[str, str]]:
+    """Those of ``GROUPS`` in its order, then others; by name within each."""
+    groups = [*GROUPS, *sorted({item["group"] for item in items} - {*GROUPS})]
+    return [item for group in groups for item in items if item["group"] == group]
 
 
 def _describe(name: str, item: Any) -> dict[str, str]:
@@ -54,6 +67,7 @@ def _describe(name: str, item: Any) -> dict[str, str]:
     return {
         "name": name,
         "summary": summary,
+        "group": getattr(item, "group", ""),
         "paper": getattr(item, "paper", ""),
         "options": options,
     }

@@ -173,6 +173,9 @@ def add_advice(sub: argparse.ArgumentParser) -> None:
     advice.add_argument(
         "--max-epochs", type=whole(1, 10**6), metavar="N", help="most epochs of training in all"
     )
+    advice.add_argument(
+        "--all", action="store_true", help="show all of many strategies, not the leaders only"
+    )
     advice.add_argument("--size", type=number(1e-3, 1e9), metavar="KB", help="largest ONNX file")
 
 

@@ -73,7 +73,8 @@ def run_experiment(config: ExperimentConfig, workspace: Workspace) -> RunRecord:
         record = RunRecord(
             config=config, status="failed", reason=str(error), environment=environment.describe()
         )
-    record = dataclasses.replace(record, inputs=inputs)
+    group = STRATEGIES.get(config.strategy).group
+    record = dataclasses.replace(record, inputs=inputs, group=group)
     atomic_write(workspace.folder / config.run_id / RECORD, record.to_json())
     if record.status == "done":
         for tracker in workspace.trackers:

@@ -123,6 +123,17 @@ MEASURED = (
 """What every finished run has measured."""
 
 
+GROUPS = (
+    "baselines",
+    "ranges of weights",
+    "post-training",
+    "QAT",
+    "learned steps",
+    "accumulators",
+)
+"""Of strategies, in the order in which they are shown."""
+
+
 SEAL = "content_sha256"
 """The key of a record's JSON that holds the hash of all the rest."""
 
@@ -134,6 +145,8 @@ class RunRecord:
 
     Of the ``sizes`` "weights" is what they take if none has more than the ``weight_bits`` of its
     layer; the others are those of files, which store every weight in a byte.
+
+    ``group`` is that of the strategy, one of ``GROUPS`` or the user's own.
 
     ``inputs`` is what the run depends on besides its configuration, by name (see ``dependencies``);
     empty in records from before it was noted down. ``classes`` is how many the model tells apart.
@@ -147,6 +160,7 @@ class RunRecord:
     inputs: dict[str, str] = field(default_factory=dict)
     environment: Environment = field(default_factory=Environment)
     starts_from: Name | None = None
+    group: str = ""
     float_accuracy: Fraction | None = None
     float_key: Sha256 | None = None
     int8_accuracy: Fraction | None = None

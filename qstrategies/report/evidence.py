@@ -15,13 +15,13 @@ if TYPE_CHECKING:
 HEADERS = (
     "strategy",
     "bits",
-    "levels",
-    "seeds",
-    "drop, points",
-    "against float",
+    "verdict",
     "against {}, points",
     "p",
-    "verdict",
+    "levels",
+    "drop, points",
+    "against float",
+    "seeds",
     "lost / gained",
     "McNemar",
 )
@@ -37,18 +37,18 @@ def cells(row: Row) -> list[str]:
     against = ["-"] * 3
     if row.against is not None:
         against = [
+            _verdict(row.against),
             _interval(row.against, 1),
             f"{row.against.p_different:.2g}",
-            _verdict(row.against),
         ]
     return [
         row.strategy,
         str(Widths(row.weight_bits, row.activation_bits)),
+        *against,
         row.levels,
-        str(row.seeds) if row.draws == 1 else f"{row.seeds} x {row.draws}",
         _interval(row.change, -1),
         _verdict(row.change),
-        *against,
+        str(row.seeds) if row.draws == 1 else f"{row.seeds} x {row.draws}",
         f"{row.lost:.0f} / {row.gained:.0f}",
         f"{row.significant_runs} of {row.runs}",
     ]

@@ -15,8 +15,8 @@ import matplotlib
 from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 
-from qstrategies.records import RunRecord
-from qstrategies.report import evidence, plots
+from qstrategies.records import RunRecord, Widths
+from qstrategies.report import plots
 from qstrategies.report.grid import Grid
 from qstrategies.text import block
 
@@ -49,11 +49,13 @@ class Bar:
 
 def page(
     records: Sequence[RunRecord],
+    drawn: Sequence[RunRecord],
     tables: Sequence[Grid],
     found: Evidence | None,
     advice: Recommendation | None,
 ) -> str:
-    """The whole report. Names and reasons come from files and are escaped."""
+    """The whole report, with figures of ``drawn``. Names and reasons come from files and are
+    escaped."""
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("qstrategies.report"),
         autoescape=True,
@@ -63,10 +65,9 @@ def page(
     return environment.get_template("report.html.j2").render(
         advice=advice,
         tables=tables,
-        bars=_bars(found) if found else [],
-        bar_column=evidence.HEADERS.index("drop, points"),
-        pictures=_pictures(records, found, advice) if found else [],
-        histograms=_histograms(records) if found else {},
+        bars=_bars(found) if found else {},
+        pictures=_pictures(drawn, found, advice) if found else [],
+        histograms=_histograms(drawn) if found else {},
         configurations={
             record.config.run_id: json.dumps(asdict(record.config), indent=1) for record in records
         },
@@ -129,8 +130,8 @@ def _histograms(records: Sequence[RunRecord]) -> Mapping[str, dict[str, Picture]
     return found
 
 
-def _bars(found: Evidence) -> list[Bar]:
-    """The interval of every drop, on one scale for all."""
+def _bars(found: Evidence) -> dict[tuple[str, str], Bar]:
+    """The interval of every drop, on one scale for all, by the cells "strategy" and "bits"."""
     intervals = [
         [_place(-value * 100) for value in (row.change.high, row.change.difference, row.change.low)]
         for row in found.rows
@@ -139,9 +140,11 @@ def _bars(found: Evidence) -> list[Bar]:
         pick([0.0, *(value for interval in intervals for value in interval)]) for pick in (min, max)
     )
     length = (high - low) or 1.0
-    return [
-        Bar(*((value - low) / length * 100 for value in (*interval, 0.0))) for interval in intervals
-    ]
+    keys = [(row.strategy, str(Widths(row.weight_bits, row.activation_bits))) for row in found.rows]
+    return {
+        key: Bar(*((value - low) / length * 100 for value in (*interval, 0.0)))
+        for key, interval in zip(keys, intervals, strict=True)
+    }
 
 
 def _place(points: float) -> float:

@@ -26,6 +26,7 @@ class Row:
     activation_bits: int | None = None
     draws: int = 1
     runs: int = 1
+    group: str = ""
     levels: str | None = None
     failed: int = 0
     float_accuracy: float | None = None
@@ -116,6 +117,7 @@ def _row(name: str, widths: Widths, records: Sequence[RunRecord]) -> Row:
         seeds=len({record.config.seed for record in records}),
         draws=len({record.config.calibration_draw for record in records}),
         runs=len(records),
+        group=records[0].group,
         levels=str(records[0].config.quantization.level_set),
         failed=len(records) - len(done),
         same_bits=same,

@@ -10,6 +10,7 @@ from qstrategies.files import atomic_write
 from qstrategies.records import RunRecord
 from qstrategies.report import evidence, html, plots, runs, table
 from qstrategies.report.grid import Grid
+from qstrategies.report.order import Order
 from qstrategies.text import block, json_text, markdown
 
 if TYPE_CHECKING:
@@ -27,9 +28,11 @@ def write_report(
 
     ``found`` and ``advice`` are what ``evidence.conclude`` makes of the records.
     """
-    tables, drawn = grids(records, folder, found), draw(records, found, advice)
+    order = Order.of(records, found, advice)
+    records = order.sorted(records)
+    tables, drawn = grids(records, folder, found, order), draw(order.led(records), found, advice)
     contents: dict[str, bytes | str] = {
-        "report.html": html.page(records, tables, found, advice),
+        "report.html": html.page(records, order.led(records), tables, found, advice),
         "summary.md": _markdown(tables, advice, list(drawn)),
         "summary.csv": table.as_csv(table.summarise(records)),
         "summary.json": json_text(as_data(records, found, advice)) + "\n",
@@ -40,21 +43,27 @@ def write_report(
     return [folder / name for name in contents]
 
 
-def grids(records: Sequence[RunRecord], folder: Path, found: Evidence | None) -> list[Grid]:
+def grids(
+    records: Sequence[RunRecord], folder: Path, found: Evidence | None, order: Order
+) -> list[Grid]:
     """The tables of every form of the report, in order."""
     rows = table.summarise(records)
+    first, figures = table.overview(rows), table.grid(rows)
+    names = list(dict.fromkeys(row.strategy for row in rows if row.widths is not None))
     seldom = runs.failures(records), runs.mixed_bits(records)
     failed, mixed = ([each] if each.rows else [] for each in seldom)
-    judged = [evidence.grid(found)] if found else []
+    judged = []
+    if found is not None:
+        judged = [order.arranged(evidence.grid(found), [row.strategy for row in found.rows])]
     return [
-        table.overview(rows),
+        order.arranged(first, names),
         *failed,
         *judged,
-        table.grid(rows),
+        order.arranged(figures, [row.strategy for row in rows]),
         *mixed,
         runs.runtimes(records),
         runs.diagnoses(records, folder),
-        runs.commands(records),
+        order.closed(runs.commands(records)),
         runs.versions(records),
     ]
 
@@ -76,12 +85,15 @@ def as_text(
     folder: Path,
     found: Evidence | None,
     advice: Recommendation | None,
+    *,
+    everything: bool = False,
 ) -> str:
     """The tables, their notes and the recommendation for a terminal; how to repeat each run is in
-    the files."""
+    the files. ``everything``: of many strategies all, not the leaders only."""
+    order = Order.of(records, found, advice, everything=everything)
     shown = [
         item
-        for item in grids(records, folder, found)[1:]
+        for item in grids(order.sorted(records), folder, found, order)[1:]
         if item.title not in ("How to make each run again", "Machine and versions")
     ]
     parts = [
@@ -104,7 +116,9 @@ def _markdown(tables: Sequence[Grid], advice: Recommendation | None, figures: Se
     sections = {
         "Recommendation": markdown(advice.reason) + "\n" if advice else "",
         **{
-            item.title: item.as_markdown() if item.rows else markdown(item.notes) + "\n"
+            item.title: item.as_markdown()
+            if item.rows or item.more
+            else markdown(item.notes) + "\n"
             for item in tables
         },
         "Pictures": "\n".join(

@@ -28,6 +28,7 @@ class A2q(Strategy):
     """Weights whose sums cannot overflow an accumulator of the bits asked for."""
 
     summary = "QAT with weights that no accumulator of so many bits overflows on"
+    group = "accumulators"
     paper = "https://arxiv.org/abs/2308.13504"
     course = QAT
     observer = "moving_average"

@@ -21,6 +21,7 @@ class A2qPlus(A2q):
     """Twice the norm for the same accumulator, as weights of a channel add up to zero."""
 
     summary = "a2q with weights of mean zero, which have twice the room"
+    group = "accumulators"
     paper = "https://arxiv.org/abs/2401.10432"
     options = dict(A2q.options)
     centred = True

@@ -48,6 +48,13 @@ class Course:
     fresh: bool = False
     fake_quantized: bool = False
 
+    @property
+    def group(self) -> str:
+        """What strategies that take this course are shown among."""
+        if self.fake_quantized:
+            return "QAT"
+        return "post-training" if self.schedule is None else "ranges of weights"
+
 
 QAT = Course(parent="no_norm", schedule="tuning", fake_quantized=True)
 """Quantization-aware training from the baseline's float model."""
@@ -104,6 +111,8 @@ class Strategy(Recipe):
 
     summary: ClassVar[str]
     """One line for ``qstrategies list``."""
+    group: ClassVar[str]
+    """What it is shown among (``records.GROUPS``); by its course unless it says otherwise."""
     paper: ClassVar[str] = ""
     """Where the idea comes from."""
     options: ClassVar[Mapping[str, Option]] = {}
@@ -115,6 +124,8 @@ class Strategy(Recipe):
 
     def __init_subclass__(cls) -> None:
         super().__init_subclass__()
+        if "group" not in vars(cls):
+            cls.group = cls.course.group
         if cls.course.fake_quantized:
             cls.options = {**cls.options, **REESTIMATION}
 

@@ -10,4 +10,5 @@ class Finetune(Strategy):
     training."""
 
     summary = "the baseline trained on for as long as qat, in float, then PTQ: the control for qat"
+    group = "baselines"
     course = Course(parent="no_norm", schedule="tuning")

@@ -13,6 +13,7 @@ class FinetuneDistill(Distill):
     """What distill gains beyond this is a gain of quantization-aware training."""
 
     summary = "the baseline trained on in float, its own first state as the teacher, then PTQ"
+    group = "baselines"
     course = Course(parent="no_norm", schedule="tuning")
     observer = "min_max"
     options = {name: Distill.options[name] for name in ("temperature", "weight")}

@@ -23,6 +23,7 @@ class Lsq(Strategy):
     """The steps of weights and activations are trained with the weights."""
 
     summary = "QAT with learned steps of weights and activations"
+    group = "learned steps"
     paper = "https://arxiv.org/abs/1902.08153"
     course = QAT
     observer = "moving_average"

@@ -9,3 +9,4 @@ class NoNorm(Strategy):
     """Weights grow as they like. Every other strategy is measured against this one."""
 
     summary = "plain float training, then PTQ: the baseline"
+    group = "baselines"

@@ -24,6 +24,7 @@ class Pact(Strategy):
     """Learned clipping of activations."""
 
     summary = "QAT with activations clipped at a learned value"
+    group = "learned steps"
     paper = "https://arxiv.org/abs/1805.06085"
     course = QAT
     observer = "moving_average"

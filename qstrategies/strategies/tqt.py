@@ -23,6 +23,7 @@ class Tqt(Strategy):
     """All scales are powers of two, whose thresholds are trained."""
 
     summary = "QAT with learned power-of-two scales"
+    group = "learned steps"
     paper = "https://arxiv.org/abs/1903.08066"
     course = QAT
     observer = "moving_average"
