@@ -22,6 +22,7 @@ from qstrategies.experiment.comparison import (
 )
 from qstrategies.experiment.dependencies import TRAINING
 from qstrategies.experiment.environment import package_version
+from qstrategies.experiment.quantized import calibration_batches
 from qstrategies.experiment.runs import run_experiment
 from qstrategies.experiment.stages import tensors_sha256
 from qstrategies.experiment.workspace import Workspace
@@ -366,9 +367,19 @@ def test_the_plan_draws_calibration_images_for_post_training_strategies_only():
     assert found == [*expected, ("qat", (4, 8), 0), ("qat", (4, 4), 0)]
     assert [each.checks for each in configs] == ["full", *["quick"] * 3, "full", "quick"]
     assert len({each.run_id for each in configs}) == 6
-    first, second, *_ = configs
-    assert first.calibration_seed == 3 and second.calibration_seed != 3
     assert "-w4a4-s3d1-" in configs[3].run_id
+
+
+def test_every_seed_and_draw_calibrates_on_other_images(mnist):
+    drawn = [
+        small("no_norm", seed=seed, calibration_draw=draw)
+        for seed in (0, 1, 2**31 - 1)
+        for draw in (0, 1, 2)
+    ]
+    batches = [calibration_batches(config, mnist["train"])[0] for config in drawn]
+    assert len({batch.numpy().tobytes() for batch in batches}) == len(drawn)
+    assert [config.calibration_seed for config in drawn[::3]] == [0, 1, 2**31 - 1]
+    assert all(2**31 <= config.calibration_seed < 2**32 for config in (*drawn[1:3], drawn[4]))
 
 
 def test_expected_time_counts_shared_stages_once():

@@ -175,8 +175,12 @@ class ExperimentConfig:
 
     @property
     def calibration_seed(self) -> int:
-        """What calibration images are drawn with: another number for each seed and draw."""
-        return self.seed + (self.calibration_draw << 32)
+        """What calibration images are drawn with: the seed, or for other draws of it a number that
+        is no seed, below 2^32 since generators take no more bits."""
+        if self.calibration_draw == 0:
+            return self.seed
+        drawn = content_key([self.seed, self.calibration_draw])
+        return 2**31 + int(drawn[:8], 16) % 2**31
 
 
 PRESETS: dict[str, dict[str, TrainingConfig]] = {
