@@ -30,7 +30,8 @@ from zoo import Network, networks, random_images
 
 import qstrategies as qs
 from qstrategies.cli import guarded
-from qstrategies.execution.crosscheck import CrossCheck, unexplained
+from qstrategies.execution.crosscheck import CrossCheck
+from qstrategies.execution.distance import unexplained
 from qstrategies.files import atomic_write
 from qstrategies.quantization.structure import leaves
 from qstrategies.runtimes import RUNTIMES

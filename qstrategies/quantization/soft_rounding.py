@@ -87,24 +87,25 @@ class Objective:
     @torch.no_grad()
     def gradient(self, v: Tensor, x: Tensor, y: Tensor, beta: float | None) -> Tensor:
         """By ``v``, for ``x`` [groups, places, products] and the wanted ``y``; without the
-        regularizer where ``beta`` is None. In closed form: half the time of autograd."""
+        regularizer where ``beta`` is None. In closed form, with few passes over the weights: half
+        of the time goes to them, the other to the two products."""
         sigmoid = torch.sigmoid(v)
-        h = (sigmoid * (ZETA - GAMMA)).add_(GAMMA).clamp_(0, 1)
-        weight = self.below + self.spacing * h
-        inside = (weight >= self.low) & (weight <= self.high)
-        found = self.activated(
-            x @ weight.clamp_(self.low, self.high).mul_(self.step).mT + self.bias
-        )
+        stretched = (sigmoid * (ZETA - GAMMA)).add_(GAMMA)
+        weight = torch.clamp(stretched, 0, 1).mul_(self.spacing).add_(self.below)
+        real = weight.clamp(self.low, self.high).mul_(self.step)
+        found = self.activated(torch.baddbmm(self.bias, x, real.mT))
         error = (found - y).mul_(2 / x.shape[1] / self.unit)
         if self.relu:
             error.mul_(found > 0)
-        slope = (error.mT @ x).mul_(self.spacing * self.step).mul_(inside)
+        slope = (error.mT @ x).mul_(self.spacing * self.step)
+        # an end that is reached has an h of 0 or 1, so that its own gradient does not count
+        slope = torch.ops.aten.hardtanh_backward(slope, weight, self.low, self.high)
         if beta is not None:
-            away = h.mul(2).sub_(1)
-            power = away.abs().pow_(beta - 1).mul_(2 * beta * self.strength)
-            slope.sub_(power.mul_(away.sign_()))
-        moves = (h > 0) & (h < 1)
-        return slope.mul_(sigmoid.mul_(1 - sigmoid).mul_(ZETA - GAMMA)).mul_(moves)
+            away = stretched.mul(2).sub_(1)
+            power = away.abs().pow_(beta - 1)
+            slope.sub_(torch.copysign(power, away), alpha=2 * beta * self.strength)
+        slope = torch.ops.aten.hardtanh_backward(slope, stretched, 0, 1)
+        return torch.ops.aten.sigmoid_backward(slope, sigmoid).mul_(ZETA - GAMMA)
 
 
 @torch.no_grad()
