@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import load_file, save
 from torch import nn
 
 import qstrategies as qs
@@ -23,10 +24,10 @@ from qstrategies.training.loop import train
 from qstrategies.training.trainee import Trainee
 
 STRATEGY_NAMES = ("a2q", "a2q_plus")
-WIDTHS = (16, 14, 13, 12, 11)
+WIDTHS = (20, 18, 16, 14, 12)
 IMAGES = {"train": 8000, "validation": 500, "test": 2000}
 FLOAT = TrainingConfig(epochs=3, learning_rate=8e-3, batch_size=128)
-TUNING = TrainingConfig(epochs=1, learning_rate=2e-3, schedule="cosine", batch_size=128)
+TUNING = TrainingConfig(epochs=2, learning_rate=2e-3, schedule="cosine", batch_size=128)
 
 
 class Curve:
@@ -58,9 +59,15 @@ class Curve:
         return self.folder / f"{name}-{bits}.json"
 
     def _float(self) -> nn.Module:
+        path = self.folder / "a2q_float.safetensors"
         torch.manual_seed(self.seed)
         model = MODELS.get("resnet8")()
+        if path.exists():
+            model.load_state_dict(load_file(path))
+            return model.eval()
         train(Trainee(model, STRATEGIES.get("no_norm")()), self.splits, FLOAT, self.seed)
+        model.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
+        atomic_write(path, save(model.state_dict()))
         accuracy = evaluate(lambda images: model(to_input(images)), self.splits["test"]).accuracy
         atomic_write(self.folder / "a2q_float.json", json.dumps({"accuracy": accuracy}))
         return model
