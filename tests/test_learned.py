@@ -334,6 +334,18 @@ def test_a2q_truncates_what_is_scaled_onto_the_bound():
     assert (np.abs(expected).sum(1) <= bound).all()
 
 
+def test_a2q_plus_limits_pairs_of_the_weights_that_it_rounds():
+    """Without their mean the two smallest are larger than any weight was."""
+    weight = torch.tensor([[1.0] * 18 + [-1.0] * 2] * 3)
+    quantizer = bounded(8, 32, centred=True)
+    scale = quantizer.exported_scale(weight)
+    integers = quantizer.integers(weight, scale.reshape(-1, 1))
+    pairs = -integers.sort(1).values[:, :2].sum(1)
+    assert (pairs <= 128).all() and (pairs >= 120).all(), (
+        "-1.8 twice, in steps of 3.6 / 128 or more"
+    )
+
+
 def test_weights_go_to_the_nearest_point_of_the_ball():
     points = rows(2, (20, 6))
     found = onto_ball(points, 1.5).numpy()

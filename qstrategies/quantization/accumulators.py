@@ -47,11 +47,15 @@ class BoundedStep(LearnedStep):
     def step(self, rows: Tensor) -> Tensor:
         """From max |w| / q on, or from where the norm fits: a finer step has the same integers
         there, of a weight that is scaled down."""
+        rows = self._centred(rows)
         largest = rows.abs().amax(1) / self.quant_max
-        fitting = self._centred(rows).abs().sum(1) / self.largest_norm
+        fitting = rows.abs().sum(1) / self.largest_norm
         wanted = torch.maximum(largest, fitting).clamp(min=SMALLEST_SCALE)
         reference = wanted if self.per_channel else wanted.max().reshape(1)
         return reference * self.log_factor.exp()
+
+    def on_grid(self, rows: Tensor, step: Tensor) -> Tensor:
+        return super().on_grid(self._centred(rows), step)
 
     def excess(self, weight: Tensor, scale: Tensor | float) -> Tensor:
         """The l1 norm of each output channel [out_channels] over the largest that is allowed."""
