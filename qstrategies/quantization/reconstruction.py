@@ -19,7 +19,7 @@ from qstrategies.quantization.soft_rounding import (
     undecided,
 )
 
-LEAST_EXAMPLES = 4
+LEAST_EXAMPLES = 2
 """In a step, however many places of the output each has."""
 
 

@@ -26,7 +26,7 @@ OPTIONS = {
     "block_rate": Option(0.03, 1e-6, 1, "learning rate"),
     "block_strength": Option(0.01, 0, 1e3, "of the regularizer"),
     "block_warm_up": Option(0.2, 0, 0.99, "part of the steps without it"),
-    "block_places": Option(1024, 1, 1e6, "of the output per step, in whole examples"),
+    "block_places": Option(512, 1, 1e6, "of the output per step, in whole examples"),
 }
 
 
