@@ -38,6 +38,7 @@ class LsqPlus(Lsq):
     """LSQ whose ranges of activations also move."""
 
     summary = "LSQ with learned offsets of activations, and steps that begin at 3 sigma"
+    group = "learned steps"
     paper = "https://arxiv.org/abs/2004.09576"
     options = dict(Lsq.options)
 
