@@ -12,7 +12,8 @@ from qstrategies.report.grid import Grid
 
 HEAD = """# Published figures, and ours
 
-Written by `python experiments/published.py` (seed 0).
+Written by `python experiments/published.py` (seed 0); `--networks` and `--share` choose networks,
+and fewer epochs.
 
 ## Fully connected networks on MNIST
 
@@ -41,9 +42,11 @@ float ({accuracy} %), {tuning} more with the bound; accuracy in percent on {test
 """
 
 BOUND = """"Largest sum" is what any input can reach in any order, proven by `certify` from the file
-alone; "room" is the largest integer of the width. The bound covers biases too, and every layer; the
-papers bound products, and leave first and last layers unbounded. CIFAR-10 and its ResNet-18 are not
-here: the shape is compared, not the figures.
+alone; "room" is the largest integer of the width: the bound holds at every width, here for biases
+and for every layer, first and last too. An accumulator of P bits leaves a channel an l1 norm of
+about 2^(P - 1) / 2^N steps for activations of N bits, 8 here, twice that to A2Q+: the fall comes
+at wider accumulators than with fewer bits of activations. CIFAR-10 and its ResNet-18 are not here:
+the shape is compared, not the figures.
 """
 
 NOT_RUN = """## Not run
@@ -86,8 +89,8 @@ def differences(trainings: Sequence[Training]) -> str:
     length = "Nothing of the length."
     if shares and min(shares) < 1:
         length = (
-            f"The length: a share of {min(shares):g} of the published epochs, the rate halved as "
-            "much more often; a figure below the published one is this difference first."
+            f"The length: a share of {min(shares):g} of the published epochs, the rate halved\n"
+            "  as much more often. Such figures say nothing against the published ones."
         )
     return DIFFERENCES.format(length=length)
 
