@@ -347,6 +347,11 @@ def test_every_padding_of_a_convolution(settings, tmp_path):
     check(Between(nn.Conv2d(8, 6, **{"kernel_size": 3, **settings})), tmp_path)
 
 
+def test_channels_that_give_several_of_one_column(tmp_path):
+    torch.manual_seed(0)
+    check(nn.Conv2d(6, 12, (1, 3), (1, 3), groups=6), tmp_path, (images(shape=(6, 5, 4)),))
+
+
 TRANSPOSED = [
     {"kernel_size": 3},
     {"kernel_size": 2, "stride": 2},
