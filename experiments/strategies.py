@@ -74,23 +74,18 @@ class Task:
 
 BITS = ("W4A8", "W2A8", "W4A4", "W3A8", "W8A8", "W2A8 no_zero")
 PER_TENSOR = " per tensor"
+BOTH = (*(name + PER_TENSOR for name in BITS[:-1]), *BITS)
 TASKS = {
     "cnn": Task("cnn", "mnist", 4, "default", BITS),
     "resnet8": Task("resnet8", "fashion_mnist", 9, "default", BITS),
-    "depthwise": Task(
-        "depthwise",
-        "fashion_mnist",
-        9,
-        "default",
-        (*(name + PER_TENSOR for name in BITS[:-1]), *BITS),
-    ),
-    "ds_cnn": Task("ds_cnn", "spoken_digits", 23, "speech", BITS),
+    "depthwise": Task("depthwise", "fashion_mnist", 9, "default", BOTH),
+    "ds_cnn": Task("ds_cnn", "spoken_digits", 23, "speech", BOTH),
 }
 """By name; the settings in the order in which they are run."""
 
 
 def quantization(setting: str) -> QuantizationConfig:
-    """ "W4A8", "W4A8 per tensor" or "W2A8 no_zero" as a configuration."""
+    """From "W4A8", "W4A8 per tensor" or "W2A8 no_zero"."""
     widths, _, rest = setting.partition(" ")
     weights, activations = widths[1:].split("A")
     return QuantizationConfig(
@@ -116,9 +111,15 @@ def config(task: Task, setting: str, strategy: str, seed: int) -> ExperimentConf
 
 
 def names() -> list[str]:
-    """Every strategy of the study, those that others are compared with first."""
+    """Every strategy of the study: those that others are compared with, then what trains nothing of
+    its own, then the rest."""
     others = [name for name in STRATEGIES.names() if name not in CONTROLS]
-    return [*CONTROLS, *others, *COMPOSITIONS]
+    others = sorted([*others, *COMPOSITIONS], key=_trains)
+    return [*CONTROLS, *others]
+
+
+def _trains(strategy: str) -> bool:
+    return STRATEGIES.get(strategy).course.schedule is not None
 
 
 def leaders(records: Sequence[RunRecord], count: int) -> list[str]:
@@ -138,15 +139,15 @@ def one(config: ExperimentConfig, workspace: Workspace) -> list[RunRecord]:
         return []
 
 
-def study(task: Task, settings: Sequence[str], seeds: int, workspace: Workspace) -> None:
-    """Run what is not run yet of ``task`` at those of its ``settings``."""
+def study(task: Task, chosen: argparse.Namespace, workspace: Workspace) -> None:
+    """Run what is not run yet of ``task``, of what the command line asks for."""
     _ = workspace.dataset(task.dataset).splits  # a missing file is said at once
-    for setting in [name for name in task.settings if name in settings]:
+    for setting in [name for name in task.settings if name in chosen.settings]:
         workspace.progress.note(f"\n{task.model} {setting}")
         first = []
-        for name in names():
+        for name in [*CONTROLS, *chosen.strategies]:
             first += one(config(task, setting, name, 0), workspace)
-        for seed in range(1, seeds):
+        for seed in range(1, chosen.seeds):
             for name in leaders(first, LEADERS):
                 one(config(task, setting, name, seed), workspace)
 
@@ -164,6 +165,7 @@ def parsed() -> argparse.Namespace:
         help=f"of {', '.join(TASKS)}; none: only the page",
     )
     parser.add_argument("--settings", nargs="+", default=every, choices=every)
+    parser.add_argument("--strategies", nargs="+", default=names()[len(CONTROLS) :])
     parser.add_argument(
         "--seeds", type=int, default=1, help="of the ten that lead after one (default: 1)"
     )
@@ -177,11 +179,13 @@ def main() -> int:
     """Run what is asked for, and write the page of all that there is."""
     chosen = parsed()
     keep_freed_memory()
+    for strategy in chosen.strategies:
+        STRATEGIES.get(strategy)
     location = Location(folder=chosen.data_dir)
     for name in chosen.tasks:
         check_choice("task", name, TASKS)
         workspace = Workspace(chosen.out / name, location, progress=Progress(0))
-        study(TASKS[name], chosen.settings, chosen.seeds, workspace)
+        study(TASKS[name], chosen, workspace)
     settings = {name: task.settings for name, task in TASKS.items()}
     page = chosen.page or chosen.out / "strategies.md"
     print(*write_page(page, chosen.out, settings), sep="\n")
