@@ -11,6 +11,10 @@ class InputError(ValueError):
     choices."""
 
 
+class NotFiniteError(InputError):
+    """A weight, a step or an activation is NaN or infinite; the message names it."""
+
+
 def unknown(kind: str, value: object, choices: Iterable[str]) -> InputError:
     """The error for a value outside a closed set, with the closest valid choice as a suggestion."""
     valid = sorted(choices)

@@ -158,12 +158,7 @@ def test_fake_quantized_training_sees_the_model_that_is_exported(mnist):
     images = mnist["test"].images[:500]
     simulated = prepared(to_input(images))
     model = QuantizedModel.of(finished(prepared))
-    steps = (model.int8()(images.float()) - simulated).abs() / model.output_scale
-    assert (steps > 0.5).float().mean() < 0.05, (
-        "float rounding of the simulation may differ at ties, and a channel whose bias is too large "
-        "for its step has a coarser one"
-    )
-    assert steps.max() <= 2
+    assert torch.equal(model.int8()(images.float()), simulated)
     assert torch.equal(prepared(to_input(images)), simulated), "the trained model is not changed"
 
 

@@ -13,7 +13,8 @@ from qstrategies.experiment.comparison import DEFAULT_STRATEGIES
 from qstrategies.experiment.runs import run_experiment
 from qstrategies.models import MODELS
 from qstrategies.pixels import PIXEL_SCALE, to_input
-from qstrategies.quantization.qat import FakeQuantizedLayer, prepare_qat
+from qstrategies.quantization.fake_quantized import FakeQuantizedLayer
+from qstrategies.quantization.qat import prepare_qat
 from qstrategies.records import QuantizationConfig
 from qstrategies.records.predictions import Predictions
 from qstrategies.strategies import STRATEGIES

@@ -7,8 +7,8 @@ from torch import Tensor
 
 from qstrategies.errors import InputError
 from qstrategies.operators.transposed import is_transposed
+from qstrategies.quantization.fake_quantized import FakeQuantizedLayer
 from qstrategies.quantization.learned import LearnedStep
-from qstrategies.quantization.qat import FakeQuantizedLayer
 from qstrategies.quantization.quantizers import QuantizerSite, WeightQuantizer
 from qstrategies.quantization.scales import HIGHEST, SMALLEST_SCALE, straight_through
 

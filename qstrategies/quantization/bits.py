@@ -14,8 +14,8 @@ from torch import Tensor, fx
 
 from qstrategies.errors import InputError
 from qstrategies.quantization.exact_forms import folded_norm, module_at
+from qstrategies.quantization.fake_quantized import FakeQuantizedLayer, ends_of
 from qstrategies.quantization.prepare import Prepared, quantized_layers, weight_quantizer
-from qstrategies.quantization.qat import FakeQuantizedLayer
 from qstrategies.quantization.saturation import FloatNetwork
 
 Batches = Sequence[tuple[Tensor, ...]]
@@ -57,8 +57,8 @@ def _rounded(prepared: Prepared, node: fx.Node, bits: int) -> Tensor:
     into it."""
     quantizer = weight_quantizer(prepared, node, bits)
     assert quantizer is not None, node
-    layer = module_at(prepared.graph, node)
-    return FakeQuantizedLayer(layer, folded_norm(prepared.graph, node), quantizer).weight
+    layer, norm = module_at(prepared.graph, node), folded_norm(prepared.graph, node)
+    return FakeQuantizedLayer(layer, norm, quantizer, ends_of(prepared, node)).weight
 
 
 def _relative_error(found: Sequence[Sequence[Tensor]], wanted: Sequence[Sequence[Tensor]]) -> float:

@@ -40,12 +40,10 @@ def quantizers(prepared: Prepared) -> dict[int, Quantizer]:
     """The quantizer of every group; pixels are the integers themselves, their step is folded into
     the layers."""
     found = dict.fromkeys(prepared.pixel_groups, Quantizer(1.0))
-    for group, members in prepared.placement.members.items():
+    for group in prepared.placement.members:
         if group not in found:
-            known, config = prepared.activations[group], prepared.config
-            found[group] = decided(
-                known, prepared.graph, members, exact=config.exact, reduced=config.reduce_range
-            )
+            found[group] = decided(prepared.activations[group])
+    # The one thing that training does not see: it is for ranges that no training ends with.
     return coarsened(prepared, found) if prepared.config.exact else found
 
 

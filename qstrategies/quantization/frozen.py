@@ -8,8 +8,8 @@ from torch import Tensor
 
 from qstrategies.operators.base import Array
 from qstrategies.quantization.exact_forms import norm_factor, output_rows
+from qstrategies.quantization.fake_quantized import FakeQuantizedLayer
 from qstrategies.quantization.learned import LearnedStep, lsq_step
-from qstrategies.quantization.qat import FakeQuantizedLayer
 from qstrategies.quantization.quantizers import QuantizerSite, WeightQuantizer
 
 
@@ -18,7 +18,8 @@ class FrozenStep(LearnedStep):
     what is learned.
 
     Buffers: the integers ``at`` in the layout of the weight, the same as ``rows`` [out_channels,
-    products], and ``first`` per channel or tensor.
+    products], and ``first`` per channel or tensor. Where the layer's surroundings ask for a coarser
+    step, ``fitted`` makes of them the ``nearby`` integers, the nearest in that one.
     """
 
     at: Tensor
@@ -29,8 +30,8 @@ class FrozenStep(LearnedStep):
     def __init__(self, like: WeightQuantizer, site: QuantizerSite) -> None:
         assert site.weight is not None and site.layer is not None
         super().__init__(like, len(site.weight))
-        self.name = site.name
         self.register_buffer("at", torch.zeros(site.layer.weight.shape))  # type: ignore[arg-type]
+        self.nearby = self.at
         self.register_buffer("rows", torch.zeros(site.weight.flatten(1).shape))
         self.register_buffer("first", torch.ones(len(self.log_factor)))
         self.register_buffer("begun", torch.tensor(False))
@@ -45,6 +46,7 @@ class FrozenStep(LearnedStep):
         of ``layer`` as it is exported."""
         factor = 1.0 if layer.norm is None else norm_factor(layer.layer, layer.norm)
         self.at.copy_(torch.from_numpy(integers))
+        self.nearby = self.at
         self.rows.copy_(output_rows(layer.layer, self.at).flatten(1))
         reals = output_rows(layer.layer, layer.layer.weight * factor) * self.unit
         w, q = (each.reshape(len(self.first), -1) for each in (reals, self.rows))
@@ -61,14 +63,18 @@ class FrozenStep(LearnedStep):
     def on_grid(self, rows: Tensor, step: Tensor) -> Tensor:
         return super().on_grid(self.rows * step[:, None] if self.begun else rows, step)
 
+    def fitted(
+        self, scale: Tensor, bias: Tensor, entry_scale: Tensor, shifted: float | None
+    ) -> Tensor:
+        found = super().fitted(scale, bias, entry_scale, shifted)
+        if self.begun:
+            by_channel = (scale / found).reshape(-1, *[1] * (self.at.dim() - 1))
+            ratio = by_channel if self.per_channel else by_channel.flatten()[0]
+            self.nearby = torch.round(self.at * ratio)
+        return found
+
     def rounded(self, weight: Tensor, scale: Tensor) -> Tensor:
-        return self.at * scale if self.begun else super().rounded(weight, scale)
+        return self.nearby * scale if self.begun else super().rounded(weight, scale)
 
     def integers(self, weight: Tensor, step: Tensor) -> Tensor:
-        """``at``; where the layer's bias asks for a coarser ``step``, the nearest in these."""
-        if not self.begun:
-            return super().integers(weight, step)
-        wanted = self.exported_scale(self.rows).detach()
-        shape = step.shape if step.dim() else ()
-        ratio = (wanted.reshape(shape) if shape else wanted[0]) / step
-        return torch.round(self.at * ratio).clamp(self.quant_min, self.quant_max)
+        return self.nearby if self.begun else super().integers(weight, step)

@@ -37,18 +37,21 @@ class ExactHistogramObserver(nn.Module):
     high: Tensor
     width: Tensor
     counts: Tensor
+    seen: Tensor
 
     def __init__(self, *, quant_min: int, quant_max: int, **_: Any) -> None:
         super().__init__()
         self.quant_min, self.quant_max = quant_min, quant_max
         for name in ("low", "high", "width"):
             self.register_buffer(name, torch.zeros(1))
+        self.register_buffer("seen", torch.tensor(False))
         self.register_buffer("counts", torch.zeros(2 * HALF + 1, dtype=torch.long))
 
     @torch.no_grad()
     def forward(self, x: Tensor) -> Tensor:
         if not x.numel():
             return x
+        self.seen.fill_(True)
         # two passes of these take less time than torch.aminmax
         low, high = x.detach().amin().float(), x.detach().amax().float()
         self.low, self.high = torch.minimum(self.low, low), torch.maximum(self.high, high)

@@ -105,6 +105,10 @@ class LearnedRange(ActivationQuantizer):
         self.features = 1
 
     @property
+    def figures(self) -> Tensor | None:
+        return torch.cat([self.low, self.high, self.log_factor.detach()]) if self.started else None
+
+    @property
     def steps(self) -> int:
         """How many steps the range has."""
         return self.quant_max - self.quant_min
@@ -120,12 +124,20 @@ class LearnedRange(ActivationQuantizer):
         self.high.copy_((high * share).clamp(min=SMALLEST_SCALE))
         self.started.fill_(True)
 
+    def observe(self, x: Tensor) -> Tensor:
+        seen = super().observe(x)
+        if not self.started:
+            self.begin(seen)
+        return seen
+
     def forward(self, x: Tensor) -> Tensor:
         if self.training and not self.started:
             self.begin(x.detach())
+        if not self.started:
+            return x
         self.features = x[0].numel()
-        scale, zero_point = self.calculate_qparams()
-        return fake_quantize(x, scale, zero_point, self.quant_min, self.quant_max)
+        scale, zero_point = self.renewed()
+        return fake_quantize(x, scale, zero_point, self.quant_min, self.highest)
 
     def calculate_qparams(self) -> tuple[Tensor, Tensor]:
         factor = self.log_factor.detach().exp()
@@ -178,10 +190,10 @@ class ClippedRange(LearnedRange):
     def forward(self, x: Tensor) -> Tensor:
         if self.training and not self.started:
             self.begin(x.detach())
-        if self.low < 0:
+        if self.low < 0 or not self.started:
             return ActivationQuantizer.forward(self, x)
-        scale, _ = self.calculate_qparams()
-        clipped: Tensor = _Clipped.apply(x, self.alpha, scale, self.quant_max)
+        scale, _ = self.renewed()
+        clipped: Tensor = _Clipped.apply(x, self.alpha, scale, self.highest)
         return clipped
 
     def calculate_qparams(self) -> tuple[Tensor, Tensor]:

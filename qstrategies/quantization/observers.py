@@ -26,6 +26,16 @@ class _ExactQParams(ObserverBase):
         return exact_activation_qparams(low, high, self.quant_min, self.quant_max)
 
 
+def observed_ends(observer: Any) -> Tensor | None:
+    """The smallest and the largest value that ``observer`` takes its range from, [2]; None before
+    it has seen any."""
+    inner = getattr(observer, "observer", observer)
+    if isinstance(inner, ExactHistogramObserver):
+        return torch.cat([inner.low.reshape(1), inner.high.reshape(1)]) if inner.seen else None
+    ends = torch.stack([inner.min_val, inner.max_val]).flatten()
+    return None if bool(inner.min_val > inner.max_val) else ends
+
+
 def observes_ends_only(observer: Any) -> bool:
     """Whether the smallest and the largest value of a tensor are all that ``observer`` looks at."""
     return isinstance(observer, MinMaxObserver)

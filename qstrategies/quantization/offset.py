@@ -26,6 +26,11 @@ class LearnedOffset(LearnedRange):
         super().__init__(like)
         self.offset = nn.Parameter(torch.zeros(1))
 
+    @property
+    def figures(self) -> Tensor | None:
+        found = super().figures
+        return None if found is None else torch.cat([found, self.offset.detach()])
+
     def begin(self, x: Tensor) -> None:
         low, high = (end.float().reshape(1) for end in torch.aminmax(x))
         self.low.copy_(low.clamp(max=0))
@@ -40,9 +45,11 @@ class LearnedOffset(LearnedRange):
     def forward(self, x: Tensor) -> Tensor:
         if self.training and not self.started:
             self.begin(x.detach())
+        if not self.started:
+            return x
         self.features = x[0].numel()
-        scale, zero_point = self.calculate_qparams()
-        ends = (self.quant_min - zero_point, self.quant_max - zero_point)
+        scale, zero_point = self.renewed()
+        ends = (self.quant_min - zero_point, self.highest - zero_point)
         found: Tensor = _Offset.apply(x, self.step(), self.beta(), scale, ends)
         return found
 

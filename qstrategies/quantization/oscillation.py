@@ -6,8 +6,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from qstrategies.quantization.fake_quantized import FakeQuantizedLayer
 from qstrategies.quantization.learned import LearnedStep
-from qstrategies.quantization.qat import FakeQuantizedLayer
 from qstrategies.quantization.quantizers import WeightQuantizer
 
 

@@ -13,6 +13,7 @@ from torch import Tensor, fx, nn
 
 from qstrategies.errors import InputError
 from qstrategies.guest import own_randomness
+from qstrategies.operators.base import Quantizer
 from qstrategies.operators.island import Float
 from qstrategies.operators.transposed import is_transposed
 from qstrategies.quantization.capture import capture, left_names
@@ -33,11 +34,8 @@ from qstrategies.quantization.exact_forms import (
 from qstrategies.quantization.normalize import Normalized, normalize
 from qstrategies.quantization.observers import ACTIVATION_OBSERVERS
 from qstrategies.quantization.place import NOWHERE, Placement, place
-from qstrategies.quantization.quantizers import (
-    ActivationQuantizer,
-    QuantizerSite,
-    WeightQuantizer,
-)
+from qstrategies.quantization.quantizers import ActivationQuantizer, QuantizerSite, WeightQuantizer
+from qstrategies.quantization.ranges import clamped
 from qstrategies.quantization.recipe import NOTHING, Recipe, overrides
 from qstrategies.quantization.saturation import (
     SaturatingObserver,
@@ -186,10 +184,9 @@ def placed(forms: Prepared, saturating: Collection[str] = (), *, trains: bool = 
     cut = {found.placement.groups[name] for name in saturating}
     for group, members in found.placement.members.items():
         if group not in found.pixel_groups:
-            bits = found.activation_bits(group)
-            observer = activation_observer(forms.config, usual, bits)
+            observer = activation_observer(forms.config, usual, found.activation_bits(group))
             cutting = SaturatingObserver(observer) if group in cut else observer
-            found.activations[group] = _activation(found, members[0], cutting)
+            found.activations[group] = _activation(found, members, cutting)
     return found
 
 
@@ -222,8 +219,7 @@ def weight_quantizer(
 ) -> WeightQuantizer | None:
     """What the recipe gives the layer at ``node``, with ``bits`` or those of ``forms``."""
     layer, name = module_at(forms.graph, node), str(node.target)
-    source: Any = node.args[0]
-    reads_pixels = forms.placement.groups[source.name] in forms.pixel_groups
+    reads_pixels = forms.placement.groups[node.all_input_nodes[0].name] in forms.pixel_groups
     default = WeightQuantizer(
         bits or forms.bits.get(name, forms.config.weight_bits),
         per_channel=forms.config.per_channel and not is_transposed(layer),
@@ -235,14 +231,22 @@ def weight_quantizer(
     norm = folded_norm(forms.graph, node)
     weight = layer.weight if norm is None else layer.weight * norm_factor(layer, norm)
     rows = output_rows(layer, weight) * default.unit
-    return forms.recipe.weight_quantizer(QuantizerSite(name, "weight", layer, rows), default)
+    chosen = forms.recipe.weight_quantizer(QuantizerSite(name, "weight", layer, rows), default)
+    if chosen is not None:
+        chosen.name = name
+    return chosen
 
 
-def _activation(forms: Prepared, name: str, observer: nn.Module) -> ActivationQuantizer:
-    default = ActivationQuantizer(observer)
+def _activation(forms: Prepared, members: Sequence[str], observer: Any) -> ActivationQuantizer:
+    name = members[0]
     placeholders = {node.name for node in forms.graph.graph.find_nodes(op="placeholder")}
     site = QuantizerSite(name, "input" if name in placeholders else "activation")
-    return forms.recipe.activation_quantizer(site, default)
+    chosen = forms.recipe.activation_quantizer(site, ActivationQuantizer(observer))
+    chosen.name = name
+    chosen.interval = clamped(forms.graph, members) if forms.config.exact else None
+    if forms.config.reduce_range:
+        chosen.saturates_at = Quantizer.quant_max
+    return chosen
 
 
 def normalized_copy(

@@ -13,13 +13,10 @@ from collections.abc import Collection, Iterable, Sequence
 from dataclasses import replace
 from typing import Any, Self
 
-import torch
 from torch import Tensor, fx, nn
-from torch.nn import functional
 
 from qstrategies.errors import InputError
 from qstrategies.guest import own_randomness
-from qstrategies.operators.transposed import is_transposed
 from qstrategies.quantization.calibrate import calibrate, calibration_batches, example_inputs
 from qstrategies.quantization.decide import decide
 from qstrategies.quantization.exact_forms import (
@@ -28,14 +25,17 @@ from qstrategies.quantization.exact_forms import (
     fold_norms,
     folded_norm,
     module_at,
-    norm_factor,
     norms_to_layers,
-    output_rows,
     relus_to_layers,
+)
+from qstrategies.quantization.fake_quantized import (
+    ExportedLayer,
+    FakeQuantizedLayer,
+    ends_of,
+    quantizer_of,
 )
 from qstrategies.quantization.integer_graph import IntegerGraph
 from qstrategies.quantization.prepare import Prepared, allotted, forms_of, placed, prepare
-from qstrategies.quantization.quantizers import WeightQuantizer
 from qstrategies.quantization.recipe import (
     NOTHING,
     Recipe,
@@ -48,73 +48,12 @@ from qstrategies.quantization.structure import mapped
 from qstrategies.records import QuantizationConfig
 
 
-class FakeQuantizedLayer(nn.Module):
-    """``layer`` with the weight that is exported, up to the batch normalization behind it.
-
-    With ``f = gamma / sigma`` of ``norm`` per output channel it computes ``layer(x, FQ(f w) / f)``.
-    ``f`` is detached: ``FQ(f w) / f`` with a scale proportional to max |f w| does not depend on it.
-    """
-
-    def __init__(self, layer: Any, norm: Any | None, quantizer: WeightQuantizer) -> None:
-        super().__init__()
-        self.layer, self.norm, self.quantizer = layer, norm, quantizer
-
-    @property
-    def weight(self) -> Tensor:
-        """Fake-quantized as the folded layer is, then unfolded."""
-        weight: Tensor = self.layer.weight
-        if self.norm is None:
-            return self._quantized(weight)
-        factor = norm_factor(self.layer, self.norm)
-        return self._quantized(weight * factor) / factor
-
-    @property
-    def steps(self) -> tuple[Tensor, Tensor]:
-        """The weight in steps, before it is rounded, and what a step is in the layer's own weight
-        (negative where a batch normalization turns the sign); only the first has a gradient."""
-        factor = torch.tensor(1.0) if self.norm is None else norm_factor(self.layer, self.norm)
-        folded = self.layer.weight * factor
-        scale = self.scale(folded).detach()
-        return folded / scale, scale / factor
-
-    def scale(self, weight: Tensor) -> Tensor:
-        """Of the folded ``weight``, shaped to go with it."""
-        rows = self.quantizer.scale(output_rows(self.layer, weight))
-        return rows[0] if is_transposed(self.layer) else rows.reshape(-1, *[1] * (weight.dim() - 1))
-
-    def _quantized(self, weight: Tensor) -> Tensor:
-        if is_transposed(self.layer):
-            return self.quantizer.rounded(weight, self.scale(weight))
-        quantized: Tensor = self.quantizer(weight)
-        return quantized
-
-    @property
-    def bias(self) -> Tensor | None:
-        """Of the layer."""
-        bias: Tensor | None = self.layer.bias
-        return bias
-
-    def _conv_forward(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        result: Tensor = self.layer._conv_forward(x, weight, bias)
-        return result
-
-    def forward(self, x: Tensor) -> Tensor:
-        layer = self.layer
-        if isinstance(layer, nn.Linear):
-            return functional.linear(x, self.weight, layer.bias)
-        if not is_transposed(layer):
-            return self._conv_forward(x, self.weight, layer.bias)
-        function = getattr(functional, f"conv_transpose{len(layer.kernel_size)}d")
-        settings = (layer.stride, layer.padding, layer.output_padding, layer.groups, layer.dilation)
-        result: Tensor = function(x, self.weight, layer.bias, *settings)
-        return result
-
-
 class FakeQuantizedModel(nn.Module):
     """The forms of a float model under their own names, and its quantizers.
 
     It takes and gives what the user's model does. ``view`` is the graph that is trained; it shares
-    every module with this one. In evaluation mode no quantizer observes.
+    every module with this one. In evaluation mode no quantizer observes, and it computes what is
+    exported, to the bit.
     """
 
     def __init__(self, forms: Prepared) -> None:
@@ -128,12 +67,13 @@ class FakeQuantizedModel(nn.Module):
         self.weight_quantizers = nn.ModuleDict(
             {name.replace(".", "_"): quantizer for name, quantizer in forms.weights.items()}
         )
-        self._view = (_training_view(forms),)  # in a tuple: its modules are registered here already
+        view = _training_view(forms)
+        self._views = (view, _exported_view(view))  # in a tuple: all modules are registered already
 
     @property
     def view(self) -> fx.GraphModule:
         """The graph with the fake quantizers in it, from tensors to its output or outputs."""
-        return self._view[0]
+        return self._views[0]
 
     @property
     def layers(self) -> list[FakeQuantizedLayer]:
@@ -149,7 +89,8 @@ class FakeQuantizedModel(nn.Module):
         return self
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        found = self.view(*self.forms.arguments.tensors_in(args, kwargs))
+        view = self._views[0 if self.training else 1]
+        found = view(*self.forms.arguments.tensors_in(args, kwargs))
         results = found if isinstance(found, list | tuple) else [found]
         outputs = self.forms.outputs
         return mapped(outputs, lambda _, place: None if place is None else results[place])
@@ -255,7 +196,7 @@ def _training_view(forms: Prepared) -> fx.GraphModule:
         if node.op == "call_module" and str(node.target) in forms.weights:
             _quantize_weight(forms, view, node, copied)
     for node, copied in copies.items():
-        quantizer = forms.activations.get(forms.placement.groups.get(node.name, -1))
+        quantizer = quantizer_of(forms, node)
         if quantizer is not None:
             _append(view, copied, f"{node.name}_fake_quantize", quantizer)
     view.graph.lint()
@@ -263,11 +204,31 @@ def _training_view(forms: Prepared) -> fx.GraphModule:
     return view
 
 
+def _exported_view(view: fx.GraphModule) -> fx.GraphModule:
+    """``view`` with every norm folded into the layer before it."""
+    graph = fx.Graph()
+    graph.output(graph.graph_copy(view.graph, {}))
+    folded = fx.GraphModule(view, graph)
+    for node in list(folded.graph.nodes):
+        layer = module_at(folded, node)
+        if not isinstance(layer, FakeQuantizedLayer):
+            continue
+        if layer.norm is not None:
+            norm = next(iter(node.users))
+            norm.replace_all_uses_with(node)
+            folded.graph.erase_node(norm)
+        node.target = f"{node.name}_exported"
+        folded.add_submodule(node.target, ExportedLayer(layer))
+    folded.graph.lint()
+    folded.recompile()
+    return folded
+
+
 def _quantize_weight(forms: Prepared, view: fx.GraphModule, node: fx.Node, copied: fx.Node) -> None:
     layer, norm = module_at(forms.graph, node), folded_norm(forms.graph, node)
-    quantizer = forms.weights[str(node.target)]
+    made = FakeQuantizedLayer(layer, norm, forms.weights[str(node.target)], ends_of(forms, node))
     copied.target = f"{node.name}_with_fake_quantized_weight"
-    view.add_submodule(copied.target, FakeQuantizedLayer(layer, norm, quantizer))
+    view.add_submodule(copied.target, made)
 
 
 def _append(view: fx.GraphModule, node: fx.Node, name: str, module: nn.Module) -> None:

@@ -15,10 +15,13 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from qstrategies.quantization.observers import observes_ends_only
+from qstrategies.errors import NotFiniteError
+from qstrategies.quantization.observers import observed_ends, observes_ends_only
 from qstrategies.quantization.scales import (
+    exact_activation_qparams,
     fake_quantize,
     fake_round,
+    fit_layer,
     largest,
     round_to_levels_,
     straight_through,
@@ -48,10 +51,10 @@ class QuantizerSite:
 class WeightQuantizer(nn.Module):
     """Rounds a weight to its ``level_set``; each weight it sees gives its scale afresh.
 
-    ``levels``: the name of that set. ``pairs``: whether exact scales keep two products within 16
-    bits. ``unit`` is the factor that will be folded into the weight before export (the pixel scale
-    in a first layer). A bias of more steps of the accumulator than ``largest_bias`` raises an exact
-    scale.
+    ``name`` is that of the layer, ``levels`` that of the set. ``pairs``: whether exact scales keep
+    two products within 16 bits. ``unit`` is the factor that will be folded into the weight before
+    export (the pixel scale in a first layer). A bias of more steps of the accumulator than
+    ``largest_bias`` raises an exact scale.
     """
 
     def __init__(
@@ -65,6 +68,7 @@ class WeightQuantizer(nn.Module):
         unit: float = 1.0,
     ) -> None:
         super().__init__()
+        self.name = ""
         self.bits, self.per_channel, self.exact = bits, per_channel, exact
         self.pairs, self.unit = pairs, unit
         self.levels, self.level_set = levels, LevelSet.of(levels, bits)
@@ -91,12 +95,29 @@ class WeightQuantizer(nn.Module):
 
     def exported_scale(self, weight: Tensor) -> Tensor:
         """The scale [out_channels] of ``weight`` [out_channels, ...] times ``unit``: the step, put
-        on the exact grid if that is asked for."""
+        on the exact grid if that is asked for.
+
+        Raises:
+            NotFiniteError: a weight or a step that is NaN or infinite.
+        """
         weight = weight.detach().float()
         rows = (weight if self.unit == 1 else weight * self.unit).flatten(1)
+        check_finite(rows, f"the weights of {self.name!r}")
         step = self.step(rows)
+        check_finite(step, f"the step of the weights of {self.name!r}")
         scale = self.on_grid(rows, step.detach())
         return straight_through(scale, step) if step.requires_grad else scale
+
+    def fitted(
+        self, scale: Tensor, bias: Tensor, entry_scale: Tensor, shifted: float | None
+    ) -> Tensor:
+        """The ``exported_scale`` ``scale``, as much larger as the layer's surroundings ask for
+        (``scales.fit_layer``): its ``bias`` [out_channels], the scale of its input, and that of its
+        output where a zero point is added."""
+        if not self.exact:
+            return scale
+        fitted = fit_layer(scale, bias, entry_scale, shifted, self.largest_bias)
+        return fitted if self.per_channel else fitted.max().expand_as(fitted)
 
     def on_grid(self, rows: Tensor, step: Tensor) -> Tensor:
         """The scale [out_channels] that is exported where ``step`` is wanted."""
@@ -139,15 +160,27 @@ class WeightQuantizer(nn.Module):
 class ActivationQuantizer(nn.Module):
     """Rounds the tensors of one group to uint8; ``observer`` finds their range.
 
-    In training it observes every batch and rounds it to the quantizer that results at once.
+    In training it observes every batch and rounds it to the quantizer that results at once; what
+    has seen nothing rounds nothing. ``name`` is that of the (first) tensor, ``interval`` what all
+    its readers cut its values to, which then need no wider range. A reduced range only chooses the
+    scale: kernels saturate at ``saturates_at``, beyond its ``quant_max``.
     """
 
     def __init__(self, observer: Any) -> None:
         super().__init__()
+        self.name = ""
+        self.interval: tuple[float, float] | None = None
         self.observer = observer
         self.ends = observes_ends_only(observer)
         self.quant_min: int = observer.quant_min
         self.quant_max: int = observer.quant_max
+        self.saturates_at = self.quant_max
+        self.latest: tuple[Tensor, Tensor] | None = None
+
+    @property
+    def highest(self) -> int:
+        """The largest integer that there is; in training that of the range."""
+        return self.quant_max if self.training else self.saturates_at
 
     def observe(self, x: Tensor) -> Tensor:
         """Look at a tensor of the float model; returns what is behind the quantizer there."""
@@ -157,10 +190,61 @@ class ActivationQuantizer(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         if self.training:
             self.observer(torch.stack(torch.aminmax(x.detach())) if self.ends else x.detach())
+        if not self.seen:
+            return x
+        scale, zero_point = self.renewed()
+        return fake_quantize(x, scale, zero_point, self.quant_min, self.highest)
+
+    @property
+    def figures(self) -> Tensor | None:
+        """What the range is made of; None before anything was seen."""
+        return observed_ends(self.observer)
+
+    @property
+    def seen(self) -> bool:
+        """Whether there are values to take a range from."""
+        return self.figures is not None
+
+    def renewed(self) -> tuple[Tensor, Tensor]:
+        """``qparams``, which the layers around then know as the ``latest``."""
+        scale, zero_point = self.qparams()
+        self.latest = scale.detach(), zero_point
+        return scale, zero_point
+
+    def current(self) -> tuple[Tensor, Tensor] | None:
+        """``qparams`` without gradients, in training those of the latest batch; None before
+        anything was seen."""
+        if self.training and self.latest is not None:
+            return self.latest
+        if not self.seen:
+            return None
+        scale, zero_point = self.qparams()
+        return scale.detach(), zero_point
+
+    def qparams(self) -> tuple[Tensor, Tensor]:
+        """Scale and zero point as they are exported, each [1].
+
+        Raises:
+            NotFiniteError: values or a learned range that are NaN or infinite.
+        """
+        figures = self.figures
+        if figures is not None:
+            check_finite(figures, f"the range of {self.name!r}")
         scale, zero_point = self.calculate_qparams()
-        return fake_quantize(x, scale, zero_point, self.quant_min, self.quant_max)
+        if self.interval is None:
+            return scale, zero_point
+        low, high = ((end - zero_point) * scale for end in (self.quant_min, self.quant_max))
+        below, above = (end.detach().clamp(*self.interval) for end in (low, high))
+        narrow, zero_point = exact_activation_qparams(below, above, self.quant_min, self.quant_max)
+        return (straight_through(narrow, scale) if scale.requires_grad else narrow), zero_point
 
     def calculate_qparams(self) -> tuple[Tensor, Tensor]:
         """Scale and zero point of what was observed."""
         qparams: tuple[Tensor, Tensor] = self.observer.calculate_qparams()
         return qparams
+
+
+def check_finite(values: Tensor, what: str) -> None:
+    """Raise ``NotFiniteError`` if one of ``values`` is NaN or infinite."""
+    if not math.isfinite(values.detach().sum()):  # several times as fast as torch.isfinite
+        raise NotFiniteError(f"not finite: {what}. The model cannot be quantized")

@@ -16,7 +16,8 @@ import torch
 from torch import Tensor
 
 from qstrategies.quantization.exact_forms import NORM_KINDS, norm_factor
-from qstrategies.quantization.qat import FakeQuantizedLayer, FakeQuantizedModel
+from qstrategies.quantization.fake_quantized import FakeQuantizedLayer
+from qstrategies.quantization.qat import FakeQuantizedModel
 from qstrategies.quantization.quantizers import WeightQuantizer
 
 
@@ -53,7 +54,7 @@ class FixedStep(WeightQuantizer):
 
     def __init__(self, like: WeightQuantizer, steps: Tensor) -> None:
         super().__init__(like.bits, **like.settings)
-        self.largest_bias = like.largest_bias
+        self.name, self.largest_bias = like.name, like.largest_bias
         self.register_buffer("steps", steps)
 
     def step(self, _: Tensor) -> Tensor:

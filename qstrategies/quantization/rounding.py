@@ -24,7 +24,6 @@ from qstrategies.quantization.scales import (
     FLOAT_EXACT,
     LARGEST_PAIR,
     exceeds_pair,
-    fit_layer,
     float_units,
     largest_pair,
     mantissa,
@@ -71,10 +70,8 @@ def scaled(
     entry, output = ends
     scale = quantizer.exported_scale(output_rows(layer)).detach()
     entry_scale = torch.tensor([entry.scale])
-    if quantizer.exact:
-        shifted = output.scale if output.zero_point != 0 else None
-        scale = fit_layer(scale, bias, entry_scale, shifted, quantizer.largest_bias)
-        scale = scale if quantizer.per_channel else scale.max().expand_as(scale)
+    shifted = output.scale if output.zero_point != 0 else None
+    scale = quantizer.fitted(scale, bias, entry_scale, shifted)
     per_tensor = is_transposed(layer)  # their kernels take one scale
     step = scale[0] if per_tensor else scale.reshape(-1, *[1] * (weight.dim() - 1))
     return Scaled(weight, bias, scale, step)

@@ -12,7 +12,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from qstrategies.quantization.qat import FakeQuantizedLayer, FakeQuantizedModel
+from qstrategies.quantization.fake_quantized import FakeQuantizedLayer
+from qstrategies.quantization.qat import FakeQuantizedModel
 from qstrategies.strategies import STRATEGIES
 from qstrategies.strategies.base import Option, Step
 from qstrategies.strategies.lsq import Lsq

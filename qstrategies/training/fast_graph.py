@@ -15,7 +15,8 @@ from torch import fx, nn
 
 from qstrategies.operators.movement import Reshape
 from qstrategies.quantization.exact_forms import module_at
-from qstrategies.quantization.qat import FakeQuantizedLayer, FakeQuantizedModel
+from qstrategies.quantization.fake_quantized import FakeQuantizedLayer
+from qstrategies.quantization.qat import FakeQuantizedModel
 from qstrategies.quantization.quantizers import ActivationQuantizer
 from qstrategies.training.input_norm import InputNorm
 from qstrategies.training.pooled_norm import NormAndPool

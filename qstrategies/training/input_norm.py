@@ -8,6 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from qstrategies.errors import InputError
+
 
 class InputNorm(nn.Module):
     """``norm(conv(x))``; in training, the batch statistics are those of the input, and
@@ -60,6 +62,7 @@ class InputNorm(nn.Module):
         weight, bias = self.conv.weight, self.conv.bias
         with torch.autocast("cpu", enabled=False):
             count, mean_patch, covariance = patch_moments(x.to(weight.dtype), *self.window)
+            check_several(count)
             rows = weight.flatten(1)
             mean = rows @ mean_patch
             var = ((rows @ covariance) * rows).sum(1).clamp(min=0)
@@ -70,6 +73,15 @@ class InputNorm(nn.Module):
             norm.running_mean.lerp_(mean if bias is None else mean + bias, norm.momentum)
             norm.running_var.lerp_(var * (count / (count - 1)), norm.momentum)
         return self.conv._conv_forward(x, weight, shift)
+
+
+def check_several(values: int) -> None:
+    """Raise ``InputError`` unless there are several values per channel: one has no variance."""
+    if values < 2:
+        raise InputError(
+            "batch normalization in training got 1 value per channel: expected more than 1, as of "
+            "a larger batch or image"
+        )
 
 
 def patch_moments(x: Tensor, kernel: Any, stride: Any, padding: Any) -> tuple[int, Tensor, Tensor]:

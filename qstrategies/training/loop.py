@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from qstrategies.datasets.base import Split
+from qstrategies.errors import NotFiniteError
 from qstrategies.evaluation import evaluate
 from qstrategies.guest import guest, own_randomness
 from qstrategies.pixels import to_input
@@ -123,8 +124,11 @@ def _step(
     images, labels = batch
     dtype = compute_dtype()
     inputs = to_input(images, dtype)
-    with torch.autocast(images.device.type, dtype, enabled=dtype != torch.float32):
-        logits = view(inputs)
+    try:
+        with torch.autocast(images.device.type, dtype, enabled=dtype != torch.float32):
+            logits = view(inputs)
+    except NotFiniteError as error:
+        raise TrainingDivergedError(str(error)) from None
 
     def criterion(outputs: Tensor) -> Tensor:
         return functional.cross_entropy(outputs.float(), labels)

@@ -8,6 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from qstrategies.training.input_norm import check_several
+
 
 class NormAndPool(nn.Module):
     """``pool(norm(x))``; in training, statistics are taken before the pool and normalization is
@@ -28,6 +30,7 @@ class NormAndPool(nn.Module):
         )
         if not simple or x.device.type != "cpu" or bool((norm.weight < 0).any()):
             return pool(norm(x))
+        check_several(x.numel() // x.shape[1])
         norm.num_batches_tracked.add_(1)  # type: ignore[union-attr]
         window = (pool.kernel_size, pool.stride, pool.padding, pool.dilation, pool.ceil_mode)
         return _NormAndPool.apply(

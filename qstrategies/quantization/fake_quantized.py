@@ -1,0 +1,192 @@
+"""A layer in training that computes with the weight and the bias that are exported."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+from torch.nn import functional
+
+from qstrategies.operators.transposed import is_transposed
+from qstrategies.quantization.exact_forms import norm_factor, output_rows
+from qstrategies.quantization.prepare import Prepared
+from qstrategies.quantization.quantizers import ActivationQuantizer, WeightQuantizer
+from qstrategies.quantization.scales import straight_through
+
+Ends = tuple[ActivationQuantizer | None, ActivationQuantizer | None]
+
+
+def ends_of(forms: Prepared, node: fx.Node) -> Ends:
+    """The quantizers of what the layer at ``node`` reads and of what is made of it, behind its norm
+    and its ReLU; None for pixels and for what stays in float."""
+    end = node
+    while end.name in forms.placement.inner:
+        end = next(iter(end.users))
+    return quantizer_of(forms, node.all_input_nodes[0]), quantizer_of(forms, end)
+
+
+def quantizer_of(forms: Prepared, node: fx.Node) -> ActivationQuantizer | None:
+    """Of what ``node`` gives."""
+    return forms.activations.get(forms.placement.groups.get(node.name, -1))
+
+
+@dataclass(frozen=True, eq=False)
+class _Folded:
+    """A layer as it is exported, before it is rounded: ``weight`` and ``bias`` with the norm folded
+    in by ``factor``, and the ``scale`` [out_channels] of the weight.
+
+    ``entry`` is that of what it reads, [1]; None where nothing was seen of it.
+    """
+
+    factor: Tensor
+    weight: Tensor
+    bias: Tensor
+    scale: Tensor
+    entry: Tensor | None
+
+    def rounded_bias(self) -> Tensor:
+        """In whole steps of the accumulator, with the gradient of the real one."""
+        if self.entry is None:
+            return self.bias
+        step = self.scale.detach().double() * self.entry.double()
+        whole = (torch.round(self.bias.detach() / step) * step).float()
+        return straight_through(whole, self.bias)
+
+
+def _divisor(factor: Tensor) -> Tensor:
+    """``factor``, but 1 where a norm gives its bias for everything."""
+    return torch.where(factor == 0, 1.0, factor)
+
+
+class FakeQuantizedLayer(nn.Module):
+    """``layer`` with the weight that is exported, up to the batch normalization behind it.
+
+    With ``f = gamma / sigma`` of ``norm`` per output channel it computes ``layer(x, FQ(f w) / f)``.
+    ``f`` is detached: ``FQ(f w) / f`` with a scale proportional to max |f w| does not depend on it.
+    The bias is moved by what rounding it changes once it is folded, unless the norm takes the mean
+    of the batch away anyway.
+
+    Args:
+        ends: the quantizers of what the layer reads (None for pixels) and of what is made of it.
+    """
+
+    def __init__(
+        self, layer: Any, norm: Any | None, quantizer: WeightQuantizer, ends: Ends
+    ) -> None:
+        super().__init__()
+        self.layer, self.norm, self.quantizer = layer, norm, quantizer
+        self.entry, self.output = ends
+
+    @property
+    def weight(self) -> Tensor:
+        """Fake-quantized as the folded layer is, then unfolded."""
+        return self._unfolded(self._folded())
+
+    @property
+    def bias(self) -> Tensor | None:
+        """Of the layer."""
+        bias: Tensor | None = self.layer.bias
+        return bias
+
+    @property
+    def steps(self) -> tuple[Tensor, Tensor]:
+        """The weight in steps, before it is rounded, and what a step is in the layer's own weight
+        (negative where a batch normalization turns the sign); only the first has a gradient."""
+        folded = self._folded()
+        scale = self._shaped(folded.scale.detach() / self.quantizer.unit)
+        return folded.weight / scale, scale / folded.factor
+
+    def _folded(self) -> _Folded:
+        layer, norm = self.layer, self.norm
+        bias = layer.bias
+        if bias is None:
+            bias = torch.zeros(len(output_rows(layer)), device=layer.weight.device)
+        if norm is None:
+            return self._with_scale(torch.ones((), device=bias.device), layer.weight, bias)
+        factor = norm_factor(layer, norm)
+        moved = (bias - norm.running_mean) * factor.flatten() + norm.bias
+        return self._with_scale(factor, layer.weight * factor, moved)
+
+    def _with_scale(self, factor: Tensor, weight: Tensor, bias: Tensor) -> _Folded:
+        """The scale raised as the surroundings ask for."""
+        scale = self.quantizer.exported_scale(output_rows(self.layer, weight))
+        entry = self._entry_scale()
+        if entry is not None:
+            fitted = self.quantizer.fitted(scale.detach(), bias.detach(), entry, self._shifted())
+            scale = straight_through(fitted, scale) if scale.requires_grad else fitted
+        return _Folded(factor, weight, bias, scale, entry)
+
+    def _entry_scale(self) -> Tensor | None:
+        """Of what the layer reads, [1]; None where nothing was seen of it."""
+        if self.entry is None:
+            return torch.ones(1, device=self.layer.weight.device)
+        found = self.entry.current()
+        return None if found is None else found[0]
+
+    def _shifted(self) -> float | None:
+        """The scale of what is made of the layer, where a zero point is added to it."""
+        found = None if self.output is None else self.output.current()
+        return float(found[0]) if found is not None and int(found[1]) else None
+
+    def _shaped(self, scale: Tensor) -> Tensor:
+        """``scale`` [out_channels] to go with the weight."""
+        if is_transposed(self.layer):
+            return scale[0]
+        return scale.reshape(-1, *[1] * (self.layer.weight.dim() - 1))
+
+    def _unfolded(self, folded: _Folded) -> Tensor:
+        scale = self._shaped(folded.scale / self.quantizer.unit)
+        rounded = self.quantizer.rounded(folded.weight, scale)
+        return rounded if self.norm is None else rounded / _divisor(folded.factor)
+
+    def _moved_bias(self, folded: _Folded) -> Tensor | None:
+        """The bias of the layer, moved as the folded one is when it is rounded."""
+        bias = self.bias
+        if self.norm is None:
+            return bias if bias is None else folded.rounded_bias()
+        if self.norm.training:
+            return bias
+        apart = folded.rounded_bias().detach() - folded.bias.detach()
+        moved = apart / _divisor(folded.factor.flatten())
+        return moved if bias is None else bias + moved
+
+    def _conv_forward(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        result: Tensor = self.layer._conv_forward(x, weight, bias)
+        return result
+
+    def forward(self, x: Tensor) -> Tensor:
+        folded = self._folded()
+        return self._applied(x, self._unfolded(folded), self._moved_bias(folded))
+
+    def exported(self, x: Tensor) -> Tensor:
+        """``norm(layer(x))`` as it is exported: folded, so that not even ties are rounded apart."""
+        folded, unit = self._folded(), self.quantizer.unit
+        real = folded.weight if unit == 1 else folded.weight * unit
+        weight = self.quantizer.rounded(real, self._shaped(folded.scale))
+        if unit != 1:  # pixels are the integers that they are in the file
+            x = straight_through(torch.round(x.detach() / unit), x / unit)
+        return self._applied(x, weight, folded.rounded_bias())
+
+    def _applied(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        layer = self.layer
+        if isinstance(layer, nn.Linear):
+            return functional.linear(x, weight, bias)
+        if not is_transposed(layer):
+            return self._conv_forward(x, weight, bias)
+        function = getattr(functional, f"conv_transpose{len(layer.kernel_size)}d")
+        settings = (layer.stride, layer.padding, layer.output_padding, layer.groups, layer.dilation)
+        result: Tensor = function(x, weight, bias, *settings)
+        return result
+
+
+class ExportedLayer(nn.Module):
+    """A layer and its norm as they are exported."""
+
+    def __init__(self, layer: FakeQuantizedLayer) -> None:
+        super().__init__()
+        self.layer = layer
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.layer.exported(x)
