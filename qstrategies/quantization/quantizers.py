@@ -190,7 +190,7 @@ class ActivationQuantizer(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         if self.training:
             self.observer(torch.stack(torch.aminmax(x.detach())) if self.ends else x.detach())
-        if not self.seen:
+        if not (self.training or self.seen):
             return x
         scale, zero_point = self.renewed()
         return fake_quantize(x, scale, zero_point, self.quant_min, self.highest)
