@@ -181,9 +181,13 @@ def test_under_qat_the_fake_quantizer_sees_g_v_over_its_length():
         if isinstance(module, FakeQuantizedLayer)
     }
     for layer, module in quantized.items():
-        module.quantizer.register_forward_pre_hook(
-            lambda _, inputs, layer=layer: seen.update({layer: inputs[0].detach()})
-        )
+        rounded = module.quantizer.rounded
+
+        def spy(weight, scale, layer=layer, rounded=rounded):
+            seen[layer] = weight.detach()
+            return rounded(weight, scale)
+
+        module.quantizer.rounded = spy
     for layer in weighted_layers(model):
         layer.parametrizations.weight.original0.data.mul_(3.0)
     model.train()(EXAMPLE + 0.5).sum().backward()
