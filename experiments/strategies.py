@@ -19,6 +19,7 @@ from pathlib import Path
 from strategies_page import write_page
 
 from qstrategies.cli import guarded
+from qstrategies.datasets import DATASETS
 from qstrategies.datasets.base import Location
 from qstrategies.errors import InputError, check_choice
 from qstrategies.experiment.comparison import run_all
@@ -181,9 +182,10 @@ def main() -> int:
     keep_freed_memory()
     for strategy in chosen.strategies:
         STRATEGIES.get(strategy)
-    location = Location(folder=chosen.data_dir)
     for name in chosen.tasks:
         check_choice("task", name, TASKS)
+        packaged = DATASETS.get(TASKS[name].dataset).packaged is not None
+        location = Location(folder=None if packaged else chosen.data_dir)
         workspace = Workspace(chosen.out / name, location, progress=Progress(0))
         study(TASKS[name], chosen, workspace)
     settings = {name: task.settings for name, task in TASKS.items()}
