@@ -298,7 +298,7 @@ def test_the_fast_view_of_a_fake_quantized_model_rounds_once_and_after_pooling(m
     prepared = trained_fake_quantized(MODELS.get("cnn")(), mnist)
     images = to_input(mnist["test"].images[:64])
     view = fast_view(prepared)
-    assert torch.equal(prepared(images), view.eval()(images))
+    assert torch.equal(prepared.view(images), view.eval()(images))
     calls = [
         node.target for node in view.graph.nodes if str(node.target).endswith("_fake_quantize")
     ]
