@@ -39,7 +39,7 @@ def exported_file():
             ["run", "qat", "--weight-bits", "1"],
             "weight bits 1 is out of range: it must lie in 2...8",
         ),
-        (["compare", "--bits", "8,x"], "--bits 'x': expected whole numbers"),
+        (["compare", "--bits", "8,x"], "--bits '8,x': expected whole numbers, as 8,4,3,2"),
         (["compare", "--bits", "9"], "weight bits 9 is out of range"),
         (["compare", "--seeds", "0"], "number of seeds 0 is out of range"),
         (["run", "qat", "--engine", "fbgem"], "unknown engine 'fbgem'. Did you mean 'fbgemm'?"),

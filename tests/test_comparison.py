@@ -303,7 +303,7 @@ def test_a_float_file_that_vanished_is_written_again(uninterrupted, tmp_path, lo
     workspace = Workspace(tmp_path, location)
     trained = trained_models.float_stage(CONFIGS[0], workspace)
     for _ in range(2):
-        path = runs._float_results(CONFIGS[0], workspace, trained)[1].path
+        path = runs._float_results(CONFIGS[0], workspace, trained).file.path
         assert path.parent == workspace.stages
         path.unlink()
 

@@ -182,7 +182,7 @@ def test_the_loss_of_sam_is_that_at_the_perturbed_rounded_weights():
     gradients = [each.shift.grad.double().numpy() for each in steps]
     norm = np.sqrt(sum((each**2).sum() for each in gradients))
     for each, gradient in zip(steps, gradients, strict=True):
-        each.chosen = torch.from_numpy(rho * gradient / norm).float()
+        each.given = torch.from_numpy(rho * gradient / norm).float()
     reference.zero_grad()
     moved = criterion(reference(images()))
     moved.backward()
@@ -200,7 +200,7 @@ def test_sam_asks_for_the_loss_and_forgets_its_perturbation():
         trainee.penalty(outputs)
     trainee.penalty(outputs, criterion=criterion)
     steps = [each for each in trainee.model.modules() if isinstance(each, PerturbedStep)]
-    assert steps and all(each.chosen is None for each in steps)
+    assert steps and all(each.given is None for each in steps)
     assert torch.equal(trainee.finish().int8()(images()), trainee.finish().int8()(images()))
 
 
