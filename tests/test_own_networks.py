@@ -352,6 +352,29 @@ def test_channels_that_give_several_of_one_column(tmp_path):
     check(nn.Conv2d(6, 12, (1, 3), (1, 3), groups=6), tmp_path, (images(shape=(6, 5, 4)),))
 
 
+@pytest.mark.parametrize("dilation", [1, (1, 2, 1)])
+def test_channels_that_give_several_of_a_padded_slice(dilation, tmp_path):
+    torch.manual_seed(0)
+    layer = nn.Conv3d(2, 4, 2, padding=1, dilation=dilation, groups=2)
+    check(layer, tmp_path, (images(shape=(2, 1, 4, 4)),))
+
+
+class ExpandedCut(nn.Module):
+    """A ReLU6 whose result several places of a layer's input share."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.last = nn.Conv2d(3, 4, (1, 4)), nn.Linear(6, 5)
+
+    def forward(self, x):
+        return self.last(F.relu6(self.first(x)).expand(-1, -1, -1, 6))
+
+
+def test_a_relu6_that_is_expanded(tmp_path):
+    torch.manual_seed(0)
+    check(ExpandedCut(), tmp_path, (images(shape=(3, 4, 4)),))
+
+
 TRANSPOSED = [
     {"kernel_size": 3},
     {"kernel_size": 2, "stride": 2},

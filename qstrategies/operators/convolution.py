@@ -68,8 +68,8 @@ class Convolution(Layer):
     def kernel(self, engine: str) -> Kernel | None:
         if engine in ("onednn", "x86") and self._has_empty_windows:
             return None  # oneDNN gives anything at all where a zero point is padded
-        if engine in ("onednn", "x86") and self._multiplies_to_a_column:
-            return None  # and takes wrong weights there, with a horizontal stride
+        if engine in ("onednn", "x86") and self._multiplies_channels:
+            return None  # and takes wrong weights there
         prepack = getattr(torch.ops.quantized, f"conv{self.dimensions}d_prepack")
         geometry = (list(self.stride), list(self.padding), list(self.dilation), self.groups)
         packed = prepack(self.packed_weight(), self.packed_bias(), *geometry)
@@ -79,11 +79,12 @@ class Convolution(Layer):
         return lambda x: function(x, packed, grid.scale, grid.zero_point)
 
     @property
-    def _multiplies_to_a_column(self) -> bool:
-        """Whether every channel gives several, each one column wide."""
+    def _multiplies_channels(self) -> bool:
+        """Whether every channel gives several, each one column wide (wrong with a horizontal
+        stride) or of three dimensions (wrong where an image of depth 1 is padded)."""
         outputs, inputs_of_group = self.rounded_layer.weight.shape[:2]
         several = inputs_of_group == 1 and outputs > self.groups
-        return several and self.output.shape[-1] == 1
+        return several and (self.output.shape[-1] == 1 or self.dimensions == 3)
 
     @property
     def _has_empty_windows(self) -> bool:

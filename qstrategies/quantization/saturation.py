@@ -36,8 +36,8 @@ class SaturatingObserver(nn.Module):
         self.top = saturation_top(self.quant_max.bit_length())
 
     def forward(self, x: Tensor) -> Tensor:
-        # in place: it is what a ReLU has just given, or has been cut already
-        result: Tensor = self.observer(x.clamp_(0, self.top))
+        # in place where it may be: it is what a ReLU has just given, or has been cut already
+        result: Tensor = self.observer(x.contiguous().clamp_(0, self.top))
         return result
 
     def calculate_qparams(self) -> tuple[Tensor, Tensor]:
