@@ -36,6 +36,7 @@ REFUSALS = {
     "leave input_scale None": "pixels that are no image",
     "does not fit int32": "a bias far beyond its layer's products",
     "exact integers of": "more bits than the interpreter has",
+    "not finite": "a range that is not finite",
 }
 ONNX_RUNTIME = tuple(f"onnxruntime-{level}" for level in ("disabled", "basic", "extended", "all"))
 Outputs = NDArray[Any]

@@ -272,7 +272,9 @@ def foreign_mnist(trainee, images_, labels, seed):
     trainee.fold()
 
 
-@pytest.mark.parametrize("strategy", ["qat", "weight_norm", Learned()], ids=["qat", "weight_norm", "learned"])
+@pytest.mark.parametrize(
+    "strategy", ["qat", "weight_norm", Learned()], ids=["qat", "weight_norm", "learned"]
+)
 def test_training_goes_on_from_a_state_alone(net, strategy):
     whole = foreign_loop(qs.prepare(net, images(), strategy), 4)
     first = foreign_loop(qs.prepare(net, images(), strategy), 2)

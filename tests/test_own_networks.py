@@ -359,6 +359,19 @@ def test_channels_that_give_several_of_a_padded_slice(dilation, tmp_path):
     check(layer, tmp_path, (images(shape=(2, 1, 4, 4)),))
 
 
+class ReadsWhatItChanges(nn.Module):
+    """Which values it subtracts depends on the order."""
+
+    def forward(self, x):
+        own = x * 2
+        return own.sub_(own[:, :1].expand_as(own))
+
+
+def test_what_reads_elements_while_it_changes_them_is_refused():
+    with pytest.raises(qs.InputError, match="another view of the tensor that it changes"):
+        qs.quantize(ReadsWhatItChanges(), [torch.rand(4, 5)], torch.rand(4, 5))
+
+
 class ExpandedCut(nn.Module):
     """A ReLU6 whose result several places of a layer's input share."""
 

@@ -144,6 +144,7 @@ class Rebuild:
         elif isinstance(fact.value, Tensor):
             self.env[node] = self._call(node, fact.value, other)
             if fact.changed is not None:
+                self._refuse_own_view(node, fact.changed)
                 self._rename(node, fact.changed)
             self.env.update(dict.fromkeys(fact.reshaped, self.env[node]))
         else:
@@ -198,6 +199,18 @@ class Rebuild:
         call = Call(self, node, before, self.three[changed].value)
         self.env[node] = call.island(assigns=True)
         self._rename(node, changed)
+
+    def _refuse_own_view(self, node: fx.Node, changed: fx.Node) -> None:
+        """What reads elements while it changes them gives this or that."""
+        target = self.two[changed].value
+        for source in node.all_input_nodes:
+            value = self.two[source].value
+            own = isinstance(value, Tensor) and place(value) != place(target)
+            if own and overlap(value, target):
+                raise InputError(
+                    f"{describe(node)} reads another view of the tensor that it changes: write "
+                    "that out of place"
+                )
 
     def _rename(self, node: fx.Node, changed: fx.Node) -> None:
         """Let every name of the changed tensor mean the new value; other views of it mean nothing
