@@ -9,7 +9,7 @@ run: $(READY)
 	$(VENV)/bin/qstrategies compare
 
 test: $(READY)
-	$(VENV)/bin/python -m pytest
+	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest --numprocesses=2 --dist=loadfile
 
 lint: $(READY)
 	$(VENV)/bin/ruff check .

@@ -34,7 +34,12 @@ from qstrategies.quantization.exact_forms import (
 from qstrategies.quantization.normalize import Normalized, normalize
 from qstrategies.quantization.observers import ACTIVATION_OBSERVERS
 from qstrategies.quantization.place import NOWHERE, Placement, place
-from qstrategies.quantization.quantizers import ActivationQuantizer, QuantizerSite, WeightQuantizer
+from qstrategies.quantization.quantizers import (
+    ActivationQuantizer,
+    QuantizerSite,
+    WeightQuantizer,
+    check_finite,
+)
 from qstrategies.quantization.ranges import clamped
 from qstrategies.quantization.recipe import NOTHING, Recipe, overrides
 from qstrategies.quantization.saturation import (
@@ -231,6 +236,7 @@ def weight_quantizer(
     norm = folded_norm(forms.graph, node)
     weight = layer.weight if norm is None else layer.weight * norm_factor(layer, norm)
     rows = output_rows(layer, weight) * default.unit
+    check_finite(rows, f"the weights of {name!r}")
     chosen = forms.recipe.weight_quantizer(QuantizerSite(name, "weight", layer, rows), default)
     if chosen is not None:
         chosen.name = name
