@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime
 import math
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,7 +18,7 @@ from qstrategies.experiment import environment
 from qstrategies.experiment.comparison import read_records
 from qstrategies.files import atomic_write
 from qstrategies.models import MODELS
-from qstrategies.records import MARGIN, RunRecord
+from qstrategies.records import MARGIN, RECORD, RunRecord
 from qstrategies.report.plots import png
 from qstrategies.strategies.base import weighted_layers
 
@@ -26,15 +26,15 @@ MARK = "<!-- From here on written by experiments/strategies.py -->\n"
 REFERENCE = "no_norm"
 SHOWN = 12  # rows of a table that stay unfolded
 VERDICTS = {"better": " ▲", "worse": " ▼", "equivalent": " =", "undecided": ""}
-DRAWN = ("no_norm", "finetune", "qat", "lsq", "cle+adaround", "ptq_best")
+DRAWN = ("no_norm", "finetune", "qat", "lsq", "cle", "cle+mse_clip+adaround")
 
 HEAD = """
 ## All figures
 
-Written by `python experiments/strategies.py` on {date}, {cpu}, {threads} thread(s) a process: {runs} runs, {hours:.1f} hours by their own clocks.
+Written by `python experiments/strategies.py` on {date}, {cpu}, {threads} thread a process: {runs} runs, {hours:.1f} hours by their own clocks.
 
 - Test accuracy in percent of the int8 model. Every strategy trains for as many epochs in all: what continues a float model gets one
-  that was trained so much shorter. Options are the published defaults, or what stands in the strategy's own page of `qstrategies list`.
+  that was trained so much shorter. Options are the defaults of each strategy: the published ones, or its docstring says what differs.
 - W: bits of weights, A: of activations between layers; pixels and logits have 8. Levels of weights are narrow (3 at W2, 7 at W3) but
   where the column says `no_zero` (4 at W2, all odd). Scales per channel unless it says per tensor. All scales are exact.
 - Against `no_norm` (no more than post-training quantization) in the same column: ▲ shown to be better, ▼ worse, = less than {margin:g}
@@ -128,12 +128,14 @@ class Results:
         ]
         return statistics.fmean(found)
 
-    def exactness_cost(self) -> tuple[float, str]:
-        """The most that free scales would gain (a fraction), and where."""
+    def exactness_cost(self, strategies: Collection[str]) -> tuple[float, str]:
+        """The most that free scales would gain (a fraction) one of ``strategies``, and where."""
         gains = [
             (record.free_scales_accuracy - record.int8_accuracy, record)
             for record in self.records
-            if record.free_scales_accuracy is not None and record.int8_accuracy is not None
+            if record.config.strategy in strategies
+            and record.free_scales_accuracy is not None
+            and record.int8_accuracy is not None
         ]
         most, record = max(gains, key=lambda gain: gain[0])
         return most, f"{record.config.strategy} at {setting_of(record)}"
@@ -147,7 +149,8 @@ class Results:
     def as_markdown(self) -> str:
         """The section of the task: the leading rows, and the others folded away."""
         ranked = self.ranked()
-        cost, where = self.exactness_cost()
+        cost, where = self.exactness_cost(ranked)
+        leading, there = self.exactness_cost(ranked[:SHOWN])
         settings = list(self.columns)
         head = f"| strategy | {' | '.join(settings)} |\n| --- |{' ---: |' * len(settings)}\n"
         rows = [self._row(name) for name in ranked]
@@ -160,7 +163,8 @@ class Results:
             head + "\n".join(rows[SHOWN:]),
             "\n</details>\n",
             f"Same bits in every executor that was run: {self.proven()} runs. Free scales would "
-            f"gain at most {cost * 100:z.2f} points ({where}).",
+            f"gain at most {cost * 100:z.2f} points ({where}), of the first {SHOWN} at most "
+            f"{leading * 100:z.2f} ({there}).",
         ]
         return "\n".join(lines)
 
@@ -218,14 +222,14 @@ def write_page(page: Path, out: Path, tasks: Mapping[str, Sequence[str]]) -> lis
     found = [
         Results.read(name, out / name, settings)
         for name, settings in tasks.items()
-        if (out / name).exists()
+        if any((out / name).glob(f"*/{RECORD}"))
     ]
     records = [record for results in found for record in results.records]
     here = environment.describe()
     head = HEAD.format(
         date=datetime.date.today(),
         cpu=here["cpu"],
-        threads=here["threads"],
+        threads=records[0].environment["threads"],
         runs=len(records),
         hours=sum(sum(record.seconds.values()) for record in records) / 3600,
         margin=MARGIN * 100,
