@@ -66,6 +66,18 @@ def setting_of(record: RunRecord) -> str:
     return f"W{chosen.weight_bits}A{chosen.activation_bits}{levels}{shape}"
 
 
+def widths(setting: str) -> tuple[int, int]:
+    """Bits of weights and of activations."""
+    weights, activations = setting.split()[0][1:].split("A")
+    return int(weights), int(activations)
+
+
+def _reading_order(setting: str) -> tuple[str, int, int]:
+    """One shape of scales and levels after another, from many bits to few."""
+    weights, activations = widths(setting)
+    return setting.partition(" ")[2], -weights, -activations
+
+
 def column(records: Sequence[RunRecord], folder: Path) -> Column:
     """The cells of one setting, by strategy."""
     evidence = gather(records, folder, MARGIN)
@@ -93,10 +105,10 @@ class Results:
 
     @classmethod
     def read(cls, name: str, folder: Path, settings: Sequence[str]) -> Results:
-        """The records in ``folder``, their columns in the order of ``settings``."""
+        """The records in ``folder``, and the columns of those ``settings`` that there are."""
         records = read_records(folder)
         columns = {}
-        for setting in settings:
+        for setting in sorted(settings, key=_reading_order):
             chosen = [record for record in records if setting_of(record) == setting]
             if chosen:
                 columns[setting] = column(chosen, folder)
@@ -166,7 +178,7 @@ class Results:
             f"gain at most {cost * 100:z.2f} points ({where}), of the first {SHOWN} at most "
             f"{leading * 100:z.2f} ({there}).",
         ]
-        return "\n".join(lines)
+        return "\n".join([*lines, ""])
 
     def _row(self, name: str) -> str:
         cells = []
@@ -181,39 +193,43 @@ def weights(model: str) -> int:
     return sum(layer.weight.numel() for layer in weighted_layers(MODELS.get(model)()))
 
 
+def drawn(results: Results) -> list[str]:
+    """The settings of 8-bit activations of the shape that has most of them, by size."""
+    plain = [setting for setting in results.columns if widths(setting)[1] == 8]
+    shapes = [setting.partition(" ")[2] for setting in plain]
+    shape = max(shapes, key=shapes.count)
+    return sorted((each for each in plain if each.partition(" ")[2] == shape), key=widths)
+
+
 def draw(axis: Axes, results: Results) -> None:
     """Accuracy against the bytes of the weights: lines for a few strategies, dots for the rest."""
-    count = weights(results.records[0].config.model)
-    plain = {
-        setting: count * int(setting[1]) / 8000
-        for setting in results.columns
-        if setting.endswith("A8")
-    }
-    order = sorted(plain, key=plain.__getitem__)
+    count, settings = weights(results.records[0].config.model), drawn(results)
     for name in results.ranked():
-        points = [setting for setting in order if name in results.columns[setting]]
-        places = [plain[setting] for setting in points]
+        points = [setting for setting in settings if name in results.columns[setting]]
+        places = [count * widths(setting)[0] / 8000 for setting in points]
         values = [results.columns[setting][name].accuracy for setting in points]
         if name in DRAWN:
             axis.plot(places, values, marker="o", markersize=4, label=name)
         else:
             axis.plot(places, values, ".", color="lightgray", zorder=1)
     axis.axhline(results.float_accuracy(), color="black", linestyle=":", label="float")
-    axis.set_title(results.name)
+    axis.set_title(" ".join([results.name, settings[0].partition(" ")[2]]))
     axis.set_xlabel("KB of weights")
     axis.yaxis.set_major_formatter(matplotlib.ticker.PercentFormatter(1, decimals=None))
     axis.grid(alpha=0.3)
 
 
 def figure(found: Sequence[Results]) -> bytes:
-    """One panel per task, as PNG."""
+    """One panel per task that has several sizes, as PNG."""
+    shown = [results for results in found if len(drawn(results)) > 1]
+    count = max(1, len(shown))
     whole, axes = plt.subplots(
-        1, len(found), figsize=(4.2 * len(found), 4.2), layout="constrained", squeeze=False
+        1, count, figsize=(5 * count, 4.2), layout="constrained", squeeze=False
     )
-    for axis, results in zip(axes[0], found, strict=True):
+    for axis, results in zip(axes[0], shown, strict=False):
         draw(axis, results)
+        axis.legend(fontsize=8)
     axes[0][0].set_ylabel("int8 test accuracy")
-    axes[0][-1].legend(fontsize=8)
     return png(whole)
 
 

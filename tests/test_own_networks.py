@@ -724,7 +724,9 @@ def test_calibration_refuses_what_cannot_be_meant():
 def test_weights_that_are_not_finite_are_refused():
     model = Between(nn.ReLU()).eval()
     model.before.weight.data[0, 0, 0, 0] = float("nan")
-    _refused("not finite: the weights of 'before'", lambda: qs.quantize(model, [images()], images()))
+    _refused(
+        "not finite: the weights of 'before'", lambda: qs.quantize(model, [images()], images())
+    )
 
 
 def test_inputs_in_the_wrong_unit_are_refused():
