@@ -136,6 +136,10 @@ class LearnedRange(ActivationQuantizer):
         if not self.started:
             return x
         self.features = x[0].numel()
+        return self.fake_quantized(x)
+
+    def fake_quantized(self, x: Tensor) -> Tensor:
+        """``x`` rounded, once the range has begun."""
         scale, zero_point = self.renewed()
         return fake_quantize(x, scale, zero_point, self.quant_min, self.highest)
 
@@ -187,10 +191,8 @@ class ClippedRange(LearnedRange):
         self.high.fill_(min(self.first, max(float(high), SMALLEST_SCALE)))
         self.started.fill_(True)
 
-    def forward(self, x: Tensor) -> Tensor:
-        if self.training and not self.started:
-            self.begin(x.detach())
-        if self.low < 0 or not self.started:
+    def fake_quantized(self, x: Tensor) -> Tensor:
+        if self.low < 0:
             return ActivationQuantizer.forward(self, x)
         scale, _ = self.renewed()
         clipped: Tensor = _Clipped.apply(x, self.alpha, scale, self.highest)
