@@ -2,9 +2,9 @@
 
 python experiments/strategies.py [--tasks depthwise ...] [--settings W4A8 ...] [--seeds 3]
 
-All of it takes about four hours of two cores: two tasks at a time, one process of one thread each
-(OMP_NUM_THREADS=1, --tasks). Every finished run is kept, so that an interrupted study goes on where
-it was; "--tasks" alone only writes the page of what there is.
+All of it takes about seven hours of two cores, by what was run so far: two tasks at a time, one
+process of one thread each (OMP_NUM_THREADS=1, --tasks). Every finished run is kept, so that an
+interrupted study goes on where it was; "--tasks" alone only writes the page of what there is.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from strategies_page import write_page
+from strategies_page import widths, write_page
 
 from qstrategies.cli import guarded
 from qstrategies.datasets import DATASETS
@@ -87,11 +87,10 @@ TASKS = {
 
 def quantization(setting: str) -> QuantizationConfig:
     """From "W4A8", "W4A8 per tensor" or "W2A8 no_zero"."""
-    widths, _, rest = setting.partition(" ")
-    weights, activations = widths[1:].split("A")
+    (weights, activations), rest = widths(setting), setting.partition(" ")[2]
     return QuantizationConfig(
-        weight_bits=int(weights),
-        activation_bits=int(activations),
+        weight_bits=weights,
+        activation_bits=activations,
         per_channel=rest != PER_TENSOR.strip(),
         levels=rest if rest in LEVELS else "narrow",
     )

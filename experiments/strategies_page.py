@@ -19,6 +19,7 @@ from qstrategies.experiment.comparison import read_records
 from qstrategies.files import atomic_write
 from qstrategies.models import MODELS
 from qstrategies.records import MARGIN, RECORD, RunRecord
+from qstrategies.report.grid import Grid
 from qstrategies.report.plots import png
 from qstrategies.strategies.base import weighted_layers
 
@@ -31,7 +32,8 @@ DRAWN = ("no_norm", "finetune", "qat", "lsq", "cle", "cle+mse_clip+adaround")
 HEAD = """
 ## All figures
 
-Written by `python experiments/strategies.py` on {date}, {cpu}, {threads} thread a process: {runs} runs, {hours:.1f} hours by their own clocks.
+Written by `python experiments/strategies.py` on {date}, {cpu}, {threads} thread a process: {runs} runs, {hours:.1f} hours by their own clocks,
+code of commit {commits}. What has no figure was not run yet; `--tasks`, `--settings` and `--strategies` choose.
 
 - Test accuracy in percent of the int8 model. Every strategy trains for as many epochs in all: what continues a float model gets one
   that was trained so much shorter. Options are the defaults of each strategy: the published ones, or its docstring says what differs.
@@ -126,11 +128,6 @@ class Results:
 
         return sorted(names, key=lambda name: (-mean(name), name))
 
-    def best(self, setting: str) -> str:
-        """The strategy with the best figure of a column."""
-        cells = self.columns[setting]
-        return max(cells, key=lambda name: cells[name].accuracy)
-
     def float_accuracy(self) -> float:
         """Of the float model with as much training, mean over the seeds."""
         found = [
@@ -163,29 +160,25 @@ class Results:
         ranked = self.ranked()
         cost, where = self.exactness_cost(ranked)
         leading, there = self.exactness_cost(ranked[:SHOWN])
-        settings = list(self.columns)
-        head = f"| strategy | {' | '.join(settings)} |\n| --- |{' ---: |' * len(settings)}\n"
-        rows = [self._row(name) for name in ranked]
-        lines = [
-            f"### {self.name}, float {self.float_accuracy() * 100:.2f}",
-            "",
-            head + "\n".join(rows[:SHOWN]),
-            "",
-            f"<details><summary>{len(rows) - SHOWN} more</summary>\n",
-            head + "\n".join(rows[SHOWN:]),
-            "\n</details>\n",
+        notes = (
             f"Same bits in every executor that was run: {self.proven()} runs. Free scales would "
             f"gain at most {cost * 100:z.2f} points ({where}), of the first {SHOWN} at most "
-            f"{leading * 100:z.2f} ({there}).",
-        ]
-        return "\n".join([*lines, ""])
+            f"{leading * 100:z.2f} ({there})."
+        )
+        rows = [self._row(name) for name in ranked]
+        table = Grid(
+            title=f"{self.name}, float {self.float_accuracy() * 100:.2f}",
+            headers=["strategy", *self.columns],
+            rows=rows[:SHOWN],
+            notes=notes,
+            more=rows[SHOWN:],
+            more_title=f"{len(rows[SHOWN:])} more",
+        )
+        return f"### {table.title}\n\n{table.as_markdown()}"
 
-    def _row(self, name: str) -> str:
-        cells = []
-        for setting, found in self.columns.items():
-            text = str(found[name]) if name in found else "-"
-            cells.append(f"**{text}**" if self.best(setting) == name else text)
-        return f"| `{name}` | {' | '.join(cells)} |"
+    def _row(self, name: str) -> list[str]:
+        found = self.columns.values()
+        return [name, *(str(cells[name]) if name in cells else "-" for cells in found)]
 
 
 def weights(model: str) -> int:
@@ -247,6 +240,7 @@ def write_page(page: Path, out: Path, tasks: Mapping[str, Sequence[str]]) -> lis
         cpu=here["cpu"],
         threads=records[0].environment["threads"],
         runs=len(records),
+        commits=", ".join(sorted({str(record.environment["commit"])[:7] for record in records})),
         hours=sum(sum(record.seconds.values()) for record in records) / 3600,
         margin=MARGIN * 100,
     )
