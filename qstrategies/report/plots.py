@@ -212,7 +212,8 @@ def pareto(candidates: Collection[Candidate], advice: Recommendation) -> Figure:
         side = (
             1 if item.epochs < max(candidate.epochs for candidate in near) else -1
         )  # the last label goes inwards
-        place = (side * 10, 8 if side > 0 else -14)
+        above = side > 0 and item in line  # what lies under the line is named under it
+        place = (side * 10, 8 if above else -14)
         axis.annotate(
             plain(f"{mark}{item.name}"),
             (item.epochs, item.accuracy),
