@@ -48,6 +48,10 @@ COMPOSITIONS = (
     "mixed+adaround",
     "mixed+lsq",
     "adaround+efficient_qat",
+    "cle+qat",
+    "cle+lsq",
+    "cle+mixed+lsq",
+    "cle+adaround+efficient_qat",
 )
 
 

@@ -53,6 +53,10 @@ class Rounds(After):
         return problem.nearest()
 
 
+def named(*names):
+    return {name: STRATEGIES.get(name) for name in names}
+
+
 def test_hooks_are_asked_in_the_order_of_the_name():
     kind = composed({"early": Early, "late": Late})
     assert kind.__name__ == "early+late"
@@ -81,7 +85,10 @@ def test_what_comes_after_training_keeps_the_parent_of_what_comes_before():
         ({"late": Late, "qat": STRATEGIES.get("qat")}, "late and qat both continue"),
         ({"a": Rounds, "b": Rounds}, "a and b both decide the integers of weights"),
         ({"a": Early, "b": Early}, "the option 'size'"),
-        ({"qat": STRATEGIES.get("qat"), "after": After}, "qat trains the quantizers that after"),
+        ({"qat": STRATEGIES.get("qat"), "after": After}, "order of their work it is 'after\\+qat'"),
+        (named("ptq_best", "qat"), "qat trains the quantizers that ptq_best"),
+        (named("qat", "mse_clip"), "qat trains the quantizers that mse_clip"),
+        (named("mixed", "cle", "lsq"), "in the order of their work it is 'cle\\+mixed\\+lsq'"),
     ],
 )
 def test_parts_that_do_not_go_together_are_refused_with_the_reason(parts, reason):

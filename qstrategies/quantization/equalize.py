@@ -3,6 +3,9 @@ arXiv 1906.04721, section 4.1).
 
 What lies between two layers passes a positive factor per channel on: a ReLU, pooling, a movement.
 So with ``s > 0`` the layers ``W1 / s, b1 / s`` and ``W2 s`` compute what ``W1, b1`` and ``W2`` do.
+A batch normalization behind the first, which QAT leaves where it is, takes the factor in its own
+weight and bias, so that the function stays in training too; W is then what is folded.
+
 And what a channel always exceeds (c > 0) passes a ReLU as it is: ``b1 - c`` and ``b2 + W2 c``
 (section 4.1.3).
 """
@@ -10,6 +13,7 @@ And what a channel always exceeds (c > 0) passes a ReLU as it is: ``b1 - c`` and
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -19,7 +23,13 @@ from torch import Tensor, fx, nn
 
 from qstrategies.operators.base import form_of, shape_of
 from qstrategies.operators.transposed import is_transposed
-from qstrategies.quantization.exact_forms import is_layer, module_at, output_rows
+from qstrategies.quantization.exact_forms import (
+    folded_norm,
+    is_layer,
+    module_at,
+    norm_factor,
+    output_rows,
+)
 
 SAME = 1e-6  # a factor that came through pooling in float64 is itself up to this
 
@@ -30,7 +40,9 @@ class Link:
 
     Attributes:
         source: the first.
+        norm: the batch normalization that is to be folded into it, if any.
         reader: the second.
+        reader_norm: that of ``reader``.
         channels: of ``source``, one for each channel that ``reader`` reads.
         name: of the node of ``source``.
         shifts: whether ``reader`` reads a number that is added to a channel at every place, and
@@ -38,7 +50,9 @@ class Link:
     """
 
     source: Any
+    norm: Any | None
     reader: Any
+    reader_norm: Any | None
     channels: Tensor
     name: str
     shifts: bool
@@ -46,8 +60,9 @@ class Link:
     def factors(self) -> Tensor:
         """``s = sqrt(r1 / r2)`` (equation 11) of the ranges r1 and r2 of the weights that give and
         read each channel of ``source``; 1 where one of them is zero."""
-        given = output_rows(self.source).detach().flatten(1).abs().amax(1)
-        columns = _columns(self.reader).abs().amax(1)
+        weight = _folded(self.source, self.norm)
+        given = output_rows(self.source, weight).flatten(1).abs().amax(1)
+        columns = _columns(self.reader, _folded(self.reader, self.reader_norm)).abs().amax(1)
         read = torch.zeros_like(given).scatter_reduce(0, self.channels, columns, "amax")
         alive = (given > 0) & (read > 0)
         ones = torch.ones_like(given)
@@ -57,7 +72,11 @@ class Link:
     def move(self, factors: Tensor) -> None:
         """Divide the channels of ``source`` by ``factors`` and multiply what reads them. In
         place."""
-        _scale_outputs(self.source, 1 / factors)
+        if self.norm is None:
+            _scale_outputs(self.source, 1 / factors)
+        else:
+            self.norm.weight.div_(factors)
+            self.norm.bias.div_(factors)
         _scale_inputs(self.reader, factors[self.channels])
 
     @torch.no_grad()
@@ -121,22 +140,44 @@ class _Looking(fx.Interpreter):
 
 
 def links(graph: fx.GraphModule) -> list[Link]:
-    """All pairs of layers that factors can be moved between, in the order of the graph."""
+    """All pairs of layers that factors can be moved between, in the order of the graph.
+
+    Parameters that several layers share stay as they are: what is right for one is not for all.
+    """
+    shared = _shared_parameters(graph)
     found = []
     for node in graph.graph.nodes:
         path = _path(graph, node)
         channels = None if len(path) < 2 else _channels(graph, path)
-        if channels is not None:
-            source, reader = module_at(graph, node), module_at(graph, path[-1])
-            shifts = _shifts(graph, path, channels)
-            found.append(Link(source, reader, channels, node.name, shifts))
+        if channels is None:
+            continue
+        source, reader = module_at(graph, node), module_at(graph, path[-1])
+        norm, reader_norm = folded_norm(graph, node), folded_norm(graph, path[-1])
+        changed = [source if norm is None else norm, reader]
+        if not any(id(each) in shared for module in changed for each in module.parameters()):
+            shifts = norm is None and _shifts(graph, path, channels)
+            found.append(Link(source, norm, reader, reader_norm, channels, node.name, shifts))
     return found
 
 
+def _shared_parameters(graph: fx.GraphModule) -> set[int]:
+    """The ``id`` of every parameter that several modules have."""
+    owners = Counter(id(each) for module in graph.modules() for each in module._parameters.values())
+    return {known for known, count in owners.items() if count > 1}
+
+
+def _folded(layer: Any, norm: Any | None) -> Tensor:
+    """The weight of ``layer`` with ``norm`` folded in."""
+    weight: Tensor = layer.weight.detach()
+    return weight if norm is None else weight * norm_factor(layer, norm)
+
+
 def _path(graph: fx.GraphModule, node: fx.Node) -> list[fx.Node]:
-    """A layer at ``node``, what passes its factors on, and the layer that reads that; empty where
-    something else reads it too."""
-    path = [node] if is_layer(graph, node) else []
+    """A layer at ``node`` (or its norm), what passes its factors on, and the layer that reads that;
+    empty where something else reads it too."""
+    if not is_layer(graph, node):
+        return []
+    path = [node if folded_norm(graph, node) is None else next(iter(node.users))]
     while path and len(path[-1].users) == 1:
         path.append(next(iter(path[-1].users)))
         if is_layer(graph, path[-1]):
@@ -203,9 +244,8 @@ def _concrete(path: Sequence[fx.Node]) -> list[int]:
     return [count, *(size or 1 for size in others)]
 
 
-def _columns(layer: Any) -> Tensor:
-    """The weight of ``layer`` with one row per channel that it reads, [in_channels, ...]."""
-    weight: Tensor = layer.weight.detach()
+def _columns(layer: Any, weight: Tensor) -> Tensor:
+    """``weight`` of ``layer`` with one row per channel that it reads, [in_channels, ...]."""
     if is_transposed(layer):
         return weight.flatten(1)
     grouped = _grouped(layer, weight)

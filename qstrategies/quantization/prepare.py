@@ -134,19 +134,26 @@ def prepare(
             ``leave_in_float``.
     """
     forms = forms_of(model, config, example, recipe, input_scale, leave_in_float)
-    graph = forms.graph
+    saturating = fold(forms)
+    recipe.rewrite(forms.graph)
+    check_rewritten(forms.graph, forms.sample)
+    return placed(forms, saturating)
+
+
+def fold(forms: Prepared) -> set[str]:
+    """Bring ``forms`` into exact ones, batch normalization folded. In place; the nodes whose values
+    are to be cut at ``saturation_top``."""
+    graph, config = forms.graph, forms.config
     drop_training_only(graph)
     relus_to_layers(graph)
-    if input_scale is not None:
+    if forms.input_scale is not None:
         entry_layers(graph)
     norms_to_layers(graph)
     saturates = config.exact and not config.reduce_range
     top = saturation_top(config.activation_bits)
     saturating = relu6_to_saturation(graph, top) if saturates else set()
     fold_norms(graph)
-    recipe.rewrite(graph)
-    check_rewritten(graph, forms.sample)
-    return placed(forms, saturating)
+    return saturating
 
 
 def forms_of(

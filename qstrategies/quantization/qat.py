@@ -35,7 +35,7 @@ from qstrategies.quantization.fake_quantized import (
     quantizer_of,
 )
 from qstrategies.quantization.integer_graph import IntegerGraph
-from qstrategies.quantization.prepare import Prepared, allotted, forms_of, placed, prepare
+from qstrategies.quantization.prepare import Prepared, allotted, fold, forms_of, placed
 from qstrategies.quantization.recipe import (
     NOTHING,
     Recipe,
@@ -43,7 +43,7 @@ from qstrategies.quantization.recipe import (
     sees_batches,
     sees_batches_first,
 )
-from qstrategies.quantization.saturation import saturating_nodes
+from qstrategies.quantization.selfcheck import check_rewritten
 from qstrategies.quantization.structure import mapped
 from qstrategies.records import QuantizationConfig
 
@@ -119,31 +119,26 @@ def prepare_qat(  # noqa: PLR0913 - one keyword per setting
         entry_layers(forms.graph)
     _tie(forms.graph)
     forms.graph.recompile()
+    recipe.rewrite(forms.graph)
+    check_rewritten(forms.graph, forms.sample)
     found = placed(forms, trains=True)
     batches = calibration_batches(found, calibration) if sees_batches_first(recipe) else []
     trained = FakeQuantizedModel(allotted(found, batches, trains=True))
     if overrides(recipe, "begin"):
-        plain = prepare(
-            model,
-            config,
-            example,
-            recipe=recipe,
-            input_scale=input_scale,
-            leave_in_float=leave_in_float,
-        )
-        recipe.begin(trained, _start(replace(plain, bits=trained.forms.bits), batches))
+        recipe.begin(trained, _start(trained.forms, batches))
     return trained
 
 
-def _start(prepared: Prepared, batches: Sequence[tuple[Tensor, ...]]) -> IntegerGraph:
-    """What post-training quantization makes of ``prepared``, whose bits are decided.
+def _start(forms: Prepared, batches: Sequence[tuple[Tensor, ...]]) -> IntegerGraph:
+    """What post-training quantization makes of ``forms``, whose bits are decided.
 
     Raises:
         InputError: no batch where its recipe looks at some.
     """
-    if not batches and sees_batches(prepared.recipe):
+    if not batches and sees_batches(forms.recipe):
         raise InputError("the integers to begin with are chosen by calibration batches: got none")
-    found = placed(prepared, saturating_nodes(prepared.graph))
+    plain = replace(forms, graph=_sharing_nothing(forms.graph))
+    found = placed(plain, fold(plain))
     inputs = batches or [example_inputs(found)]
     calibrate(found, inputs)
     found.recipe.refine(found, inputs)
@@ -160,6 +155,16 @@ def _tie(graph: fx.GraphModule) -> None:
                 origin = getattr(own, "origin", None)
                 if origin is not None and origin.shape == own.shape:
                     tensors[name] = known.setdefault(id(origin), own)
+
+
+def _sharing_nothing(graph: fx.GraphModule) -> fx.GraphModule:
+    """A copy of ``graph`` where every module has parameters of its own, not to be trained."""
+    copied = copy.deepcopy(graph)
+    for module in copied.modules():
+        for name, known in module._parameters.items():
+            if known is not None:
+                module._parameters[name] = nn.Parameter(known.detach().clone(), False)
+    return copied
 
 
 @own_randomness()

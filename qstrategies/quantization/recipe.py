@@ -25,7 +25,11 @@ class Recipe:
 
     def rewrite(self, graph: fx.GraphModule) -> None:
         """Change the float weights so that the function stays and the ranges improve. In place,
-        batch normalization folded, before quantizers are placed; not under QAT."""
+        before quantizers are placed.
+
+        Batch normalization is folded, but under QAT, where it stays: there the function of training
+        must stay too, and what ``refine`` would choose comes too late.
+        """
 
     def weight_bits(
         self, prepared: Prepared, batches: Sequence[tuple[Tensor, ...]]

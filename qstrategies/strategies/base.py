@@ -119,6 +119,8 @@ class Strategy(Recipe):
     course: ClassVar[Course] = Course()
     observer: ClassVar[str | None] = None
     """How activation ranges are found unless the user says otherwise; None for the default."""
+    chooses_chain: ClassVar[bool] = False
+    """Whether it chooses other strategies after calibration, so that none can be trained before."""
     refused_levels: ClassVar[Mapping[str, str]] = {}
     """Level sets that it cannot have, and why."""
 

@@ -23,6 +23,8 @@ class CrossLayerEqualization(Strategy):
     A channel without weights on one side stays as it is; so do layers around a ReLU6. Then
     ``b1 - c`` and ``b2 + W2 c`` with the c > 0 that a channel exceeds in all calibration batches
     (the paper: max(0, beta - 3 gamma) of its batch normalization), unless padding is in the way.
+
+    Before QAT ("cle+lsq") factors are moved, the function of training being the same; biases stay.
     """
 
     summary = "factors moved between layers until the weights of all channels have one range"
@@ -34,6 +36,8 @@ class CrossLayerEqualization(Strategy):
         equalize(links(graph), int(self.values["sweeps"]))
 
     def refine(self, prepared: Prepared, batches: Sequence[tuple[Tensor, ...]]) -> None:
+        if prepared.trained:
+            return
         found = links(prepared.graph)
         smallest = smallest_results(prepared.graph, {link.name for link in found}, batches)
         if batches and absorb(found, smallest):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any, ClassVar
 
@@ -25,16 +25,16 @@ ALONE = {
     "correct_bias": "biases",
 }
 """Hooks that give one thing, and what it is: one part may decide it."""
-BEFORE_TRAINING = ("rewrite", "weight_quantizer", "activation_quantizer")
-"""Hooks for which it is too late once fake quantizers are trained."""
+BEFORE_TRAINING = ("weight_quantizer", "activation_quantizer")
+"""Hooks that decide what fake quantizers train."""
 
 
 class Composed(Strategy):
     """The hooks of ``parts``, one after another in the order of the name.
 
     Those that train a float model come first: they also hold while what continues it trains. Those
-    that choose the bits of fake quantizers, or the integers whose steps are trained, stand before
-    what trains these. Those that only act after training come last.
+    that rewrite what fake quantizers are put into, choose their bits or the integers whose steps
+    are trained, stand before what trains these. Those that only act after training come last.
     """
 
     parts: ClassVar[tuple[Kind, ...]]
@@ -95,10 +95,10 @@ def _stage(kind: Kind) -> int:
     return 0 if kind.course.parent is None else 1
 
 
-def _turn(kind: Kind, early: Collection[str]) -> float:
-    """The place of ``kind`` in the order of a name; what uses a hook of ``early`` does so before
-    fake quantizers are trained."""
-    return 0.5 if any(uses(kind, hook) for hook in early) else _stage(kind)
+def _turn(kind: Kind, early: Mapping[str, float]) -> float:
+    """The place of ``kind`` in the order of a name; that of what uses a hook of ``early``, before
+    fake quantizers are trained, stands there."""
+    return min((turn for hook, turn in early.items() if uses(kind, hook)), default=_stage(kind))
 
 
 def _refuse(whole: str, parts: Mapping[str, Kind]) -> None:
@@ -107,8 +107,8 @@ def _refuse(whole: str, parts: Mapping[str, Kind]) -> None:
     quantized = [name for name, kind in parts.items() if kind.course.fake_quantized]
     measuring = [name for name, kind in parts.items() if uses(kind, "weight_bits")]
     for name, kind in parts.items():
-        before = [hook for hook in BEFORE_TRAINING if uses(kind, hook)]
-        if quantized and _stage(kind) == 2 and before:
+        decides = kind.chooses_chain or any(uses(kind, hook) for hook in BEFORE_TRAINING)
+        if quantized and _stage(kind) == 2 and decides:
             raise InputError(f"{whole!r}: {quantized[0]} trains the quantizers that {name} chooses")
         if measuring and kind.course.fresh:
             reason = f"on which {measuring[0]} would measure nothing"
@@ -116,11 +116,11 @@ def _refuse(whole: str, parts: Mapping[str, Kind]) -> None:
 
 
 def _refuse_order(whole: str, parts: Mapping[str, Kind]) -> None:
-    early: set[str] = set()
+    early: dict[str, float] = {}
     if any(kind.course.fake_quantized for kind in parts.values()):
-        early.add("weight_bits")
+        early |= {"rewrite": 0.2, "weight_bits": 0.4}
     if any(uses(kind, "begin") for kind in parts.values()):
-        early.update(CHOOSE_INTEGERS)
+        early |= dict.fromkeys(CHOOSE_INTEGERS, 0.6)
     turns = {name: _turn(kind, early) for name, kind in parts.items()}
     ordered = sorted(turns, key=turns.__getitem__)
     if ordered != list(turns):

@@ -37,6 +37,7 @@ class Best(Strategy):
 
     summary = "cle, mse_clip or octav, gptq or adaround, bias_correction: what calibration prefers"
     course = Course(parent="no_norm", schedule=None)
+    chooses_chain = True
 
     def rewrite(self, graph: fx.GraphModule) -> None:
         self.forms, self.chosen = copy.deepcopy(graph), _strategy(())
