@@ -11,6 +11,11 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:  # what the package offers: said here once, loaded when it is asked for
+    from qstrategies import datasets as datasets
+    from qstrategies import models as models
+    from qstrategies import runtimes as runtimes
+    from qstrategies import strategies as strategies
+    from qstrategies import trackers as trackers
     from qstrategies.certificate import certify as certify
     from qstrategies.datasets import DATASETS as DATASETS
     from qstrategies.datasets.base import CalibrationSet as CalibrationSet
@@ -57,4 +62,6 @@ __all__ = list(_HOMES)
 def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    if _HOMES[name] == __name__:
+        return importlib.import_module(f"{__name__}.{name}")
     return getattr(importlib.import_module(_HOMES[name]), name)

@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import pkgutil
+import sys
 import threading
-from collections.abc import Callable
-from importlib.metadata import entry_points
+from collections.abc import Callable, Iterator
+from contextvars import ContextVar
+from importlib.metadata import EntryPoint, entry_points
+from types import ModuleType
 from typing import Generic, TypeVar
 
-from qstrategies.errors import unknown
+from qstrategies.errors import InputError, unknown
 
 T = TypeVar("T")
+OWN = __name__.partition(".")[0]
+_distribution: ContextVar[str | None] = ContextVar("_distribution", default=None)
+"""What is being loaded through an entry point, with its version."""
 
 
 class Registry(Generic[T]):
@@ -19,24 +26,28 @@ class Registry(Generic[T]):
 
     The modules of ``package`` and the entry points of the group ``qstrategies.<kind>`` are imported
     at the first look-up, so that a new file (or an installed plug-in) registers itself and nothing
-    else has to be edited.
+    else has to be edited. An entry point is the thing itself, under the name of the entry point, or
+    a module whose decorators register it.
     """
 
     def __init__(self, kind: str, package: str) -> None:
         self.kind = kind
         self._package = package
         self._items: dict[str, T] = {}
+        self._origins: dict[str, str] = {}
         self._discovered = False
         self._lock = threading.RLock()
 
     def register(self, name: str) -> Callable[[T], T]:
-        """Decorator that files its target under ``name``; raises ``ValueError`` if the name is
-        taken."""
+        """Decorator that files its target under ``name`` and returns it; raises ``InputError`` if
+        the name is taken."""
+        caller = sys._getframe(1)
+        origin = f"{caller.f_code.co_filename}:{caller.f_lineno}"
+        if caller.f_globals.get("__name__", "").startswith(f"{OWN}."):
+            origin = OWN
 
         def add(item: T) -> T:
-            if name in self._items:
-                raise ValueError(f"{self.kind} {name!r} is registered twice")
-            self._items[name] = item
+            self._add(name, item, _distribution.get() or origin)
             return item
 
         return add
@@ -54,13 +65,62 @@ class Registry(Generic[T]):
         self._discover()
         return sorted(self._items)
 
+    def origin(self, name: str) -> str:
+        """Where ``name`` comes from: this package, another distribution with its version, or the
+        place in a file."""
+        self._discover()
+        return self._origins[name]
+
+    @contextlib.contextmanager
+    def all_or_nothing(self) -> Iterator[None]:
+        """What is registered inside is forgotten again if an exception passes."""
+        self._discover()
+        kept = dict(self._items), dict(self._origins)
+        try:
+            yield
+        except BaseException:
+            self._items, self._origins = kept
+            raise
+
+    def _add(self, name: str, item: T, origin: str) -> None:
+        if name in self._items:
+            raise InputError(
+                f"{self.kind} {name!r} is registered twice, by {self._origins[name]} and by "
+                f"{origin}: give one another name"
+            )
+        self._items[name], self._origins[name] = item, origin
+
     def _discover(self) -> None:
         with self._lock:
             if self._discovered:
                 return
             self._discovered = True  # what is imported may ask as well
-            package = importlib.import_module(self._package)
-            for module in pkgutil.iter_modules(package.__path__):
-                importlib.import_module(f"{self._package}.{module.name}")
-            for plugin in entry_points(group=f"qstrategies.{self.kind}"):
-                plugin.load()
+            try:
+                self._look_around()
+            except BaseException:
+                self._discovered = False
+                raise
+
+    def _look_around(self) -> None:
+        package = importlib.import_module(self._package)
+        for module in pkgutil.iter_modules(package.__path__):
+            importlib.import_module(f"{self._package}.{module.name}")
+        for plugin in entry_points(group=f"{OWN}.{self.kind}"):
+            self._load(plugin)
+
+    def _load(self, plugin: EntryPoint) -> None:
+        origin = f"{plugin.dist.name} {plugin.dist.version}" if plugin.dist else plugin.value
+        loading = _distribution.set(origin)
+        try:
+            item = plugin.load()
+        except InputError:
+            raise
+        except Exception as error:
+            raise InputError(
+                f"{self.kind} {plugin.name!r} of {origin} cannot be loaded: "
+                f"{type(error).__name__}: {error}"
+            ) from error
+        finally:
+            _distribution.reset(loading)
+        if not isinstance(item, ModuleType) and self._items.get(plugin.name) is not item:
+            self._add(plugin.name, item, origin)

@@ -23,7 +23,7 @@ from qstrategies.files import read_bytes, sha256
 
 OWN = __name__.partition(".")[0]
 GROUND = frozenset({"cli", "report", "trackers", "errors", "files", "progress", "registry"})
-GROUND |= {"records", "text", "typed_json", "experiment.environment"}
+GROUND |= {"records", "plugins", "text", "typed_json", "experiment.environment"}
 """Modules of this package that name, keep and show: no result depends on them."""
 _SITE = {"site-packages", "dist-packages"}
 
@@ -101,6 +101,12 @@ def _same_authors(name: str, own: str) -> bool:
 
 def _is_installed(path: Path) -> bool:
     return bool(_SITE & set(path.parts)) or path.is_relative_to(sysconfig.get_path("stdlib"))
+
+
+def is_users(path: Path) -> bool:
+    """Whether ``path`` is a Python file of the user's, neither installed nor of this package."""
+    of_package = path.is_relative_to(Path(__file__).parent)
+    return path.suffix == ".py" and not of_package and not _is_installed(path)
 
 
 def _is_ground(name: str) -> bool:

@@ -15,7 +15,7 @@ LAYERS = [
     {"operators"},
     {"quantization"},
     {"datasets", "models", "strategies", "runtimes", "trackers"},
-    {"evaluation", "onnx_file", "report"},
+    {"evaluation", "onnx_file", "plugins", "report"},
     {"certificate"},
     {"training", "export"},
     {"execution"},

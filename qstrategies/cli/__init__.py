@@ -9,6 +9,7 @@ from typing import NoReturn
 
 from qstrategies import __version__
 from qstrategies.cli import experiments, files, look
+from qstrategies.cli.location import add_use, use
 from qstrategies.cli.output import OUTPUT_CLOSED, flush, settle, warn
 from qstrategies.errors import InputError, check_choice
 from qstrategies.files import check_file
@@ -37,6 +38,8 @@ class Parser(argparse.ArgumentParser):
 
 CPU_SECONDS = {"verify": 3600, "certify": 120, "predict": 120}
 """What the commands that read a file from anywhere get; they run in a process of their own."""
+ONLY_THE_FILE = ("certify", "predict")
+"""Commands that ask nothing but the file that they are given."""
 
 
 def main(arguments: Sequence[str] | None = None, *, limited: bool = False) -> int:
@@ -57,10 +60,12 @@ def _dispatch(given: list[str], limited: bool) -> int:
     if not limited:
         seconds = CPU_SECONDS.get(given[0])
         if seconds is None:
+            use(options)
             return options.command(options)
         check_file(options.file)
         return run_limited(given, options.file, seconds)
     try:
+        use(options)
         return options.command(options)
     except (InputError, OSError):
         raise
@@ -126,6 +131,8 @@ def parser() -> argparse.ArgumentParser:
     for name, (add, command, text) in COMMANDS.items():
         sub = commands.add_parser(name, help=text, description=f"{text[0].upper()}{text[1:]}.")
         add(sub)
+        if name not in ONLY_THE_FILE:
+            add_use(sub)
         sub.set_defaults(command=command)
     return top
 

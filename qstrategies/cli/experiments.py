@@ -170,8 +170,7 @@ def add_diagnose(sub: argparse.ArgumentParser) -> None:
     sub.add_argument(
         "--images",
         type=whole(2, 10**9),
-        default=1000,
-        help="validation images to measure on (default: 1000)",
+        help="validation images to measure on (default: 1000, or all of fewer)",
     )
     add_location(sub)
     sub.add_argument("--json", action="store_true", help="print JSON")

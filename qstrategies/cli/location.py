@@ -1,11 +1,11 @@
-"""Where data is found, as options."""
+"""Where data and things of the user's own are found, as options."""
 
 from __future__ import annotations
 
 import argparse
 from typing import TYPE_CHECKING, Any
 
-from qstrategies.cli.values import folder
+from qstrategies.cli.values import file, folder
 
 if TYPE_CHECKING:
     from qstrategies.datasets.base import Location
@@ -31,3 +31,26 @@ def location(options: argparse.Namespace) -> Location:
     from qstrategies.datasets.base import Location
 
     return Location(options.cache_dir, options.data_dir, options.download)
+
+
+def add_use(sub: argparse.ArgumentParser) -> None:
+    sub.add_argument(
+        "--use",
+        type=file,
+        action="append",
+        default=[],
+        metavar="FILE.py",
+        help="import this file, whose decorators register models, datasets, strategies, ... of "
+        "your own (may be repeated)",
+    )
+
+
+def use(options: argparse.Namespace) -> None:
+    """Import the files of ``--use``. Raises ``InputError`` for one that does not do."""
+    paths = getattr(options, "use", [])
+    if not paths:
+        return
+    from qstrategies import plugins
+
+    for path in paths:
+        plugins.use(path)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import inspect
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from qstrategies.cli.output import show, show_json
 from qstrategies.cli.values import folder
 from qstrategies.errors import unknown
 from qstrategies.records import GROUPS
+from qstrategies.registry import OWN, Registry
 
 
 def add_list(sub: argparse.ArgumentParser) -> None:
@@ -18,21 +20,13 @@ def add_list(sub: argparse.ArgumentParser) -> None:
 
 
 def list_all(options: argparse.Namespace) -> int:
-    from qstrategies.datasets import DATASETS
-    from qstrategies.models import MODELS
-    from qstrategies.runtimes import RUNTIMES
-    from qstrategies.strategies import STRATEGIES
-    from qstrategies.trackers import TRACKERS
+    from qstrategies.plugins import REGISTRIES
 
-    listing: dict[str, list[dict[str, str]]] = {
-        "strategies": _grouped(
-            [_describe(name, STRATEGIES.get(name)) for name in STRATEGIES.names()]
-        ),
-        "models": [_describe(name, MODELS.get(name)) for name in MODELS.names()],
-        "datasets": [_describe(name, DATASETS.get(name)) for name in DATASETS.names()],
-        "runtimes": [_describe(name, RUNTIMES.get(name)) for name in RUNTIMES.names()],
-        "trackers": [_describe(name, TRACKERS.get(name)) for name in TRACKERS.names()],
+    listing = {
+        kind: [_describe(name, registry) for name in registry.names()]
+        for kind, registry in REGISTRIES.items()
     }
+    listing["strategies"] = _grouped(listing["strategies"])
     if options.json:
         show_json(listing)
         return 0
@@ -43,12 +37,11 @@ def list_all(options: argparse.Namespace) -> int:
             if item.get("group", "") != group:
                 group = item["group"]
                 show(f" {group}")
-            show(
-                f"  {item['name']:<22} {item['summary']}"
-                + (f"  {item['paper']}" if item.get("paper") else "")
-            )
-            if item.get("options"):
+            show(f"  {item['name']:<22} {item['summary']}  {item['paper']}".rstrip())
+            if item["options"]:
                 show(f"  {'':<22} options: {item['options']}")
+            if item["origin"] != OWN:
+                show(f"  {'':<22} from {item['origin']}")
     return 0
 
 
@@ -58,19 +51,28 @@ def _grouped(items: list[dict[str, str]]) -> list[dict[str, str]]:
     return [item for group in groups for item in items if item["group"] == group]
 
 
-def _describe(name: str, item: Any) -> dict[str, str]:
+def _describe(name: str, registry: Registry[Any]) -> dict[str, str]:
+    item = registry.get(name)
     options = ", ".join(
         f"{key}={option.default:g} ({option.help})"
         for key, option in getattr(item, "options", {}).items()
     )
-    summary = getattr(item, "summary", None) or (item.__doc__ or "").strip().splitlines()[0]
     return {
         "name": name,
-        "summary": summary,
+        "summary": _summary(item),
         "group": getattr(item, "group", ""),
         "paper": getattr(item, "paper", ""),
         "options": options,
+        "origin": registry.origin(name),
     }
+
+
+def _summary(item: Any) -> str:
+    """What ``item`` says of itself in one line, or nothing."""
+    documented = item.__doc__ if inspect.isroutine(item) else vars(item).get("__doc__")
+    summary = getattr(item, "summary", None)
+    text = summary if isinstance(summary, str) and summary else documented or ""
+    return inspect.cleandoc(text).partition("\n")[0]
 
 
 def add_data(sub: argparse.ArgumentParser) -> None:

@@ -6,3 +6,4 @@ from qstrategies.datasets.base import Dataset
 from qstrategies.registry import Registry
 
 DATASETS: Registry[type[Dataset]] = Registry("dataset", __name__)
+register = DATASETS.register

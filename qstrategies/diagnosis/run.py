@@ -15,17 +15,20 @@ from qstrategies.experiment.workspace import Workspace, check_config
 from qstrategies.files import RUN_FOLDER, check_folder
 from qstrategies.guest import guest, own_randomness
 from qstrategies.pixels import to_input
+from qstrategies.plugins import used
 from qstrategies.quantization.calibrate import calibrate, calibration_inputs
 from qstrategies.quantization.prepare import Prepared
 from qstrategies.records import read_record
 from qstrategies.strategies import STRATEGIES
 
+DEFAULT_IMAGES = 1000
+
 
 @guest
 @own_randomness()
-def diagnose_run(folder: Path, location: Location, images: int = 1000) -> Diagnosis:
+def diagnose_run(folder: Path, location: Location, images: int | None = None) -> Diagnosis:
     """Diagnose the post-training quantization of the run in ``folder`` on its first ``images``
-    validation images.
+    validation images; where it is not said, on 1000 or as many as there are.
 
     Its float model is read from the stages beside the folder, or trained again.
 
@@ -35,6 +38,9 @@ def diagnose_run(folder: Path, location: Location, images: int = 1000) -> Diagno
     """
     check_folder(folder, *RUN_FOLDER)
     record = read_record(folder / RUN_FOLDER[0])
+    missing = [name for name in record.used if name not in used()]
+    if missing:
+        raise InputError(f"{str(folder)!r} was made with {missing[0]!r}: give it with --use")
     config, kind = record.config, STRATEGIES.get(record.config.strategy)
     if kind.course.fake_quantized or record.status != "done":
         why = (
@@ -54,7 +60,9 @@ def diagnose_run(folder: Path, location: Location, images: int = 1000) -> Diagno
             f"{str(folder)!r} cannot be diagnosed as it was: {reason}; run it again first"
         )
     splits = workspace.dataset(config.dataset).splits
-    check_range("number of images", images, 2, len(splits["validation"]))
+    there = len(splits["validation"])
+    count = min(DEFAULT_IMAGES, there) if images is None else images
+    check_range("number of images", count, 2, there)
     baseline = float_stage(config, workspace)
     model = (tuned_stage(config, workspace, baseline) or baseline).model
     shown: Split = splits["validation"]
@@ -70,7 +78,7 @@ def diagnose_run(folder: Path, location: Location, images: int = 1000) -> Diagno
         model,
         calibrated,
         batches,
-        (to_input(shown.images[:images]),),
-        shown.labels[:images],
+        (to_input(shown.images[:count]),),
+        shown.labels[:count],
         config.quantization,
     )

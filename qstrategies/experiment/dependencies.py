@@ -20,10 +20,12 @@ from torch import Tensor, nn
 
 from qstrategies import operators, source_code
 from qstrategies.datasets.base import Dataset
+from qstrategies.errors import InputError
 from qstrategies.experiment.environment import package_version
 from qstrategies.experiment.stages import tensors_sha256
 from qstrategies.files import sha256
 from qstrategies.models import MODELS
+from qstrategies.plugins import reason
 from qstrategies.records import ExperimentConfig
 from qstrategies.runtimes import RUNTIMES
 from qstrategies.strategies import STRATEGIES
@@ -103,9 +105,20 @@ def changed(before: Mapping[str, str], now: Mapping[str, str]) -> str | None:
 
 def fresh_model(name: str, seed: int) -> nn.Module:
     """The model ``name`` as its factory builds it with all random states seeded; the user's stay as
-    they were."""
+    they were.
+
+    Raises ``InputError`` where the factory fails, or gives something else.
+    """
+    factory = MODELS.get(name)
     with _seeded(seed):
-        return MODELS.get(name)()
+        try:
+            model = factory()
+        except Exception as error:
+            raise InputError(f"model {name!r} cannot be built: {reason(error)}") from error
+    if not isinstance(model, nn.Module):
+        kind = type(model).__name__
+        raise InputError(f"model {name!r}: its factory gives a {kind}, expected a torch.nn.Module")
+    return model
 
 
 def _fresh(name: str) -> str:

@@ -34,6 +34,7 @@ from qstrategies.files import atomic_write, remove
 from qstrategies.guest import guest, own_randomness
 from qstrategies.onnx_file import read_metadata
 from qstrategies.pixels import to_input
+from qstrategies.plugins import used
 from qstrategies.quantization.model import QuantizedModel
 from qstrategies.records import (
     RECORD,
@@ -74,7 +75,7 @@ def run_experiment(config: ExperimentConfig, workspace: Workspace) -> RunRecord:
             config=config, status="failed", reason=str(error), environment=environment.describe()
         )
     group = STRATEGIES.get(config.strategy).group
-    record = dataclasses.replace(record, inputs=inputs, group=group)
+    record = dataclasses.replace(record, inputs=inputs, used=used(), group=group)
     atomic_write(workspace.folder / config.run_id / RECORD, record.to_json())
     if record.status == "done":
         for tracker in workspace.trackers:

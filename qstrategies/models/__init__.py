@@ -12,3 +12,4 @@ if TYPE_CHECKING:
     from torch import nn
 
 MODELS: Registry[Callable[[], nn.Module]] = Registry("model", __name__)
+register = MODELS.register

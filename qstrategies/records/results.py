@@ -149,7 +149,8 @@ class RunRecord:
     ``group`` is that of the strategy, one of ``GROUPS`` or the user's own.
 
     ``inputs`` is what the run depends on besides its configuration, by name (see ``dependencies``);
-    empty in records from before it was noted down. ``classes`` is how many the model tells apart.
+    empty in records from before it was noted down. ``used`` are the user's files that were imported
+    (``--use``). ``classes`` is how many the model tells apart.
     ``curve`` is the run's own training, after ``epochs_before`` of the float model it continues;
     ``peak_bytes`` is the largest resident memory of the process so far.
     """
@@ -158,6 +159,7 @@ class RunRecord:
     status: Literal["done", "failed"]
     reason: str | None = None
     inputs: dict[str, str] = field(default_factory=dict)
+    used: tuple[str, ...] = ()
     environment: Environment = field(default_factory=Environment)
     starts_from: Name | None = None
     group: str = ""

@@ -93,7 +93,10 @@ def _farthest(checks: Sequence[RuntimeCheck]) -> str:
 
 def commands(records: Sequence[RunRecord]) -> Grid:
     """The command that makes each run again, with its seed."""
-    rows = [[record.config.run_id, command(record.config), _commit(record)] for record in records]
+    rows = [
+        [record.config.run_id, command(record.config, record.used), _commit(record)]
+        for record in records
+    ]
     notes = "The same machine, seed and versions give the same int8 model, bit for bit."
     return Grid("How to make each run again", ["run", "command", "commit"], rows, notes)
 
@@ -102,14 +105,15 @@ def _commit(record: RunRecord) -> str:
     return str(record.environment.get("commit") or "-")[:12]
 
 
-def command(config: ExperimentConfig) -> str:
-    """The command line of ``config``, without what the preset says; for what has none, the call
-    from Python."""
+def command(config: ExperimentConfig, used: Sequence[str] = ()) -> str:
+    """The command line of ``config`` with the files ``used``, without what the preset says; for
+    what has none, the call from Python."""
     schedules = _training(config)
     if schedules is None:
         return "run_experiment in Python, with the configuration in its record.json"
     default = ExperimentConfig(strategy=config.strategy)
     words = ["qstrategies", "run", config.strategy]
+    words += [word for path in used for word in ("--use", path)]
     words += [
         word for name, value in config.options.items() for word in ("--option", f"{name}={value!r}")
     ]

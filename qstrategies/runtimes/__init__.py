@@ -6,3 +6,4 @@ from qstrategies.registry import Registry
 from qstrategies.runtimes.base import Runtime
 
 RUNTIMES: Registry[type[Runtime]] = Registry("runtime", __name__)
+register = RUNTIMES.register

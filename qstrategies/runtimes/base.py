@@ -29,7 +29,7 @@ class Rewriting:
 class Runtime(ABC):
     """One executor with one ONNX file loaded."""
 
-    summary: ClassVar[str]
+    summary: ClassVar[str] = ""
     image_limit: ClassVar[int | None] = None
     """How many images a cross-check runs; None means the whole split. For executors too slow for
     all."""

@@ -30,3 +30,4 @@ class Strategies(Registry[type[Strategy]]):
 
 
 STRATEGIES = Strategies("strategy", __name__)
+register = STRATEGIES.register

@@ -109,7 +109,7 @@ class Strategy(Recipe):
     its optimizer, ``loss`` and ``after_step`` in it, ``fold`` after it; then those of ``Recipe``.
     """
 
-    summary: ClassVar[str]
+    summary: ClassVar[str] = ""
     """One line for ``qstrategies list``."""
     group: ClassVar[str]
     """What it is shown among (``records.GROUPS``); by its course unless it says otherwise."""

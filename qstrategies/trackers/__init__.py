@@ -9,6 +9,7 @@ from qstrategies.registry import Registry
 from qstrategies.trackers.base import Tracker
 
 TRACKERS: Registry[type[Tracker]] = Registry("tracker", __name__)
+register = TRACKERS.register
 
 
 def open_tracker(name: str, folder: Path) -> Tracker:

@@ -19,7 +19,7 @@ OnEpoch = Callable[[int, Epoch], None]
 class Tracker(ABC):
     """Hears of every training while it goes on and of every run when it is done."""
 
-    summary: ClassVar[str]
+    summary: ClassVar[str] = ""
     module: ClassVar[str]
     """The Python module that it needs, which is also the name of its extra."""
 

@@ -1,0 +1,130 @@
+"""Files of the user's own whose decorators register models, datasets, strategies and the rest."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import sys
+import traceback
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from qstrategies import source_code
+from qstrategies.datasets import DATASETS
+from qstrategies.errors import InputError
+from qstrategies.files import check_file
+from qstrategies.models import MODELS
+from qstrategies.registry import Registry
+from qstrategies.runtimes import RUNTIMES
+from qstrategies.strategies import STRATEGIES
+from qstrategies.trackers import TRACKERS
+
+REGISTRIES: dict[str, Registry[Any]] = {
+    "strategies": STRATEGIES,
+    "models": MODELS,
+    "datasets": DATASETS,
+    "runtimes": RUNTIMES,
+    "trackers": TRACKERS,
+}
+_used: list[Path] = []
+
+
+def used() -> tuple[str, ...]:
+    """The files in use, in their order, seen from the current folder: a process that shall see the
+    same things uses them too."""
+    here = Path.cwd()
+    return tuple(str(p.relative_to(here) if p.is_relative_to(here) else p) for p in _used)
+
+
+def use(path: Path) -> None:
+    """Import the Python file ``path``, once, so that its decorators register what it defines.
+
+    Its folder becomes the first place where modules are looked for, as for a script. A file of a
+    package (a folder with ``__init__.py``) is imported as that package's module. What it prints
+    goes to standard error.
+
+    Raises:
+        InputError: it is no Python file, fails (with the line), registers nothing, has the name of
+            another module, or gives a name that is taken. Then nothing of it is registered.
+    """
+    path = path.absolute()
+    if path in _used:
+        return
+    check_file(path)
+    name, folder = _module_name(path)
+    with contextlib.ExitStack() as stack:
+        for registry in REGISTRIES.values():
+            stack.enter_context(registry.all_or_nothing())
+        stack.enter_context(_found_first(folder))
+        stack.enter_context(contextlib.redirect_stdout(sys.stderr))
+        before = _count()
+        _check_origin(_imported(name, path), name, path)
+        if _count() == before:
+            del sys.modules[name]
+            raise InputError(
+                f"{path}: it registers nothing: decorate what it defines, as "
+                '@qs.models.register("mynet")'
+            )
+    _used.append(path)
+
+
+def reason(error: BaseException, fallback: Path | None = None) -> str:
+    """``error`` in one line, with the innermost place of the user's own code."""
+    if isinstance(error, SyntaxError):
+        return f"{error.filename}, line {error.lineno}: {type(error).__name__}: {error.msg}"
+    frames = traceback.extract_tb(error.__traceback__)
+    own = [frame for frame in frames if source_code.is_users(Path(frame.filename))]
+    where = f"{own[-1].filename}, line {own[-1].lineno}: " if own else ""
+    if fallback is not None and not own:
+        where = f"{fallback}: "
+    kind = "" if isinstance(error, InputError) else f"{type(error).__name__}: "
+    return f"{where}{kind}{error}"
+
+
+@contextlib.contextmanager
+def _found_first(folder: Path) -> Iterator[None]:
+    """Modules are looked for in ``folder`` first; no longer so if an exception passes."""
+    sys.path.insert(0, str(folder))
+    importlib.invalidate_caches()
+    try:
+        yield
+    except BaseException:
+        sys.path.remove(str(folder))
+        raise
+
+
+def _count() -> int:
+    return sum(len(registry.names()) for registry in REGISTRIES.values())
+
+
+def _module_name(path: Path) -> tuple[str, Path]:
+    """The dotted name of the module that ``path`` is, and the folder in which that is found."""
+    if path.suffix != ".py":
+        raise InputError(f"{str(path)!r} is no Python file (.py)")
+    if "." in path.stem:
+        raise InputError(
+            f"{str(path)!r}: {path.stem!r} is no name of a module: give it another without dots"
+        )
+    parts, folder = [path.stem], path.parent
+    while (folder / "__init__.py").is_file():
+        parts.insert(0, folder.name)
+        folder = folder.parent
+    return ".".join(parts), folder
+
+
+def _imported(name: str, path: Path) -> ModuleType:
+    try:
+        return importlib.import_module(name)
+    except (Exception, SystemExit) as error:
+        raise InputError(reason(error, path)) from None
+
+
+def _check_origin(module: ModuleType, name: str, path: Path) -> None:
+    origin = getattr(module, "__file__", None)
+    if origin is None or not Path(origin).samefile(path):
+        raise InputError(
+            f"{str(path)!r} has the name of the module {name!r} "
+            f"({origin or 'built in'}): give it another"
+        )
