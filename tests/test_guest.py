@@ -210,7 +210,7 @@ CALLS = {
     "certify": lambda m: qs.certify(m["exported"][0].path),
     "prepare": lambda m: qs.prepare(MODEL, DATA[:2], "clamp"),
     "resume": lambda m: qs.resume(
-        MODEL, DATA[:2], "qat", qs.prepare(MODEL, DATA[:2], "qat").state_dict()
+        MODEL, DATA[:2], "qat", qs.prepare(MODEL, DATA[:2], "qat").model.state_dict()
     ),
     "save": lambda m: qs.save(m["model"], m["folder"] / "model.safetensors"),
     "load": lambda m: qs.load(saved(m)),

@@ -278,7 +278,7 @@ def foreign_mnist(trainee, images_, labels, seed):
 def test_training_goes_on_from_a_state_alone(net, strategy):
     whole = foreign_loop(qs.prepare(net, images(), strategy), 4)
     first = foreign_loop(qs.prepare(net, images(), strategy), 2)
-    resumed = qs.resume(net, images(), strategy, first.state_dict())
+    resumed = qs.resume(net, images(), strategy, first.model.state_dict())
     assert resumed.steps == 2
     foreign_loop(resumed, 2, start=2)
     results = [each.finish([images()]).int8()(images()) for each in (whole, resumed)]
@@ -298,7 +298,7 @@ def test_training_goes_on_after_a_model_was_finished(net, strategy):
 
 
 def test_a_state_of_something_else_is_refused(net):
-    state = qs.prepare(net, images(), "qat").state_dict()
+    state = qs.prepare(net, images(), "qat").model.state_dict()
     with pytest.raises(qs.InputError, match="does not fit"):
         qs.resume(net, images(), "no_norm", state)
     with pytest.raises(qs.InputError, match="not that of a trainee"):
@@ -307,9 +307,9 @@ def test_a_state_of_something_else_is_refused(net):
 
 def test_evaluation_touches_no_range(net):
     trainee = foreign_loop(qs.prepare(net, images(), "qat"))
-    before = copy.deepcopy(trainee.state_dict())
+    before = copy.deepcopy(trainee.model.state_dict())
     trainee.model.eval()(100 * images())
-    after = trainee.state_dict()
+    after = trainee.model.state_dict()
     assert all(torch.equal(before[name], value) for name, value in after.items())
 
 

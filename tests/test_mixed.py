@@ -121,7 +121,7 @@ def test_qat_trains_with_the_bits_that_were_chosen(net):
         trained.after_step()
     assert trained.finish().weight_bits == bits
     again = trainee()
-    again.load_state_dict(trained.state_dict())
+    again.model.load_state_dict(trained.model.state_dict())
     assert torch.equal(again.finish().int8()(images()), trained.finish().int8()(images()))
 
 

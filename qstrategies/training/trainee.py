@@ -15,21 +15,24 @@ from qstrategies.errors import InputError
 from qstrategies.guest import guest, own_randomness
 from qstrategies.quantization.model import QuantizedModel
 from qstrategies.quantization.qat import FakeQuantizedModel, prepare_qat
+from qstrategies.quantization.quantizers import ActivationQuantizer
 from qstrategies.quantization.recipe import overrides
 from qstrategies.records import QuantizationConfig
 from qstrategies.strategies import STRATEGIES
 from qstrategies.strategies.base import Step, Strategy
 from qstrategies.training.post_training import quantize, trained_integers
+from qstrategies.training.watch import Calls, Untouched
 
-STEPS = "qstrategies.steps"
-"""The key of a trainee's state that holds how many steps were taken."""
+STEPS = "qstrategies_steps"
+"""The buffer of a model in training that holds how many steps were taken."""
 
 
 class Trainee:
     """``model`` is trained by calling it as the user's model is called.
 
     Its optimizer gets ``parameter_groups``, its loss ``penalty``, and ``after_step`` follows every
-    step of the optimizer; ``finish`` gives the quantized model.
+    step that the optimizer takes; ``finish`` gives the quantized model. The state of ``model`` and
+    that of the optimizer are all that training on needs (``resume``).
     """
 
     def __init__(
@@ -39,19 +42,37 @@ class Trainee:
         total: int | None = None,
         request: Mapping[str, Any] | None = None,
     ) -> None:
-        self.model, self.strategy, self.total = model, strategy, total
-        self.steps = 0
-        self._request = dict(request or {})
-        self._seen: list[tuple[Tensor, ...]] = []
+        self.strategy, self.total = strategy, total
+        self._calls = Calls()
+        self._model, self._request = model, dict(request or {})
+        self._begun = self._penalized = False
         strategy.parametrize(model)
+        model.register_buffer(STEPS, torch.zeros((), dtype=torch.long))
+        model.register_load_state_dict_pre_hook(_with_steps)
         self._hook: RemovableHandle | None = None
-        if overrides(strategy, "loss", Strategy):
-            keep = _keeping(self._seen)
-            self._hook = model.register_forward_pre_hook(keep, with_kwargs=True)
+        if self._has_loss:
+            self._hook = model.register_forward_hook(self._calls, with_kwargs=True)
+        self._untouched: Untouched | None = Untouched(model)
+
+    @property
+    def model(self) -> nn.Module:
+        """What is trained. Wrap it (``DistributedDataParallel``, ``torch.compile``) under another
+        name."""
+        return self._model
+
+    @property
+    def steps(self) -> int:
+        """How many steps were taken."""
+        return int(self.model.get_buffer(STEPS))
+
+    @property
+    def _has_loss(self) -> bool:
+        return overrides(self.strategy, "loss", Strategy)
 
     def parameter_groups(self, rate: float) -> list[dict[str, Any]]:
         """All parameters of ``model`` as an optimizer of torch takes them, for the learning rate
         ``rate``."""
+        self._untouched = None  # the optimizer is the right one
         special = self.strategy.parameter_groups(self.model, rate)
         taken = {id(parameter) for group in special for parameter in group.parameters}
         rest = [each for each in self.model.parameters() if id(each) not in taken]
@@ -64,31 +85,78 @@ class Trainee:
         inputs: tuple[Tensor, ...] | None = None,
         criterion: Callable[[Any], Tensor] | None = None,
     ) -> Tensor | float:
-        """What to add to the loss: 0.0 where the strategy has no loss of its own.
+        """What to add to the loss of every step: 0.0 where the strategy has no loss of its own.
 
         Args:
-            outputs: what ``model`` gave.
+            outputs: what ``model`` gave, once for each call.
             inputs: for what, where it was not called itself.
             criterion: the loss of outputs without the penalty, for strategies that look at it at
                 other weights, as sam does.
+
+        Raises:
+            InputError: no call of ``model`` that gave ``outputs``, or several that may have.
         """
-        if not overrides(self.strategy, "loss", Strategy):
+        if not self._has_loss:
             return 0.0
-        given = inputs if inputs is not None else next(iter(self._seen), ())
+        given = self._calls.inputs_of(outputs) if inputs is None else inputs
         step = Step(self.steps, self.total, given, outputs, criterion)
-        extra = self.strategy.loss(self.model, step)
+        with self._calls.paused():
+            extra = self.strategy.loss(self.model, step)
+        self._calls.answered(given)
+        self._penalized = True
         return 0.0 if extra is None else extra
 
     @torch.no_grad()
     def after_step(self) -> None:
-        """To be called after every step of the optimizer."""
-        self.steps += 1
+        """To be called after every step that the optimizer takes: not where gradients are only
+        accumulated, or where a ``GradScaler`` skips.
+
+        Raises:
+            InputError: a step without a penalty where the strategy has one, a model that was never
+                called in training mode, or an optimizer of other parameters.
+        """
+        self._check_step()
+        self._calls.forget()
+        self._penalized = False
+        self.model.get_buffer(STEPS).add_(1)
         self.strategy.after_step(self.model, Step(self.steps, self.total))
+        if self._untouched is not None:  # the strategy may have moved them
+            self._untouched = Untouched(self.model)
+
+    def _check_step(self) -> None:
+        if self._has_loss and not self._penalized:
+            raise InputError(
+                f"{type(self.strategy).__name__} adds to the loss: it is the task's loss + "
+                "trainee.penalty(outputs) at every step"
+            )
+        if not self._begun:
+            self._check_ranges()
+        if self._untouched is not None and not self._untouched.still():
+            self._untouched = None
+        # The first step may have a rate of 0, which fused optimizers leave no trace of.
+        if self._begun and self._untouched is not None and self._untouched.pulled():
+            raise self._nothing_trained(self._untouched)
+        self._begun = True
+
+    def _check_ranges(self) -> None:
+        quantizers = (
+            each for each in self.model.modules() if isinstance(each, ActivationQuantizer)
+        )
+        if not all(quantizer.seen for quantizer in quantizers):
+            raise InputError(
+                "trainee.model has seen no batch in training mode, so that nothing is quantized: "
+                "call trainee.model.train() first"
+            )
+
+    def _nothing_trained(self, untouched: Untouched) -> InputError:
+        return InputError(
+            f"none of the {len(untouched)} parameters of trainee.model was moved by the optimizer: "
+            "make it of trainee.parameter_groups(rate)"
+        )
 
     def fold(self) -> nn.Module:
         """``model`` in evaluation mode on the CPU, its weights plain again. Trains no further."""
-        self.strategy.fold(self.model)
-        return self.model.cpu().eval()
+        return self._folded(self.model)
 
     @guest
     def finish(self, calibration: Iterable[Any] = ()) -> QuantizedModel:
@@ -102,31 +170,34 @@ class Trainee:
             InputError: no calibration batch where one is needed, or one that does not fit.
             SelfCheckError: the result is not the trained model (``selfcheck.py``).
         """
-        trained = copy.deepcopy(self.model).cpu().eval()
+        if self._begun and self._untouched is not None and self._untouched.still():
+            raise self._nothing_trained(self._untouched)
+        trained = copy.deepcopy(self.model)
         if self._hook is not None:  # of the user's own, all stay
-            del trained._forward_pre_hooks[self._hook.id]
-            del trained._forward_pre_hooks_with_kwargs[self._hook.id]
-        self.strategy.fold(trained)
+            del trained._forward_hooks[self._hook.id]
+            del trained._forward_hooks_with_kwargs[self._hook.id]
+        trained = self._folded(trained)
         if not isinstance(trained, FakeQuantizedModel):
             return quantize(trained, calibration, strategy=self.strategy, **self._request)
         return trained_integers(trained, calibration)
 
-    def state_dict(self) -> dict[str, Any]:
-        """All that training on needs, with that of the optimizer: parameters, ranges, steps."""
-        return {**self.model.state_dict(), STEPS: torch.tensor(self.steps)}
+    def _load(self, state: Mapping[str, Any]) -> None:
+        """Go on from a state of ``model``.
 
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """The inverse of ``state_dict``. Raises ``InputError`` for that of another model or
-        strategy."""
-        content = dict(state)
-        steps = content.pop(STEPS, None)
-        if steps is None:
-            raise InputError(f"the state has no {STEPS!r}: it is not that of a trainee")
+        Raises:
+            InputError: that of another model or strategy.
+        """
         try:
-            self.model.load_state_dict(content)
+            self.model.load_state_dict(state)
         except RuntimeError as error:
             raise InputError(f"the state does not fit: {' '.join(str(error).split())}") from None
-        self.steps = int(steps)
+        self._untouched = Untouched(self.model)
+
+    def _folded(self, model: nn.Module) -> nn.Module:
+        self.strategy.fold(model)
+        if hasattr(model, STEPS):
+            delattr(model, STEPS)
+        return model.cpu().eval()
 
 
 @guest
@@ -180,14 +251,22 @@ def resume(
     state: Mapping[str, Any],
     **settings: Any,
 ) -> Trainee:
-    """The trainee whose ``state_dict`` was ``state``; all else as it was given to ``prepare``."""
+    """The trainee whose ``model.state_dict()`` was ``state``; all else as it was given to
+    ``prepare``.
+
+    Raises:
+        InputError: as ``prepare``; a state of something else.
+    """
+    if STEPS not in state:
+        raise InputError(f"the state has no {STEPS!r}: it is not that of a trainee's model")
+    if STEPS not in state:
+        raise InputError(f"the state has no {STEPS!r}: it is not that of a trainee's model")
     resumed = prepare(model, example, strategy, **settings)
-    resumed.load_state_dict(state)
+    resumed._load(state)
     return resumed
 
 
-def _keeping(seen: list[tuple[Tensor, ...]]) -> Any:
-    def keep(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        seen[:] = [tuple(each for each in (*args, *kwargs.values()) if isinstance(each, Tensor))]
-
-    return keep
+def _with_steps(module: nn.Module, state: dict[str, Any], prefix: str, *_: Any) -> None:
+    """States of plain models, which know of no steps, are taken too."""
+    if STEPS in module._buffers:
+        state.setdefault(prefix + STEPS, module._buffers[STEPS])
