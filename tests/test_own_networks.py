@@ -867,3 +867,31 @@ def test_a_rewritten_graph_that_is_another_function_is_refused():
     net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Conv2d(4, 4, 3))
     with pytest.raises(SelfCheckError, match="exact forms changed it"):
         qs.quantize(net, [images()], images(), strategy=Wrong())
+
+
+def test_a_quantized_model_shows_itself_in_a_line():
+    net, x = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Softmax(1)), torch.rand(2, 3, 6, 6)
+    shown = repr(qs.quantize(net.eval(), [x], x))
+    nodes = "1 Convolution, 1 Island"
+    assert shown == f"QuantizedModel(input_1 (3, 6, 6): {nodes}; weights of 108 bytes)"
+
+
+def test_buffers_may_decide_and_take_sizes_of_the_input():
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv = nn.Conv2d(3, 8, 3)
+            self.register_buffer("on", torch.tensor(True))
+            self.register_buffer("count", torch.tensor(3))
+            self.register_buffer("row", torch.rand(1, 8, 1))
+
+        def forward(self, x):
+            x = self.conv(x).flatten(2)
+            for _ in range(int(self.count)):
+                x = x.relu() if self.on else x - 1
+            row = self.row.expand(x.shape[0], -1, self.count.item())
+            return torch.cat([x, row], 2)
+
+    net, x = Net().eval(), torch.rand(4, 3, 6, 6)
+    quantized = qs.quantize(net, [x], x)
+    assert decibels(net(x).detach(), quantized.int8()(x)) > 30

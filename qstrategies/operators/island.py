@@ -23,6 +23,7 @@ from qstrategies.operators.base import (
     requantized,
 )
 from qstrategies.operators.drawing import Applied, Sizes, draws
+from qstrategies.operators.layer import own_parameter
 
 
 class Float(nn.Module):
@@ -49,13 +50,14 @@ class Part(nn.Module):
 
 
 class Repeated(nn.Module):
-    """``row`` once for every example of the tensor that it is given."""
+    """``row`` once for every example of the tensor that it is given; trained if it is a
+    parameter."""
 
     row: Tensor
 
     def __init__(self, row: Tensor) -> None:
         super().__init__()
-        self.register_buffer("row", row)
+        hold(self, "row", row)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.row.expand(x.shape[0], *self.row.shape[1:])
@@ -63,16 +65,27 @@ class Repeated(nn.Module):
 
 class FunctionCall(nn.Module):
     """A function or method with its arguments; the graph's nodes among them are the inputs, in
-    their order."""
+    their order, and parameters are trained."""
 
     def __init__(self, target: Any, args: Any, kwargs: Any, tensors: list[fx.Node]) -> None:
         super().__init__()
-        places: dict[fx.Node, Any] = {node: _Place(index) for index, node in enumerate(tensors)}
         self.target = target
-        self.arguments = fx.node.map_arg((args, kwargs), places.__getitem__)
+        self.constants: list[str] = []
+
+        def kept(value: Any) -> Any:
+            if isinstance(value, fx.Node):
+                return _Place(tensors.index(value))
+            if not isinstance(value, Tensor):
+                return value
+            self.constants.append(f"constant_{len(self.constants)}")
+            hold(self, self.constants[-1], value)
+            return _Place(len(tensors) + len(self.constants) - 1)
+
+        self.arguments = fx.node.map_aggregate((args, kwargs), kept)
 
     def forward(self, *tensors: Tensor) -> Any:
-        args, kwargs = _filled(self.arguments, tensors)
+        constants = [getattr(self, name) for name in self.constants]
+        args, kwargs = _filled(self.arguments, (*tensors, *constants))
         if isinstance(self.target, str):
             return getattr(args[0], self.target)(*args[1:], **kwargs)
         return self.target(*args, **kwargs)
@@ -81,6 +94,14 @@ class FunctionCall(nn.Module):
 @dataclass(frozen=True)
 class _Place:
     index: int
+
+
+def hold(module: nn.Module, name: str, value: Tensor) -> None:
+    """Let ``module`` have a copy of ``value``: a parameter of its own if that is one."""
+    if isinstance(value, nn.Parameter):
+        module.register_parameter(name, own_parameter(value))
+    else:
+        module.register_buffer(name, value.clone(), persistent=False)
 
 
 def _filled(value: Any, tensors: tuple[Tensor, ...]) -> Any:

@@ -129,6 +129,13 @@ def own_copy(layer: Any, weight: Tensor, bias: Tensor | None) -> nn.Module:
     return evaluated
 
 
+def own_parameter(value: nn.Parameter) -> nn.Parameter:
+    """A copy of ``value`` to be trained as it is (``take``)."""
+    own = nn.Parameter(torch.empty_like(value))
+    take(own, value)
+    return own
+
+
 @torch.no_grad()
 def take(own: Tensor, value: Tensor) -> None:
     """Let ``own`` be as ``value``, which it remembers as its ``origin``, and a parameter be trained

@@ -32,7 +32,7 @@ from qstrategies.operators.base import (
     shape_of,
 )
 from qstrategies.operators.drawing import Applied, Sizes, draws, happens
-from qstrategies.operators.layer import take
+from qstrategies.operators.layer import own_parameter
 
 MODULES = (
     nn.CELU,
@@ -119,8 +119,7 @@ class WithNumber(nn.Module):
 
     def __init__(self, function: Callable[[Tensor, Tensor], Tensor], number: nn.Parameter) -> None:
         super().__init__()
-        self.function, self.number = function, nn.Parameter(torch.empty_like(number))
-        take(self.number, number)
+        self.function, self.number = function, own_parameter(number)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.function(x, self.number.reshape(()))

@@ -101,6 +101,8 @@ class _Tracer(fx.Tracer):
     """Leaves are what is left in float, torch's own modules, and subclasses of layers with the
     forward of their base."""
 
+    proxy_buffer_attributes = True  # their methods take sizes of the input too
+
     def __init__(self, leaves: Collection[str], arguments: Arguments | None = None) -> None:
         super().__init__()
         self.leaves, self.arguments = leaves, arguments

@@ -3,8 +3,9 @@ compute it."""
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -21,7 +22,7 @@ from qstrategies.quantization.structure import named_outputs
 from qstrategies.records import QuantizationConfig
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class QuantizedModel:
     """A model whose weights and biases are integers. ``outputs`` has the places of
     ``graph.outputs`` in what it returns."""
@@ -29,7 +30,13 @@ class QuantizedModel:
     graph: IntegerGraph
     config: QuantizationConfig
     inputs: tuple[InputSpec, ...]
-    outputs: Any = field(repr=False, default=0)
+    outputs: Any = 0
+
+    def __repr__(self) -> str:
+        kinds = Counter(type(node).__name__ for node in self.graph.nodes)
+        nodes = ", ".join(f"{count} {name}" for name, count in kinds.most_common())
+        inputs = ", ".join(f"{each.name} {each.shape}" for each in self.inputs)
+        return f"QuantizedModel({inputs}: {nodes}; weights of {self.weight_bytes} bytes)"
 
     @classmethod
     def of(cls, prepared: Prepared, batches: Sequence[tuple[Tensor, ...]] = ()) -> QuantizedModel:

@@ -4,8 +4,8 @@ Nothing is decided from names where it can be seen. What is changed in place sho
 version, an alias in its storage, what does nothing in its result; a number is the batch size, or
 depends on it, if a run of two examples and one of three differ in it; a reshape is its result's
 shape. What depends on no input (standardized or parametrized weights, functional layers) is
-computed once, here. Only then are operators asked whether they know a call; what none knows stays
-in float.
+computed once, here, and is a parameter if it is made of one. Only then are operators asked whether
+they know a call; what none knows stays in float.
 """
 
 from __future__ import annotations
@@ -83,6 +83,7 @@ class Rebuild:
         self.root, self.graph = nn.Module(), fx.Graph()
         self.env: dict[fx.Node, Any] = {}
         self.varying: set[fx.Node] = set()
+        self.trained: set[fx.Node] = set()
 
     def run(self, inputs: tuple[Tensor, ...]) -> Normalized:
         nodes = self.captured.module.graph.nodes
@@ -116,11 +117,23 @@ class Rebuild:
         """What depends on no input; numbers made of the batch size among it."""
         if holds_tensor(value) and not same(value, other):
             if equal_rows(value, other):
-                return RowPerExample(value[:1])
+                return RowPerExample(self._trained(node, value[:1]))
             raise InputError(
                 f"{describe(node)} gives other values in every run: it cannot be exported"
             )
-        return fixed(value, other)
+        return fixed(self._trained(node, value), other)
+
+    def _trained(self, node: fx.Node, value: Any) -> Any:
+        """``value`` of ``node``, a parameter if it is computed from parameters that are trained."""
+        sources: list[Any] = [value]
+        if node.op == "call_module":
+            sources = list(self.captured.module.get_submodule(str(node.target)).parameters())
+        known = any(isinstance(each, nn.Parameter) and each.requires_grad for each in sources)
+        if not known and self.trained.isdisjoint(node.all_input_nodes):
+            return value
+        self.trained.add(node)
+        is_new = isinstance(value, Tensor) and not isinstance(value, nn.Parameter)
+        return nn.Parameter(value) if is_new and value.is_floating_point() else value
 
     def _property(self, node: fx.Node, value: Any, other: Any) -> Any:
         """What depends on the input and is no tensor: a size or a type, else it is not known before
@@ -270,7 +283,7 @@ class Rebuild:
         )
         emitted = self.add(
             node.name,
-            Float(Repeated(row.clone()), "expand", "it is a constant for every example"),
+            Float(Repeated(row), "expand", "it is a constant for every example"),
             [entry],
         )
         emitted.meta["shape"], emitted.meta["dtype"] = (None, *row.shape[1:]), row.dtype
