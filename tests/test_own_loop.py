@@ -327,3 +327,27 @@ def test_what_was_finished_or_folded_has_no_step_count(net):
     folded = copy.deepcopy(trainee).fold()
     assert set(folded.state_dict()) == set(net.state_dict())
     folded.load_state_dict(net.state_dict())
+
+
+@pytest.mark.parametrize("strategy", ["qat", "clamp"])
+@pytest.mark.parametrize("mode", [True, False])
+def test_a_prepared_model_is_in_training_mode_and_what_is_frozen_stays(strategy, mode):
+    """A fresh model of torch's is too: who calls no train() has frozen nothing."""
+    net = Net().train(mode)
+    frozen = mode
+    if frozen:
+        net.norm.eval()
+    trained = qs.prepare(net, ROWS, strategy).model
+    modes = {name: each.training for name, each in trained.named_modules() if name != "norm"}
+    assert all(modes.values()), modes
+    assert trained.norm.training is not frozen
+
+
+@pytest.mark.parametrize("strategy", ["qat", "clamp"])
+def test_the_memory_format_is_that_of_the_model(strategy):
+    net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 4, 3))
+    for wanted in (torch.contiguous_format, torch.channels_last):
+        net.to(memory_format=wanted)
+        trained = qs.prepare(net, torch.randn(4, 3, 8, 8), strategy).model
+        weights = [each for each in trained.parameters() if each.dim() == 4]
+        assert weights and all(each.is_contiguous(memory_format=wanted) for each in weights)

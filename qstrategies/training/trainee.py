@@ -215,6 +215,9 @@ def prepare(  # noqa: PLR0913 - one keyword per setting
 ) -> Trainee:
     """``model`` under ``strategy``, for a training loop of one's own. ``model`` is not changed.
 
+    What is trained is in training mode; modules in evaluation mode of a model in training mode are
+    frozen, and stay so.
+
     Args:
         example: one batch as ``model`` takes it: a tensor, a tuple of its arguments, or a dict of
             them by name.
@@ -237,10 +240,13 @@ def prepare(  # noqa: PLR0913 - one keyword per setting
         "input_scale": input_scale,
         "leave_in_float": leave_in_float,
     }
-    if not chosen.course.fake_quantized:
-        return Trainee(copy.deepcopy(model), chosen, steps, request)
-    trained = prepare_qat(model, recipe=chosen, calibration=calibration, **request)
-    return Trainee(trained, chosen, steps)
+    if chosen.course.fake_quantized:
+        trained = prepare_qat(model, recipe=chosen, calibration=calibration, **request)
+        return Trainee(_placed_as(model, trained).train(), chosen, steps)
+    copied = copy.deepcopy(model)
+    if not copied.training:  # else what is in evaluation mode is frozen
+        copied.train()
+    return Trainee(copied, chosen, steps, request)
 
 
 @guest
@@ -264,6 +270,20 @@ def resume(
     resumed = prepare(model, example, strategy, **settings)
     resumed._load(state)
     return resumed
+
+
+def _placed_as(model: nn.Module, trained: nn.Module) -> nn.Module:
+    """``trained`` on the device and in the memory format of ``model``."""
+    parameters = list(model.parameters())
+    if any(is_channels_last(each) for each in parameters):
+        trained.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return trained.to(parameters[0].device) if parameters else trained
+
+
+def is_channels_last(tensor: Tensor) -> bool:
+    """Whether the memory of a ``tensor`` [N, C, H, W] has the channels innermost."""
+    last = tensor.dim() == 4 and tensor.is_contiguous(memory_format=torch.channels_last)
+    return last and not tensor.is_contiguous()
 
 
 def _with_steps(module: nn.Module, state: dict[str, Any], prefix: str, *_: Any) -> None:

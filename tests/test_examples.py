@@ -1,0 +1,151 @@
+"""Every example runs, is short, calls the public names only, and gives the bits of our own loop
+where sums are added in the same order.
+
+That order is another one where our loop joins layers for speed (``fast_graph.py``), which is turned
+off here, where gradients of several batches are added, and in several processes, each of which has
+batch statistics of its own; and a compiler that fuses operators (inductor) rounds elsewhere.
+"""
+
+import importlib
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+import qstrategies as qs
+from qstrategies.datasets.base import Split
+from qstrategies.datasets.torchvision_import import torchvision
+from qstrategies.training import loop
+
+FOLDER = Path(__file__).parent.parent / "examples"
+NAMES = ["accumulation", "amp", "compiled", "ddp", "with_accelerate", "with_lightning"]
+STEPS = 4
+PUBLIC = {"model", "parameter_groups", "penalty", "after_step", "finish", "steps"}
+
+
+@pytest.fixture(autouse=True)
+def here(monkeypatch, tmp_path, location):
+    monkeypatch.syspath_prepend(str(FOLDER))
+    monkeypatch.setenv("QSTRATEGIES_CACHE", str(location.cache))
+    monkeypatch.chdir(tmp_path)
+
+
+def example(name):
+    return importlib.import_module(name)
+
+
+def test_every_example_is_tested():
+    assert {path.stem for path in FOLDER.glob("*.py")} == {"digits", *NAMES}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_an_example_is_short_and_calls_public_names_only(name):
+    text = (FOLDER / f"{name}.py").read_text()
+    assert len(text.splitlines()) <= 40
+    assert f"`python examples/{name}.py`" in text.splitlines()[0]
+    assert set(re.findall(r"\btrainee\.(\w+)", text)) <= PUBLIC
+    assert set(re.findall(r"\bqs\.(\w+)", text)) <= set(qs.__all__)
+
+
+def in_our_loop(monkeypatch, strategy, dtype=torch.float32):
+    """The batches of the examples in their order, which our loop draws."""
+    monkeypatch.setattr(loop, "fast_view", lambda model: model)
+    monkeypatch.setattr(loop, "compute_dtype", lambda: dtype)
+    digits = example("digits")
+    images, labels = (torch.cat(each) for each in zip(*digits.batches(STEPS), strict=True))
+    order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(3)).argsort()
+    pixels = (images * 255).round().to(torch.uint8)
+    split = Split("train", pixels[order], labels[order])
+    trainee = qs.prepare(
+        digits.network(), images[:2], strategy, input_scale=digits.PIXEL_SCALE, steps=STEPS
+    )
+    config = qs.TrainingConfig(
+        epochs=1, batch_size=64, optimizer="adam", schedule="constant", learning_rate=1e-3
+    )
+    loop.train(trainee, {"train": split, "validation": split}, config, seed=3)
+    return bits(trainee)
+
+
+def bits(trainee):
+    """What the quantized model gives for some images."""
+    (images, _), *_ = example("digits").batches(1)
+    return trainee.finish().int8()((images * 255).round())
+
+
+@pytest.mark.parametrize("strategy", ["qat", "lsq", "distill"])
+def test_accumulating_one_batch_is_our_loop(monkeypatch, strategy):
+    trainee = example("accumulation").main(STEPS, 1, strategy)
+    assert torch.equal(bits(trainee), in_our_loop(monkeypatch, strategy))
+
+
+def test_steps_are_counted_not_batches():
+    trainee = example("accumulation").main(2, 3, "distill")
+    again = example("accumulation").main(2, 3, "distill")
+    assert trainee.steps == 2
+    assert torch.equal(bits(trainee), bits(again))
+
+
+@pytest.mark.parametrize("strategy", ["qat", "lsq"])
+def test_mixed_precision_is_our_loop(monkeypatch, strategy):
+    """Scaling by powers of two rounds nothing. (The teacher of "distill" computes in the dtype of
+    the inputs, which our loop makes bfloat16 already.)"""
+    trainee = example("amp").main(STEPS, strategy=strategy)
+    assert trainee.steps == STEPS
+    assert torch.equal(bits(trainee), in_our_loop(monkeypatch, strategy, torch.bfloat16))
+
+
+def test_steps_that_the_scaler_skips_are_not_counted():
+    trainee = example("amp").main(8, 2.0**127, "lsq")
+    assert 0 < trainee.steps < 8
+    assert len(bits(trainee).unique()) > 1
+
+
+def small():
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Flatten(), nn.Linear(784, 10))
+
+
+def test_compiled_is_not_compiled(monkeypatch):
+    """With a compiler that only captures, forward and backward."""
+    for name in ("compiled", "accumulation"):
+        monkeypatch.setattr(example(name), "network", small)
+    trainee = example("compiled").main(STEPS, strategy="distill")
+    assert torch.equal(bits(trainee), bits(example("accumulation").main(STEPS, 1, "distill")))
+
+
+def test_both_processes_end_with_the_same_bits(tmp_path):
+    example("ddp").main(STEPS, "lsq")
+    first, second = (tmp_path / f"digits-{rank}.safetensors" for rank in (0, 1))
+    assert first.read_bytes() == second.read_bytes()
+
+
+@pytest.mark.parametrize("strategy", ["qat", "distill"])
+def test_accelerate_is_our_loop(monkeypatch, strategy):
+    pytest.importorskip("accelerate", reason="accelerate is not installed")
+    main = example("with_accelerate").main
+    assert torch.equal(bits(main(STEPS, 1, strategy)), in_our_loop(monkeypatch, strategy))
+    parts = main(2, 2, strategy)
+    assert torch.equal(bits(parts), bits(example("accumulation").main(2, 2, strategy)))
+
+
+@pytest.mark.parametrize("strategy", ["qat", "distill"])
+def test_lightning_is_our_loop(monkeypatch, strategy):
+    torchvision()  # which lightning imports where it is installed
+    pytest.importorskip("lightning", reason="lightning is not installed")
+    quiet = dict.fromkeys(
+        ("logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary"), False
+    )
+    main = example("with_lightning").main
+    trainee = main(STEPS, strategy, accelerator="cpu", **quiet)
+    assert torch.equal(bits(trainee), in_our_loop(monkeypatch, strategy))
+    accumulated = main(STEPS, strategy, accelerator="cpu", accumulate_grad_batches=2, **quiet)
+    assert accumulated.steps == STEPS // 2
+
+
+def test_an_example_runs_by_itself(tmp_path):
+    subprocess.run([sys.executable, FOLDER / "accumulation.py"], check=True, capture_output=True)
+    assert qs.certify(tmp_path / "digits.onnx").complete
