@@ -160,9 +160,8 @@ def bare_kernels(batch_size: int) -> Callable[[], None]:
 def training_rows(workspace: Workspace, epochs: int) -> list[str]:
     """Images per second, the least time of ``ROUNDS`` rounds taken in turns, and the accuracy of
     both loops."""
-    dataset = workspace.dataset("mnist")
-    splits = dataset.splits
-    usual = UsualTraining(dataset.location.root)
+    splits = workspace.dataset("mnist").splits
+    usual = UsualTraining(workspace.location.root)
     names = [
         "usual loop",
         "this package, batch 64",
@@ -186,7 +185,7 @@ def training_rows(workspace: Workspace, epochs: int) -> list[str]:
         f"| share of the bare kernels' speed, batch 64 / 256 | | {rates[1] / rates[3]:.2f} "
         f"/ {rates[2] / rates[4]:.2f} |"
     )
-    usual = UsualTraining(dataset.location.root)
+    usual = UsualTraining(workspace.location.root)
     usual.train(epochs * 60_000)
     ours = MODELS.get("cnn")()
     train(Trainee(ours, STRATEGIES.get("no_norm")()), splits, TrainingConfig(epochs=epochs), 0)

@@ -60,7 +60,6 @@ class Noise(Dataset):
     name = "noise"
     summary = "random pixels"
     labels = tuple("0123456789")
-    md5 = ("none",)
 
     @cached_property
     def splits(self) -> dict[str, Split]:

@@ -197,10 +197,8 @@ def look_at_weights(
         STRATEGIES.get(chosen.strategy)(**chosen.options),
         workspace.dataset(chosen.dataset).splits,
     )
-    folded = [
-        layer.weight.detach()
-        for layer in weighted_layers(prepared_for(chosen, strategy, model).graph)
-    ]
+    prepared = prepared_for(chosen, strategy, model, splits["train"])
+    folded = [layer.weight.detach() for layer in weighted_layers(prepared.graph)]
     channels = [weight.flatten(1).abs().amax(1) for weight in folded]
     pixels = splits["test"].images.float()
     plain, other = (

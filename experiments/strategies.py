@@ -187,7 +187,7 @@ def main() -> int:
         STRATEGIES.get(strategy)
     for name in chosen.tasks:
         check_choice("task", name, TASKS)
-        packaged = DATASETS.get(TASKS[name].dataset).packaged is not None
+        packaged = getattr(DATASETS.get(TASKS[name].dataset), "packaged", None) is not None
         location = Location(folder=None if packaged else chosen.data_dir)
         workspace = Workspace(chosen.out / name, location, progress=Progress(0))
         study(TASKS[name], chosen, workspace)

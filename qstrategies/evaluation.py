@@ -17,6 +17,9 @@ BATCH = 200
 """Images per evaluation batch: the float activations of more no longer fit the cache, which costs a
 factor of three."""
 
+CHECKED_BYTES = 256 << 20
+"""Of the inputs of a split that lies on disk: so many are given to every executor of a file."""
+
 
 @dataclass(frozen=True)
 class Evaluation:
@@ -40,7 +43,7 @@ class Evaluation:
 
 @torch.no_grad()
 def evaluate(predictor: Callable[[Tensor], Tensor], split: Split) -> Evaluation:
-    """Run ``predictor`` (uint8 images [N, C, H, W] -> logits [N, classes]) over all of ``split`` in
+    """Run ``predictor`` (inputs of ``split`` [N, ...] -> logits [N, classes]) over all of it in
     batches."""
-    logits = torch.cat([predictor(batch) for batch in split.images.split(BATCH)])
+    logits = torch.cat([predictor(images) for images, _ in split.batches(BATCH)])
     return Evaluation(logits.float().numpy(), split.labels.numpy())

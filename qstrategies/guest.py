@@ -15,6 +15,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import os
+import random
 import threading
 import warnings
 from collections.abc import Callable, Iterator
@@ -95,6 +96,25 @@ def own_randomness() -> Iterator[None]:
             yield
     finally:
         torch.backends.cudnn.deterministic = deterministic
+
+
+@contextlib.contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """The generators of torch (on the CPU), Python and NumPy begin at ``seed``; afterwards they are
+    as they were."""
+    import numpy as np
+    import torch
+
+    kept, kept_numpy = random.getstate(), np.random.get_state()
+    try:
+        with torch.random.fork_rng(()):
+            torch.default_generator.manual_seed(seed)
+            random.seed(seed)
+            np.random.seed(seed % 2**32)
+            yield
+    finally:
+        random.setstate(kept)
+        np.random.set_state(kept_numpy)
 
 
 @contextlib.contextmanager

@@ -20,6 +20,8 @@ METADATA: dict[str, Any] = {
     "accuracy": Fraction,
     "dataset": str,
     "form": str,
+    "input_scale": Annotated[float, Range(float_info.min)],
+    "input_zero_point": int,
     "labels": list[str] | None,
     "levels": str,
     "logits_sha256": Sha256,

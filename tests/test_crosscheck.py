@@ -245,3 +245,16 @@ def test_a_divergence_may_be_a_shape_or_an_error(exported, plant):
     )
     with pytest.raises(InputError, match="IndexError: of 3"):
         first_divergence(path, plant(run=fails(IndexError("of 3"))), Disabled, pixels)
+
+
+@pytest.mark.parametrize("pixels", ["uint8", "float32"])
+def test_a_file_is_given_what_it_takes(pixels, tmp_path):
+    """Integers or real values, whatever the caller gave."""
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(torch.nn.Linear(6, 16), torch.nn.ReLU(), torch.nn.Linear(16, 3))
+    values = torch.randn(32, 6) * 3 + 1
+    quantized = qs.quantize(model.eval(), [values], values[:2])
+    exported = qs.export_onnx(quantized, tmp_path / "model.onnx", pixels=pixels)
+    for given in (values, quantized.inputs[0].integers(values)):
+        found = qs.cross_check(exported, given)
+        assert found.same and not found.apart

@@ -8,9 +8,11 @@ import pytest
 import torch
 
 from qstrategies.datasets import DATASETS
-from qstrategies.datasets.base import FILES, CalibrationSet, Dataset, Location, read_idx, stratified
+from qstrategies.datasets.base import CalibrationSet, Location
+from qstrategies.datasets.idx import FILES, IdxDataset, read_idx
 from qstrategies.datasets.mnist import MNIST
 from qstrategies.datasets.show import show
+from qstrategies.datasets.split import stratified
 from qstrategies.datasets.spoken_digits import SpokenDigits
 from qstrategies.datasets.torchvision_import import torchvision
 from qstrategies.errors import InputError
@@ -58,7 +60,7 @@ def test_calibration_images_come_from_train_only(mnist):
     for name in ("validation", "test"):
         with pytest.raises(InputError, match=f"come from the split 'train', not '{name}'"):
             CalibrationSet(mnist[name], 64, seed=0)
-    with pytest.raises(InputError, match="calibration images 55001 is out of range"):
+    with pytest.raises(InputError, match="55001 calibration images of 55000 training images: ask"):
         CalibrationSet(mnist["train"], 55001, seed=0)
 
 
@@ -111,7 +113,7 @@ PARTS = [
 ]
 
 
-class Tiny(Dataset):
+class Tiny(IdxDataset):
     name, summary, labels, torchvision_class = "tiny", "", tuple("0123456789"), "FashionMNIST"
     md5 = tuple(hashlib.md5(data).hexdigest() for data in PARTS)
 
@@ -210,6 +212,7 @@ def test_show_draws_a_picture_and_counts_every_image(location, tmp_path):
 @pytest.mark.parametrize("name", DATASETS.names())
 def test_every_dataset_describes_itself(name):
     kind = DATASETS.get(name)
+    assert issubclass(kind, IdxDataset)
     assert kind.summary and len(kind.labels) > 1 and len(kind.md5) == len(kind.files)
     assert kind.packaged or kind.torchvision_class, "it comes from somewhere"
 

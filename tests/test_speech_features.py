@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from scipy import fft
 
-from qstrategies.datasets.base import read_idx
+from qstrategies.datasets.idx import read_idx
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "experiments"))
 from speech_features import RATE, cosine_transform, idx, in_bytes, mel_weights, mfcc, one_second

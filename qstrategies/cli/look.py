@@ -90,12 +90,12 @@ def add_data(sub: argparse.ArgumentParser) -> None:
 
 
 def data(options: argparse.Namespace) -> int:
-    from qstrategies.datasets import DATASETS
+    from qstrategies.datasets import made_dataset
     from qstrategies.datasets.show import show as look_at
 
     if options.action != "show":
         raise unknown("action of data", options.action, ["show"])
-    text, counts = look_at(DATASETS.get(options.dataset)(location(options)), options.out)
+    text, counts = look_at(made_dataset(options.dataset, location(options)), options.out)
     if options.json:
         show_json(counts)
     else:

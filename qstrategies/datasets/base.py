@@ -1,72 +1,17 @@
-"""What a dataset is: checked IDX files, cut into train, validation and test."""
+"""What a dataset is: a name, its classes, and the splits that every strategy sees alike."""
 
 from __future__ import annotations
 
-import gzip
 import hashlib
-import lzma
-import math
 import os
-from collections.abc import Callable, Sequence
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
 
-from qstrategies.errors import InputError, check_range
-from qstrategies.files import atomic_write
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
-FILES = (
-    "train-images-idx3-ubyte",
-    "train-labels-idx1-ubyte",
-    "t10k-images-idx3-ubyte",
-    "t10k-labels-idx1-ubyte",
-)
-VALIDATION_IMAGES = 5000
-SPLIT_SEED = 20180930
-_OPENERS: dict[str, Callable[..., Any]] = {"": open, ".gz": gzip.open, ".xz": lzma.open}
-
-
-@dataclass(frozen=True)
-class Split:
-    """One part of a dataset: images uint8 [N, C, H, W], labels int64 [N]."""
-
-    name: str
-    images: Tensor
-    labels: Tensor
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-
-@dataclass(frozen=True)
-class CalibrationSet:
-    """``count`` random images of the training split: all that a quantizer may look at.
-
-    Raises ``InputError`` for any other split and for more images than it has.
-    """
-
-    split: Split
-    count: int
-    seed: int
-
-    def __post_init__(self) -> None:
-        if self.split.name != "train":
-            raise InputError(
-                f"calibration images come from the split 'train', not {self.split.name!r}"
-            )
-        check_range("number of calibration images", self.count, 1, len(self.split))
-
-    @property
-    def images(self) -> Tensor:
-        """uint8 [count, C, H, W]; the same for the same seed."""
-        import torch
-
-        order = torch.randperm(len(self.split), generator=torch.Generator().manual_seed(self.seed))
-        return self.split.images[order[: self.count]]
+from qstrategies.datasets.split import CalibrationSet as CalibrationSet
+from qstrategies.datasets.split import Split as Split
+from qstrategies.pixels import Normalization
 
 
 @dataclass(frozen=True)
@@ -88,150 +33,46 @@ class Location:
         return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "qstrategies"
 
 
-class Dataset:
-    """Base of all datasets. A subclass names itself, its classes, its files and their checksums.
+class Dataset(ABC):
+    """Base of all datasets.
 
-    ``md5`` are the checksums of the unpacked ``files``, in their order; ``packaged`` is the folder
-    of compressed files inside the package, or None where the user has to bring them;
-    ``torchvision_class`` the class of torchvision that downloads them, or None.
+    Attributes:
+        name: what it is called where it stands alone.
+        summary: one line for a list.
+        labels: the names of the classes, in the order of their numbers.
+        normalization: of pixels, what stands before every model; None for none.
     """
 
-    name: ClassVar[str]
-    summary: ClassVar[str]
-    labels: ClassVar[tuple[str, ...]]
-    md5: ClassVar[tuple[str, ...]]
-    files: ClassVar[tuple[str, ...]] = FILES
-    torchvision_class: ClassVar[str | None] = None
-    packaged: ClassVar[Path | None] = None
-
-    def __init__(self, location: Location = Location()) -> None:
-        self.location = location
+    name: str
+    summary: str
+    labels: tuple[str, ...]
+    normalization: Normalization | None = None
 
     @property
-    def fingerprint(self) -> str:
-        """One checksum for the files of the dataset; ``content`` is what results depend on."""
-        return hashlib.sha256("".join(self.md5).encode()).hexdigest()[:16]
-
-    @cached_property
+    @abstractmethod
     def splits(self) -> dict[str, Split]:
         """train, validation (the same for every seed) and test.
 
-        Raises ``InputError`` for a missing or altered file.
+        Raises ``InputError`` for what is missing, altered or does not fit.
         """
-        return self.cut(self._tensors())
-
-    def cut(self, tensors: Sequence[Tensor]) -> dict[str, Split]:
-        """The splits, of what ``files`` hold: here a stratified part of train is for validation."""
-        import torch
-
-        train_images, train_labels, test_images, test_labels = tensors
-        images, labels = train_images.unsqueeze(1), train_labels.long()
-        held_out = stratified(labels, VALIDATION_IMAGES, SPLIT_SEED)
-        kept = torch.ones(len(labels), dtype=torch.bool)
-        kept[held_out] = False
-        return {
-            "train": Split("train", images[kept], labels[kept]),
-            "validation": Split("validation", images[held_out], labels[held_out]),
-            "test": Split("test", test_images.unsqueeze(1), test_labels.long()),
-        }
 
     @cached_property
     def content(self) -> str:
-        """SHA-256 of all images and labels, as they are after reading and splitting."""
+        """SHA-256 of all that results depend on: inputs and labels as they are after reading and
+        splitting, and what is done to them."""
         digest = hashlib.sha256()
         for name, split in self.splits.items():
-            for tensor in (split.images, split.labels):
-                values = tensor.contiguous().numpy()
-                digest.update(f"{name} {values.dtype} {values.shape} ".encode())
-                digest.update(values.data)
+            split.add_to(digest, name)
+        if self.normalization is not None:
+            digest.update(repr(self.normalization).encode())
         return digest.hexdigest()
 
-    def _tensors(self) -> list[Tensor]:
-        """What ``files`` hold: complete and unaltered."""
-        folder = self.location.root / (self.torchvision_class or self.name) / "raw"
-        paths = [folder / name for name in self.files]
-        if self.location.download and not all(path.is_file() for path in paths):
-            self._download()
-        return [
-            read_idx(path.name, self._content(path, md5))
-            for path, md5 in zip(paths, self.md5, strict=True)
-        ]
+    @property
+    def fingerprint(self) -> str:
+        """A short name for ``content``, stored in files."""
+        return self.content[:16]
 
-    def _download(self) -> None:
-        if self.torchvision_class is None:
-            return
-        from qstrategies.datasets.torchvision_import import torchvision
-
-        kind = getattr(torchvision().datasets, self.torchvision_class)
-        kind(str(self.location.root), download=True)
-
-    def _content(self, path: Path, md5: str) -> bytes:
-        if path.is_file() and _md5(data := path.read_bytes()) == md5:
-            return data
-        data = self._unpacked(path.name, md5)
-        atomic_write(path, data)
-        return data
-
-    def _unpacked(self, name: str, md5: str) -> bytes:
-        source = self._source(name)
-        try:
-            with _OPENERS[source.suffix if source.suffix in _OPENERS else ""](source, "rb") as file:
-                data: bytes = file.read()
-        except (EOFError, lzma.LZMAError, gzip.BadGzipFile) as error:
-            raise InputError(
-                f"{str(source)!r} is damaged ({error}): restore it from its origin"
-            ) from None
-        if _md5(data) != md5:
-            raise InputError(
-                f"{str(source)!r} is not the file of {self.name}: MD5 {_md5(data)}, expected {md5}"
-            )
-        return data
-
-    def _source(self, name: str) -> Path:
-        folder = self.location.folder or self.packaged
-        if folder is None:
-            raise InputError(
-                f"{self.name} is not in the package: give --data-dir FOLDER with its IDX "
-                "files, or --download"
-            )
-        for suffix in _OPENERS:
-            if (path := folder / (name + suffix)).is_file():
-                return path
-        raise InputError(f"{str(folder)!r} has no file {name!r} (plain, .gz or .xz) of {self.name}")
-
-
-def read_idx(name: str, data: bytes) -> Tensor:
-    """The bytes, uint8 [...], of an IDX file: 0, 0, 8 for bytes, the number of sizes, the sizes in
-    big-endian 32 bits, the values.
-
-    Raises ``InputError`` for another kind of file.
-    """
-    import torch
-
-    start = 4 + 4 * int.from_bytes(data[3:4])
-    sizes = [int.from_bytes(data[place : place + 4]) for place in range(4, start, 4)]
-    whole = 0 < math.prod(sizes) == len(data) - start
-    if data[:3] != b"\0\0\x08" or not whole:
-        raise InputError(f"{name!r} is not an IDX file of bytes")
-    return torch.frombuffer(bytearray(data), dtype=torch.uint8, offset=start).reshape(sizes)
-
-
-def stratified(labels: Tensor, count: int, seed: int) -> Tensor:
-    """Sorted indices of ``count`` random examples with the class shares of ``labels`` [N] (largest
-    remainders)."""
-    import torch
-
-    generator = torch.Generator().manual_seed(seed)
-    sizes = torch.bincount(labels)
-    shares = sizes.double() * count / len(labels)
-    quota = shares.long()
-    quota[(shares - quota).argsort(descending=True)[: count - int(quota.sum())]] += 1
-    chosen = []
-    for label, wanted in enumerate(quota.tolist()):
-        members = (labels == label).nonzero().flatten()
-        chosen.append(members[torch.randperm(len(members), generator=generator)[:wanted]])
-    return torch.cat(chosen).sort().values
-
-
-def _md5(data: bytes) -> str:
-    return hashlib.md5(data, usedforsecurity=False).hexdigest()
+    @property
+    def input_shape(self) -> tuple[int, ...]:
+        """The shape of one input."""
+        return self.splits["train"].shape

@@ -4,11 +4,11 @@ torchvision's download."""
 from __future__ import annotations
 
 from qstrategies.datasets import DATASETS
-from qstrategies.datasets.base import Dataset
+from qstrategies.datasets.idx import IdxDataset
 
 
 @DATASETS.register("fashion_mnist")
-class FashionMNIST(Dataset):
+class FashionMNIST(IdxDataset):
     """60 000 training and 10 000 test images of 28 x 28 grey pixels, ten classes."""
 
     name = "fashion_mnist"

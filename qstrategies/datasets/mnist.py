@@ -6,11 +6,11 @@ from __future__ import annotations
 from pathlib import Path
 
 from qstrategies.datasets import DATASETS
-from qstrategies.datasets.base import Dataset
+from qstrategies.datasets.idx import IdxDataset
 
 
 @DATASETS.register("mnist")
-class MNIST(Dataset):
+class MNIST(IdxDataset):
     """60 000 training and 10 000 test images of 28 x 28 grey pixels, ten classes."""
 
     name = "mnist"

@@ -12,14 +12,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from qstrategies.datasets import DATASETS
-from qstrategies.datasets.base import Dataset, Split
+from qstrategies.datasets.idx import IdxDataset
+from qstrategies.datasets.split import Split
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 
 @DATASETS.register("spoken_digits")
-class SpokenDigits(Dataset):
+class SpokenDigits(IdxDataset):
     """3 000 recordings of ten digits by six speakers, 49 x 10 coefficients in 8 bits.
 
     Each speaker is in one split only, so that the test asks for voices never heard.

@@ -14,7 +14,6 @@ from qstrategies.experiment.trained import float_stage, tuned_stage
 from qstrategies.experiment.workspace import Workspace, check_config
 from qstrategies.files import RUN_FOLDER, check_folder
 from qstrategies.guest import guest, own_randomness
-from qstrategies.pixels import to_input
 from qstrategies.plugins import used
 from qstrategies.quantization.calibrate import calibrate, calibration_inputs
 from qstrategies.quantization.prepare import Prepared
@@ -66,10 +65,11 @@ def diagnose_run(folder: Path, location: Location, images: int | None = None) ->
     baseline = float_stage(config, workspace)
     model = (tuned_stage(config, workspace, baseline) or baseline).model
     shown: Split = splits["validation"]
+    part = shown.first(count)
     batches = calibration_batches(config, splits["train"])
 
     def calibrated(chosen: Sequence[Inputs]) -> Prepared:
-        prepared = prepared_for(config, strategy, model)
+        prepared = prepared_for(config, strategy, model, splits["train"])
         calibrate(prepared, chosen)
         strategy.refine(prepared, [calibration_inputs(prepared, batch, 0) for batch in chosen])
         return prepared
@@ -78,7 +78,7 @@ def diagnose_run(folder: Path, location: Location, images: int | None = None) ->
         model,
         calibrated,
         batches,
-        (to_input(shown.images[:count]),),
-        shown.labels[:count],
+        (shown.model_inputs(part.images),),
+        part.labels,
         config.quantization,
     )

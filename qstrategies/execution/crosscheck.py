@@ -115,10 +115,9 @@ def cross_check(
     reference = Evaluation(run_module(module, quantized, integers), None)
     checks, engines_skipped = check_engines(quantized, integers, reference)
     skipped = [*engines_skipped]
-    arrays = [tensor.numpy() for tensor in integers]
     for file in files:
         found, left_out = check_runtimes(
-            file.path, arrays, reference, output_steps(quantized), names
+            file.path, file.inputs(*tensors), reference, output_steps(quantized), names
         )
         checks += found
         skipped += left_out

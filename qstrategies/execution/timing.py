@@ -7,8 +7,8 @@ import functools
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
 
 from qstrategies.records import Speed
@@ -32,26 +32,30 @@ def interleaved(
     return [min(collected) for collected in means]
 
 
-def seconds_per_call(paths: Sequence[Path], images: NDArray[np.uint8], repeats: int) -> list[float]:
-    """Seconds of one call with the batch ``images`` [N, C, H, W] for each file, one thread,
+Loaded = tuple[Path, NDArray[Any]]
+"""A file, and one batch [N, ...] as it takes it."""
+
+
+def seconds_per_call(files: Sequence[Loaded], count: int, repeats: int) -> list[float]:
+    """Seconds of one call with ``count`` examples of its batch for each file, one thread,
     interleaved."""
-    sessions = [OnnxRuntime(path, threads=1) for path in paths]
-    return interleaved([functools.partial(session.run, images) for session in sessions], repeats)
+    sessions = [(OnnxRuntime(path, threads=1), inputs[:count]) for path, inputs in files]
+    calls = [functools.partial(session.run, inputs) for session, inputs in sessions]
+    return interleaved(calls, repeats)
 
 
-def measure(baseline: Path, paths: Sequence[Path], images: NDArray[np.uint8]) -> tuple[Speed, ...]:
-    """Speed of ``baseline`` (the float file) and of every file in ``paths``, with the ratio to the
-    baseline."""
-    files = [baseline, *paths]
-    single = seconds_per_call(files, images[:1], repeats=100)
-    batch = seconds_per_call(files, images[:256], repeats=1)
+def measure(baseline: Loaded, others: Sequence[Loaded]) -> tuple[Speed, ...]:
+    """Speed of ``baseline`` (the float file) and of every other, with the ratio to the baseline."""
+    files, examples = [baseline, *others], len(baseline[1][:256])
+    single = seconds_per_call(files, 1, repeats=100)
+    batch = seconds_per_call(files, 256, repeats=1)
     return tuple(
         Speed(
             file=path.name,
             microseconds_batch_1=one * 1e6,
-            images_per_second_batch_256=len(images[:256]) / many,
+            images_per_second_batch_256=examples / many,
             speedup_batch_1=single[0] / one,
             speedup_batch_256=batch[0] / many,
         )
-        for path, one, many in zip(files, single, batch, strict=True)
+        for (path, _), one, many in zip(files, single, batch, strict=True)
     )

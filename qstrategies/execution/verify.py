@@ -9,11 +9,12 @@ from typing import Any
 import numpy as np
 import onnx
 from numpy.typing import NDArray
+from torch import Tensor
 
-from qstrategies.datasets import DATASETS
+from qstrategies.datasets import made_dataset
 from qstrategies.datasets.base import Location
 from qstrategies.errors import InputError
-from qstrategies.evaluation import BATCH, Evaluation
+from qstrategies.evaluation import BATCH, CHECKED_BYTES, Evaluation
 from qstrategies.execution.crosscheck import REFERENCE, check_runtime, run_in_batches
 from qstrategies.execution.distance import (
     Outputs,
@@ -26,9 +27,10 @@ from qstrategies.execution.distance import (
 from qstrategies.execution.divergence import first_divergence
 from qstrategies.guest import guest
 from qstrategies.onnx_file import INTEGRITY, load_checked, metadata_of, unchanged
+from qstrategies.operators.base import Quantizer
 from qstrategies.records import Skipped
 from qstrategies.runtimes import RUNTIMES
-from qstrategies.runtimes.base import refusing
+from qstrategies.runtimes.base import input_dtypes, refusing
 from qstrategies.text import line
 
 RECORDED = {
@@ -60,8 +62,9 @@ def verify(
     for name in names:
         RUNTIMES.get(name)  # an unknown name is an error before anything runs
     if "dataset" in metadata:
-        split = DATASETS.get(metadata["dataset"])(location).splits["test"]
-        inputs, labels = [split.images.numpy()], split.labels.numpy()
+        split = made_dataset(metadata["dataset"], location).splits["test"]
+        part = split.first(split.count(CHECKED_BYTES))
+        inputs, labels = [_for_file(part.images, model, metadata)], part.labels.numpy()
     else:
         inputs, labels = _random_pixels(model, path), None
     with refusing(REFERENCE, path):
@@ -93,6 +96,18 @@ def verify(
         "apart": list(apart),
         "verdict": "different" if any(apart.values()) else "same",
     }
+
+
+def _for_file(images: Tensor, model: onnx.ModelProto, metadata: dict[str, Any]) -> NDArray[Any]:
+    """``images`` as a split keeps them, as the file takes them: real values as the integers of its
+    quantizer."""
+    takes_integers = set(input_dtypes(model).values()) == {np.dtype(np.uint8)}
+    if not images.is_floating_point() or not takes_integers:
+        return images.numpy()
+    if "input_scale" not in metadata:
+        raise InputError("the file does not say how it quantizes real values: export it again")
+    quantizer = Quantizer(metadata["input_scale"], metadata["input_zero_point"])
+    return quantizer.quantize(images).numpy()
 
 
 def _divergence(

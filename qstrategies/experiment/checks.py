@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from qstrategies.datasets.base import Split
-from qstrategies.evaluation import Evaluation, evaluate
+from qstrategies.evaluation import CHECKED_BYTES, Evaluation, evaluate
 from qstrategies.execution.crosscheck import check_runtimes
 from qstrategies.execution.distance import compare, logits_hash
 from qstrategies.experiment import environment
@@ -41,11 +41,7 @@ def evaluate_engines(
     """The configured engine over all of ``split``, which is the reference, then the others against
     it."""
     first = config.quantization.engine
-    part = (
-        split
-        if config.checks == "full"
-        else Split(split.name, split.images[:QUICK_IMAGES], split.labels[:QUICK_IMAGES])
-    )
+    part = split if config.checks == "full" else split.first(QUICK_IMAGES)
     names = [
         first,
         *(
@@ -72,13 +68,14 @@ def evaluate_engines(
 
 
 def on_pixels(int8: nn.Module) -> Callable[[Tensor], Tensor]:
-    """``int8`` as a function of uint8 images."""
+    """``int8`` as a function of inputs as a split keeps them."""
     return lambda images: int8(images)
 
 
 def export(
     config: ExperimentConfig, workspace: Workspace, quantized: QuantizedModel, reference: Evaluation
 ) -> list[ExportedModel]:
+    """The files of ``quantized``, whose outputs are those of ``reference``."""
     dataset, here = workspace.dataset(config.dataset), environment.describe()
     metadata = {
         "strategy": config.strategy,
@@ -93,11 +90,16 @@ def export(
         "labels": dataset.labels,
         "accuracy": reference.accuracy,
         "output_scale": quantized.output_scale,
-        "logits_sha256": logits_hash(reference.logits),
+        "logits_sha256": logits_hash(
+            reference.logits[: dataset.splits["test"].count(CHECKED_BYTES)]
+        ),
         "run": config.run_id,
         "commit": here["commit"],
         "packages": here["packages"],
     }
+    entry = quantized.inputs[0]
+    if entry.scale is not None and not entry.pixels:
+        metadata |= {"input_scale": entry.scale, "input_zero_point": entry.zero_point}
     return export_onnx(
         quantized, workspace.folder / config.run_id / "model.onnx", metadata, pixels=config.pixels
     )
@@ -111,16 +113,17 @@ def cross_check(
     scale: float | None,
     predictions: dict[str, Any],
 ) -> tuple[list[RuntimeCheck], list[Skipped]]:
-    """Every runtime over all images of the portable form when checks are full; else the default
-    one, the others over a part.
+    """Every runtime over all examples of the portable form when checks are full; else the default
+    one, the others over a part. Of a split that lies on disk no more than ``CHECKED_BYTES`` count.
 
     What each predicts is added to ``predictions``.
     """
-    images = split.images.numpy()
+    loaded = split.first(split.count(CHECKED_BYTES)).images
     others = [name for name in RUNTIMES.names() if name not in (DEFAULT_RUNTIME, *QUICK_LEFT_OUT)]
     checks: list[RuntimeCheck] = []
     skipped: list[Skipped] = []
     for model in exported:
+        images = model.inputs(loaded)[0]
         if config.checks == "full" and model.form == "portable":
             parts = [(images, RUNTIMES.names())]
         else:

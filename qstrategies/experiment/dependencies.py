@@ -6,15 +6,12 @@ A new kind of input, as a checkpoint of the user, is one more part here.
 
 from __future__ import annotations
 
-import contextlib
 import pkgutil
 import platform
-import random
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -24,6 +21,7 @@ from qstrategies.errors import InputError
 from qstrategies.experiment.environment import package_version
 from qstrategies.experiment.stages import tensors_sha256
 from qstrategies.files import sha256
+from qstrategies.guest import seeded
 from qstrategies.models import MODELS
 from qstrategies.plugins import reason
 from qstrategies.records import ExperimentConfig
@@ -110,7 +108,8 @@ def fresh_model(name: str, seed: int) -> nn.Module:
     Raises ``InputError`` where the factory fails, or gives something else.
     """
     factory = MODELS.get(name)
-    with _seeded(seed):
+    with torch.random.fork_rng(), seeded(seed):
+        torch.manual_seed(seed)
         try:
             model = factory()
         except Exception as error:
@@ -136,17 +135,3 @@ def _code(part: str, thing: Any) -> Parts:
         part: source.digest,
         **{name: version for name, version in versions.items() if version is not None},
     }
-
-
-@contextlib.contextmanager
-def _seeded(seed: int) -> Iterator[None]:
-    kept, kept_numpy = random.getstate(), np.random.get_state()
-    try:
-        with torch.random.fork_rng():
-            torch.manual_seed(seed)
-            random.seed(seed)
-            np.random.seed(seed)
-            yield
-    finally:
-        random.setstate(kept)
-        np.random.set_state(kept_numpy)

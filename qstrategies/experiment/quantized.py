@@ -7,12 +7,10 @@ import dataclasses
 import torch
 from torch import Tensor, nn
 
-from qstrategies.datasets.base import CalibrationSet, Split
+from qstrategies.datasets.split import CalibrationSet, Split
 from qstrategies.evaluation import evaluate
 from qstrategies.experiment.checks import on_pixels
 from qstrategies.experiment.stages import Stage
-from qstrategies.models import MODELS
-from qstrategies.pixels import PIXEL_SCALE, to_input
 from qstrategies.quantization.model import QuantizedModel
 from qstrategies.quantization.prepare import Prepared, prepare
 from qstrategies.quantization.qat import FakeQuantizedModel
@@ -21,22 +19,31 @@ from qstrategies.strategies.base import Strategy
 from qstrategies.training.post_training import calibrated, trained_integers
 
 
-def prepared_for(config: ExperimentConfig, strategy: Strategy, model: nn.Module) -> Prepared:
+def prepared_for(
+    config: ExperimentConfig, strategy: Strategy, model: nn.Module, train_split: Split
+) -> Prepared:
     """The float ``model`` with the quantizers of ``config``, to be calibrated."""
     quantization = strategy.resolved(config.quantization)
-    return prepare(model, quantization, example(config), recipe=strategy, input_scale=PIXEL_SCALE)
+    return prepare(
+        model,
+        quantization,
+        example(train_split),
+        recipe=strategy,
+        input_scale=train_split.scale,
+    )
 
 
 def calibration_batches(config: ExperimentConfig, train_split: Split) -> list[Tensor]:
     """The calibration images of ``config`` as models take them."""
     count, seed = config.quantization.calibration_images, config.calibration_seed
     images = CalibrationSet(train_split, count, seed).images
-    return [to_input(batch) for batch in images.split(128)]
+    return [train_split.model_inputs(batch) for batch in images.split(128)]
 
 
-def example(config: ExperimentConfig) -> Tensor:
-    """One batch as the model of ``config`` takes it."""
-    return torch.zeros(2, *MODELS.get(config.model).input_shape)  # type: ignore[attr-defined]
+def example(split: Split) -> Tensor:
+    """One batch of zeros as models take inputs of ``split``."""
+    inputs = split.model_inputs(split.first(2).images)
+    return torch.zeros(inputs.shape, dtype=inputs.dtype)
 
 
 def quantize_stage(
@@ -50,7 +57,7 @@ def quantize_stage(
     integer grid."""
     batches = calibration_batches(config, train_split)
     if not strategy.course.fake_quantized:
-        return calibrated(prepared_for(config, strategy, model), batches)
+        return calibrated(prepared_for(config, strategy, model, train_split), batches)
     assert tuned is not None and isinstance(tuned.model, FakeQuantizedModel)
     return trained_integers(tuned.model, batches)
 

@@ -33,7 +33,6 @@ from qstrategies.export.onnx_export import ExportedModel, export_float_onnx
 from qstrategies.files import atomic_write, remove
 from qstrategies.guest import guest, own_randomness
 from qstrategies.onnx_file import read_metadata
-from qstrategies.pixels import to_input
 from qstrategies.plugins import used
 from qstrategies.quantization.model import QuantizedModel
 from qstrategies.records import (
@@ -52,6 +51,7 @@ from qstrategies.trackers.base import settings_and_figures
 from qstrategies.training.histogram import weight_histogram
 from qstrategies.training.loop import TrainingDivergedError
 
+TIMED_IMAGES = 256
 SECONDS_PER_RUN = {"full": 11.0, "quick": 3.0}
 
 
@@ -235,8 +235,9 @@ def _export(
     clock.lap("export")
     checks, skipped = cross_check(config, exported, test, reference, scale, int8.executors)
     clock.lap("cross_check")
-    paths = [model.path for model in exported]
-    speeds = measure(floating.file.path, paths, test.images.numpy())
+    timed = test.first(TIMED_IMAGES).images
+    files = [(model.path, model.inputs(timed)[0]) for model in exported]
+    speeds = measure((floating.file.path, timed.numpy()), files)
     clock.lap("speed")
     return _Files(exported, (*int8.engines, *checks), tuple(skipped), speeds)
 
@@ -264,12 +265,19 @@ def _float_results(config: ExperimentConfig, workspace: Workspace, trained: Stag
     path = workspace.stages / f"{trained.key[:24]}.float.onnx"
     if path not in workspace.float_results or not path.is_file():
         model, splits = trained.model, workspace.dataset(config.dataset).splits
+        test = splits["test"]
         evaluations = {
-            name: evaluate(lambda images: model(to_input(images)), splits[name])
+            name: evaluate(lambda images: model(test.model_inputs(images)), splits[name])
             for name in ("validation", "test")
         }
-        shape = tuple(splits["test"].images.shape[1:])
-        exported = export_float_onnx(model, shape, path, {"accuracy": evaluations["test"].accuracy})
+        exported = export_float_onnx(
+            model,
+            test.shape,
+            path,
+            {"accuracy": evaluations["test"].accuracy},
+            dtype=test.first(1).images.dtype,
+            input_scale=test.input_scale,
+        )
         workspace.float_results[path] = evaluations, exported
     return _Floating(*workspace.float_results[path])
 

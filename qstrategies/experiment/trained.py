@@ -12,10 +12,11 @@ from torch import nn
 
 from qstrategies.experiment import environment
 from qstrategies.experiment.dependencies import Inputs, fresh_model
+from qstrategies.experiment.fit import check_fit
 from qstrategies.experiment.quantized import calibration_batches, example
 from qstrategies.experiment.stages import Stage, stage
 from qstrategies.experiment.workspace import Workspace
-from qstrategies.pixels import PIXEL_SCALE
+from qstrategies.pixels import Normalized
 from qstrategies.quantization.qat import prepare_qat
 from qstrategies.quantization.recipe import sees_batches_first
 from qstrategies.records import (
@@ -47,7 +48,7 @@ def float_stage(config: ExperimentConfig, workspace: Workspace) -> Stage:
     depends_on["training"] = dataclasses.asdict(config.training)
 
     def build() -> nn.Module:
-        return fresh_model(config.model, config.seed)
+        return model_for(config, workspace)
 
     trainer = _trainer(config, workspace, kind(**options), config.training, recipe)
     return stage(workspace.stages, depends_on, build, trainer, workspace.progress.note)
@@ -74,23 +75,36 @@ def tuned_stage(config: ExperimentConfig, workspace: Workspace, baseline: Stage)
 
     def build() -> nn.Module:
         fresh = course.fresh
-        model = fresh_model(config.model, config.seed) if fresh else copy.deepcopy(baseline.model)
+        model = model_for(config, workspace) if fresh else copy.deepcopy(baseline.model)
         if not course.fake_quantized:
             return model
         quantization = strategy.resolved(config.quantization)
-        images = workspace.dataset(config.dataset).splits["train"]
+        split = workspace.dataset(config.dataset).splits["train"]
         return prepare_qat(
             model,
             quantization,
-            example(config),
+            example(split),
             recipe=strategy,
-            input_scale=PIXEL_SCALE,
-            calibration=calibration_batches(config, images),
+            input_scale=split.scale,
+            calibration=calibration_batches(config, split),
         )
 
     width = f" {config.quantization.width}" if course.fake_quantized else ""
     trainer = _trainer(config, workspace, strategy, schedule, config.strategy + width)
     return stage(workspace.stages, depends_on, build, trainer, workspace.progress.note)
+
+
+def model_for(config: ExperimentConfig, workspace: Workspace) -> nn.Module:
+    """The fresh model of ``config``, which normalizes pixels itself where the dataset asks for it.
+
+    Raises ``InputError`` if it does not take what the dataset gives.
+    """
+    dataset = workspace.dataset(config.dataset)
+    model = fresh_model(config.model, config.seed)
+    if dataset.normalization is not None:
+        model = Normalized(model, dataset.normalization, len(dataset.input_shape))
+    check_fit(model, config, dataset)
+    return model
 
 
 def _common(config: ExperimentConfig, workspace: Workspace, strategy: str) -> dict[str, Any]:

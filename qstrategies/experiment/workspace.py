@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from qstrategies.datasets import DATASETS
+from qstrategies.datasets import DATASETS, made_dataset
 from qstrategies.datasets.base import Dataset, Location
 from qstrategies.evaluation import Evaluation
 from qstrategies.export.onnx_export import ExportedModel
@@ -28,7 +28,9 @@ class Workspace:
     location: Location = field(default_factory=Location)
     progress: Progress = field(default_factory=lambda: Progress(0, quiet=True))
     trackers: Sequence[Tracker] = ()
-    datasets: dict[tuple[type[Dataset], Location], Dataset] = field(default_factory=dict)
+    datasets: dict[tuple[Dataset | Callable[..., Dataset], Location], Dataset] = field(
+        default_factory=dict
+    )
     float_results: dict[Path, tuple[dict[str, Evaluation], ExportedModel]] = field(
         default_factory=dict
     )
@@ -37,7 +39,7 @@ class Workspace:
         """The dataset ``name``, loaded once."""
         kind = DATASETS.get(name)
         if (kind, self.location) not in self.datasets:
-            self.datasets[kind, self.location] = kind(self.location)
+            self.datasets[kind, self.location] = made_dataset(name, self.location)
         return self.datasets[kind, self.location]
 
     @property

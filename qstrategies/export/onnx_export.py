@@ -5,14 +5,15 @@ from __future__ import annotations
 import copy
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import onnx
 import onnx_ir as ir
 import torch
-from torch import nn
+from numpy.typing import NDArray
+from torch import Tensor, nn
 
 from qstrategies.certificate import certify_model
 from qstrategies.errors import SelfCheckError, check_choice
@@ -23,6 +24,7 @@ from qstrategies.export.selfcheck import check_file
 from qstrategies.files import atomic_write, sha256
 from qstrategies.guest import guest, own_randomness
 from qstrategies.onnx_file import HASH_KEY, content_hash
+from qstrategies.pixels import PIXEL_SCALE
 from qstrategies.quantization.model import QuantizedModel
 from qstrategies.records import PIXELS, QuantizationConfig
 
@@ -36,7 +38,7 @@ class ExportedModel:
     to be the same.
 
     ``certificate`` is the summary of what the file guarantees and ``quantized`` the model it was
-    made from, both None for "float".
+    made from, both None for "float". ``pixels`` is as ``export_onnx`` was told.
     """
 
     path: Path
@@ -47,6 +49,14 @@ class ExportedModel:
     same_as: str | None = field(default=None, repr=False)
     certificate: Mapping[str, Any] | None = None
     quantized: QuantizedModel | None = field(default=None, repr=False, compare=False)
+    pixels: str = "uint8"
+
+    def inputs(self, *tensors: Tensor) -> list[NDArray[Any]]:
+        """What the file takes for ``tensors`` [N, ...], one for each input of its model: see
+        ``InputSpec.integers``."""
+        assert self.quantized is not None
+        specs = zip(self.quantized.inputs, tensors, strict=True)
+        return [spec.for_file(tensor, self.pixels).numpy() for spec, tensor in specs]
 
 
 @guest
@@ -96,7 +106,7 @@ def export_onnx(
                 fast, path.with_suffix(".fast.onnx"), "fast", metadata, quantized, portable=files[0]
             )
         )
-    return files
+    return [replace(file, pixels=pixels) for file in files]
 
 
 @guest
@@ -106,24 +116,30 @@ def export_float_onnx(
     input_shape: tuple[int, ...],
     path: Path,
     metadata: Mapping[str, Any] | None = None,
+    *,
+    dtype: torch.dtype = torch.uint8,
+    input_scale: float = PIXEL_SCALE,
 ) -> ExportedModel:
-    """Write the float model, raw uint8 pixels in like the int8 files, for size and speed to be
-    compared with."""
-    example = torch.zeros(2, *input_shape, dtype=torch.uint8)
+    """Write the float model, for size and speed to be compared with.
+
+    In go raw uint8 pixels like into the int8 files, of steps of ``input_scale``; of another
+    ``dtype`` what ``model`` takes.
+    """
+    example = torch.zeros(2, *input_shape, dtype=dtype)
     batch = {0: torch.export.Dim("batch")}
-    proto = exported(
-        _FromPixels(model), (example,), [batch], input_names=["image"], output_names=["logits"]
-    )
+    whole = _FromPixels(model, 1 / input_scale) if dtype == torch.uint8 else model.eval()
+    proto = exported(whole, (example,), [batch], input_names=["image"], output_names=["logits"])
     return _save(_plain(proto), path, "float", metadata)
 
 
 class _FromPixels(nn.Module):
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: nn.Module, steps: float) -> None:
         super().__init__()
         self.model = copy.deepcopy(model).eval()
+        self.steps = int(steps) if steps.is_integer() else steps
 
     def forward(self, image: torch.Tensor) -> torch.Tensor:
-        return self.model(image.float() / 255)
+        return self.model(image.float() / self.steps)
 
 
 def _save(

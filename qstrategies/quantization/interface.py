@@ -63,6 +63,11 @@ class InputSpec:
             torch.uint8
         )
 
+    def for_file(self, values: Tensor, pixels: str) -> Tensor:
+        """``values`` (see ``integers``) as a file takes them that was exported with ``pixels``."""
+        integers = self.integers(values)
+        return integers if pixels == "uint8" else self.reals(integers)
+
     def reals(self, integers: Tensor) -> Tensor:
         """The integers as real numbers in the quantizer's own scale: raw pixels for pixels."""
         if self.scale is None:

@@ -13,7 +13,11 @@ from qstrategies.errors import InputError
 from qstrategies.runtimes import RUNTIMES
 from qstrategies.runtimes.base import Runtime, joined, refused
 
-_DTYPES = {"tensor(uint8)": np.uint8, "tensor(float)": np.float32}
+_DTYPES = {
+    "tensor(uint8)": np.uint8,
+    "tensor(float)": np.float32,
+    "tensor(int64)": np.int64,
+}
 _LEVELS = onnxruntime.GraphOptimizationLevel
 
 

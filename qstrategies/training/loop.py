@@ -11,11 +11,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from qstrategies.datasets.base import Split
+from qstrategies.datasets.split import Batch, Split
 from qstrategies.errors import NotFiniteError
 from qstrategies.evaluation import evaluate
 from qstrategies.guest import guest, own_randomness
-from qstrategies.pixels import to_input
 from qstrategies.records import Epoch, TrainingConfig, WeightHistogram
 from qstrategies.strategies.base import weighted_layers
 from qstrategies.training.fast_graph import fast_view
@@ -48,7 +47,7 @@ def train(
     """Train ``trainee`` and fold it. The same seed gives the same bits.
 
     Args:
-        trainee: its model takes images [N, C, H, W] in [0, 1].
+        trainee: its model takes what ``Split.model_inputs`` makes of inputs [N, ...].
         data: the splits "train" and "validation"; no other is looked at.
         on_epoch: called with the epoch's number (from 1) and its figures.
 
@@ -57,21 +56,23 @@ def train(
     """
     torch.manual_seed(seed)
     target, model = device(), trainee.model
-    model.to(target).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    model.to(target)
+    if len(data["train"].shape) == 3:
+        model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     view = fast_view(model)
     trainee.total = max(1, len(data["train"]) // config.batch_size) * config.epochs
     optimizer, schedule = _optimizer(trainee, config)
     order = torch.Generator().manual_seed(seed)
-    images, labels = data["train"].images.to(target), data["train"].labels.to(target)
+    split = data["train"].to(target)
     curve, histograms = [], []
     for number in range(1, config.epochs + 1):
         started = time.perf_counter()
         model.train()
-        batches = torch.randperm(len(labels), generator=order).to(target).split(config.batch_size)
+        chunks = _chunks(len(split), config.batch_size, order)
+        drawn = seed * 2**32 + number * 2**20  # numbers of examples are below their distances
         losses = [
-            _step(view, trainee, optimizer, schedule, (images[batch], labels[batch]))
-            for batch in batches
-            if len(batch) == config.batch_size or len(batches) == 1
+            _step(view, trainee, optimizer, schedule, _as_inputs(split, batch, target))
+            for batch in split.training_batches(chunks, drawn)
         ]
         seconds = time.perf_counter() - started
         curve.append(
@@ -91,6 +92,18 @@ def train(
             )
     trainee.fold()
     return History(tuple(curve), tuple(histograms))
+
+
+def _chunks(count: int, size: int, order: torch.Generator) -> list[Tensor]:
+    """The indices of each batch, of ``size`` all, unless there are fewer examples."""
+    chunks = torch.randperm(count, generator=order).split(size)
+    return [chunk for chunk in chunks if len(chunk) == size or len(chunks) == 1]
+
+
+def _as_inputs(split: Split, batch: Batch, target: torch.device) -> Batch:
+    """What the model takes, in the dtype that is computed in, and the labels."""
+    images, labels = (tensor.to(target) for tensor in batch)
+    return split.model_inputs(images, compute_dtype()), labels
 
 
 def _optimizer(
@@ -119,13 +132,12 @@ def _step(
     trainee: Trainee,
     optimizer: torch.optim.Optimizer,
     schedule: torch.optim.lr_scheduler.LRScheduler,
-    batch: tuple[Tensor, Tensor],
+    batch: Batch,
 ) -> float:
-    images, labels = batch
+    inputs, labels = batch
     dtype = compute_dtype()
-    inputs = to_input(images, dtype)
     try:
-        with torch.autocast(images.device.type, dtype, enabled=dtype != torch.float32):
+        with torch.autocast(inputs.device.type, dtype, enabled=dtype != torch.float32):
             logits = view(inputs)
     except NotFiniteError as error:
         raise TrainingDivergedError(str(error)) from None
@@ -148,4 +160,5 @@ def _step(
 def _accuracy(model: nn.Module, split: Split) -> float:
     where = next(model.parameters()).device
     model.eval()
-    return evaluate(lambda images: model(to_input(images.to(where))).cpu(), split).accuracy
+    inputs = split.model_inputs
+    return evaluate(lambda images: model(inputs(images.to(where))).cpu(), split).accuracy

@@ -1,0 +1,181 @@
+"""Values as a user has them -> values as a split keeps them: pixels, real values, or numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from qstrategies.datasets.stored import Source
+from qstrategies.errors import InputError
+from qstrategies.pixels import Normalization
+
+WHOLE = 1e-3
+"""How far from a whole number of steps a scaled pixel may lie: what a division leaves is less."""
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """What ``source`` gives as it is kept.
+
+    Attributes:
+        input_scale: what one step of pixels is worth; None if inputs are taken as they are.
+        normalization: of real values.
+        what: what to call the inputs in an error.
+    """
+
+    source: Source
+    input_scale: float | None
+    normalization: Normalization | None = None
+    what: str = "inputs"
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def read(self, indices: Sequence[int]) -> Tensor:
+        values = encoded(self.source.read(indices), self.input_scale, self.what)
+        return values if self.normalization is None else self.normalization.applied(values)
+
+    @property
+    def digest(self) -> str:
+        return f"{self.source.digest} {self.input_scale} {self.normalization}"
+
+
+def encoded(values: Tensor, input_scale: float | None, what: str) -> Tensor:
+    """``values`` [N, ...] as uint8 pixels if they are bytes or ``input_scale`` says what a step is
+    worth; else real values as float32, and integers, as those of words, as int64.
+
+    Raises ``InputError`` for other dtypes, NaN or infinity, and for what contradicts
+    ``input_scale``.
+    """
+    if values.dtype == torch.bool or values.is_complex():
+        raise InputError(f"{what} are {values.dtype}: make them float32, uint8 or int64")
+    if values.is_floating_point() and not torch.isfinite(values).all():
+        raise InputError(f"{what} hold NaN or infinity: leave those examples out, or fill them in")
+    if values.dtype == torch.uint8:
+        return values
+    if input_scale is not None:
+        return _pixels(values, input_scale, what)
+    return values.float() if values.is_floating_point() else values.long()
+
+
+def _pixels(values: Tensor, input_scale: float, what: str) -> Tensor:
+    steps = values.double() / input_scale if values.is_floating_point() else values
+    low, high = steps.min().item(), steps.max().item()
+    if low < -WHOLE or high > 255 + WHOLE:
+        top = 255 * input_scale if values.is_floating_point() else 255
+        raise InputError(
+            f"{what} hold values from {values.min().item():g} to {values.max().item():g}: with "
+            f"input_scale={input_scale:g} they lie in [0, {top:g}]; leave input_scale out for "
+            "other values"
+        )
+    if values.is_floating_point() and (steps - steps.round()).abs().max() > WHOLE:
+        raise InputError(
+            f"{what} are no whole steps of input_scale={input_scale:g}, as pixels are: leave "
+            "input_scale out for real values"
+        )
+    return steps.round().to(torch.uint8) if values.is_floating_point() else steps.to(torch.uint8)
+
+
+def tensor_of(value: Any, what: str) -> Tensor:
+    """``value`` (an array of numbers, a tensor, a picture of Pillow) as a tensor on the CPU.
+
+    Raises ``InputError`` for anything else.
+    """
+    if isinstance(value, Tensor):
+        return value.detach().cpu()
+    if hasattr(value, "getbands"):
+        return _picture(value)
+    array: NDArray[Any] = value if isinstance(value, np.ndarray) else np.asarray(value)
+    unsigned = {2: np.int32, 4: np.int64}
+    if array.dtype.kind == "u" and array.dtype.itemsize in unsigned:
+        array = array.astype(unsigned[array.dtype.itemsize])
+    if array.dtype.kind not in "fiub" or array.dtype.itemsize > 8:
+        raise InputError(f"{what} are {array.dtype}: make them float32, uint8 or int64")
+    if array.dtype.byteorder == ">":
+        array = array.astype(array.dtype.newbyteorder("="))
+    if not array.flags.writeable:
+        array = array.copy()
+    return torch.from_numpy(array)
+
+
+def _picture(picture: Any) -> Tensor:
+    """uint8 [channels, height, width]."""
+    pixels = np.array(picture)
+    pixels = pixels[:, :, None] if pixels.ndim == 2 else pixels
+    return torch.from_numpy(pixels).permute(2, 0, 1).contiguous()
+
+
+def class_numbers(
+    labels: dict[str, Any], names: Sequence[str] | None
+) -> tuple[dict[str, Tensor], tuple[str, ...]]:
+    """The labels [N] of each split as int64 numbers of classes, and the names of these.
+
+    Names in the place of numbers are numbered in their order.
+
+    Raises:
+        InputError: labels that are no classes, numbers that leave some out, more of them than
+            ``names``.
+    """
+    arrays = {split: _vector(each, split) for split, each in labels.items()}
+    kinds = {array.dtype.kind for array in arrays.values()}
+    if kinds <= {"U", "S", "O"}:
+        arrays, names = _numbered({key: each.astype(str) for key, each in arrays.items()}, names)
+    elif not kinds <= {"i", "u"}:
+        found = ", ".join(sorted({str(array.dtype) for array in arrays.values()}))
+        raise InputError(f"labels are {found}: expected the numbers or the names of classes")
+    _check_numbers(arrays, names)
+    count = len(names) if names else 1 + max(int(array.max()) for array in arrays.values())
+    numbers = {key: torch.from_numpy(each.astype(np.int64)) for key, each in arrays.items()}
+    return numbers, tuple(names or map(str, range(count)))
+
+
+def _vector(labels: Any, split: str) -> NDArray[Any]:
+    array = labels.detach().cpu().numpy() if isinstance(labels, Tensor) else np.asarray(labels)
+    if array.ndim == 2 and array.shape[1] == 1:
+        array = array[:, 0]
+    if array.ndim != 1:
+        raise InputError(
+            f"labels of {split!r} have shape {list(array.shape)}: expected one number or name for "
+            "each example, as labels.argmax(1) of one-hot rows"
+        )
+    if not len(array):
+        raise InputError(f"the split {split!r} has no examples")
+    return array
+
+
+def _numbered(
+    arrays: dict[str, NDArray[Any]], names: Sequence[str] | None
+) -> tuple[dict[str, NDArray[Any]], Sequence[str]]:
+    found = sorted({str(name) for array in arrays.values() for name in np.unique(array)})
+    order = list(names or found)
+    missing = [name for name in found if name not in order]
+    if missing:
+        raise InputError(f"the label {missing[0]!r} is none of the classes {', '.join(order)}")
+    places = {name: place for place, name in enumerate(order)}
+    numbered = {
+        key: np.array([places[str(name)] for name in array]) for key, array in arrays.items()
+    }
+    return numbered, order
+
+
+def _check_numbers(arrays: dict[str, NDArray[Any]], names: Sequence[str] | None) -> None:
+    low = min(int(array.min()) for array in arrays.values())
+    high = max(int(array.max()) for array in arrays.values())
+    if low < 0 or (names and high >= len(names)):
+        allowed = f"0...{len(names) - 1}" if names else "0, 1, 2..."
+        raise InputError(f"labels from {low} to {high}: classes are numbered {allowed}")
+
+
+def check_trained(labels: dict[str, Tensor], names: Sequence[str]) -> None:
+    """Raise ``InputError`` for a class without a training example."""
+    examples = labels["train"].bincount(minlength=len(names)).tolist()
+    untrained = [name for name, count in zip(names, examples, strict=True) if not count]
+    if untrained:
+        shown = ", ".join(untrained[:5])
+        raise InputError(f"no example of class {shown} in the split 'train' to learn it from")

@@ -1,0 +1,131 @@
+"""Datasets of columns: a CSV file, or arrays by name."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from qstrategies.datasets.made import SPLITS, MadeDataset, Part, Settings, made
+from qstrategies.datasets.stored import InMemory
+from qstrategies.errors import InputError, check_choice
+from qstrategies.files import check_file, doing
+
+Columns = dict[str, NDArray[Any]]
+
+
+def from_table(data: Any, target: str, **settings: Any) -> MadeDataset:
+    """A dataset of columns: ``from_table("flowers.csv", target="species")``.
+
+    Numbers become real values; each of the other columns becomes one input for each of the values
+    that it has, 1 where it has it. All are normalized by the training split, unless ``normalize``
+    says something else.
+
+    Args:
+        data: a CSV file whose first line names the columns, columns by name (a dict of arrays, a
+            data frame), or such by split: ``{"train": ..., "test": ...}``.
+        target: the column of the classes.
+        settings: see ``Settings``.
+
+    Raises:
+        InputError: an unknown column, a missing value, columns of different lengths.
+    """
+    several = isinstance(data, Mapping) and all(str(name).lower() in SPLITS for name in data)
+    tables = {split: _table(each) for split, each in (data if several else {"train": data}).items()}
+    for table in tables.values():
+        check_choice("column", target, table)
+    features = [name for name in next(iter(tables.values())) if name != target]
+    if not features:
+        raise InputError(f"no columns but the target {target!r}")
+    for split, table in tables.items():
+        if set(table) != {*features, target}:
+            found = ", ".join(sorted(set(table) ^ {*features, target}))
+            raise InputError(f"the split {split!r} has not the same columns as the first: {found}")
+    blocks = {name: _values(name, tables) for name in features}
+    parts = {
+        split: Part(
+            InMemory(
+                torch.from_numpy(np.concatenate([blocks[name][split] for name in features], 1))
+            ),
+            _classes(table[target]),
+        )
+        for split, table in tables.items()
+    }
+    return made(parts, Settings.of({"normalize": "train", **settings}), "columns", "table")
+
+
+def _table(data: Any) -> Columns:
+    if isinstance(data, str | Path):
+        return _read(Path(data))
+    if not hasattr(data, "keys"):  # of a data frame too
+        raise InputError(f"{type(data).__name__}: expected a CSV file or columns by name")
+    table = {str(name): np.asarray(data[name]) for name in list(data)}
+    lengths = {name: array.shape for name, array in table.items()}
+    wrong = [
+        name
+        for name, shape in lengths.items()
+        if shape != next(iter(lengths.values())) or len(shape) != 1
+    ]
+    if wrong:
+        raise InputError(
+            f"the column {wrong[0]!r} has shape {list(lengths[wrong[0]])}: expected [N], as all"
+        )
+    return table
+
+
+def _read(path: Path) -> Columns:
+    """The columns of a CSV file: float64 where all are numbers, else text."""
+    check_file(path)
+    with doing("read", path), path.open(newline="", encoding="utf-8-sig") as file:
+        header, *rows = [row for row in csv.reader(file) if row]
+    for number, row in enumerate(rows, 2):
+        if len(row) != len(header):
+            raise InputError(
+                f"{str(path)!r}, row {number}: {len(row)} values for {len(header)} columns"
+            )
+    columns = {name: _column([row[place] for row in rows]) for place, name in enumerate(header)}
+    if len(columns) < len(header) or not rows:
+        raise InputError(f"{str(path)!r} has {'no rows' if not rows else 'a column name twice'}")
+    return columns
+
+
+def _column(values: list[str]) -> NDArray[Any]:
+    try:
+        return np.array([float(value) for value in values])
+    except ValueError:
+        return np.array(values)
+
+
+def _values(name: str, tables: Mapping[str, Columns]) -> dict[str, NDArray[np.float32]]:
+    """The column ``name`` of each split as inputs [N, width]."""
+    columns = {split: table[name] for split, table in tables.items()}
+    _check_complete(name, columns)
+    if all(column.dtype.kind in "fiub" for column in columns.values()):
+        return {split: column.astype(np.float32)[:, None] for split, column in columns.items()}
+    texts = {split: column.astype(str) for split, column in columns.items()}
+    known = np.unique(np.concatenate(list(texts.values())))
+    return {split: (text[:, None] == known).astype(np.float32) for split, text in texts.items()}
+
+
+def _check_complete(name: str, columns: Mapping[str, NDArray[Any]]) -> None:
+    for column in columns.values():
+        if column.dtype.kind in "fc":
+            missing = ~np.isfinite(column)
+        else:
+            missing = np.isin(column.astype(str), ("", "nan", "None", "NA"))
+        if missing.any():
+            raise InputError(
+                f"the column {name!r} has no value in example {int(missing.argmax())}: fill it in, "
+                "or leave it out"
+            )
+
+
+def _classes(column: NDArray[Any]) -> NDArray[Any]:
+    """Numbers of classes as whole numbers, names as they are."""
+    whole = column.dtype.kind == "f" and (column == np.round(column)).all()
+    return column.astype(np.int64) if whole else column
