@@ -17,6 +17,7 @@ if TYPE_CHECKING:  # what the package offers: said here once, loaded when it is 
     from qstrategies import strategies as strategies
     from qstrategies import trackers as trackers
     from qstrategies.certificate import certify as certify
+    from qstrategies.compare import compare as compare
     from qstrategies.datasets import DATASETS as DATASETS
     from qstrategies.datasets.base import CalibrationSet as CalibrationSet
     from qstrategies.datasets.base import Dataset as Dataset

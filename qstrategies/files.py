@@ -136,9 +136,9 @@ def read_bytes(path: Path) -> bytes:
         return path.read_bytes()
 
 
-def check_file(path: Path) -> None:
-    """Raise ``InputError`` unless ``path`` is a regular file that is neither empty nor too large;
-    it is not opened."""
+def check_file(path: Path, most: int | None = LARGEST_FILE) -> None:
+    """Raise ``InputError`` unless ``path`` is a regular file that is neither empty nor larger than
+    ``most`` bytes; it is not opened."""
     if not path.exists():
         raise InputError(f"no such file: {str(path)!r}")
     if not path.is_file():
@@ -148,10 +148,8 @@ def check_file(path: Path) -> None:
     size = path.stat().st_size
     if size == 0:
         raise InputError(f"{str(path)!r} is empty")
-    if size > LARGEST_FILE:
-        raise InputError(
-            f"{str(path)!r} has {size >> 20} MB: at most {LARGEST_FILE >> 20} MB are read"
-        )
+    if most is not None and size > most:
+        raise InputError(f"{str(path)!r} has {size >> 20} MB: at most {most >> 20} MB are read")
 
 
 def check_folder(path: Path, pattern: str, expected: str) -> None:

@@ -82,6 +82,17 @@ class Registry(Generic[T]):
             self._items, self._origins = kept
             raise
 
+    @contextlib.contextmanager
+    def lent(self, name: str, item: T) -> Iterator[None]:
+        """Inside, ``name`` is ``item``, whatever it was and will be again."""
+        self._discover()
+        kept = dict(self._items), dict(self._origins)
+        self._items[name], self._origins[name] = item, "the caller"
+        try:
+            yield
+        finally:
+            self._items, self._origins = kept
+
     def _add(self, name: str, item: T, origin: str) -> None:
         if name in self._items:
             raise InputError(

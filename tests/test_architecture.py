@@ -21,6 +21,7 @@ LAYERS = [
     {"execution"},
     {"experiment"},
     {"evidence", "diagnosis"},
+    {"compare"},
     {"cli"},
     {"__main__"},
 ]

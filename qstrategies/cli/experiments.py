@@ -45,7 +45,7 @@ def add_compare(sub: argparse.ArgumentParser) -> None:
         "strategies",
         metavar="STRATEGY",
         nargs="*",
-        help="names from `qstrategies list` (default: all)",
+        help="names from `qstrategies list` (default: several)",
     )
     sub.add_argument(
         "--bits", default="8,4,3,2", help="weight bit widths, comma-separated (default: 8,4,3,2)"
@@ -108,7 +108,7 @@ def _run_all(
     seeds: int = 1,
     **axes: Any,
 ) -> list[RunRecord]:
-    from qstrategies.experiment.comparison import DEFAULT_STRATEGIES, plan, run_all
+    from qstrategies.experiment.comparison import default_strategies, plan, run_all
     from qstrategies.experiment.workspace import Workspace
     from qstrategies.progress import Progress
     from qstrategies.trackers import open_tracker
@@ -116,7 +116,7 @@ def _run_all(
 
     keep_freed_memory()
     numbers = range(base.seed, base.seed + seeds)
-    configs = plan(base, list(strategies) or DEFAULT_STRATEGIES, bits, numbers, **axes)
+    configs = plan(base, strategies or default_strategies(base), bits, numbers, **axes)
     progress = Progress(0, quiet=options.quiet)
     trackers = [open_tracker(name, options.out) for name in dict.fromkeys(options.track)]
     workspace = Workspace(options.out, location(options), progress, trackers)

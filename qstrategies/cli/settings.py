@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from qstrategies.cli.location import add_location
-from qstrategies.cli.values import folder, number, whole
+from qstrategies.cli.values import file, folder, number, whole
 from qstrategies.errors import InputError, check_choice
 from qstrategies.records import (
     ENGINES,
@@ -127,6 +127,13 @@ def _add_data(sub: argparse.ArgumentParser) -> None:
         "--model", default="cnn", help="a model from `qstrategies list` (default: cnn)"
     )
     data.add_argument(
+        "--checkpoint",
+        type=file,
+        metavar="FILE.safetensors",
+        help="weights of the model, trained already: strategies start from them, and nothing is "
+        "trained in float",
+    )
+    data.add_argument(
         "--dataset", default="mnist", help="a dataset from `qstrategies list` (default: mnist)"
     )
     add_location(data)
@@ -204,6 +211,7 @@ def configuration(options: argparse.Namespace, strategy: str, widths: Widths) ->
         strategy=strategy,
         options=_strategy_options(options.option),
         model=options.model,
+        checkpoint=None if options.checkpoint is None else str(options.checkpoint),
         dataset=options.dataset,
         training=_override(preset["training"], common, options.epochs, options.learning_rate),
         tuning=_override(preset["tuning"], common, options.tune_epochs, options.tune_learning_rate),

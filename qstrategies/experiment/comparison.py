@@ -10,6 +10,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from qstrategies.errors import InputError
+from qstrategies.experiment.checkpoint import is_trained
 from qstrategies.experiment.dependencies import Inputs, changed
 from qstrategies.experiment.runs import SECONDS_PER_RUN, run_experiment
 from qstrategies.experiment.trained import SECONDS_PER_EPOCH
@@ -37,7 +38,13 @@ DEFAULT_STRATEGIES = (
     "qat_weight_norm",
     "qat_clamp",
 )
+FROM_A_TRAINED_MODEL = ("no_norm", "cle+mse_clip+adaround", "finetune", "qat")
 DEFAULT_BITS = (8, 4, 3, 2)
+
+
+def default_strategies(base: ExperimentConfig) -> Sequence[str]:
+    """What is compared where nothing is named."""
+    return FROM_A_TRAINED_MODEL if is_trained(base) else DEFAULT_STRATEGIES
 
 
 def plan(

@@ -6,10 +6,12 @@ A new kind of input, as a checkpoint of the user, is one more part here.
 
 from __future__ import annotations
 
+import copy
 import pkgutil
 import platform
 import re
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -18,6 +20,7 @@ from torch import Tensor, nn
 from qstrategies import operators, source_code
 from qstrategies.datasets.base import Dataset
 from qstrategies.errors import InputError
+from qstrategies.experiment.checkpoint import read
 from qstrategies.experiment.environment import package_version
 from qstrategies.experiment.stages import tensors_sha256
 from qstrategies.files import sha256
@@ -48,6 +51,7 @@ class Inputs:
     def __init__(self, datasets: Callable[[str], Dataset]) -> None:
         self._datasets = datasets
         self._models: dict[str, str] = {}
+        self._checkpoints: dict[str, str] = {}
 
     def of_run(self, config: ExperimentConfig) -> Parts:
         """What the run of ``config`` depends on besides ``config``."""
@@ -68,10 +72,13 @@ class Inputs:
             "torch": str(package_version("torch")),
             f"data of {config.dataset!r}": self._datasets(config.dataset).content,
             f"layers or initial weights of model {config.model!r}": self._fresh(config.model),
-            **_code(f"code of model {config.model!r}", MODELS.get(config.model)),
+            **_model_code(config.model),
             **self._strategy(strategy),
             "code of training": source_code.of_modules(TRAINING).digest,
         }
+        if config.checkpoint is not None:
+            content = self._checkpoint(config.checkpoint)
+            parts[f"contents of checkpoint {config.checkpoint!r}"] = content
         if STRATEGIES.get(strategy).course.fake_quantized:
             parts["code of fake quantizers"] = source_code.of_modules(
                 [FAKE_QUANTIZERS, *OPERATORS]
@@ -92,6 +99,11 @@ class Inputs:
             self._models[model] = _fresh(model)
         return self._models[model]
 
+    def _checkpoint(self, path: str) -> str:
+        if path not in self._checkpoints:
+            self._checkpoints[path] = tensors_sha256(read(Path(path)))
+        return self._checkpoints[path]
+
 
 def changed(before: Mapping[str, str], now: Mapping[str, str]) -> str | None:
     """Which parts are not as they were, in words; None if all are."""
@@ -103,11 +115,13 @@ def changed(before: Mapping[str, str], now: Mapping[str, str]) -> str | None:
 
 def fresh_model(name: str, seed: int) -> nn.Module:
     """The model ``name`` as its factory builds it with all random states seeded; the user's stay as
-    they were.
+    they were. A copy, where the model itself is registered.
 
     Raises ``InputError`` where the factory fails, or gives something else.
     """
     factory = MODELS.get(name)
+    if isinstance(factory, nn.Module):
+        return copy.deepcopy(factory)
     with torch.random.fork_rng(), seeded(seed):
         torch.manual_seed(seed)
         try:
@@ -125,6 +139,18 @@ def _fresh(name: str) -> str:
     tensors = {key: value for key, value in model.state_dict().items() if isinstance(value, Tensor)}
     layers = re.sub(r" at 0x[0-9a-f]+", "", repr(model))
     return sha256(f"{layers} {tensors_sha256(tensors)}".encode())
+
+
+def _model_code(name: str) -> Parts:
+    """Of the factory; where the model itself is registered, of all that it is made of."""
+    part, item = f"code of model {name!r}", MODELS.get(name)
+    if not isinstance(item, nn.Module):
+        return _code(part, item)
+    kinds = {type(module) for module in item.modules()}
+    found = [_code(part, kind) for kind in kinds if not kind.__module__.startswith("torch.")]
+    digests = sorted(parts[part] for parts in found)
+    versions = {key: value for parts in found for key, value in parts.items()}
+    return versions | {part: sha256("".join(digests).encode())}
 
 
 def _code(part: str, thing: Any) -> Parts:

@@ -6,11 +6,13 @@ import contextlib
 import copy
 import dataclasses
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from torch import nn
 
 from qstrategies.experiment import environment
+from qstrategies.experiment.checkpoint import fill, is_trained
 from qstrategies.experiment.dependencies import Inputs, fresh_model
 from qstrategies.experiment.fit import check_fit
 from qstrategies.experiment.quantized import calibration_batches, example
@@ -23,9 +25,10 @@ from qstrategies.records import (
     Epoch,
     ExperimentConfig,
     TrainingConfig,
+    content_key,
 )
 from qstrategies.strategies import STRATEGIES
-from qstrategies.strategies.base import Strategy
+from qstrategies.strategies.base import BASELINE, Strategy
 from qstrategies.text import file_name
 from qstrategies.training.loop import History, train
 from qstrategies.training.trainee import Trainee
@@ -38,6 +41,8 @@ SECONDS_PER_EPOCH = {
 
 def float_stage(config: ExperimentConfig, workspace: Workspace) -> Stage:
     """The float model of the strategy itself, or of the one that it starts from."""
+    if is_trained(config):
+        return _given(config, workspace)
     recipe = STRATEGIES.get(config.strategy).course.parent or config.strategy
     kind = STRATEGIES.get(recipe)
     options = {name: value for name, value in config.options.items() if name in kind.options}
@@ -52,6 +57,14 @@ def float_stage(config: ExperimentConfig, workspace: Workspace) -> Stage:
 
     trainer = _trainer(config, workspace, kind(**options), config.training, recipe)
     return stage(workspace.stages, depends_on, build, trainer, workspace.progress.note)
+
+
+def _given(config: ExperimentConfig, workspace: Workspace) -> Stage:
+    """The float model that is trained already."""
+    inputs = Inputs(workspace.dataset).of_training(config, BASELINE)
+    model = model_for(config, workspace)
+    key = content_key({"given": config.model, "inputs": inputs})
+    return Stage(model.eval(), History((), ()), key)
 
 
 def tuned_stage(config: ExperimentConfig, workspace: Workspace, baseline: Stage) -> Stage | None:
@@ -95,12 +108,14 @@ def tuned_stage(config: ExperimentConfig, workspace: Workspace, baseline: Stage)
 
 
 def model_for(config: ExperimentConfig, workspace: Workspace) -> nn.Module:
-    """The fresh model of ``config``, which normalizes pixels itself where the dataset asks for it.
+    """The fresh model of ``config``, or that of its checkpoint, which normalizes pixels itself where the dataset asks for it.
 
     Raises ``InputError`` if it does not take what the dataset gives.
     """
     dataset = workspace.dataset(config.dataset)
     model = fresh_model(config.model, config.seed)
+    if config.checkpoint is not None:
+        fill(model, Path(config.checkpoint))
     if dataset.normalization is not None:
         model = Normalized(model, dataset.normalization, len(dataset.input_shape))
     check_fit(model, config, dataset)

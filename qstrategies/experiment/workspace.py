@@ -9,6 +9,7 @@ from pathlib import Path
 from qstrategies.datasets import DATASETS, made_dataset
 from qstrategies.datasets.base import Dataset, Location
 from qstrategies.evaluation import Evaluation
+from qstrategies.experiment.checkpoint import check_start
 from qstrategies.export.onnx_export import ExportedModel
 from qstrategies.models import MODELS
 from qstrategies.progress import Progress
@@ -53,3 +54,4 @@ def check_config(config: ExperimentConfig) -> None:
     STRATEGIES.get(config.strategy)(**config.options).resolved(config.quantization)
     MODELS.get(config.model)
     DATASETS.get(config.dataset)
+    check_start(config)

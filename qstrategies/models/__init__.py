@@ -11,5 +11,6 @@ from qstrategies.registry import Registry
 if TYPE_CHECKING:
     from torch import nn
 
+# A factory, as a class, or a module that is trained already.
 MODELS: Registry[Callable[[], nn.Module]] = Registry("model", __name__)
 register = MODELS.register

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import os
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -142,12 +144,15 @@ class ExperimentConfig:
     in the default engine and runtime over all images and in the others over a part. ``pixels`` is
     the dtype of the exported input. ``seed`` is that of weights, batches and calibration images;
     ``calibration_draw`` n > 0 takes the n-th other draw of calibration images for the same seed.
+    ``checkpoint`` is the safetensors file of a float model that is trained already, which takes the
+    place of ``training``.
     """
 
     strategy: Name
     options: dict[str, float] = field(default_factory=dict)
     model: Name = "cnn"
     dataset: Name = "mnist"
+    checkpoint: str | None = None
     training: TrainingConfig = TrainingConfig()
     tuning: TrainingConfig = TrainingConfig(
         epochs=1, learning_rate=2e-3, schedule="cosine", batch_size=512
@@ -159,6 +164,8 @@ class ExperimentConfig:
     pixels: str = "uint8"
 
     def __post_init__(self) -> None:
+        if self.checkpoint is not None:
+            object.__setattr__(self, "checkpoint", os.fspath(self.checkpoint))
         check_choice("checks", self.checks, CHECKS)
         check_choice("pixel type", self.pixels, PIXELS)
         check_range("seed", self.seed, 0, 2**31 - 1)
@@ -170,7 +177,10 @@ class ExperimentConfig:
         weights, activations = self.quantization.widths
         bits = f"w{weights}" if activations == 8 else f"w{weights}a{activations}"
         draw = f"d{self.calibration_draw}" if self.calibration_draw else ""
-        key = content_key(self)[:8]
+        content = dataclasses.asdict(self)
+        if self.checkpoint is None:  # as before there were any
+            del content["checkpoint"]
+        key = content_key(content)[:8]
         return f"{file_name(self.strategy)}-{bits}-s{self.seed}{draw}-{key}"
 
     @property

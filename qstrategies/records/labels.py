@@ -34,5 +34,6 @@ def _unlabelled(config: ExperimentConfig) -> dict[str, Any]:
         "engine": config.quantization.engine,
         "calibration_images": config.quantization.calibration_images,
         "pixels": config.pixels,
+        "checkpoint": config.checkpoint,
     }
     return {name.replace("_", "-"): value for name, value in settings.items()}

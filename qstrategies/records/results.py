@@ -117,7 +117,6 @@ MEASURED = (
     "checks",
     "sizes",
     "speeds",
-    "curve",
     "histograms",
 )
 """What every finished run has measured."""
@@ -151,7 +150,8 @@ class RunRecord:
     ``inputs`` is what the run depends on besides its configuration, by name (see ``dependencies``);
     empty in records from before it was noted down. ``used`` are the user's files that were imported
     (``--use``). ``classes`` is how many the model tells apart.
-    ``curve`` is the run's own training, after ``epochs_before`` of the float model it continues;
+    ``curve`` is the run's own training, after ``epochs_before`` of the float model it continues,
+    as far as that was trained here;
     ``peak_bytes`` is the largest resident memory of the process so far.
     """
 

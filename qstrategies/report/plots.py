@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 MARKERS = "osD^vP*X<>"
 LONGEST_LABEL = 80
+UPPER_END = 0.03
+"""Of accuracy, what the closer view shows below the best."""
 PARETO_RANGE = 0.02
 """How far below the best a candidate is still drawn: two points."""
 
@@ -96,7 +98,9 @@ def accuracy_against_bits(records: Sequence[RunRecord]) -> Figure:
     axes[0].set_ylabel("int8 test accuracy")
     axes[0].set_title("Accuracy against weight bits")
     axes[1].set_title("The upper end")
-    axes[1].set_ylim(0.965, 0.995)
+    best = max(record.int8_accuracy or 0.0 for record in done)
+    top = max([best, *baseline])
+    axes[1].set_ylim(top - UPPER_END, top + UPPER_END / 10)
     axes[0].legend(fontsize=8)
     return figure
 
@@ -156,12 +160,15 @@ def learning_curves(records: Sequence[RunRecord]) -> Figure:
     """Training loss and validation accuracy over the epochs; what continues a float model starts
     after that one's epochs."""
     figure, axes = plt.subplots(1, 2, figsize=(12, 4.2), layout="constrained")
-    for index, (name, record) in enumerate(one_per_strategy(records).items()):
+    trained = [pair for pair in one_per_strategy(records).items() if pair[1].curve]
+    for index, (name, record) in enumerate(trained):
         epochs = range(record.epochs_before + 1, record.epochs_before + len(record.curve) + 1)
         style = {"marker": MARKERS[index % len(MARKERS)], "markersize": 5, "label": plain(name)}
         axes[0].plot(epochs, [epoch.loss for epoch in record.curve], **style)
         axes[1].plot(epochs, [epoch.accuracy for epoch in record.curve], **style)
-    axes[0].set_yscale("log")
+    if trained:
+        axes[0].set_yscale("log")
+        axes[1].legend(fontsize=8)
     axes[0].set_ylabel("training loss, nats")
     axes[1].set_ylabel("validation accuracy")
     axes[1].yaxis.set_major_formatter(matplotlib.ticker.PercentFormatter(1, decimals=None))
@@ -169,7 +176,6 @@ def learning_curves(records: Sequence[RunRecord]) -> Figure:
         axis.set_xlabel("epoch")
         axis.xaxis.set_major_locator(matplotlib.ticker.MaxNLocator(integer=True))
         axis.grid(alpha=0.3)
-    axes[1].legend(fontsize=8)
     return figure
 
 

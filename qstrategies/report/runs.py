@@ -120,8 +120,9 @@ def command(config: ExperimentConfig, used: Sequence[str] = ()) -> str:
     for flag, ours, usual in (
         ("model", config.model, default.model),
         ("dataset", config.dataset, default.dataset),
+        ("checkpoint", config.checkpoint, default.checkpoint),
     ):
-        words += [f"--{flag}", ours] if ours != usual else []
+        words += [f"--{flag}", str(ours)] if ours != usual else []
     words += ["--seed", str(config.seed), "--weight-bits", str(config.quantization.weight_bits)]
     draw = config.calibration_draw
     words += ["--calibration-draw", str(draw)] if draw else []

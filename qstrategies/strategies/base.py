@@ -56,7 +56,9 @@ class Course:
         return "post-training" if self.schedule is None else "ranges of weights"
 
 
-QAT = Course(parent="no_norm", schedule="tuning", fake_quantized=True)
+BASELINE = "no_norm"
+"""The strategy whose float model is plainly trained: what others start from, or a checkpoint is."""
+QAT = Course(parent=BASELINE, schedule="tuning", fake_quantized=True)
 """Quantization-aware training from the baseline's float model."""
 
 
