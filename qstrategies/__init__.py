@@ -17,7 +17,6 @@ if TYPE_CHECKING:  # what the package offers: said here once, loaded when it is 
     from qstrategies import strategies as strategies
     from qstrategies import trackers as trackers
     from qstrategies.certificate import certify as certify
-    from qstrategies.compare import compare as compare
     from qstrategies.datasets import DATASETS as DATASETS
     from qstrategies.datasets.base import CalibrationSet as CalibrationSet
     from qstrategies.datasets.base import Dataset as Dataset
@@ -47,6 +46,7 @@ if TYPE_CHECKING:  # what the package offers: said here once, loaded when it is 
     from qstrategies.training.trainee import Trainee as Trainee
     from qstrategies.training.trainee import prepare as prepare
     from qstrategies.training.trainee import resume as resume
+    from qstrategies.whole_comparison import compare as compare
 
 
 def _homes() -> dict[str, str]:

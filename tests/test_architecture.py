@@ -21,7 +21,7 @@ LAYERS = [
     {"execution"},
     {"experiment"},
     {"evidence", "diagnosis"},
-    {"compare"},
+    {"whole_comparison"},
     {"cli"},
     {"__main__"},
 ]

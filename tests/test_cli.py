@@ -91,6 +91,8 @@ def test_bad_input_is_one_line_and_exit_code_2(
 PATHS = {  # every option and argument that is a path: what it must be
     "run no_norm --out": "folder",
     "run no_norm --data-dir": "folder",
+    "run no_norm --checkpoint": "file",
+    "list --use": "file",
     "run no_norm --cache-dir": "folder",
     "compare --out": "folder",
     "data show --out": "folder",

@@ -15,10 +15,12 @@ import warnings
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import matplotlib
 import numpy as np
 import pytest
 import torch
 from conftest import small
+from matplotlib import pyplot as plt
 from PIL import Image
 from torch import fx, nn
 from torch.fx.experimental.symbolic_shapes import ShapeEnv
@@ -141,6 +143,7 @@ def state():
         ),
         "streams": (sys.stdin, sys.stdout, sys.stderr),
         "signals": [signal.getsignal(number) for number in sorted(signal.valid_signals())],
+        "pictures": (matplotlib.get_backend(), list(plt.get_fignums())),
         "interpreter": (
             Path.cwd(),
             list(sys.path),
@@ -157,6 +160,7 @@ def uncommon(monkeypatch):
     """Settings that no code of the package would leave by chance."""
     engine, threads = torch.backends.quantized.engine, torch.get_num_threads()
     torch.backends.quantized.engine = "onednn"
+    plt.switch_backend("svg")
     monkeypatch.setenv("UNCOMMON", "1")
     levels = {name: logging.getLogger(name).level for name in ("torch.onnx", "onnxscript")}
     for name in levels:
@@ -181,10 +185,12 @@ def made(tmp_path_factory, location):
     Image.new("L", (28, 28)).save(folder / "black.png")
     config = small("no_norm", checks="quick")
     qs.run_all([config], workspace)
+    exported = qs.export_onnx(model, folder / "model.onnx")
+    qs.cross_check(exported, PIXELS)  # some runtimes keep threads from their first file on
     return {
         "folder": folder,
         "model": model,
-        "exported": qs.export_onnx(model, folder / "model.onnx"),
+        "exported": exported,
         "workspace": workspace,
         "config": config,
         "run": folder / "runs" / config.run_id,
@@ -214,6 +220,16 @@ CALLS = {
     "run_experiment": lambda m: qs.run_experiment(m["config"], m["workspace"]),
     "plan": lambda m: qs.plan(m["config"], ["no_norm", "clamp"], [8, 4], [0]),
     "run_all": lambda m: qs.run_all([m["config"]], m["workspace"]),
+    "compare": lambda m: qs.compare(
+        m["cnn"],
+        "small_mnist",
+        ["no_norm"],
+        bits=[8],
+        out=m["folder"] / "compared",
+        config=m["config"],
+        location=m["location"],
+        quiet=True,
+    ),
     "summarise": lambda m: qs.summarise(qs.run_all([m["config"]], m["workspace"])),
 }
 MORE = {

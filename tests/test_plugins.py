@@ -23,7 +23,6 @@ from beside import WIDTH
 from qstrategies.datasets.mnist import MNIST
 @qs.models.register("mynet")
 class Net(torch.nn.Sequential):
-    input_shape = (1, 28, 28)
     def __init__(self):
         super().__init__(torch.nn.Flatten(), torch.nn.Linear(784, WIDTH))
 
@@ -73,7 +72,7 @@ def test_a_file_brings_models_datasets_and_strategies_and_list_says_from_where(b
     assert found["datasets"]["mydata"] | {"origin": ""} == {
         "name": "mydata", "summary": "My own digits.", "group": "", "paper": "", "options": "", "origin": "",
     }  # fmt: skip
-    assert found["strategies"]["mine"]["origin"] == f"{path}:16"
+    assert found["strategies"]["mine"]["origin"] == f"{path}:15"
     assert found["models"]["cnn"]["origin"] == "qstrategies"
     assert main(["list", "--use", str(path)]) == 0
     shown = capsys.readouterr().out
@@ -235,6 +234,6 @@ def test_a_model_that_cannot_be_built_is_one_line_with_the_place(bring, tmp_path
     path = bring(THINGS.replace("super().__init__(", "super().__init__(undefined, "))
     out = ["--out", str(tmp_path / "out"), "--cache-dir", str(location.cache), "--quiet"]
     assert main(["run", "no_norm", "--use", str(path), "--model", "mynet", *out]) == 2
-    message = f"model 'mynet' cannot be built: {path}, line 9: NameError: name 'undefined' is not"
+    message = f"model 'mynet' cannot be built: {path}, line 8: NameError: name 'undefined' is not"
     assert message in capsys.readouterr().err
     assert DATASETS.get("mnist")

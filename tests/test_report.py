@@ -154,7 +154,6 @@ def test_lines_and_histograms_are_drawn_for_every_strategy(records):
     titles = [axis.get_title() for axis in plots.weight_histograms(runs).axes]
     for name in names:
         assert f"{name}, epoch 1" in titles and f"{name}, folded, epoch 1" in titles
-    plots.plt.close("all")
 
 
 def test_tables_say_how_many_levels_a_weight_has():

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from matplotlib import pyplot as plt
-
 from qstrategies.datasets.base import Dataset
 from qstrategies.files import atomic_write
-from qstrategies.report.plots import png
+from qstrategies.report.plots import png, subplots
 from qstrategies.text import file_name
 
 SAMPLES = 12
@@ -36,9 +34,7 @@ def show(dataset: Dataset, folder: Path) -> tuple[str, dict[str, list[int]]]:
 
 def _picture(dataset: Dataset, counts: dict[str, list[int]]) -> bytes:
     train = dataset.splits["train"]
-    figure, (grid, bars) = plt.subplots(
-        1, 2, figsize=(11, 4.6), width_ratios=[1.3, 1], layout="constrained"
-    )
+    figure, (grid, bars) = subplots(1, 2, size=(11, 4.6), width_ratios=[1.3, 1])
     height, width = train.images.shape[2:]
     samples = SAMPLES * height // width  # narrow images: more of them
     rows = [

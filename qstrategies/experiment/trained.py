@@ -108,7 +108,8 @@ def tuned_stage(config: ExperimentConfig, workspace: Workspace, baseline: Stage)
 
 
 def model_for(config: ExperimentConfig, workspace: Workspace) -> nn.Module:
-    """The fresh model of ``config``, or that of its checkpoint, which normalizes pixels itself where the dataset asks for it.
+    """The fresh model of ``config``, or that of its checkpoint, which normalizes pixels itself
+    where the dataset asks for it.
 
     Raises ``InputError`` if it does not take what the dataset gives.
     """

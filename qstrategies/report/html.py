@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING
 
 import jinja2
 import matplotlib
-from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 
 from qstrategies.records import RunRecord, Widths
@@ -115,7 +114,7 @@ def _histograms(records: Sequence[RunRecord]) -> Mapping[str, dict[str, Picture]
     for name, record in plots.one_per_strategy(records).items():
         for item in record.histograms:
             moment = f"{'folded, ' if item.when == 'folded' else ''}epoch {item.epoch}"
-            figure, axis = plt.subplots(figsize=(7, 3.4), layout="constrained")
+            figure, axis = plots.subplots(size=(7, 3.4))
             plots.draw_histogram(axis, item, name)
             axis.set_xlabel("weight")
             axis.set_ylabel("density (log)")
@@ -152,7 +151,7 @@ def _place(points: float) -> float:
 
 
 def svg(figure: Figure, prefix: str) -> str:
-    """``figure`` as an SVG element, closed: text as text, in the colours of the page, ids that
+    """``figure`` as an SVG element: text as text, in the colours of the page, ids that
     begin with ``prefix``."""
     buffer = io.StringIO()
     with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": prefix}):
@@ -162,7 +161,6 @@ def svg(figure: Figure, prefix: str) -> str:
             transparent=True,
             metadata={"Date": None, "Creator": None, "Format": None, "Type": None},
         )
-    plt.close(figure)
     text = buffer.getvalue()
     return re.sub("<[^>]*>", lambda tag: _adapted(tag[0], prefix), text[text.index("<svg") :])
 

@@ -5,12 +5,9 @@ from __future__ import annotations
 import io
 import statistics
 from collections.abc import Collection, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import matplotlib
-
-matplotlib.use("Agg")
-from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
@@ -37,18 +34,25 @@ def plain(name: str) -> str:
     return shown.replace("$", r"\$").lstrip("_") or "-"
 
 
+def subplots(
+    rows: int = 1, columns: int = 1, *, size: tuple[float, float], **settings: Any
+) -> tuple[Figure, Any]:
+    """A figure of ``size`` in inches and its axes, without pyplot, whose state is the user's."""
+    figure = Figure(figsize=size, layout="constrained")
+    return figure, figure.subplots(rows, columns, **settings)
+
+
 def png(figure: Figure) -> bytes:
-    """``figure`` as PNG, and closed."""
+    """``figure`` as PNG."""
     buffer = io.BytesIO()
     figure.savefig(buffer, dpi=110, bbox_inches="tight", metadata={"Software": None})
-    plt.close(figure)
     return buffer.getvalue()
 
 
 def accuracy_against_bits(records: Sequence[RunRecord]) -> Figure:
     """int8 test accuracy over weight bits, one line per strategy; all of it left, the upper end
     right."""
-    figure, axes = plt.subplots(1, 2, figsize=(12, 4.8), layout="constrained")
+    figure, axes = subplots(1, 2, size=(12, 4.8))
     named = [
         (name, record)
         for name, record in zip(labels(records), records, strict=True)
@@ -118,12 +122,8 @@ def weight_histograms(records: Sequence[RunRecord]) -> Figure:
     scale in the weights)."""
     shown = one_per_strategy(records)
     columns = max(len(record.histograms) for record in shown.values())
-    figure, axes = plt.subplots(
-        len(shown),
-        columns,
-        figsize=(4 * columns, 2.1 * len(shown)),
-        squeeze=False,
-        layout="constrained",
+    figure, axes = subplots(
+        len(shown), columns, size=(4 * columns, 2.1 * len(shown)), squeeze=False
     )
     for line, (name, record) in zip(axes, shown.items(), strict=True):
         for axis in line[len(record.histograms) :]:
@@ -159,7 +159,7 @@ def draw_histogram(axis: Axes, histogram: WeightHistogram, strategy: str) -> Non
 def learning_curves(records: Sequence[RunRecord]) -> Figure:
     """Training loss and validation accuracy over the epochs; what continues a float model starts
     after that one's epochs."""
-    figure, axes = plt.subplots(1, 2, figsize=(12, 4.2), layout="constrained")
+    figure, axes = subplots(1, 2, size=(12, 4.2))
     trained = [pair for pair in one_per_strategy(records).items() if pair[1].curve]
     for index, (name, record) in enumerate(trained):
         epochs = range(record.epochs_before + 1, record.epochs_before + len(record.curve) + 1)
@@ -192,7 +192,7 @@ def one_per_strategy(records: Sequence[RunRecord]) -> dict[str, RunRecord]:
 def pareto(candidates: Collection[Candidate], advice: Recommendation) -> Figure:
     """Validation accuracy over training epochs: all candidates near the top, the Pareto set joined,
     the choice named."""
-    figure, axis = plt.subplots(figsize=(8, 4.8), layout="constrained")
+    figure, axis = subplots(size=(8, 4.8))
     best = max(candidate.accuracy for candidate in candidates)
     near = [candidate for candidate in candidates if best - candidate.accuracy <= PARETO_RANGE]
     for bits in sorted({candidate.weight_bits for candidate in near}, reverse=True):
