@@ -15,7 +15,7 @@ from qstrategies.diagnosis.measure import Site, site, sqnr
 from qstrategies.diagnosis.simulate import Simulation
 from qstrategies.errors import InputError
 from qstrategies.guest import guest, own_randomness
-from qstrategies.quantization.calibrate import calibrate
+from qstrategies.quantization.calibrate import as_batches, calibrate
 from qstrategies.quantization.exact_forms import NORM_KINDS, folds, module_at
 from qstrategies.quantization.prepare import Prepared, normalized_copy, prepare
 from qstrategies.quantization.scales import LARGEST_PAIR, largest_pair
@@ -140,7 +140,7 @@ def diagnose(  # noqa: PLR0913 - one keyword per setting
     Raises:
         InputError: as ``quantize``; labels that are not one per example.
     """
-    batches, inputs = list(calibration), _tuple(examples)
+    batches, inputs = list(as_batches(calibration)), _tuple(examples)
     if labels is not None and labels.shape != inputs[0].shape[:1]:
         raise InputError(
             f"labels of shape {tuple(labels.shape)}: expected "

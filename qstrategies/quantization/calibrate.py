@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, fx
+from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 from qstrategies.errors import InputError
 from qstrategies.quantization.fitting import fit_ranges
 from qstrategies.quantization.prepare import Prepared, placed
 from qstrategies.quantization.saturation import saturating_nodes
+
+BATCH = 128
+"""Examples of what does not come in batches."""
 
 
 class _Observing(fx.Interpreter):
@@ -26,6 +31,27 @@ class _Observing(fx.Interpreter):
         quantizer = self.prepared.activations.get(group)
         # Where a quantizer is to saturate, what is behind it sees that.
         return value if quantizer is None else quantizer.observe(value)
+
+
+def as_batches(calibration: Any) -> Iterable[Any]:
+    """``calibration`` as batches: those of a loader; all examples of a tensor, an array, a dict of
+    such or a map-style dataset, in its order.
+
+    Raises ``InputError`` for what holds none.
+    """
+    if isinstance(calibration, Tensor | np.ndarray):
+        starts = range(0, len(calibration), BATCH)
+        return [calibration[start : start + BATCH] for start in starts]
+    if isinstance(calibration, Mapping):
+        return [calibration]
+    if isinstance(calibration, Dataset) and not isinstance(calibration, IterableDataset):
+        unseen = torch.Generator()  # a loader draws a number: not from the user's
+        return DataLoader(calibration, BATCH, generator=unseen)
+    if not isinstance(calibration, Iterable):
+        raise InputError(
+            f"calibration is a {type(calibration).__name__}: expected batches, as of a DataLoader"
+        )
+    return calibration
 
 
 @torch.no_grad()
@@ -99,6 +125,8 @@ def _checked(
             f"{where} has shape {tuple(tensor.shape)}: expected {_spelled(shape)}, as in "
             "the example"
         )
+    if not tensor.numel():
+        raise InputError(f"{where} has no examples")
     if dtype != torch.float32:
         if tensor.is_floating_point():
             raise InputError(
@@ -110,10 +138,13 @@ def _checked(
             raise InputError(
                 f"{where} has dtype {tensor.dtype}: expected real values, or give input_scale"
             )
-        return tensor.float() * input_scale
+        reals = tensor.float() * input_scale
+        if tensor.dtype != torch.uint8:
+            check_pixels(reals, input_scale, where)
+        return reals
     tensor = tensor.float()
     # seventeen times as fast as torch.isfinite of every value
-    if tensor.numel() and not torch.isfinite(tensor.amax() - tensor.amin()):
+    if not torch.isfinite(tensor.amax() - tensor.amin()):
         raise InputError(f"{where} holds NaN or infinity")
     if input_scale is not None:
         check_pixels(tensor, input_scale, where)

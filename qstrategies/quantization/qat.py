@@ -17,7 +17,12 @@ from torch import Tensor, fx, nn
 
 from qstrategies.errors import InputError
 from qstrategies.guest import own_randomness
-from qstrategies.quantization.calibrate import calibrate, calibration_batches, example_inputs
+from qstrategies.quantization.calibrate import (
+    as_batches,
+    calibrate,
+    calibration_batches,
+    example_inputs,
+)
 from qstrategies.quantization.decide import decide
 from qstrategies.quantization.exact_forms import (
     drop_training_only,
@@ -122,7 +127,8 @@ def prepare_qat(  # noqa: PLR0913 - one keyword per setting
     recipe.rewrite(forms.graph)
     check_rewritten(forms.graph, forms.sample)
     found = placed(forms, trains=True)
-    batches = calibration_batches(found, calibration) if sees_batches_first(recipe) else []
+    given = as_batches(calibration) if sees_batches_first(recipe) else []
+    batches = calibration_batches(found, given)
     trained = FakeQuantizedModel(allotted(found, batches, trains=True))
     if overrides(recipe, "begin"):
         recipe.begin(trained, _start(trained.forms, batches))

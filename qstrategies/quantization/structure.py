@@ -99,7 +99,11 @@ class Arguments:
         """
         example = {**dict(zip(self.parameters, self.args, strict=False)), **self.kwargs}
         given = {**dict(zip(self.parameters, args, strict=False)), **kwargs}
-        ordered = {name: given.pop(name) for name in example if name in given}
+        ordered = {
+            name: _in_order(given.pop(name), value)
+            for name, value in example.items()
+            if name in given
+        }
         rest = [*given.values(), *args[len(self.parameters) :]]
         found = [each for _, each in leaves([*ordered.values(), *rest]) if each is not None]
         if len(found) != len(self.names):
@@ -109,39 +113,66 @@ class Arguments:
     def tensors_of(self, batch: Any) -> tuple[Tensor, ...]:
         """The input tensors in a batch of a data loader, which may hold labels behind them.
 
+        A dict, alone or before labels, is looked through by names, whatever their order.
+
         Raises:
             InputError: fewer tensors than the model takes, or names that it does not know.
         """
-        if isinstance(batch, Mapping) and not self._is_one_mapping():
-            return self._by_name(batch)
-        found = [as_tensor(each) for _, each in leaves(batch) if each is not None]
+        first = batch[0] if isinstance(batch, tuple | list) and batch else batch
+        if isinstance(first, Mapping):
+            return self._by_name(first)
+        found = [each for _, each in leaves(batch) if each is not None]
         if len(found) < len(self.names):
             raise InputError(
                 f"a batch of {len(found)} tensors: the model takes {len(self.names)}, "
                 f"{self._list()}"
             )
-        return tuple(found[: len(self.names)])
-
-    def _is_one_mapping(self) -> bool:
-        return len(self.args) == 1 and isinstance(self.args[0], Mapping)
+        return tuple(as_tensor(each) for each in found[: len(self.names)])
 
     def _by_name(self, batch: Mapping[str, Any]) -> tuple[Tensor, ...]:
-        if all(name in batch for name in self.names):
-            return tuple(as_tensor(batch[name]) for name in self.names)
-        fitting = [each for _, each in leaves(batch) if self._fits(each)]
+        known = dict(leaves(batch))
+        found = [_named(known, name) for name in self._paths()]
+        if None not in found:
+            return tuple(as_tensor(each) for each in found)
+        fitting = [each for each in known.values() if self._fits(each)]
         if len(self.names) == 1 and len(fitting) == 1:
             return (as_tensor(fitting[0]),)
         raise InputError(
             f"a batch with the keys {sorted(map(str, batch))}: the model takes {self._list()}"
         )
 
+    def _paths(self) -> Sequence[str]:
+        """Where a dict has the tensors: under their names, or, for a model of one dict, as that
+        has them."""
+        if len(self.args) == 1 and isinstance(self.args[0], Mapping):
+            return [path for path, each in leaves(self.args[0]) if each is not None]
+        return self.names
+
     def _fits(self, value: Any) -> bool:
-        if not isinstance(value, Tensor | np.ndarray):
+        if not hasattr(value, "shape"):
             return False
         return tuple(value.shape[1:]) == tuple(self.tensors[0].shape[1:])
 
     def _list(self) -> str:
         return ", ".join(map(repr, self.names))
+
+
+def _named(known: Mapping[str, Any], name: str) -> Any | None:
+    """What is under ``name``, or the only one under it further inside."""
+    inside = [path for path in known if path.endswith(f"_{name}")]
+    if name in known or len(inside) != 1:
+        return known.get(name)
+    return known[inside[0]]
+
+
+def _in_order(value: Any, pattern: Any) -> Any:
+    """``value`` with the keys of its dicts in the order of ``pattern``."""
+    if isinstance(value, Mapping) and isinstance(pattern, Mapping):
+        order = sorted(value, key=list(pattern).index) if value.keys() == pattern.keys() else value
+        return {name: _in_order(value[name], pattern.get(name)) for name in order}
+    if isinstance(value, tuple | list) and isinstance(pattern, tuple | list):
+        return [_in_order(*pair) for pair in zip(value, pattern, strict=False)]
+    return value
 
 
 def _parameters(model: nn.Module) -> list[str]:
@@ -168,11 +199,15 @@ def _split(example: Any, model: nn.Module) -> tuple[tuple[Any, ...], Mapping[str
 
 
 def as_tensor(value: Any) -> Tensor:
-    """A tensor on the CPU; NumPy arrays are taken too. Raises ``InputError`` for anything else."""
+    """A tensor on the CPU; NumPy arrays are taken too, and those of libraries that turn into them.
+    Raises ``InputError`` for anything else."""
     if isinstance(value, Tensor):
+        if value.is_meta:
+            raise InputError("a tensor holds no values: it is on the device 'meta'")
         return value.detach().cpu()
-    if isinstance(value, np.ndarray | np.number):
-        return torch.from_numpy(np.asarray(value).copy())
+    array = np.array(value) if hasattr(value, "__array__") else None
+    if array is not None and array.dtype.kind in "fiub" and array.dtype.isnative:
+        return torch.from_numpy(array)
     raise InputError(f"{value!r:.80} of type {type(value).__name__}: expected a tensor or an array")
 
 

@@ -11,7 +11,12 @@ from torch import nn
 
 from qstrategies.errors import InputError
 from qstrategies.guest import guest
-from qstrategies.quantization.calibrate import calibrate, calibration_batches, example_inputs
+from qstrategies.quantization.calibrate import (
+    as_batches,
+    calibrate,
+    calibration_batches,
+    example_inputs,
+)
 from qstrategies.quantization.model import QuantizedModel
 from qstrategies.quantization.prepare import Prepared, allotted, prepare
 from qstrategies.quantization.qat import FakeQuantizedModel, finished
@@ -37,8 +42,9 @@ def quantize(  # noqa: PLR0913 - one keyword per setting
 
     Args:
         calibration: batches of real-valued inputs as ``model`` takes them, from training data:
-            tensors or arrays, tuples (labels behind the inputs are left out) or dicts by name;
-            uint8 where ``input_scale`` says what a step is worth.
+            tensors or arrays on any device, tuples (labels behind the inputs are left out) or dicts
+            by name; uint8 where ``input_scale`` says what a step is worth. A loader, a dataset of
+            PyTorch, or one tensor, array or dict of all.
         example: one such batch; its shapes without the first dimension are those of the exported
             file.
         config: bits, observer, engine and exactness.
@@ -69,7 +75,8 @@ def quantize(  # noqa: PLR0913 - one keyword per setting
 
 def calibrated(prepared: Prepared, calibration: Iterable[Any]) -> QuantizedModel:
     """``prepared`` with the ranges of ``calibration``, as integers."""
-    batches = list(calibration) if sees_batches(prepared.recipe) else calibration
+    given = as_batches(calibration)
+    batches = list(given) if sees_batches(prepared.recipe) else given
     if isinstance(batches, list):
         prepared = allotted(prepared, calibration_batches(prepared, batches))
     first = calibrate(prepared, batches)
@@ -92,6 +99,6 @@ def integers(prepared: Prepared, calibration: Iterable[Any]) -> QuantizedModel:
 
 def trained_integers(model: FakeQuantizedModel, calibration: Iterable[Any]) -> QuantizedModel:
     """What was trained with fake quantizers, as integers. ``model`` is not changed."""
-    trained, batches = copy.deepcopy(model).cpu().eval(), list(calibration)
+    trained, batches = copy.deepcopy(model).cpu().eval(), list(as_batches(calibration))
     trained.forms.recipe.settle(trained, calibration_batches(trained.forms, batches))
     return integers(finished(trained), batches)
