@@ -21,7 +21,7 @@ from qstrategies import operators, source_code
 from qstrategies.datasets.base import Dataset
 from qstrategies.errors import InputError
 from qstrategies.experiment.checkpoint import read
-from qstrategies.experiment.environment import package_version
+from qstrategies.experiment.environment import package_version, package_versions
 from qstrategies.experiment.stages import tensors_sha256
 from qstrategies.files import sha256
 from qstrategies.guest import seeded
@@ -156,8 +156,7 @@ def _model_code(name: str) -> Parts:
 def _code(part: str, thing: Any) -> Parts:
     """The hash of its own code, and the versions of the packages of others that this imports."""
     source = source_code.of_object(thing)
-    versions = {name: package_version(name) for name in sorted(source.packages)}
-    return {
-        part: source.digest,
-        **{name: version for name, version in versions.items() if version is not None},
-    }
+    found = {part: source.digest}
+    for name in sorted(source.packages):
+        found |= package_versions(name)
+    return found

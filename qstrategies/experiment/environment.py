@@ -5,7 +5,8 @@ from __future__ import annotations
 import functools
 import platform
 import subprocess
-from importlib.metadata import PackageNotFoundError, version
+from collections.abc import Mapping
+from importlib.metadata import PackageNotFoundError, packages_distributions, version
 from pathlib import Path
 
 from qstrategies.records import Environment
@@ -41,6 +42,17 @@ def package_version(package: str) -> str | None:
         return version(package)
     except PackageNotFoundError:
         return None
+
+
+def package_versions(module: str) -> dict[str, str]:
+    """The installed distributions that have the top-level ``module`` (PIL: pillow), by name, with
+    their versions."""
+    return {name: version(name) for name in _distributions().get(module, ())}
+
+
+@functools.cache
+def _distributions() -> Mapping[str, list[str]]:
+    return packages_distributions()
 
 
 def _commit() -> str | None:
