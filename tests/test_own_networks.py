@@ -18,6 +18,7 @@ from torch.nn import functional as F
 
 import qstrategies as qs
 from qstrategies.errors import SelfCheckError
+from qstrategies.strategies import STRATEGIES
 
 
 class Between(nn.Module):
@@ -895,3 +896,62 @@ def test_buffers_may_decide_and_take_sizes_of_the_input():
     net, x = Net().eval(), torch.rand(4, 3, 6, 6)
     quantized = qs.quantize(net, [x], x)
     assert decibels(net(x).detach(), quantized.int8()(x)) > 30
+
+
+@pytest.mark.parametrize(
+    ("pool", "shape"),
+    [
+        (nn.MaxPool2d((2, 1), (1, 3), (1, 0)), (3, 1, 1)),
+        (nn.MaxPool2d(2, (3, 1), 1, ceil_mode=True), (4, 1, 1)),
+        (nn.MaxPool1d(2, 1, 1), (5, 1)),
+    ],
+)
+def test_max_pools_that_make_several_values_of_one_pixel(pool, shape, tmp_path):
+    check(pool, tmp_path, [images(7, shape)])
+
+
+def test_rows_of_another_shape_behind_a_flattening_keep_their_weights(tmp_path):
+    net = nn.Sequential(
+        nn.MaxPool2d(2, ceil_mode=True), nn.Flatten(), nn.Unflatten(1, (12, 1)), nn.Linear(1, 8)
+    )
+    check(net, tmp_path, [images(7, (4, 1, 6))])
+
+
+class Cancels(nn.Module):
+    """What is left of large values is small."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(3, 3, 1)
+
+    def forward(self, x):
+        x = self.conv(x)
+        return (x * 1000 + 1e-3) - x * 1000
+
+
+def test_float_rounding_where_large_values_cancel_is_no_other_function():
+    x = images(4, (3, 5, 5))
+    qs.quantize(Cancels().eval(), [x], x)
+
+
+def test_another_function_is_refused_there_too():
+    class Doubled(qs.Strategy):
+        summary = "changes the function"
+        course = STRATEGIES.get("cle").course
+
+        def rewrite(self, graph):
+            graph.get_submodule("mul_1.function").number.mul_(2)
+
+    class Net(Cancels):
+        def __init__(self):
+            super().__init__()
+            self.factor = nn.Parameter(torch.tensor(1000.0))
+
+        def forward(self, x):
+            x = self.conv(x)
+            return (x * 1000 + 1e-3) - x * self.factor
+
+    x = images(4, (3, 5, 5))
+    qs.quantize(Net().eval(), [x], x)
+    with torch.no_grad(), pytest.raises(SelfCheckError, match="into exact forms changed it"):
+        qs.quantize(Net().eval(), [x], x, strategy=Doubled())

@@ -133,8 +133,8 @@ def _integer_clip(graph: ir.Graph, clip: ir.Node) -> bool:
 
 
 def _flatten_channels_last(graph: ir.Graph, flatten: ir.Node) -> bool:
-    node: ir.Node | None = flatten
-    while node is not None and node.op_type in ("Reshape", "QuantizeLinear", "DequantizeLinear"):
+    node = only_user(flatten.outputs[0])
+    while node is not None and node.op_type in ("QuantizeLinear", "DequantizeLinear"):
         node = only_user(node.outputs[0])
     shape, target = operand(flatten, 0).shape, constant(flatten.inputs[1])
     if node is None or node.op_type != "Gemm" or not node.attributes["transB"].as_int():
