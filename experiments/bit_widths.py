@@ -23,7 +23,7 @@ def run() -> int:
             shape = dataclasses.replace(base.quantization, per_channel=per_channel)
             base = dataclasses.replace(base, training=training, quantization=shape)
             configs = plan(base, ["no_norm", "weight_norm"], DEFAULT_BITS, [chosen.seed])
-            records = run_all(configs, Workspace(chosen.out, progress=Progress(0)))
+            records = run_all(configs, Workspace(chosen.out, progress=Progress()))
             print(f"\n{epochs} epochs\n{table.grid(table.summarise(records)).as_text()}")
     return 0
 

@@ -94,7 +94,7 @@ def experiment(  # noqa: PLR0913 - one keyword per setting
                 [chosen.seed],
             )
         location = Location(folder=chosen.data_dir, download=chosen.download)
-        records = run_all(configs, Workspace(chosen.out, location, progress=Progress(0)))
+        records = run_all(configs, Workspace(chosen.out, location, progress=Progress()))
         conclusion = conclude(records, chosen.out)
         written = write.write_report(records, chosen.out, *conclusion)
         models = [

@@ -85,7 +85,7 @@ def compare(folder: Path) -> None:
     base = ExperimentConfig(strategy="no_norm", dataset="noise", training=SHORT, tuning=SHORT)
     configs = plan(base, ["no_norm", "qat"], [8], [0])
     quick = [dataclasses.replace(config, checks="quick") for config in configs]
-    run_all(quick, Workspace(folder, progress=Strict(0, quiet=True)))
+    run_all(quick, Workspace(folder, progress=Strict(quiet=True)))
 
 
 def start(folder: Path | None) -> ForkServerProcess:

@@ -189,7 +189,7 @@ def main() -> int:
         check_choice("task", name, TASKS)
         packaged = getattr(DATASETS.get(TASKS[name].dataset), "packaged", None) is not None
         location = Location(folder=None if packaged else chosen.data_dir)
-        workspace = Workspace(chosen.out / name, location, progress=Progress(0))
+        workspace = Workspace(chosen.out / name, location, progress=Progress())
         study(TASKS[name], chosen, workspace)
     settings = {name: task.settings for name, task in TASKS.items()}
     page = chosen.page or chosen.out / "strategies.md"

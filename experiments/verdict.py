@@ -172,7 +172,7 @@ def main() -> int:
     check_range("number of seeds", chosen.seeds, 1, 1000)
     keep_freed_memory()
     epochs = 1 if chosen.quick else None
-    workspace = Workspace(chosen.out, progress=Progress(0))
+    workspace = Workspace(chosen.out, progress=Progress())
     if chosen.avx2:
         for configs in post_runs.plan_avx2(chosen.seeds, epochs).values():
             run_all(configs, workspace)

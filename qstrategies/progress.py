@@ -2,41 +2,71 @@
 
 from __future__ import annotations
 
+import statistics
 import sys
 import time
+from collections import Counter
+from typing import NamedTuple
 
 from qstrategies.text import line
 
-PRIOR = 60.0
-"""Seconds by which the first guess counts: start-up must not pass for the pace of everything."""
+
+class Work(NamedTuple):
+    """A piece of work, as an epoch or a run, and the strategy that it is done for."""
+
+    kind: str
+    strategy: str
 
 
 class Progress:
-    """Counts expected seconds of work; the pace so far turns what is left into remaining time.
+    """Measures work as it is done; what is left takes as long as such work took so far.
 
     On a terminal the last line is rewritten; elsewhere every message is a line of its own.
+
+    Attributes:
+        left: how many pieces of which work are still to be done, to be set by who knows.
     """
 
-    def __init__(self, expected_seconds: float, *, quiet: bool = False) -> None:
-        self.expected = expected_seconds
-        self.done = 0.0
+    def __init__(self, *, quiet: bool = False) -> None:
+        self.left: Counter[Work] = Counter()
         self.quiet = quiet
-        self.started = time.monotonic()
+        self._started = self._last = time.monotonic()
+        self._measured: dict[Work, list[float]] = {}
         self._interactive = sys.stderr.isatty()
 
-    def advance(self, seconds: float, message: str) -> None:
-        """Count ``seconds`` of expected work as done and say what it was."""
-        self.done += seconds
+    def advance(self, work: Work, message: str) -> None:
+        """Count all time since the last call for one piece of ``work``, and say what it was."""
+        now = time.monotonic()
+        self._measured.setdefault(work, []).append(now - self._last)
+        self._last = now
+        self.left[work] = max(0, self.left[work] - 1)
         if self.quiet:
             return
-        elapsed = time.monotonic() - self.started
-        pace = (elapsed + PRIOR) / (self.done + PRIOR)
-        left = max(0.0, self.expected - self.done) * pace
-        shown = line(f"[{clock(elapsed)}, {clock(left)} left] {message}")
+        shown = line(f"[{clock(now - self._started)}{self._remaining()}] {message}")
         if self._interactive:
             print(f"\r\033[K{shown[:150]}", end="", file=sys.stderr, flush=True)
         else:
             print(shown, file=sys.stderr, flush=True)
+
+    def _remaining(self) -> str:
+        """In words; nothing where nothing is left or no such work was measured."""
+        left = [work for work, count in self.left.items() if count]
+        known = {work: seconds for work in left if (seconds := self._typical(work)) is not None}
+        if not known:
+            return ""
+        total = sum(self.left[work] * seconds for work, seconds in known.items())
+        return f", {'more than ' * (len(known) < len(left))}{clock(total)} left"
+
+    def _typical(self, work: Work) -> float | None:
+        """The mean seconds of ``work``; before there are any, of that of other strategies."""
+        alike = [
+            seconds
+            for other, found in self._measured.items()
+            if other.kind == work.kind
+            for seconds in found
+        ]
+        found = self._measured.get(work, alike)
+        return statistics.fmean(found) if found else None
 
     def note(self, message: str) -> None:
         """Say something that stays to be read, in a line of its own."""

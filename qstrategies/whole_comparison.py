@@ -62,7 +62,7 @@ def compare(  # noqa: PLR0913 - one keyword per setting
         base = dataclasses.replace(config, model=name, dataset=data)
         numbers = range(base.seed, base.seed + seeds)
         configs = plan(base, strategies or default_strategies(base), bits, numbers)
-        progress = Progress(0, quiet=quiet)
+        progress = Progress(quiet=quiet)
         stack.callback(progress.close)
         folder = Path(out)
         records = run_all(configs, Workspace(folder, location, progress))

@@ -50,7 +50,7 @@ def started(strategy, checkpoint, **changes):
 
 class Told(Progress):
     def __init__(self):
-        super().__init__(0, quiet=True)
+        super().__init__(quiet=True)
         self.notes = []
 
     def note(self, message):

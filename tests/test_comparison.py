@@ -14,11 +14,11 @@ from qstrategies.errors import InputError
 from qstrategies.experiment import dependencies, runs
 from qstrategies.experiment import trained as trained_models
 from qstrategies.experiment.comparison import (
-    expected_seconds,
     finished_record,
     plan,
     read_records,
     run_all,
+    work_of,
 )
 from qstrategies.experiment.dependencies import TRAINING
 from qstrategies.experiment.environment import package_version
@@ -28,8 +28,8 @@ from qstrategies.experiment.stages import tensors_sha256
 from qstrategies.experiment.workspace import Workspace
 from qstrategies.files import TEMPORARY, exclusive
 from qstrategies.models import MODELS
-from qstrategies.progress import Progress
-from qstrategies.records import RECORD, SEAL
+from qstrategies.progress import Progress, Work
+from qstrategies.records import CHECKS, RECORD, SEAL
 from qstrategies.records.predictions import FILE, Predictions
 from qstrategies.strategies import STRATEGIES
 from qstrategies.training.loop import History
@@ -136,7 +136,7 @@ class Told(Progress):
     """Keeps the notes that it is given."""
 
     def __init__(self):
-        super().__init__(0, quiet=True)
+        super().__init__(quiet=True)
         self.notes = []
 
     def note(self, message):
@@ -382,9 +382,19 @@ def test_every_seed_and_draw_calibrates_on_other_images(mnist):
     assert all(2**31 <= config.calibration_seed < 2**32 for config in (*drawn[1:3], drawn[4]))
 
 
-def test_expected_time_counts_shared_stages_once():
-    one, two = (plan(small("no_norm"), ["no_norm"], bits, [0]) for bits in ([8], [8, 4]))
-    assert 0 < expected_seconds(two) - expected_seconds(one) < expected_seconds(one)
+def test_what_is_left_counts_shared_trainings_once_and_those_that_are_done_not_at_all():
+    configs = plan(small("no_norm"), ["no_norm", "qat", "cle"], [8, 4], [0])
+    trainings = {Work("epoch", "no_norm"): 1, Work("QAT epoch", "qat"): 2}
+    runs = {Work(f"{kind} run", name): 1 for kind in CHECKS for name in ("no_norm", "qat", "cle")}
+    assert work_of(configs, []) == {**trainings, **runs}
+    later = work_of(configs[3:], configs[:3])
+    assert later == {
+        Work("QAT epoch", "qat"): 1,
+        **{Work("quick run", name): 1 for name in ("qat", "cle")},
+        Work("full run", "cle"): 1,
+    }
+    given = dataclasses.replace(configs[0], checkpoint="x.safetensors")
+    assert work_of([given], []) == {Work("full run", "no_norm"): 1}
 
 
 def test_reading_an_empty_folder_is_a_clear_error(tmp_path):

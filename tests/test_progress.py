@@ -1,23 +1,72 @@
-import re
+from collections import Counter
 
-from qstrategies.progress import Progress, clock
+import pytest
+
+from qstrategies import progress as module
+from qstrategies.progress import Progress, Work, clock
+
+FLOAT, QAT, RUN = Work("epoch", "no_norm"), Work("QAT epoch", "qat"), Work("run", "no_norm")
 
 
-def test_remaining_time_falls_to_nothing_and_every_message_is_a_line_of_its_own(capsys):
-    progress = Progress(300)
+@pytest.fixture
+def later(monkeypatch):
+    """Lets seconds pass."""
+    now = [0.0]
+    monkeypatch.setattr(module.time, "monotonic", lambda: now[0])
+    return lambda seconds: now.__setitem__(0, now[0] + seconds)
+
+
+def shown(capsys):
+    lines = capsys.readouterr().err.splitlines()
+    assert all(line.endswith("] done") for line in lines)
+    return [line.removesuffix("] done").removeprefix("[") for line in lines]
+
+
+def test_what_is_left_is_what_was_measured_of_such_work(later, capsys):
+    progress = Progress()
+    progress.left = Counter({FLOAT: 3, RUN: 1, Work("run", "qat"): 2})
+    for seconds, work in (
+        (10, FLOAT),
+        (20, FLOAT),
+        (30, FLOAT),
+        (60, RUN),
+        (30, Work("run", "qat")),
+    ):
+        later(seconds)
+        progress.advance(work, "done")
+    later(30)
+    progress.advance(Work("run", "qat"), "done")
+    assert shown(capsys) == [
+        "0:10, more than 0:20 left",  # two more of 10 s, and runs, of which nothing is known
+        "0:30, more than 0:15 left",
+        "1:00",
+        "2:00, 2:00 left",  # runs of another strategy are taken for as long
+        "2:30, 0:30 left",  # until one of their own is measured
+        "3:00",
+    ]  # fmt: skip
+
+
+def test_before_anything_of_what_is_left_is_measured_no_time_is_shown(later, capsys):
+    progress = Progress()
+    progress.left = Counter({RUN: 2})
+    later(10)
+    progress.advance(QAT, "done")
+    later(10)
+    progress.advance(RUN, "done")
+    assert shown(capsys) == ["0:10", "0:20, 0:10 left"]
+
+
+def test_work_that_nobody_expected_is_measured_and_makes_nothing_negative(later, capsys):
+    progress = Progress()
     for _ in range(3):
-        progress.advance(100, "epoch")
-    progress.close()
-    left = [
-        int(m) * 60 + int(s)
-        for m, s in re.findall(r"(\d+):(\d\d) left\] epoch\n", capsys.readouterr().err)
-    ]
-    assert len(left) == 3 and left == sorted(left, reverse=True) and left[-1] == 0
+        later(5)
+        progress.advance(RUN, "done")
+    assert shown(capsys) == ["0:05", "0:10", "0:15"] and progress.left[RUN] == 0
 
 
 def test_quiet_is_silent(capsys):
-    progress = Progress(10, quiet=True)
-    progress.advance(5, "epoch")
+    progress = Progress(quiet=True)
+    progress.advance(FLOAT, "epoch")
     progress.close()
     assert capsys.readouterr().err == ""
 

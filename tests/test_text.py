@@ -18,7 +18,7 @@ from qstrategies.certificate import certify_model
 from qstrategies.cli import guarded
 from qstrategies.cli.output import show, show_json
 from qstrategies.errors import InputError
-from qstrategies.progress import Progress
+from qstrategies.progress import Progress, Work
 from qstrategies.records import ExperimentConfig, RunRecord
 from qstrategies.report import plots, table
 from qstrategies.report.grid import Grid
@@ -143,9 +143,9 @@ def test_the_csv_file_has_no_formula_and_keeps_negative_numbers():
 
 @pytest.mark.parametrize("interactive", [True, False])
 def test_progress_is_one_visible_line(interactive, capsys):
-    progress = Progress(10)
+    progress = Progress()
     progress._interactive = interactive
-    progress.advance(1, "".join(HARMFUL))
+    progress.advance(Work("run", "x"), "".join(HARMFUL))
     shown = capsys.readouterr().err
     assert raw(shown.removeprefix("\r\033[K").removesuffix("\n")) == []
 

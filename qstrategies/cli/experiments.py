@@ -117,7 +117,7 @@ def _run_all(
     keep_freed_memory()
     numbers = range(base.seed, base.seed + seeds)
     configs = plan(base, strategies or default_strategies(base), bits, numbers, **axes)
-    progress = Progress(0, quiet=options.quiet)
+    progress = Progress(quiet=options.quiet)
     trackers = [open_tracker(name, options.out) for name in dict.fromkeys(options.track)]
     workspace = Workspace(options.out, location(options), progress, trackers)
     try:

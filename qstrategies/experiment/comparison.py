@@ -6,14 +6,15 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import time
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from qstrategies.errors import InputError
 from qstrategies.experiment.checkpoint import is_trained
 from qstrategies.experiment.dependencies import Inputs, changed
-from qstrategies.experiment.runs import SECONDS_PER_RUN, run_experiment
-from qstrategies.experiment.trained import SECONDS_PER_EPOCH
+from qstrategies.experiment.runs import run_experiment
+from qstrategies.experiment.trained import trainings
 from qstrategies.experiment.workspace import Workspace, check_config
 from qstrategies.files import (
     RUNS_FOLDER,
@@ -24,6 +25,7 @@ from qstrategies.files import (
     read_bytes,
     sha256,
 )
+from qstrategies.progress import Work
 from qstrategies.records import RECORD, ExperimentConfig, RunRecord, Widths, read_record
 from qstrategies.records.predictions import Predictions
 from qstrategies.strategies import STRATEGIES
@@ -113,10 +115,11 @@ def run_all(configs: Sequence[ExperimentConfig], workspace: Workspace) -> list[R
     """
     with exclusive(workspace.folder):
         finished = _finished(configs, workspace)
-        workspace.progress.expected = expected_seconds(
-            [config for config in configs if config.run_id not in finished]
-        )
-        return [finished.get(config.run_id) or _run(config, workspace) for config in configs]
+        missing = [config for config in configs if config.run_id not in finished]
+        for number, config in enumerate(missing):
+            workspace.progress.left = work_of(missing[number:], missing[:number])
+            finished[config.run_id] = _run(config, workspace)
+        return [finished[config.run_id] for config in configs]
 
 
 def _finished(configs: Sequence[ExperimentConfig], workspace: Workspace) -> dict[str, RunRecord]:
@@ -149,7 +152,7 @@ def _run(config: ExperimentConfig, workspace: Workspace) -> RunRecord:
     label = f"{config.strategy} {config.quantization.width} seed {config.seed}"
     label += f" draw {config.calibration_draw}" if config.calibration_draw else ""
     workspace.progress.advance(
-        SECONDS_PER_RUN[config.checks], f"{label}: {outcome}, {time.perf_counter() - started:.0f} s"
+        _run_work(config), f"{label}: {outcome}, {time.perf_counter() - started:.0f} s"
     )
     return record
 
@@ -209,19 +212,20 @@ def read_records(folder: Path) -> list[RunRecord]:
     )
 
 
-def expected_seconds(configs: Sequence[ExperimentConfig]) -> float:
-    """A first guess of the time that ``configs`` take, shared stages counted once; only the
-    progress display uses it."""
-    stages: dict[tuple[object, ...], float] = {}
-    for config in configs:
-        course = STRATEGIES.get(config.strategy).course
-        stages["float", course.parent or config.strategy, config.seed] = (
-            SECONDS_PER_EPOCH[False] * config.training.epochs
-        )
-        if course.parent is not None and course.schedule is not None:
-            epochs = getattr(config, course.schedule).epochs
-            width = config.quantization.widths if course.fake_quantized else None
-            stages[config.strategy, width, config.seed] = (
-                SECONDS_PER_EPOCH[course.fake_quantized] * epochs
-            )
-    return sum(stages.values()) + sum(SECONDS_PER_RUN[config.checks] for config in configs)
+def work_of(
+    configs: Sequence[ExperimentConfig], before: Sequence[ExperimentConfig]
+) -> Counter[Work]:
+    """What ``configs`` take, trainings that they share counted once; what ``before`` trained is
+    there."""
+    there = {key for config in before for key in trainings(config)}
+    missing = {
+        key: epochs
+        for config in configs
+        for key, epochs in trainings(config).items()
+        if key not in there
+    }
+    return sum(missing.values(), Counter(_run_work(config) for config in configs))
+
+
+def _run_work(config: ExperimentConfig) -> Work:
+    return Work(f"{config.checks} run", config.strategy)

@@ -52,7 +52,6 @@ from qstrategies.training.histogram import weight_histogram
 from qstrategies.training.loop import TrainingDivergedError
 
 TIMED_IMAGES = 256
-SECONDS_PER_RUN = {"full": 11.0, "quick": 3.0}
 
 
 @guest

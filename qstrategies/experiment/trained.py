@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import dataclasses
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from qstrategies.experiment.quantized import calibration_batches, example
 from qstrategies.experiment.stages import Stage, stage
 from qstrategies.experiment.workspace import Workspace
 from qstrategies.pixels import Normalized
+from qstrategies.progress import Work
 from qstrategies.quantization.qat import prepare_qat
 from qstrategies.quantization.recipe import sees_batches_first
 from qstrategies.records import (
@@ -33,10 +35,26 @@ from qstrategies.text import file_name
 from qstrategies.training.loop import History, train
 from qstrategies.training.trainee import Trainee
 
-SECONDS_PER_EPOCH = {
-    False: 6.5,
-    True: 9.0,
-}  # float and QAT: only the first guess of the remaining time
+
+def trainings(config: ExperimentConfig) -> dict[tuple[object, ...], Counter[Work]]:
+    """The epochs that ``config`` takes, by what tells its trainings from those of configurations
+    that differ in strategy, bits, seed and draw only."""
+    course = STRATEGIES.get(config.strategy).course
+    found: dict[tuple[object, ...], Counter[Work]] = {}
+    if not is_trained(config):
+        recipe = course.parent or config.strategy
+        epochs = {_epoch(recipe): config.training.epochs}
+        found["float", recipe, config.seed] = Counter(epochs)
+    if course.parent is not None and course.schedule is not None:
+        width = config.quantization.widths if course.fake_quantized else None
+        epochs = {_epoch(config.strategy): getattr(config, course.schedule).epochs}
+        found[config.strategy, width, config.seed] = Counter(epochs)
+    return found
+
+
+def _epoch(strategy: str) -> Work:
+    quantized = STRATEGIES.get(strategy).course.fake_quantized
+    return Work("QAT epoch" if quantized else "epoch", strategy)
 
 
 def float_stage(config: ExperimentConfig, workspace: Workspace) -> Stage:
@@ -55,7 +73,7 @@ def float_stage(config: ExperimentConfig, workspace: Workspace) -> Stage:
     def build() -> nn.Module:
         return model_for(config, workspace)
 
-    trainer = _trainer(config, workspace, kind(**options), config.training, recipe)
+    trainer = _trainer(config, workspace, kind(**options), config.training, _epoch(recipe))
     return stage(workspace.stages, depends_on, build, trainer, workspace.progress.note)
 
 
@@ -102,8 +120,7 @@ def tuned_stage(config: ExperimentConfig, workspace: Workspace, baseline: Stage)
             calibration=calibration_batches(config, split),
         )
 
-    width = f" {config.quantization.width}" if course.fake_quantized else ""
-    trainer = _trainer(config, workspace, strategy, schedule, config.strategy + width)
+    trainer = _trainer(config, workspace, strategy, schedule, _epoch(config.strategy))
     return stage(workspace.stages, depends_on, build, trainer, workspace.progress.note)
 
 
@@ -143,15 +160,18 @@ def _trainer(
     workspace: Workspace,
     strategy: Strategy,
     schedule: TrainingConfig,
-    label: str,
+    work: Work,
 ) -> Callable[[nn.Module, str], History]:
+    width = f" {config.quantization.width}" if strategy.course.fake_quantized else ""
+    label = work.strategy + width
+
     def run(model: nn.Module, key: str) -> History:
         def report(number: int, epoch: Epoch) -> None:
             text = (
                 f"{label} seed {config.seed}: epoch {number} of {schedule.epochs}, loss "
                 f"{epoch.loss:.4f}, validation {epoch.accuracy:.2%}"
             )
-            workspace.progress.advance(SECONDS_PER_EPOCH[strategy.course.fake_quantized], text)
+            workspace.progress.advance(work, text)
             for listener in listeners:
                 listener(number, epoch)
 

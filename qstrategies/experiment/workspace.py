@@ -27,7 +27,7 @@ class Workspace:
 
     folder: Path
     location: Location = field(default_factory=Location)
-    progress: Progress = field(default_factory=lambda: Progress(0, quiet=True))
+    progress: Progress = field(default_factory=lambda: Progress(quiet=True))
     trackers: Sequence[Tracker] = ()
     datasets: dict[tuple[Dataset | Callable[..., Dataset], Location], Dataset] = field(
         default_factory=dict
