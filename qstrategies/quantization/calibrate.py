@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import contextlib
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,7 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 from qstrategies.errors import InputError
 from qstrategies.quantization.fitting import fit_ranges
-from qstrategies.quantization.prepare import Prepared, placed
+from qstrategies.quantization.prepare import CPU, Prepared, placed
 from qstrategies.quantization.saturation import saturating_nodes
 
 BATCH = 128
@@ -68,14 +69,28 @@ def calibrate(prepared: Prepared, batches: Iterable[Any]) -> tuple[Tensor, ...]:
     """
     runner = _Observing(prepared)
     first: tuple[Tensor, ...] | None = None
-    for number, batch in enumerate(batches, 1):
-        inputs = calibration_inputs(prepared, batch, number)
-        runner.run(*inputs)
-        first = inputs if first is None else first
+    with _moved(prepared):
+        for number, batch in enumerate(batches, 1):
+            inputs = calibration_inputs(prepared, batch, number)
+            runner.run(*(each.to(prepared.device) for each in inputs))
+            first = inputs if first is None else first
     if first is None:
         raise InputError("calibration needs at least one batch: got none")
     fit_ranges(prepared)
     return first
+
+
+@contextlib.contextmanager
+def _moved(prepared: Prepared) -> Iterator[None]:
+    """``prepared`` where the user's model lies, and back on the CPU again."""
+    modules = [prepared.graph, *prepared.activations.values()]
+    for each in modules:
+        each.to(prepared.device)
+    try:
+        yield
+    finally:
+        for each in modules:
+            each.to(CPU)
 
 
 def recalibrate(prepared: Prepared, batches: Iterable[Any]) -> None:

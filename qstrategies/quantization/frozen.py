@@ -23,6 +23,7 @@ class FrozenStep(LearnedStep):
     """
 
     at: Tensor
+    nearby: Tensor
     rows: Tensor
     first: Tensor
     begun: Tensor
@@ -31,7 +32,7 @@ class FrozenStep(LearnedStep):
         assert site.weight is not None and site.layer is not None
         super().__init__(like, len(site.weight))
         self.register_buffer("at", torch.zeros(site.layer.weight.shape))  # type: ignore[arg-type]
-        self.nearby = self.at
+        self.register_buffer("nearby", self.at, persistent=False)
         self.register_buffer("rows", torch.zeros(site.weight.flatten(1).shape))
         self.register_buffer("first", torch.ones(len(self.log_factor)))
         self.register_buffer("begun", torch.tensor(False))

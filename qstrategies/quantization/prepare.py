@@ -49,8 +49,10 @@ from qstrategies.quantization.saturation import (
     saturation_top,
 )
 from qstrategies.quantization.selfcheck import check_forms, check_rewritten
-from qstrategies.quantization.structure import Arguments, leaves, mapped
+from qstrategies.quantization.structure import Arguments, device_of, leaves, mapped
 from qstrategies.records import QuantizationConfig
+
+CPU = torch.device("cpu")
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,6 +69,7 @@ class Prepared:
         weights: the quantizer of each layer, by its name in ``graph``.
         bits: of each layer's weight, by the same names; those of ``config`` where there are none.
         trained: whether with fake quantizers: then weights are rounded to nearest, as these did.
+        device: where the user's model lies, and is calibrated; all else is done on the CPU.
     """
 
     graph: fx.GraphModule
@@ -81,6 +84,7 @@ class Prepared:
     weights: dict[str, WeightQuantizer] = field(default_factory=dict)
     bits: Mapping[str, int] = field(default_factory=dict)
     trained: bool = False
+    device: torch.device = CPU
 
     @property
     def pixel_groups(self) -> set[int]:
@@ -165,14 +169,23 @@ def forms_of(
     leave_in_float: Collection[str | type[nn.Module]] = (),
 ) -> Prepared:
     """``model`` as a graph of forms, quantizers nowhere; arguments and errors as in ``prepare``."""
-    arguments = Arguments.of(model, example)
+    device, arguments = device_of(model), Arguments.of(model, example)
     normalized = normalized_copy(model, arguments, leave_in_float)
     outputs = numbered(normalized)
     expected = [each for _, each in leaves(normalized.expected) if isinstance(each, Tensor)]
     sample = (normalized.inputs, expected)
     drop_round_trips(normalized.module)
     let_readers_broadcast(normalized.module)
-    return Prepared(normalized.module, config, recipe, input_scale, arguments, outputs, sample)
+    return Prepared(
+        graph=normalized.module,
+        config=config,
+        recipe=recipe,
+        input_scale=input_scale,
+        arguments=arguments,
+        outputs=outputs,
+        sample=sample,
+        device=device,
+    )
 
 
 def placed(forms: Prepared, saturating: Collection[str] = (), *, trains: bool = False) -> Prepared:

@@ -49,16 +49,16 @@ from qstrategies.quantization.recipe import (
     sees_batches_first,
 )
 from qstrategies.quantization.selfcheck import check_rewritten
-from qstrategies.quantization.structure import mapped
+from qstrategies.quantization.structure import device_of, mapped
 from qstrategies.records import QuantizationConfig
 
 
 class FakeQuantizedModel(nn.Module):
     """The forms of a float model under their own names, and its quantizers.
 
-    It takes and gives what the user's model does. ``view`` is the graph that is trained; it shares
-    every module with this one. In evaluation mode no quantizer observes, and it computes what is
-    exported, to the bit.
+    It takes and gives what the user's model does; inputs may lie on any device. ``view`` is the
+    graph that is trained; it shares every module with this one. In evaluation mode no quantizer
+    observes, and it computes what is exported, to the bit.
     """
 
     def __init__(self, forms: Prepared) -> None:
@@ -94,8 +94,9 @@ class FakeQuantizedModel(nn.Module):
         return self
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        view = self._views[0 if self.training else 1]
-        found = view(*self.forms.arguments.tensors_in(args, kwargs))
+        view, device = self._views[0 if self.training else 1], device_of(self)
+        inputs = self.forms.arguments.tensors_in(args, kwargs)
+        found = view(*(each.to(device) for each in inputs))
         results = found if isinstance(found, list | tuple) else [found]
         outputs = self.forms.outputs
         return mapped(outputs, lambda _, place: None if place is None else results[place])

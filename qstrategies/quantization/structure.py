@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
+import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -209,6 +210,19 @@ def as_tensor(value: Any) -> Tensor:
     if array is not None and array.dtype.kind in "fiub" and array.dtype.isnative:
         return torch.from_numpy(array)
     raise InputError(f"{value!r:.80} of type {type(value).__name__}: expected a tensor or an array")
+
+
+def device_of(module: nn.Module) -> torch.device:
+    """Where ``module`` lies: its first parameter or buffer; the CPU if it has none.
+
+    Raises:
+        InputError: on "meta", where tensors have no values.
+    """
+    first = next(itertools.chain(module.parameters(), module.buffers()), None)
+    if first is not None and first.is_meta:
+        name = type(module).__name__
+        raise InputError(f"{name} has no values: it is on the device 'meta'. Load its weights")
+    return torch.device("cpu") if first is None else first.device
 
 
 def named_outputs(value: Any) -> Iterator[tuple[str, Any]]:

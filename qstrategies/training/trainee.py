@@ -17,6 +17,7 @@ from qstrategies.quantization.model import QuantizedModel
 from qstrategies.quantization.qat import FakeQuantizedModel, prepare_qat
 from qstrategies.quantization.quantizers import ActivationQuantizer
 from qstrategies.quantization.recipe import overrides
+from qstrategies.quantization.structure import device_of
 from qstrategies.records import QuantizationConfig
 from qstrategies.strategies import STRATEGIES
 from qstrategies.strategies.base import Step, Strategy
@@ -156,7 +157,7 @@ class Trainee:
 
     def fold(self) -> nn.Module:
         """``model`` in evaluation mode on the CPU, its weights plain again. Trains no further."""
-        return self._folded(self.model)
+        return self._folded(self.model).cpu()
 
     @guest
     def finish(self, calibration: Iterable[Any] = ()) -> QuantizedModel:
@@ -197,7 +198,7 @@ class Trainee:
         self.strategy.fold(model)
         if hasattr(model, STEPS):
             delattr(model, STEPS)
-        return model.cpu().eval()
+        return model.eval()
 
 
 @guest
@@ -215,8 +216,8 @@ def prepare(  # noqa: PLR0913 - one keyword per setting
 ) -> Trainee:
     """``model`` under ``strategy``, for a training loop of one's own. ``model`` is not changed.
 
-    What is trained is in training mode; modules in evaluation mode of a model in training mode are
-    frozen, and stay so.
+    What is trained lies on the device of ``model``, in training mode; modules in evaluation mode of
+    a model in training mode are frozen, and stay so.
 
     Args:
         example: one batch as ``model`` takes it: a tensor, a tuple of its arguments, or a dict of
@@ -243,6 +244,7 @@ def prepare(  # noqa: PLR0913 - one keyword per setting
     if chosen.course.fake_quantized:
         trained = prepare_qat(model, recipe=chosen, calibration=calibration, **request)
         return Trainee(_placed_as(model, trained).train(), chosen, steps)
+    device_of(model)  # which refuses one without values
     copied = copy.deepcopy(model)
     if not copied.training:  # else what is in evaluation mode is frozen
         copied.train()
@@ -274,13 +276,12 @@ def resume(
 
 def _placed_as(model: nn.Module, trained: nn.Module) -> nn.Module:
     """``trained`` on the device and in the memory format of ``model``."""
-    parameters = list(model.parameters())
-    if any(is_channels_last(each) for each in parameters):
+    if any(_channels_last(each) for each in model.parameters()):
         trained.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    return trained.to(parameters[0].device) if parameters else trained
+    return trained.to(device_of(model))
 
 
-def is_channels_last(tensor: Tensor) -> bool:
+def _channels_last(tensor: Tensor) -> bool:
     """Whether the memory of a ``tensor`` [N, C, H, W] has the channels innermost."""
     last = tensor.dim() == 4 and tensor.is_contiguous(memory_format=torch.channels_last)
     return last and not tensor.is_contiguous()
