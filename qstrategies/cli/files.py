@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from typing import Any
 
 from qstrategies.cli.location import add_location, location
 from qstrategies.cli.output import show, show_json, warn
@@ -69,7 +70,12 @@ def add_predict(sub: argparse.ArgumentParser) -> None:
         "file", metavar="FILE.onnx", type=file_path, help="a file that this package exported"
     )
     sub.add_argument(
-        "images", metavar="IMAGE", type=file_path, nargs="+", help="any image that Pillow reads"
+        "examples",
+        metavar="EXAMPLE",
+        type=file_path,
+        nargs="+",
+        help="any picture that Pillow reads, or a .npy file of one example or several; .npz by "
+        "name for several inputs",
     )
     sub.add_argument("--json", action="store_true", help="print JSON")
 
@@ -78,17 +84,24 @@ def predict(options: argparse.Namespace) -> int:
     from qstrategies.execution import predict as prediction
     from qstrategies.onnx_file import INTEGRITY, load_checked, unchanged
 
-    results = prediction.predict(options.file, options.images)
+    results = prediction.predict(options.file, options.examples)
     if unchanged(load_checked(options.file)) is False:
         warn(f"warning: {options.file}: {INTEGRITY[False]}")
     if options.json:
         show_json(results)
     else:
         for result in results:
-            show(
-                line(
-                    f"{result['image']}: {result['label']}  (logit {result['logit']:g}, next "
-                    f"{result['runner_up']} {result['margin']:g} below)"
-                )
-            )
+            show(line(f"{result['image']}: {_told(result)}"))
     return 0
+
+
+def _told(result: dict[str, Any]) -> str:
+    if "outputs" in result:
+        from numpy import array2string, asarray
+
+        numbers = asarray(result["outputs"])
+        return array2string(numbers, separator=", ", threshold=20, formatter={"all": "{:g}".format})
+    return (
+        f"{result['label']}  (logit {result['logit']:g}, next {result['runner_up']} "
+        f"{result['margin']:g} below)"
+    )

@@ -13,6 +13,7 @@ class FashionMNIST(IdxDataset):
 
     name = "fashion_mnist"
     summary = "articles of clothing, 60 000 / 10 000, from --data-dir or --download"
+    light_on_dark = True
     labels = (
         "T-shirt",
         "trouser",

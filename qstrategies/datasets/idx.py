@@ -35,13 +35,15 @@ class IdxDataset(Dataset):
 
     ``md5`` are the checksums of the unpacked ``files``, in their order; ``packaged`` is the folder
     of compressed files inside the package, or None where the user has to bring them;
-    ``torchvision_class`` the class of torchvision that downloads them, or None.
+    ``torchvision_class`` the class of torchvision that downloads them, or None. ``light_on_dark``:
+    whether pictures are so, so that others are inverted for a prediction.
     """
 
     md5: ClassVar[tuple[str, ...]]
     files: ClassVar[tuple[str, ...]] = FILES
     torchvision_class: ClassVar[str | None] = None
     packaged: ClassVar[Path | None] = None
+    light_on_dark: ClassVar[bool] = False
 
     def __init__(self, location: Location = Location()) -> None:
         self.location = location

@@ -15,6 +15,7 @@ class MNIST(IdxDataset):
 
     name = "mnist"
     summary = "handwritten digits, 60 000 / 10 000, in the package"
+    light_on_dark = True
     labels = tuple("0123456789")
     torchvision_class = "MNIST"
     packaged = Path(__file__).parent / "data" / "mnist"

@@ -64,7 +64,7 @@ def verify(
     if "dataset" in metadata:
         split = made_dataset(metadata["dataset"], location).splits["test"]
         part = split.first(split.count(CHECKED_BYTES))
-        inputs, labels = [_for_file(part.images, model, metadata)], part.labels.numpy()
+        inputs, labels = [for_file(part.images, model, metadata)], part.labels.numpy()
     else:
         inputs, labels = _random_pixels(model, path), None
     with refusing(REFERENCE, path):
@@ -98,7 +98,7 @@ def verify(
     }
 
 
-def _for_file(images: Tensor, model: onnx.ModelProto, metadata: dict[str, Any]) -> NDArray[Any]:
+def for_file(images: Tensor, model: onnx.ModelProto, metadata: dict[str, Any]) -> NDArray[Any]:
     """``images`` as a split keeps them, as the file takes them: real values as the integers of its
     quantizer."""
     takes_integers = set(input_dtypes(model).values()) == {np.dtype(np.uint8)}
