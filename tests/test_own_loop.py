@@ -351,3 +351,17 @@ def test_the_memory_format_is_that_of_the_model(strategy):
         trained = qs.prepare(net, torch.randn(4, 3, 8, 8), strategy).model
         weights = [each for each in trained.parameters() if each.dim() == 4]
         assert weights and all(each.is_contiguous(memory_format=wanted) for each in weights)
+
+
+@pytest.mark.parametrize("strategy", ["qat", "clamp", "weight_norm"])
+def test_what_a_framework_puts_around_forward_is_not_quantized(net, strategy):
+    """As accelerate does for mixed precision."""
+    results = []
+    for wraps in (False, True):
+        trainee = qs.prepare(net, ROWS, strategy)
+        if wraps:
+            inner = trainee.model.forward
+            trainee.model.forward = lambda x, inner=inner: inner(x) + 0.1
+        step(trainee, torch.optim.SGD(trainee.parameter_groups(0.0)))
+        results.append(trainee.finish([ROWS]).int8()(ROWS))
+    assert torch.equal(*results)

@@ -46,6 +46,7 @@ class Trainee:
         self.strategy, self.total = strategy, total
         self._calls = Calls()
         self._model, self._request = model, dict(request or {})
+        self._has_forward = "forward" in vars(model)
         self._begun = self._penalized = False
         strategy.parametrize(model)
         model.register_buffer(STEPS, torch.zeros((), dtype=torch.long))
@@ -168,16 +169,13 @@ class Trainee:
                 are trained, needs none.
 
         Raises:
-            InputError: no calibration batch where one is needed, or one that does not fit.
+            InputError: nothing was trained or seen; no calibration batch where one is needed, or
+                one that does not fit.
             SelfCheckError: the result is not the trained model (``selfcheck.py``).
         """
         if self._begun and self._untouched is not None and self._untouched.still():
             raise self._nothing_trained(self._untouched)
-        trained = copy.deepcopy(self.model)
-        if self._hook is not None:  # of the user's own, all stay
-            del trained._forward_hooks[self._hook.id]
-            del trained._forward_hooks_with_kwargs[self._hook.id]
-        trained = self._folded(trained)
+        trained = self._folded(self._bare_copy())
         if not isinstance(trained, FakeQuantizedModel):
             return quantize(trained, calibration, strategy=self.strategy, **self._request)
         return trained_integers(trained, calibration)
@@ -193,6 +191,16 @@ class Trainee:
         except RuntimeError as error:
             raise InputError(f"the state does not fit: {' '.join(str(error).split())}") from None
         self._untouched = Untouched(self.model)
+
+    def _bare_copy(self) -> nn.Module:
+        """``model`` without what this trainee and a framework have put around its forward."""
+        copied = copy.deepcopy(self.model)
+        if self._hook is not None:  # of the user's own, all stay
+            del copied._forward_hooks[self._hook.id]
+            del copied._forward_hooks_with_kwargs[self._hook.id]
+        if not self._has_forward:  # accelerate replaces it for mixed precision
+            vars(copied).pop("forward", None)
+        return copied
 
     def _folded(self, model: nn.Module) -> nn.Module:
         self.strategy.fold(model)
