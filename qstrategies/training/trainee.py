@@ -137,7 +137,7 @@ class Trainee:
             self._untouched = None
         # The first step may have a rate of 0, which fused optimizers leave no trace of.
         if self._begun and self._untouched is not None and self._untouched.pulled():
-            raise self._nothing_trained(self._untouched)
+            raise self._untouched.error()
         self._begun = True
 
     def _check_ranges(self) -> None:
@@ -149,12 +149,6 @@ class Trainee:
                 "trainee.model has seen no batch in training mode, so that nothing is quantized: "
                 "call trainee.model.train() first"
             )
-
-    def _nothing_trained(self, untouched: Untouched) -> InputError:
-        return InputError(
-            f"none of the {len(untouched)} parameters of trainee.model was moved by the optimizer: "
-            "make it of trainee.parameter_groups(rate)"
-        )
 
     def fold(self) -> nn.Module:
         """``model`` in evaluation mode on the CPU, its weights plain again. Trains no further."""
@@ -174,7 +168,7 @@ class Trainee:
             SelfCheckError: the result is not the trained model (``selfcheck.py``).
         """
         if self._begun and self._untouched is not None and self._untouched.still():
-            raise self._nothing_trained(self._untouched)
+            raise self._untouched.error()
         trained = self._folded(self._bare_copy())
         if not isinstance(trained, FakeQuantizedModel):
             return quantize(trained, calibration, strategy=self.strategy, **self._request)

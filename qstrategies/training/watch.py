@@ -22,8 +22,8 @@ class Calls:
     """A forward hook that remembers for which inputs a model gave its outputs.
 
     ``open`` are the calls whose outputs are alive and that nobody has answered yet; ``count`` is
-    the number of calls with gradients since the last answer. Of calls without
-    gradients only the last is known.
+    the number of calls with gradients since the last answer. Of calls without gradients only the
+    last is known.
     """
 
     def __init__(self) -> None:
@@ -100,14 +100,18 @@ class Untouched:
         self._model = model
         self._found = [(each, each._version, each.detach().clone()) for each in trainable(model)]
 
-    def __len__(self) -> int:
-        return len(self._found)
+    def error(self) -> InputError:
+        """What to say where training has not moved them."""
+        return InputError(
+            f"none of the {len(self._found)} parameters of trainee.model was moved by the "
+            "optimizer: make it of trainee.parameter_groups(rate)"
+        )
 
     def still(self) -> bool:
         """Whether the model has the same parameters, and nothing has written to one of them."""
         now = {id(each) for each in trainable(self._model)}
         same = now == {id(each) for each, _, _ in self._found}
-        return same and len(self) > 0 and not any(map(_written, self._found))
+        return same and bool(now) and not any(map(_written, self._found))
 
     def pulled(self) -> bool:
         """Whether they have gradients that would move them: finite ones that are not all zero."""
