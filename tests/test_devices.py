@@ -5,7 +5,7 @@ import dataclasses
 
 import pytest
 import torch
-from everywhere import SHAPE, images
+from everywhere import SHAPE, decibels, images
 from test_own_networks import EXACT, ISLANDS, Between
 from torch import nn
 from torch.overrides import TorchFunctionMode
@@ -108,3 +108,40 @@ def test_a_model_without_values_is_refused(net, strategy):
         qs.prepare(net.to("meta"), images(4), strategy)
     with pytest.raises(qs.InputError, match="no values.*'meta'"):
         qs.quantize(net, [images(4)], images(4))
+
+
+ON_CUDA = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device here")
+
+
+@pytest.fixture
+def device():
+    return torch.device("cuda")
+
+
+@ON_CUDA
+def test_a_model_on_a_gpu_is_quantized_to_the_cpu(net, device):
+    expected = net.eval()(images()).detach()
+    quantized = qs.quantize(net.to(device), [images(), images().to(device)], images())
+    assert next(net.parameters()).device.type == device.type
+    assert decibels(expected, quantized.int8()(images())) > 20
+    on_gpu = quantized.module().to(device)(images().to(device))
+    assert torch.equal(on_gpu.cpu(), quantized.int8()(images())), "exact everywhere"
+
+
+@ON_CUDA
+@pytest.mark.parametrize("strategy", [*TRAINED, "clamp", "weight_norm"])
+def test_a_model_on_a_gpu_is_trained_there(net, device, strategy):
+    trainee = qs.prepare(net.to(device), images(8), strategy, calibration=[images(8)])
+    optimizer = torch.optim.Adam(trainee.parameter_groups(1e-3))
+    for _ in range(3):
+        outputs = trainee.model(images().to(device))
+        extra = trainee.penalty(outputs, criterion=lambda found: found.square().mean())
+        (outputs.square().mean() + extra).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        trainee.after_step()
+    assert {each.device.type for each in trainee.model.parameters()} == {device.type}
+    found = trainee.finish([images()]).int8()(images())
+    assert found.device.type == "cpu" and found.isfinite().all()
+    if strategy == "qat":
+        assert torch.equal(found, trainee.model.cpu().eval()(images()).detach())
