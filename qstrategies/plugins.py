@@ -16,6 +16,7 @@ from qstrategies.datasets import DATASETS
 from qstrategies.errors import InputError
 from qstrategies.files import check_file
 from qstrategies.models import MODELS
+from qstrategies.onnx_model import from_onnx
 from qstrategies.registry import Registry
 from qstrategies.runtimes import RUNTIMES
 from qstrategies.strategies import STRATEGIES
@@ -41,18 +42,25 @@ def used() -> tuple[str, ...]:
 def use(path: Path) -> None:
     """Import the Python file ``path``, once, so that its decorators register what it defines.
 
-    Its folder becomes the first place where modules are looked for, as for a script. A file of a
-    package (a folder with ``__init__.py``) is imported as that package's module. What it prints
-    goes to standard error.
+    A float ONNX file is registered as a trained model, under its name without the ending.
+
+    The folder of a Python file becomes the first place where modules are looked for, as for a
+    script. A file of a package (a folder with ``__init__.py``) is imported as that package's
+    module. What it prints goes to standard error.
 
     Raises:
-        InputError: it is no Python file, fails (with the line), registers nothing, has the name of
+        InputError: it is neither, fails (with the line), registers nothing, has the name of
             another module, or gives a name that is taken. Then nothing of it is registered.
     """
     path = path.absolute()
     if path in _used:
         return
     check_file(path)
+    if path.suffix == ".onnx":
+        with MODELS.all_or_nothing():
+            MODELS.add(path.stem, from_onnx(path), str(path))
+        _used.append(path)
+        return
     name, folder = _module_name(path)
     with contextlib.ExitStack() as stack:
         for registry in REGISTRIES.values():

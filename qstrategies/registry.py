@@ -47,7 +47,7 @@ class Registry(Generic[T]):
             origin = OWN
 
         def add(item: T) -> T:
-            self._add(name, item, _distribution.get() or origin)
+            self.add(name, item, _distribution.get() or origin)
             return item
 
         return add
@@ -93,7 +93,9 @@ class Registry(Generic[T]):
         finally:
             self._items, self._origins = kept
 
-    def _add(self, name: str, item: T, origin: str) -> None:
+    def add(self, name: str, item: T, origin: str) -> None:
+        """File ``item``, which comes from ``origin``, under ``name``; raises ``InputError`` if that
+        is taken."""
         if name in self._items:
             raise InputError(
                 f"{self.kind} {name!r} is registered twice, by {self._origins[name]} and by "
@@ -134,4 +136,4 @@ class Registry(Generic[T]):
         finally:
             _distribution.reset(loading)
         if not isinstance(item, ModuleType) and self._items.get(plugin.name) is not item:
-            self._add(plugin.name, item, origin)
+            self.add(plugin.name, item, origin)

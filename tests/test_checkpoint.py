@@ -256,6 +256,7 @@ def test_a_damaged_file_is_named(checkpoint):
 
 
 def test_a_trained_model_is_registered_as_it_is(trained, tmp_path, location, monkeypatch):
+    MODELS.names()
     monkeypatch.setattr(MODELS, "_items", dict(MODELS._items))
     monkeypatch.setattr(MODELS, "_origins", dict(MODELS._origins))
     assert qs.models.register("given")(trained) is trained

@@ -17,6 +17,7 @@ from pathlib import Path
 
 import matplotlib
 import numpy as np
+import onnx
 import pytest
 import torch
 from conftest import small
@@ -39,6 +40,8 @@ from qstrategies.training.trainee import Trainee
 SHAPE = (4, 8, 8)
 DATA = torch.rand(16, *SHAPE, generator=torch.Generator().manual_seed(0))
 PIXELS = (DATA * 255).to(torch.uint8)
+RELU = """<ir_version: 9, opset_import: ["": 17]>
+g (float[n, 3, 8, 8] x) => (float[n, 3, 8, 8] y) { y = Relu(x) }"""
 QUICK = ["onnxruntime-all", "opencv-dnn"]
 
 
@@ -183,6 +186,7 @@ def made(tmp_path_factory, location):
     folder = tmp_path_factory.mktemp("made")
     model, workspace = quantized(), qs.Workspace(folder / "runs", location)
     Image.new("L", (28, 28)).save(folder / "black.png")
+    onnx.save(onnx.parser.parse_model(RELU), folder / "relu.onnx")
     config = small("no_norm", checks="quick")
     qs.run_all([config], workspace)
     exported = qs.export_onnx(model, folder / "model.onnx")
@@ -230,6 +234,7 @@ CALLS = {
         location=m["location"],
         quiet=True,
     ),
+    "from_onnx": lambda m: qs.from_onnx(m["folder"] / "relu.onnx"),
     "summarise": lambda m: qs.summarise(qs.run_all([m["config"]], m["workspace"])),
 }
 MORE = {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from qstrategies.cli.values import file, folder
@@ -46,8 +47,14 @@ def add_use(sub: argparse.ArgumentParser) -> None:
 
 
 def use(options: argparse.Namespace) -> None:
-    """Import the files of ``--use``. Raises ``InputError`` for one that does not do."""
-    paths = getattr(options, "use", [])
+    """Import the files of ``--use``, and a model that is a file.
+
+    Raises ``InputError`` for one that does not do.
+    """
+    paths, model = list(getattr(options, "use", [])), getattr(options, "model", "")
+    if model.endswith(".onnx"):
+        paths.append(Path(model))
+        options.model = Path(model).stem
     if not paths:
         return
     from qstrategies import plugins

@@ -124,7 +124,9 @@ def _add_quantization(sub: argparse.ArgumentParser) -> None:
 def _add_data(sub: argparse.ArgumentParser) -> None:
     data = sub.add_argument_group("data and output")
     data.add_argument(
-        "--model", default="cnn", help="a model from `qstrategies list` (default: cnn)"
+        "--model",
+        default="cnn",
+        help="a model from `qstrategies list` (default: cnn), or a float ONNX file",
     )
     data.add_argument(
         "--checkpoint",

@@ -5,12 +5,14 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Collection, Iterable
+from pathlib import Path
 from typing import Any
 
 from torch import nn
 
 from qstrategies.errors import InputError
 from qstrategies.guest import guest
+from qstrategies.onnx_model import from_onnx
 from qstrategies.quantization.calibrate import (
     as_batches,
     calibrate,
@@ -29,7 +31,7 @@ from qstrategies.strategies.base import Strategy
 
 @guest
 def quantize(  # noqa: PLR0913 - one keyword per setting
-    model: nn.Module,
+    model: nn.Module | str | Path,
     calibration: Iterable[Any],
     example: Any,
     *,
@@ -41,6 +43,7 @@ def quantize(  # noqa: PLR0913 - one keyword per setting
     """Quantize a trained float model. ``model`` is not changed.
 
     Args:
+        model: itself, or the path of a float ONNX file.
         calibration: batches of real-valued inputs as ``model`` takes them, from training data:
             tensors or arrays on any device, tuples (labels behind the inputs are left out) or dicts
             by name; uint8 where ``input_scale`` says what a step is worth. A loader, a dataset of
@@ -62,6 +65,8 @@ def quantize(  # noqa: PLR0913 - one keyword per setting
     chosen = STRATEGIES.made(strategy)
     if chosen.course.fake_quantized:
         raise InputError(f"{strategy!r} trains with fake quantizers: use qs.prepare and its finish")
+    if not isinstance(model, nn.Module):
+        model = from_onnx(model, _one_shape(example))
     prepared = prepare(
         model,
         chosen.resolved(config),
@@ -71,6 +76,12 @@ def quantize(  # noqa: PLR0913 - one keyword per setting
         leave_in_float=leave_in_float,
     )
     return calibrated(prepared, calibration)
+
+
+def _one_shape(example: Any) -> tuple[int, ...] | None:
+    """That of one input without the batch; None for several inputs."""
+    shape = getattr(example, "shape", None)
+    return None if shape is None else tuple(shape[1:])
 
 
 def calibrated(prepared: Prepared, calibration: Iterable[Any]) -> QuantizedModel:

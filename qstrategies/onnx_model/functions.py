@@ -1,0 +1,177 @@
+"""Arithmetic, activations and moving of values, as functions of PyTorch."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable
+from typing import Any
+
+import onnx
+import torch
+from torch import Tensor, nn
+
+from qstrategies.onnx_model.layers import reads
+from qstrategies.onnx_model.node import Node, Step, number
+
+END = 2**31 - 1
+"""What stands for the end of any dimension."""
+PLAIN: dict[str, Callable[[], nn.Module]] = {
+    "Relu": nn.ReLU,
+    "Sigmoid": nn.Sigmoid,
+    "Tanh": nn.Tanh,
+    "HardSwish": nn.Hardswish,
+    "Softplus": nn.Softplus,
+    "Softsign": nn.Softsign,
+    "Mish": nn.Mish,
+    "Identity": nn.Identity,
+    "Dropout": nn.Identity,
+}
+UNARY: dict[str, Step] = {
+    "Sqrt": torch.sqrt,
+    "Exp": torch.exp,
+    "Log": torch.log,
+    "Neg": operator.neg,
+    "Abs": torch.abs,
+    "Erf": torch.erf,
+}
+BINARY: dict[str, Step] = {
+    "Add": operator.add,
+    "Sub": operator.sub,
+    "Mul": operator.mul,
+    "Div": operator.truediv,
+    "Pow": torch.pow,
+}
+
+
+class WithConstant(nn.Module):
+    """``function`` of an input and of what the file holds, on its side."""
+
+    def __init__(self, function: Step, constant: Tensor, *, left: bool) -> None:
+        super().__init__()
+        self.function, self.left = function, left
+        self.register_buffer("constant", constant)
+
+    def forward(self, x: Tensor) -> Any:
+        return self.function(self.constant, x) if self.left else self.function(x, self.constant)
+
+
+def binary(node: Node) -> Step:
+    """An operation of two inputs, one of which may be a constant."""
+    function = BINARY[node.proto.op_type]
+    first, second = node.constants
+    if first is None and second is None:
+        return function
+    constant, left = (second, False) if first is None else (first, True)
+    assert constant is not None
+    value = number(constant)
+    if value is None or constant.dim() > (node.rank or 0) > 0:
+        return WithConstant(function, constant, left=left)
+    return (lambda x: function(value, x)) if left else (lambda x: function(x, value))
+
+
+@reads("LeakyRelu")
+def leaky(node: Node) -> Step:
+    return nn.LeakyReLU(node.get("alpha", 0.01))
+
+
+@reads("Elu")
+def elu(node: Node) -> Step:
+    return nn.ELU(node.get("alpha", 1.0))
+
+
+@reads("Gelu")
+def gelu(node: Node) -> Step:
+    return nn.GELU(node.get("approximate", "none"))
+
+
+@reads("Softmax")
+def softmax(node: Node) -> Step:
+    axis = node.get("axis", -1 if node.opset >= 13 else 1)
+    last = node.rank is not None and axis in (-1, node.rank - 1)
+    node.require(node.opset >= 13 or last, f"of opset {node.opset} over several dimensions")
+    return nn.Softmax(axis)
+
+
+@reads("Concat")
+def concat(node: Node) -> Step:
+    node.require(all(value is None for value in node.constants), "of constants")
+    axis = node.get("axis")
+    return lambda *parts: torch.cat(parts, axis)
+
+
+@reads("Flatten")
+def flatten(node: Node) -> Step:
+    axis = node.get("axis", 1)
+    node.require(axis == 1, f"from axis {axis}")
+    return nn.Flatten()
+
+
+@reads("Reshape")
+def reshape(node: Node) -> Step:
+    wanted = node.numbers("shape", 1) or []
+    node.require(not node.get("allowzero", 0), "with allowzero")
+    if wanted.count(-1) == 2 and wanted[0] == -1:  # the batch, and one that is to be found
+        wanted[0] = 0
+
+    def apply(x: Tensor) -> Tensor:
+        sizes = [x.shape[place] if size == 0 else size for place, size in enumerate(wanted)]
+        return x.reshape(sizes)
+
+    return apply
+
+
+@reads("Cast")
+def cast(node: Node) -> Step:
+    node.require(node.get("to") == onnx.TensorProto.FLOAT, "to another type than float32")
+    return nn.Identity()
+
+
+@reads("Gather")
+def gather(node: Node) -> Step:
+    index, axis = node.constant(1, "an index"), node.get("axis", 0)
+    node.require(index.dim() == 0, f"of {list(index.shape)} indices")
+    return lambda x: torch.select(x, axis, int(index))
+
+
+@reads("Transpose")
+def transpose(node: Node) -> Step:
+    order = node.get("perm")
+    node.require(order is not None, "without perm")
+    return lambda x: x.permute(order)
+
+
+@reads("Squeeze")
+def squeeze(node: Node) -> Step:
+    axes = node.numbers("axes", 1)
+    node.require(axes is not None, "without axes")
+    return lambda x: torch.squeeze(x, tuple(axes or ()))
+
+
+@reads("Unsqueeze")
+def unsqueeze(node: Node) -> Step:
+    axes = node.numbers("axes", 1) or []
+    node.require(len(axes) == 1, f"of axes {axes}")
+    return lambda x: torch.unsqueeze(x, axes[0])
+
+
+@reads("ReduceMean")
+def mean(node: Node) -> Step:
+    axes, keep = node.numbers("axes", 1), bool(node.get("keepdims", 1))
+    node.require(bool(axes), "over all dimensions")
+    return lambda x: torch.mean(x, axes, keepdim=keep)
+
+
+@reads("Slice")
+def cut(node: Node) -> Step:
+    starts, ends = node.numbers("starts", 1) or [], node.numbers("ends", 2) or []
+    axes = node.numbers("axes", 3) or list(range(len(starts)))
+    steps = node.numbers("steps", 4) or [1] * len(starts)
+    node.require(min(steps) > 0, f"with steps {steps}")
+    parts = {
+        axis + (node.rank or 0) if axis < 0 else axis: slice(
+            start, None if end >= END else end, step
+        )
+        for axis, start, end, step in zip(axes, starts, ends, steps, strict=True)
+    }
+    index = tuple(parts.get(place, slice(None)) for place in range(max(parts) + 1))
+    return lambda x: x[index]

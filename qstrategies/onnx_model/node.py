@@ -1,0 +1,105 @@
+"""What a reader of one operator is told, and the small things that many of them ask."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import onnx
+import torch
+from torch import Tensor
+
+from qstrategies.errors import InputError
+
+Step = Callable[..., Any]
+"""What computes a node: called with those of its inputs that are no constants."""
+
+
+@dataclass(frozen=True)
+class Node:
+    """A node of a file.
+
+    Attributes:
+        attributes: by name, as Python values.
+        constants: its inputs in order: the value, or None for what is computed or left out.
+        rank: the number of dimensions of its first input, the batch included; None if the file
+            does not say it.
+        opset: the version of the standard operators.
+    """
+
+    proto: onnx.NodeProto
+    attributes: dict[str, Any]
+    constants: tuple[Tensor | None, ...]
+    rank: int | None
+    opset: int
+
+    @property
+    def computed(self) -> list[str]:
+        """The names of the inputs that are no constants."""
+        pairs = zip(self.proto.input, self.constants, strict=True)
+        return [name for name, value in pairs if name and value is None]
+
+    def get(self, name: str, default: Any = None) -> Any:
+        """The attribute ``name``."""
+        return self.attributes.get(name, default)
+
+    def constant(self, index: int, what: str) -> Tensor:
+        """Input ``index``, which must be stored in the file. Raises ``InputError`` if it is not."""
+        found = self.optional(index, what)
+        self.require(found is not None, f"without {what}")
+        return torch.as_tensor(found)
+
+    def optional(self, index: int, what: str) -> Tensor | None:
+        """Input ``index``, stored in the file or left out."""
+        given = index < len(self.proto.input) and self.proto.input[index]
+        found = self.constants[index] if given else None
+        self.require(found is not None or not given, f"with {what} that are computed")
+        return found
+
+    def numbers(self, name: str, index: int) -> list[int] | None:
+        """Whole numbers that older opsets have as the attribute ``name``, newer as an input."""
+        if name in self.attributes:
+            return list(self.attributes[name])
+        found = self.optional(index, name)
+        return None if found is None else [int(value) for value in found.flatten().tolist()]
+
+    def require(self, fits: bool, what: str) -> None:
+        """Raise ``InputError`` naming this node and ``what`` is not read of it, unless it
+        ``fits``."""
+        if not fits:
+            name = self.proto.name or ", ".join(self.proto.output)
+            described = " ".join([self.proto.op_type, what]).strip()
+            raise InputError(f"the operator {described} is not read ({name!r})")
+
+    @property
+    def spatial(self) -> int:
+        """The number of dimensions behind batch and channels. Raises ``InputError`` where the file
+        does not say it, or there are none or more than three."""
+        self.require(self.rank is not None and 3 <= self.rank <= 5, "of an input of unknown rank")
+        assert self.rank is not None
+        return self.rank - 2
+
+
+def symmetric(node: Node) -> list[int]:
+    """The padding of a layer, the same on both sides of each dimension."""
+    padding = node.get("auto_pad", "NOTSET")
+    node.require(padding in ("NOTSET", "VALID"), f"with auto_pad {padding}")
+    both = list(node.get("pads", [0] * 2 * node.spatial))
+    first, last = both[: len(both) // 2], both[len(both) // 2 :]
+    node.require(first == last, f"with uneven pads {both}")
+    return first
+
+
+def sizes(node: Node, name: str) -> list[int]:
+    """One number for each spatial dimension, 1 where nothing is said."""
+    return list(node.get(name, [1] * node.spatial))
+
+
+def number(value: Tensor) -> float | None:
+    """A constant of one element as a number."""
+    return float(value) if value.numel() == 1 else None
+
+
+def as_tuple(values: Sequence[int]) -> tuple[int, ...]:
+    return tuple(int(value) for value in values)
