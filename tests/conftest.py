@@ -4,12 +4,15 @@ seconds."""
 from __future__ import annotations
 
 import dataclasses
+import sys
+from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
 
 import pytest
 import torch
 
+from qstrategies import plugins
 from qstrategies.datasets import DATASETS
 from qstrategies.datasets.base import Location, Split
 from qstrategies.datasets.mnist import MNIST
@@ -57,6 +60,22 @@ SMALL = ExperimentConfig(
 def small(strategy: str, **changes: object) -> ExperimentConfig:
     """The short test configuration of ``strategy``."""
     return dataclasses.replace(SMALL, strategy=strategy, **changes)
+
+
+@pytest.fixture
+def registries(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
+    """What is registered in a test is forgotten after it, and what was imported from its files."""
+    for each in plugins.REGISTRIES.values():
+        each.names()
+        monkeypatch.setattr(each, "_items", dict(each._items))
+        monkeypatch.setattr(each, "_origins", dict(each._origins))
+    monkeypatch.setattr(plugins, "_used", [])
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    before = set(sys.modules)
+    yield
+    for name in set(sys.modules) - before:
+        if str(tmp_path) in str(getattr(sys.modules[name], "__file__", "")):
+            del sys.modules[name]
 
 
 @pytest.fixture(scope="session")

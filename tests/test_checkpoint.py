@@ -255,10 +255,7 @@ def test_a_damaged_file_is_named(checkpoint):
         read(checkpoint)
 
 
-def test_a_trained_model_is_registered_as_it_is(trained, tmp_path, location, monkeypatch):
-    MODELS.names()
-    monkeypatch.setattr(MODELS, "_items", dict(MODELS._items))
-    monkeypatch.setattr(MODELS, "_origins", dict(MODELS._origins))
+def test_a_trained_model_is_registered_as_it_is(trained, tmp_path, location, registries):
     assert qs.models.register("given")(trained) is trained
     config, workspace = small("qat", model="given"), Workspace(tmp_path, location)
     stage = float_stage(config, workspace)

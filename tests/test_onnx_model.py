@@ -10,7 +10,6 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 
 import qstrategies as qs
-from qstrategies import plugins
 from qstrategies.cli import main
 from qstrategies.errors import InputError, SelfCheckError
 from qstrategies.models import MODELS
@@ -165,13 +164,7 @@ def test_a_file_is_quantized_as_a_model_is(net, tmp_path):
     assert np.abs(quantized.int8()(pixels).numpy() - expected).max() < 0.1 * np.abs(expected).max()
 
 
-def test_a_file_is_a_trained_model_of_the_command_line(
-    net, tmp_path, location, monkeypatch, capsys
-):
-    MODELS.names()
-    for name in ("_items", "_origins"):
-        monkeypatch.setattr(MODELS, name, dict(getattr(MODELS, name)))
-    monkeypatch.setattr(plugins, "_used", [])
+def test_a_file_is_a_trained_model_of_the_command_line(net, tmp_path, location, registries, capsys):
     import conftest
 
     assert conftest.SmallMNIST

@@ -40,27 +40,17 @@ assert isinstance(Net, type) and isinstance(Data, type) and isinstance(Mine, typ
 
 
 @pytest.fixture
-def bring(tmp_path, monkeypatch):
+def bring(tmp_path, registries):
     """Writes files of a user; what they register is forgotten after the test."""
-    for each in plugins.REGISTRIES.values():
-        each.names()
-        monkeypatch.setattr(each, "_items", dict(each._items))
-        monkeypatch.setattr(each, "_origins", dict(each._origins))
-    monkeypatch.setattr(sys, "path", list(sys.path))
-    monkeypatch.setattr(plugins, "_used", [])
-    before = set(sys.modules)
 
-    def write(text=THINGS, name="my_things.py", **helpers):
+    def write(text=THINGS, name="my_things.py"):
         (tmp_path / "beside.py").write_text("WIDTH = 10\n")
         path = tmp_path / name
         path.parent.mkdir(exist_ok=True)
         path.write_text(text)
         return path
 
-    yield write
-    for name in set(sys.modules) - before:
-        if str(tmp_path) in str(getattr(sys.modules[name], "__file__", "")):
-            del sys.modules[name]
+    return write
 
 
 def test_a_file_brings_models_datasets_and_strategies_and_list_says_from_where(bring, capsys):

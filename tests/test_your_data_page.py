@@ -10,8 +10,6 @@ from torch import nn
 from torch.utils.data import TensorDataset
 
 import qstrategies as qs
-from qstrategies.datasets import DATASETS
-from qstrategies.models import MODELS
 
 PAGE = Path(__file__).parent.parent / "docs" / "your_data.md"
 COUNT = 90
@@ -40,10 +38,7 @@ def write_files(folder, pixels):
     (folder / "irises.csv").write_text("\n".join(["length,width,species", *rows]))
 
 
-def test_every_snippet_runs(tmp_path, monkeypatch):
-    for each in (DATASETS, MODELS):
-        monkeypatch.setattr(each, "_items", dict(each._items))
-        monkeypatch.setattr(each, "_origins", dict(each._origins))
+def test_every_snippet_runs(tmp_path, monkeypatch, registries):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("QSTRATEGIES_CACHE", str(tmp_path / "cache"))
     pixels = np.random.default_rng(0).integers(0, 256, (COUNT, 3, 32, 32), np.uint8)
