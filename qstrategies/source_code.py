@@ -99,6 +99,7 @@ def _same_authors(name: str, own: str) -> bool:
     return top != OWN and path is not None and not _is_installed(path)
 
 
+@functools.cache
 def _is_installed(path: Path) -> bool:
     return bool(_SITE & set(path.parts)) or path.is_relative_to(sysconfig.get_path("stdlib"))
 
