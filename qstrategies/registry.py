@@ -10,15 +10,20 @@ import threading
 from collections.abc import Callable, Iterator
 from contextvars import ContextVar
 from importlib.metadata import EntryPoint, entry_points
-from types import ModuleType
+from types import FrameType, ModuleType
 from typing import Generic, TypeVar
 
 from qstrategies.errors import InputError, unknown
+from qstrategies.typed_json import Name, build
 
 T = TypeVar("T")
 OWN = __name__.partition(".")[0]
 _distribution: ContextVar[str | None] = ContextVar("_distribution", default=None)
 """What is being loaded through an entry point, with its version."""
+SESSION = "this session"
+"""The origin of what is registered at a prompt or in a notebook."""
+LENT = "the caller"
+"""The origin of what was never registered, but given as an object."""
 
 
 class Registry(Generic[T]):
@@ -41,10 +46,7 @@ class Registry(Generic[T]):
     def register(self, name: str) -> Callable[[T], T]:
         """Decorator that files its target under ``name`` and returns it; raises ``InputError`` if
         the name is taken."""
-        caller = sys._getframe(1)
-        origin = f"{caller.f_code.co_filename}:{caller.f_lineno}"
-        if caller.f_globals.get("__name__", "").startswith(f"{OWN}."):
-            origin = OWN
+        origin = _place(sys._getframe(1))
 
         def add(item: T) -> T:
             self.add(name, item, _distribution.get() or origin)
@@ -87,7 +89,7 @@ class Registry(Generic[T]):
         """Inside, ``name`` is ``item``, whatever it was and will be again."""
         self._discover()
         kept = dict(self._items), dict(self._origins)
-        self._items[name], self._origins[name] = item, "the caller"
+        self._items[name], self._origins[name] = item, LENT
         try:
             yield
         finally:
@@ -96,7 +98,9 @@ class Registry(Generic[T]):
     def add(self, name: str, item: T, origin: str) -> None:
         """File ``item``, which comes from ``origin``, under ``name``; raises ``InputError`` if that
         is taken."""
-        if name in self._items:
+        build(Name, name, f"the name of a {self.kind}")
+        again = origin == SESSION == self._origins.get(name)  # a cell that is run once more
+        if name in self._items and not again:
             raise InputError(
                 f"{self.kind} {name!r} is registered twice, by {self._origins[name]} and by "
                 f"{origin}: give one another name"
@@ -137,3 +141,12 @@ class Registry(Generic[T]):
             _distribution.reset(loading)
         if not isinstance(item, ModuleType) and self._items.get(plugin.name) is not item:
             self.add(plugin.name, item, origin)
+
+
+def _place(caller: FrameType) -> str:
+    """Where ``caller`` registers something."""
+    module = caller.f_globals.get("__name__", "")
+    if module.startswith(f"{OWN}."):
+        return OWN
+    interactive = module == "__main__" and hasattr(sys, "ps1")
+    return SESSION if interactive else f"{caller.f_code.co_filename}:{caller.f_lineno}"

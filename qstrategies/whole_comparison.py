@@ -26,9 +26,9 @@ from qstrategies.strategies.base import BASELINE
 def compare(  # noqa: PLR0913 - one keyword per setting
     model: str | nn.Module | Callable[[], nn.Module],
     dataset: str | Dataset,
-    strategies: Sequence[str] = (),
+    strategies: str | Sequence[str] = (),
     *,
-    bits: Sequence[int] = DEFAULT_BITS,
+    bits: int | Sequence[int] = DEFAULT_BITS,
     seeds: int = 1,
     out: str | Path = "runs",
     config: ExperimentConfig = ExperimentConfig(strategy=BASELINE),
@@ -61,13 +61,18 @@ def compare(  # noqa: PLR0913 - one keyword per setting
         )
         base = dataclasses.replace(config, model=name, dataset=data)
         numbers = range(base.seed, base.seed + seeds)
-        configs = plan(base, strategies or default_strategies(base), bits, numbers)
+        names = _several(strategies) or default_strategies(base)
+        configs = plan(base, names, _several(bits), numbers)
         progress = Progress(quiet=quiet)
         stack.callback(progress.close)
         folder = Path(out)
         records = run_all(configs, Workspace(folder, location, progress))
         write_report(records, folder, *conclude(records, folder))
         return records
+
+
+def _several(values: Any) -> Sequence[Any]:
+    return [values] if isinstance(values, (str, int)) else values
 
 
 @contextlib.contextmanager

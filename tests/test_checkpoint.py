@@ -281,8 +281,8 @@ def test_trained_objects_are_compared_in_one_call(trained, tmp_path, location):
     records = qs.compare(
         trained,
         data,
-        ["no_norm"],
-        bits=[8],
+        "no_norm",
+        bits=8,
         out=tmp_path,
         location=location,
         quiet=True,
@@ -290,6 +290,7 @@ def test_trained_objects_are_compared_in_one_call(trained, tmp_path, location):
     )
     assert [record.config.strategy for record in records] == ["no_norm"]
     assert {record.config.model for record in records} == {"CNN"}
+    assert "qs.compare in Python, given CNN as here" in (tmp_path / "report.html").read_text()
     assert (tmp_path / "report.html").is_file() and "CNN" not in MODELS.names()
     assert all(torch.equal(before[name], value) for name, value in trained.state_dict().items())
     assert STRATEGIES.get("no_norm")

@@ -120,18 +120,17 @@ def fresh_model(name: str, seed: int) -> nn.Module:
     Raises ``InputError`` where the factory fails, or gives something else.
     """
     factory = MODELS.get(name)
-    if isinstance(factory, nn.Module):
-        return copy.deepcopy(factory)
     with torch.random.fork_rng(), seeded(seed):
         torch.manual_seed(seed)
         try:
-            model = factory()
+            is_object = isinstance(factory, nn.Module)
+            model: Any = copy.deepcopy(factory) if is_object else factory()
         except Exception as error:
             raise InputError(f"model {name!r} cannot be built: {reason(error)}") from error
     if not isinstance(model, nn.Module):
         kind = type(model).__name__
         raise InputError(f"model {name!r}: its factory gives a {kind}, expected a torch.nn.Module")
-    return model
+    return model.cpu()
 
 
 def _fresh(name: str) -> str:

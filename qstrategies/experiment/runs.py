@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from qstrategies.datasets import DATASETS
 from qstrategies.datasets.base import Split
 from qstrategies.evaluation import Evaluation, evaluate
 from qstrategies.execution.timing import measure
@@ -32,6 +33,7 @@ from qstrategies.experiment.workspace import Workspace, check_config
 from qstrategies.export.onnx_export import ExportedModel, export_float_onnx
 from qstrategies.files import atomic_write, remove
 from qstrategies.guest import guest, own_randomness
+from qstrategies.models import MODELS
 from qstrategies.onnx_file import read_metadata
 from qstrategies.plugins import used
 from qstrategies.quantization.model import QuantizedModel
@@ -45,6 +47,7 @@ from qstrategies.records import (
     WeightHistogram,
 )
 from qstrategies.records.predictions import Predictions, SplitPredictions
+from qstrategies.registry import LENT
 from qstrategies.strategies import STRATEGIES
 from qstrategies.strategies.base import Strategy
 from qstrategies.trackers.base import settings_and_figures
@@ -74,7 +77,9 @@ def run_experiment(config: ExperimentConfig, workspace: Workspace) -> RunRecord:
             config=config, status="failed", reason=str(error), environment=environment.describe()
         )
     group = STRATEGIES.get(config.strategy).group
-    record = dataclasses.replace(record, inputs=inputs, used=used(), group=group)
+    pairs = ((MODELS, config.model), (DATASETS, config.dataset))
+    lent = tuple(name for registry, name in pairs if registry.origin(name) == LENT)
+    record = dataclasses.replace(record, inputs=inputs, used=used(), lent=lent, group=group)
     atomic_write(workspace.folder / config.run_id / RECORD, record.to_json())
     if record.status == "done":
         for tracker in workspace.trackers:

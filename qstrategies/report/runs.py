@@ -93,12 +93,15 @@ def _farthest(checks: Sequence[RuntimeCheck]) -> str:
 
 def commands(records: Sequence[RunRecord]) -> Grid:
     """The command that makes each run again, with its seed."""
-    rows = [
-        [record.config.run_id, command(record.config, record.used), _commit(record)]
-        for record in records
-    ]
+    rows = [[record.config.run_id, _again(record), _commit(record)] for record in records]
     notes = "The same machine, seed and versions give the same int8 model, bit for bit."
     return Grid("How to make each run again", ["run", "command", "commit"], rows, notes)
+
+
+def _again(record: RunRecord) -> str:
+    if record.lent:
+        return f"qs.compare in Python, given {' and '.join(record.lent)} as here"
+    return command(record.config, record.used)
 
 
 def _commit(record: RunRecord) -> str:
