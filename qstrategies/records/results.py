@@ -149,10 +149,10 @@ class RunRecord:
 
     ``inputs`` is what the run depends on besides its configuration, by name (see ``dependencies``);
     empty in records from before it was noted down. ``used`` are the user's files that were imported
-    (``--use``), ``lent`` the names of models and data that were given as objects.
-    ``classes`` is how many the model tells apart. ``curve`` is the run's own training, after ``epochs_before`` of the float model it continues,
-    as far as that was trained here;
-    ``peak_bytes`` is the largest resident memory of the process so far.
+    (``--use``), ``lent`` the names of models and data that were given as objects. ``classes`` is
+    how many the model tells apart. ``curve`` is the run's own training, after ``epochs_before`` of
+    the float model it continues, as far as that was trained here; ``peak_bytes`` is the largest
+    resident memory of the process so far.
     """
 
     config: ExperimentConfig
