@@ -5,13 +5,15 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import SHORT, SmallMNIST
+from torch import nn
 
 from qstrategies.models import MODELS
 from qstrategies.pixels import PIXEL_SCALE, to_input
 from qstrategies.quantization.model import QuantizedModel
 from qstrategies.quantization.qat import finished, prepare_qat
-from qstrategies.records import OPTIMIZERS, SCHEDULES, QuantizationConfig
+from qstrategies.records import OPTIMIZERS, SCHEDULES, QuantizationConfig, TrainingConfig
 from qstrategies.strategies import STRATEGIES
+from qstrategies.training.fast_graph import fast_view
 from qstrategies.training.hardware import said_by_linux
 from qstrategies.training.histogram import weight_histogram
 from qstrategies.training.loop import train
@@ -142,3 +144,44 @@ def test_linux_names_become_those_of_pytorch():
         ["fp", "asimd", "bf16"], True
     )
     assert said_by_linux("") == {}
+
+
+class ByValue(nn.Module):
+    """Plain torch.fx cannot trace it."""
+
+    def __init__(self):
+        super().__init__()
+        self.fc = nn.Linear(784, 10)
+
+    def forward(self, image):
+        return self.fc(image.flatten(1)) * (2 if image.shape[0] > 1 and image.sum() > 0 else 1)
+
+
+class Dropping(nn.Module):
+    """By a function that is told the mode, which a trace would keep."""
+
+    def __init__(self):
+        super().__init__()
+        self.fc = nn.Linear(784, 10)
+
+    def forward(self, image):
+        return nn.functional.dropout(self.fc(image.flatten(1)), 0.5, self.training)
+
+
+def test_what_depends_on_the_mode_does_so_while_it_is_trained():
+    view, images = fast_view(Dropping()), torch.rand(8, 1, 28, 28)
+    view.eval()
+    assert torch.equal(view(images), view(images))
+    view.train()
+    assert not torch.equal(view(images), view(images))
+
+
+def test_a_model_that_torch_fx_cannot_trace_is_trained_as_it_is(mnist):
+    torch.manual_seed(0)
+    model = ByValue()
+    before = model.fc.weight.clone()
+    data = {
+        name: type(part)(name, part.images[:64], part.labels[:64]) for name, part in mnist.items()
+    }
+    train(Trainee(model, STRATEGIES.get("no_norm")()), data, TrainingConfig(epochs=1), seed=0)
+    assert not torch.equal(model.fc.weight, before)

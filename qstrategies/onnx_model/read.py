@@ -67,7 +67,8 @@ class OnnxModel(nn.Module):
             values[output] = function(*[values[name] for name in names])
         return values
 
-    def forward(self, *inputs: Tensor) -> Any:
+    def results(self, *inputs: Tensor) -> Any:
+        """The output, or a tuple of several."""
         values = self.values(*inputs)
         found = tuple(values[name] for name in self.outputs)
         return found[0] if len(found) == 1 else found
@@ -78,6 +79,20 @@ class OnnxModel(nn.Module):
             self.layers[label] = step
             step = label
         self.steps.append((step, node.computed, node.proto.output[0]))
+
+
+class OneInput(OnnxModel):
+    """With a signature that torch.fx traces."""
+
+    def forward(self, x: Tensor) -> Any:
+        return self.results(x)
+
+
+class SeveralInputs(OnnxModel):
+    """In the order of the file."""
+
+    def forward(self, *inputs: Tensor) -> Any:
+        return self.results(*inputs)
 
 
 def from_onnx(path: str | Path, shape: Sequence[int] | None = None) -> nn.Module:
@@ -100,7 +115,8 @@ def from_onnx(path: str | Path, shape: Sequence[int] | None = None) -> nn.Module
         values = [watched(proto, inputs, _outputs(proto)) for inputs in runs]
         sizes = sizes_observed(proto, values, _constants(proto))
         ranks = {name: value.ndim for name, value in (values[0] | runs[0]).items()}
-        model = OnnxModel(proto, place, sizes, ranks).eval()
+        kind = OneInput if len(entries) == 1 else SeveralInputs
+        model = kind(proto, place, sizes, ranks).eval()
         for inputs, expected in zip(runs, values, strict=True):
             _check(model, inputs, expected)
     except InputError as error:

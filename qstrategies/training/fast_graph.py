@@ -26,10 +26,12 @@ _MOVES_VALUES = (*_POOLS, nn.Flatten, nn.Identity, Reshape)
 _MOVES_VALUES_FUNCTIONS = (torch.flatten, torch.reshape)
 
 
-def fast_view(model: nn.Module) -> fx.GraphModule:
+def fast_view(model: nn.Module) -> nn.Module:
     """A graph that shares every submodule (and so every parameter and hook) with ``model``; the
-    same function."""
-    traced = model.view if isinstance(model, FakeQuantizedModel) else fx.symbolic_trace(model)
+    same function. What torch.fx cannot trace, or not once for both modes, is trained as it is."""
+    traced = model.view if isinstance(model, FakeQuantizedModel) else _traced(model)
+    if traced is None:
+        return model
     graph = fx.Graph()
     graph.output(graph.graph_copy(traced.graph, {}))
     view = fx.GraphModule(traced, graph)
@@ -38,6 +40,18 @@ def fast_view(model: nn.Module) -> fx.GraphModule:
     graph.lint()
     view.recompile()
     return view
+
+
+def _traced(model: nn.Module) -> fx.GraphModule | None:
+    modes = {module: module.training for module in model.modules()}
+    try:
+        evaluated, trained = (fx.symbolic_trace(model.train(mode)) for mode in (False, True))
+    except Exception:  # whatever the forward of somebody's model raises when it is given a proxy
+        return None
+    finally:
+        for module, mode in modes.items():
+            module.training = mode
+    return trained if str(evaluated.graph) == str(trained.graph) else None
 
 
 def _improve(view: fx.GraphModule) -> bool:
