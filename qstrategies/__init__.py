@@ -43,6 +43,7 @@ if TYPE_CHECKING:  # what the package offers: said here once, loaded when it is 
     from qstrategies.strategies import STRATEGIES as STRATEGIES
     from qstrategies.strategies.base import Option as Option
     from qstrategies.strategies.base import Strategy as Strategy
+    from qstrategies.tasks import Task as Task
     from qstrategies.training.post_training import quantize as quantize
     from qstrategies.training.trainee import Trainee as Trainee
     from qstrategies.training.trainee import prepare as prepare

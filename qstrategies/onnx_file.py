@@ -13,18 +13,20 @@ import onnx
 
 from qstrategies.errors import InputError
 from qstrategies.files import check_file, sha256
-from qstrategies.typed_json import Fraction, Range, Sha256, build, load
+from qstrategies.typed_json import LARGEST, Fraction, Range, Sha256, build, load
 
 HASH_KEY = "content_sha256"
 METADATA: dict[str, Any] = {
     "accuracy": Fraction,
     "dataset": str,
+    "figure": Annotated[float, Range(-LARGEST)],
     "form": str,
     "input_scale": Annotated[float, Range(float_info.min)],
     "input_zero_point": int,
     "labels": list[str] | None,
     "levels": str,
     "logits_sha256": Sha256,
+    "metric": str,
     "model": str,
     "output_scale": Annotated[float, Range(float_info.min)] | None,
     "strategy": str,

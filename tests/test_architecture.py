@@ -12,6 +12,7 @@ LAYERS = [
     {"errors", "text"},
     {"files", "typed_json"},
     {"registry", "records", "guest", "sandbox", "source_code", "pixels", "progress"},
+    {"tasks"},
     {"operators"},
     {"quantization"},
     {"datasets", "models", "strategies", "runtimes", "trackers"},

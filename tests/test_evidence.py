@@ -350,7 +350,7 @@ def test_no_drop_is_written_without_a_sign(tmp_path):
         0
     ].rows
     assert row.change.difference == 0 and report.cells(row)[
-        report.HEADERS.index("drop, points")
+        report.HEADERS.index("drop, {unit}")
     ].startswith("0.00 [")
 
 

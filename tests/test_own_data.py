@@ -14,13 +14,12 @@ from torch.utils.data import DataLoader, TensorDataset
 from torch.utils.data import Dataset as TorchDataset
 
 import qstrategies as qs
-from qstrategies.datasets import DATASETS, made_dataset
+from qstrategies.datasets import made_dataset
 from qstrategies.datasets.split import CalibrationSet
 from qstrategies.execution.verify import verify
 from qstrategies.experiment.runs import run_experiment
 from qstrategies.experiment.trained import float_stage
 from qstrategies.experiment.workspace import Workspace
-from qstrategies.models import MODELS
 from qstrategies.records import ExperimentConfig, QuantizationConfig, TrainingConfig
 
 CLASSES = ("blue", "green", "red")
@@ -121,11 +120,8 @@ def settings(name, strategy="no_norm", **changes):
 
 
 @pytest.fixture
-def register(monkeypatch):
+def register(registries):
     """Registers a dataset and a model for the length of a test."""
-    for each in (DATASETS, MODELS):
-        monkeypatch.setattr(each, "_items", dict(each._items))
-        monkeypatch.setattr(each, "_origins", dict(each._origins))
     return lambda name, dataset, net: (
         qs.datasets.register(name)(dataset),
         qs.models.register(name)(net),

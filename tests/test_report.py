@@ -13,7 +13,7 @@ from qstrategies.records import (
     TrainingConfig,
     labels,
 )
-from qstrategies.report import plots, table
+from qstrategies.report import plain, plots, table
 from qstrategies.report.write import write_report
 
 
@@ -89,12 +89,12 @@ def test_a_failed_run_is_counted_and_named(tmp_path):
 
 def test_the_four_formats_say_the_same():
     rows = table.summarise(RECORDS)
-    parsed = list(csv.DictReader(io.StringIO(table.as_csv(rows))))
+    parsed = list(csv.DictReader(io.StringIO(plain.as_csv(rows))))
     assert [float(line["int8_accuracy"]) for line in parsed[1:]] == [
         row.int8_accuracy for row in rows[1:]
     ]
     assert float(parsed[1]["int8_accuracy_sd"]) == rows[1].spread["int8_accuracy"]
-    assert [line["int8_accuracy"] for line in table.as_data(rows)][1:] == [
+    assert [line["int8_accuracy"] for line in plain.as_data(rows)][1:] == [
         row.int8_accuracy for row in rows[1:]
     ]
     for text in (table.grid(rows).as_text(), table.grid(rows).as_markdown()):

@@ -55,6 +55,8 @@ def test_every_snippet_runs(tmp_path, monkeypatch, registries):
         "your_dataset": TensorDataset(images, torch.from_numpy(Y)),
         "x": pixels,
         "y": Y,
+        "sizes": np.linspace(0, 1, COUNT, dtype=np.float32),
+        "marks": np.stack([Y == 0, Y == 1], 1).astype(np.float32),
         "x_test": pixels[:9],
         "y_test": Y[:9],
         "config": qs.ExperimentConfig(
@@ -77,3 +79,8 @@ def test_every_snippet_runs(tmp_path, monkeypatch, registries):
         "validation": 18,
     }
     assert names["quantized"].inputs[0].pixels
+    assert [names[each].task.metric for each in ("lengths", "tags", "sized")] == [
+        "mse",
+        "label accuracy",
+        "mae",
+    ]

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from qstrategies.datasets.encoding import tensor_of
-from qstrategies.datasets.made import SPLITS, MadeDataset, Part, Settings, made
+from qstrategies.datasets.made import MadeDataset, Part, made
+from qstrategies.datasets.settings import SPLITS, Settings
 from qstrategies.datasets.stored import InMemory
 from qstrategies.errors import InputError, unknown
 from qstrategies.files import check_file, doing

@@ -12,6 +12,7 @@ from pathlib import Path
 from qstrategies.datasets.split import CalibrationSet as CalibrationSet
 from qstrategies.datasets.split import Split as Split
 from qstrategies.pixels import Normalization
+from qstrategies.tasks import CLASSIFICATION, Task
 
 
 @dataclass(frozen=True)
@@ -41,12 +42,14 @@ class Dataset(ABC):
         summary: one line for a list.
         labels: the names of the classes, in the order of their numbers.
         normalization: of pixels, what stands before every model; None for none.
+        task: what models are trained and judged by; labels are targets of it.
     """
 
     name: str
     summary: str
     labels: tuple[str, ...]
     normalization: Normalization | None = None
+    task: Task = CLASSIFICATION
 
     @property
     @abstractmethod
@@ -65,6 +68,8 @@ class Dataset(ABC):
             split.add_to(digest, name)
         if self.normalization is not None:
             digest.update(repr(self.normalization).encode())
+        if self.task is not CLASSIFICATION:
+            digest.update(self.task.identity.encode())
         return digest.hexdigest()
 
     @property

@@ -135,6 +135,19 @@ def class_numbers(
     return numbers, tuple(names or map(str, range(count)))
 
 
+def target_values(labels: Any, split: str) -> Tensor:
+    """Targets [N, ...] of another task than classification: real values as float32, whole numbers
+    as int64.
+
+    Raises ``InputError`` for other dtypes, NaN and infinity.
+    """
+    if isinstance(labels, list) and labels and isinstance(labels[0], Tensor):
+        labels = torch.stack(labels)
+    what = f"targets of {split!r}"
+    values = encoded(tensor_of(labels, what), None, what)
+    return values.long() if values.dtype == torch.uint8 else values
+
+
 def _vector(labels: Any, split: str) -> NDArray[Any]:
     array = labels.detach().cpu().numpy() if isinstance(labels, Tensor) else np.asarray(labels)
     if array.ndim == 2 and array.shape[1] == 1:

@@ -16,7 +16,8 @@ from PIL import Image
 from torch import Tensor
 
 from qstrategies.datasets.base import Location
-from qstrategies.datasets.made import SPLITS, MadeDataset, Part, Settings, made
+from qstrategies.datasets.made import MadeDataset, Part, made
+from qstrategies.datasets.settings import SPLITS, Settings
 from qstrategies.errors import InputError
 from qstrategies.files import atomic_write, doing, sha256
 

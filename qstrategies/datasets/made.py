@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -12,74 +12,13 @@ import torch
 from torch import Tensor
 
 from qstrategies.datasets.base import Dataset
-from qstrategies.datasets.encoding import Encoded, check_trained, class_numbers
-from qstrategies.datasets.split import Augment, Split, stratified
+from qstrategies.datasets.encoding import Encoded, check_trained, class_numbers, target_values
+from qstrategies.datasets.settings import MEMORY, SPLITS, Settings
+from qstrategies.datasets.split import Split, stratified
 from qstrategies.datasets.stored import READ_AT_ONCE, Source, StoredSplit
-from qstrategies.errors import InputError, check_range, unknown
+from qstrategies.errors import InputError, unknown
 from qstrategies.pixels import PIXEL_SCALE, Normalization
-
-SPLITS = {
-    "train": "train",
-    "training": "train",
-    "val": "validation",
-    "valid": "validation",
-    "validation": "validation",
-    "test": "test",
-}
-"""What people call them."""
-MEMORY = 1 << 30
-"""Bytes of inputs that are kept in memory."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Settings:
-    """How a dataset is cut and treated. Every function that makes one takes these by name.
-
-    Attributes:
-        validation, test: the shares of the examples that make these splits where they are not
-            given: random, with the classes' shares, the same for the same ``seed``. The test split
-            is taken first.
-        normalize: "train" for mean and standard deviation of the training split, or a pair of
-            them, one number for each channel or column, in the units of the model's inputs. Of
-            pixels it becomes a part of the model; real values are normalized when they are read.
-        augment: a function of one input [...] as it is kept (of pictures uint8 [C, H, W]) for
-            another of the same shape and dtype; on training batches only.
-        input_scale: what one step of a pixel is worth, to take whole steps of it as raw pixels;
-            bytes are 1 / 255 without it.
-        classes: the names of the classes, in the order of their numbers.
-        workers: processes that read what is not kept in memory.
-        in_memory: whether inputs are kept; None: up to 1 GB of a split.
-        name: of the dataset.
-    """
-
-    validation: float = 0.1
-    test: float = 0.2
-    seed: int = 0
-    normalize: Any = None
-    augment: Augment | None = None
-    input_scale: float | None = None
-    classes: Sequence[str] | None = None
-    workers: int = 0
-    in_memory: bool | None = None
-    name: str | None = None
-
-    def __post_init__(self) -> None:
-        check_range("share of validation examples", self.validation, 1e-6, 0.9)
-        check_range("share of test examples", self.test, 1e-6, 0.9)
-        check_range("number of workers", self.workers, 0, 256)
-        if self.input_scale is not None:
-            check_range("input_scale", self.input_scale, 1e-12, 1e12)
-        if self.augment is not None and not callable(self.augment):
-            raise InputError(f"augment {self.augment!r}: expected a function of one input")
-
-    @classmethod
-    def of(cls, given: Mapping[str, Any]) -> Settings:
-        """Those ``given`` by name; raises ``InputError`` for another name."""
-        known = [field.name for field in dataclasses.fields(cls)]
-        for name in given:
-            if name not in known:
-                raise unknown("setting of a dataset", name, known)
-        return cls(**given)
+from qstrategies.tasks import CLASSIFICATION
 
 
 @dataclass(frozen=True)
@@ -99,12 +38,10 @@ class MadeDataset(Dataset):
         kind: str,
         labels: tuple[str, ...],
         splits: dict[str, Split],
-        normalization: Normalization | None,
     ) -> None:
-        self.name, self.labels, self.normalization = name, labels, normalization
-        self._splits = splits
+        self.name, self.labels, self._splits = name, labels, splits
         sizes = " / ".join(str(len(split)) for split in splits.values())
-        self.summary = f"{kind}, {len(labels)} classes, {sizes}"
+        self.summary = f"{kind}, {len(labels)} classes, {sizes}" if labels else f"{kind}, {sizes}"
 
     @property
     def splits(self) -> dict[str, Split]:
@@ -123,15 +60,20 @@ def made(parts: Mapping[str, Part], settings: Settings, kind: str, name: str) ->
         InputError: what does not fit, or is missing, with the remedy.
     """
     given = _named(parts)
-    numbers, labels = class_numbers(
-        {split: each.labels for split, each in given.items()}, settings.classes
-    )
+    targets = {split: each.labels for split, each in given.items()}
+    classifies = settings.judged_by is CLASSIFICATION
+    if classifies:
+        numbers, labels = class_numbers(targets, settings.classes)
+    else:
+        numbers = {split: target_values(each, split) for split, each in targets.items()}
+        labels = tuple(settings.classes or ())
     cuts = _with_missing(
         {split: _cut(split, given[split], numbers[split], settings) for split in given}, settings
     )
     for split, cut in cuts.items():
         _check_alike(split, cut, cuts["train"])
-    check_trained({split: cut.labels for split, cut in cuts.items()}, labels)
+    if classifies:
+        check_trained({split: cut.labels for split, cut in cuts.items()}, labels)
     normalization = _normalization(settings.normalize, cuts["train"], settings)
     folded = cuts["train"].sample.dtype == torch.uint8
     if normalization is not None and not folded:
@@ -139,9 +81,10 @@ def made(parts: Mapping[str, Part], settings: Settings, kind: str, name: str) ->
     splits = {
         split: _split(split, cuts[split], settings) for split in ("train", "validation", "test")
     }
-    return MadeDataset(
-        settings.name or name, kind, labels, splits, normalization if folded else None
-    )
+    dataset = MadeDataset(settings.name or name, kind, labels, splits)
+    dataset.normalization = normalization if folded else None
+    dataset.task = settings.judged_by
+    return dataset
 
 
 @dataclass(frozen=True)
@@ -205,11 +148,20 @@ def _with_missing(cuts: dict[str, _Cut], settings: Settings) -> dict[str, _Cut]:
                 f"{count} of {whole} training examples for the split {split!r}: at least 2 are "
                 f"needed in each; give more examples, or another share {split}={share:g}"
             )
-        taken = stratified(train.labels, count, settings.seed + offset)
+        taken = _drawn(train.labels, count, settings, offset)
         kept = torch.ones(len(train.labels), dtype=torch.bool)
         kept[taken] = False
         found |= {split: train.chosen(taken), "train": train.chosen(kept.nonzero().flatten())}
     return found
+
+
+def _drawn(labels: Tensor, count: int, settings: Settings, offset: int) -> Tensor:
+    """``count`` random indices, with the shares of the classes where there are any."""
+    seed = settings.seed + offset
+    if settings.judged_by is CLASSIFICATION:
+        return stratified(labels, count, seed)
+    order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(seed))
+    return order[:count].sort().values
 
 
 def _check_alike(split: str, cut: _Cut, train: _Cut) -> None:

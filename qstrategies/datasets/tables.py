@@ -11,10 +11,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from qstrategies.datasets.made import SPLITS, MadeDataset, Part, Settings, made
+from qstrategies.datasets.made import MadeDataset, Part, made
+from qstrategies.datasets.settings import SPLITS, Settings
 from qstrategies.datasets.stored import InMemory
 from qstrategies.errors import InputError, check_choice
 from qstrategies.files import check_file, doing
+from qstrategies.tasks import CLASSIFICATION
 
 Columns = dict[str, NDArray[Any]]
 
@@ -29,7 +31,7 @@ def from_table(data: Any, target: str, **settings: Any) -> MadeDataset:
     Args:
         data: a CSV file whose first line names the columns, columns by name (a dict of arrays, a
             data frame), or such by split: ``{"train": ..., "test": ...}``.
-        target: the column of the classes.
+        target: the column of the classes, or of what another task asks for.
         settings: see ``Settings``.
 
     Raises:
@@ -47,16 +49,18 @@ def from_table(data: Any, target: str, **settings: Any) -> MadeDataset:
             found = ", ".join(sorted(set(table) ^ {*features, target}))
             raise InputError(f"the split {split!r} has not the same columns as the first: {found}")
     blocks = {name: _values(name, tables) for name in features}
+    chosen = Settings.of({"normalize": "train", **settings})
+    classifies = chosen.judged_by is CLASSIFICATION
     parts = {
         split: Part(
             InMemory(
                 torch.from_numpy(np.concatenate([blocks[name][split] for name in features], 1))
             ),
-            _classes(table[target]),
+            _classes(table[target]) if classifies else table[target],
         )
         for split, table in tables.items()
     }
-    return made(parts, Settings.of({"normalize": "train", **settings}), "columns", "table")
+    return made(parts, chosen, "columns", "table")
 
 
 def _table(data: Any) -> Columns:

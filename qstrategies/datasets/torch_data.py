@@ -12,9 +12,9 @@ from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset, default_collate
 from torch.utils.data import Dataset as TorchDataset
 
-from qstrategies.datasets import made as making
 from qstrategies.datasets.encoding import tensor_of
-from qstrategies.datasets.made import MadeDataset, Part, Settings, made
+from qstrategies.datasets.made import MadeDataset, Part, made
+from qstrategies.datasets.settings import MEMORY, Settings
 from qstrategies.datasets.stored import READ_AT_ONCE, InMemory
 from qstrategies.errors import InputError
 
@@ -113,7 +113,7 @@ def _scanned(source: Examples, workers: int, settings: Settings) -> Part:
         labels += found
         digest.update(f"{inputs.dtype} {inputs.shape}".encode() + inputs.numpy().tobytes())
         size += inputs.numel() * inputs.element_size()
-        if settings.in_memory is None and size > making.MEMORY:
+        if settings.in_memory is None and size > MEMORY:
             kept = None
         if kept is not None:
             kept.append(inputs)
@@ -155,7 +155,7 @@ def _pair(value: Any, split: str) -> tuple[Tensor, list[Any]]:
     if not isinstance(value, tuple | list) or len(value) != 2:
         raise InputError(f"{split!r} gives {type(value).__name__}s: expected pairs (input, label)")
     inputs, labels = value
-    plain = labels.tolist() if hasattr(labels, "tolist") else list(labels)
+    plain = labels.tolist() if getattr(labels, "ndim", 0) == 1 else list(labels)
     return tensor_of(inputs, f"inputs of {split!r}"), plain
 
 
@@ -167,7 +167,7 @@ def _collated(examples: list[Any], split: str) -> tuple[Tensor, list[Any]]:
                 f"{split!r} gives {type(example).__name__}s: expected pairs (input, label)"
             )
     inputs = [tensor_of(value, f"inputs of {split!r}") for value, _ in examples]
-    labels = [label.tolist() if hasattr(label, "tolist") else label for _, label in examples]
+    labels = [label.item() if getattr(label, "ndim", 1) == 0 else label for _, label in examples]
     return _stacked(inputs, split, torch.stack), labels
 
 

@@ -19,6 +19,7 @@ from qstrategies.quantization.calibrate import calibrate, calibration_inputs
 from qstrategies.quantization.prepare import Prepared
 from qstrategies.records import read_record
 from qstrategies.strategies import STRATEGIES
+from qstrategies.tasks import CLASSIFICATION
 
 DEFAULT_IMAGES = 1000
 
@@ -58,7 +59,8 @@ def diagnose_run(folder: Path, location: Location, images: int | None = None) ->
         raise InputError(
             f"{str(folder)!r} cannot be diagnosed as it was: {reason}; run it again first"
         )
-    splits = workspace.dataset(config.dataset).splits
+    dataset = workspace.dataset(config.dataset)
+    splits = dataset.splits
     there = len(splits["validation"])
     count = min(DEFAULT_IMAGES, there) if images is None else images
     check_range("number of images", count, 2, there)
@@ -79,6 +81,6 @@ def diagnose_run(folder: Path, location: Location, images: int | None = None) ->
         calibrated,
         batches,
         (shown.model_inputs(part.images),),
-        part.labels,
+        part.labels if dataset.task is CLASSIFICATION else None,
         config.quantization,
     )

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from qstrategies.errors import check_range
-from qstrategies.records import Widths
+from qstrategies.records import ACCURACY, Metric, Widths
 
 SIZES_ALIKE = 1.05
 """Files whose sizes have a smaller ratio count as equally large: metadata differ by some bytes."""
@@ -19,7 +19,8 @@ class Candidate:
     """One strategy at one bit width.
 
     ``accuracy`` and ``drop`` (against the reference's float model) are fractions of the validation
-    split, means over the seeds; ``epochs`` is all that it trains, ``extra_epochs`` what of it comes
+    split, means over the seeds (of another ``metric`` its figures, signed so that more accuracy is
+    better); ``epochs`` is all that it trains, ``extra_epochs`` what of it comes
     on top of a float model; ``microseconds`` one image in the fast file on one thread; ``size``
     bytes of the portable file. ``plain``: it is the reference, which the others are compared with.
     """
@@ -34,6 +35,12 @@ class Candidate:
     microseconds: float
     size: int
     plain: bool
+    metric: Metric = ACCURACY
+
+    @property
+    def figure(self) -> float:
+        """What ``accuracy`` is of the metric."""
+        return self.metric.sign * self.accuracy
 
     @property
     def name(self) -> str:

@@ -15,7 +15,7 @@ from qstrategies.evidence.paired import holm, mcnemar, paired_difference
 from qstrategies.evidence.recommend import Recommendation, recommend
 from qstrategies.evidence.standing import Validation
 from qstrategies.evidence.verdicts import LEVEL, Comparison, compare_all
-from qstrategies.records import MARGIN, RunRecord, Widths, labels
+from qstrategies.records import ACCURACY, MARGIN, Metric, RunRecord, Widths, labels
 from qstrategies.records.predictions import Hits, Predictions
 
 REFERENCE = "no_norm"
@@ -44,18 +44,21 @@ class Row:
     gained: float
     significant_runs: int
     against: Comparison | None
+    metric: Metric = ACCURACY
 
 
 @dataclass(frozen=True, kw_only=True)
 class Evidence:
-    """All rows, ``margin`` as a fraction, and what ``recommend`` may choose from with its hits on
-    the validation images."""
+    """All rows, ``margin`` in units of ``metric`` (a fraction), and what ``recommend`` may choose
+    from with its hits on the validation images. Differences are positive where the int8 model, or
+    the first of two, is better."""
 
     rows: tuple[Row, ...]
     candidates: Mapping[Candidate, Validation]
     reference: str
     margin: float
     images: int
+    metric: Metric = ACCURACY
 
     @property
     def seeds(self) -> int:
@@ -123,9 +126,14 @@ def gather(records: Sequence[RunRecord], folder: Path, margin: float) -> Evidenc
     }
     order = {key: index for index, key in enumerate(groups)}
     rows.sort(key=lambda row: order[row.strategy, Widths(row.weight_bits, row.activation_bits)])
-    images = len(_runs(baseline)[0][1].test.labels)
+    record, predictions = _runs(baseline)[0]
     return Evidence(
-        rows=tuple(rows), candidates=candidates, reference=reference, margin=margin, images=images
+        rows=tuple(rows),
+        candidates=candidates,
+        reference=reference,
+        margin=margin,
+        images=len(predictions.test.labels),
+        metric=record.metric,
     )
 
 
@@ -181,15 +189,16 @@ def _check_paired(name: str, group: Group) -> None:
 
 
 def _same_images(one: Run, other: Run) -> bool:
-    return np.array_equal(one[1].test.labels, other[1].test.labels)
+    same_metric = one[0].metric == other[0].metric
+    return same_metric and np.array_equal(one[1].test.labels, other[1].test.labels)
 
 
 def _row(
     name: str, widths: Widths, group: Group, change: Comparison, against: Comparison | None
 ) -> Row:
     tests = [run.test for _, run in _runs(group)]
-    lost = [int((test.float_hits & ~test.int8_hits).sum()) for test in tests]
-    gained = [int((~test.float_hits & test.int8_hits).sum()) for test in tests]
+    lost = [int((test.int8_hits < test.float_hits).sum()) for test in tests]
+    gained = [int((test.int8_hits > test.float_hits).sum()) for test in tests]
     p_values = holm([mcnemar(*flips) for flips in zip(lost, gained, strict=True)])
     return Row(
         strategy=name,
@@ -204,6 +213,7 @@ def _row(
         gained=float(np.mean(gained)),
         significant_runs=sum(p <= LEVEL for p in p_values),
         against=against,
+        metric=_runs(group)[0][0].metric,
     )
 
 
@@ -237,4 +247,5 @@ def _candidate(
         microseconds=float(np.mean([record.speeds[-1].microseconds_batch_1 for record in records])),
         size=max(record.sizes["portable"] for record in records),
         plain=plain,
+        metric=records[0].metric,
     )

@@ -29,6 +29,8 @@ from scipy import stats
 from qstrategies.records.predictions import Hits
 
 DRAWS = 20_000
+MOST_VALUES = 500
+"""Different values of images that are resampled one by one."""
 Scores = Hits | NDArray[np.int8]
 
 
@@ -99,7 +101,7 @@ def paired_difference(
         seed_variance = float(by_seed.var(ddof=1))
         own_share = max(0.0, 1 - residual / seeds / max(by_image.var(ddof=1), 1e-300))
         by_chance = _seed_draws(seeds, seed_variance, residual / images, random, draws)
-    effects, counts = _with_one_flip_each_way(by_image)
+    effects, counts = _with_one_flip_each_way(by_image, _flip(first, second))
     shares = counts / counts.sum()
     centre = effects @ shares
     image_variance = float(own_share * (((effects - centre) ** 2) @ shares) / images)
@@ -137,14 +139,36 @@ def _seed_draws(
     return random.normal(0, by_residual, draws)
 
 
+def _flip(first: Sequence[Scores], second: Sequence[Scores]) -> float:
+    """The largest difference that one image can make: 1 for hits, of scores what they span."""
+    scores = [each for each in (*first, *second) if each.dtype.kind == "f"]
+    if not scores:
+        return 1.0
+    span = max(map(np.max, scores)) - min(map(np.min, scores))
+    return float(span) or 1.0
+
+
 def _with_one_flip_each_way(
-    by_image: NDArray[np.float64],
+    by_image: NDArray[np.float64], flip: float
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Distinct values and how often each occurs, plus one image lost and one gained, so that no
     flip among N images does not pass for a proof of none (as Bonett and Price, 2012,
     https://doi.org/10.3102/1076998611411915)."""
-    values, counts = np.unique(np.concatenate([by_image, [-1.0, 1.0]]), return_counts=True)
+    values, counts = np.unique(np.concatenate([by_image, [-flip, flip]]), return_counts=True)
+    if len(values) > MOST_VALUES:
+        return _grouped(values, counts)
     return values, counts.astype(np.float64)
+
+
+def _grouped(
+    values: NDArray[np.float64], counts: NDArray[np.int64]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """``values`` in ``MOST_VALUES`` groups of neighbours, each with its mean: what is resampled has
+    the same mean, and a variance less by that inside the groups."""
+    sizes = np.array_split(np.arange(len(values)), MOST_VALUES)
+    weights = np.array([counts[each].sum() for each in sizes], np.float64)
+    means = np.array([np.average(values[each], weights=counts[each]) for each in sizes])
+    return means, weights
 
 
 def mcnemar(lost: int, gained: int) -> float:

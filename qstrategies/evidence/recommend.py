@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from qstrategies.evidence.candidates import Candidate, Constraints, cheapest, pareto, plainest
 from qstrategies.evidence.standing import Standing, Validation, standings
+from qstrategies.records import ACCURACY, Metric
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,7 +51,7 @@ def recommend(
     limits = f" that keep to {constraints}" if str(constraints) else ""
     said = [
         *_place(chosen, best, found.get(chosen), f"the {len(feasible)} candidates{limits}", margin),
-        _left_out(len(by_verdict["worse"]), margin),
+        _left_out(len(by_verdict["worse"]), margin, best.metric),
         _cost(chosen),
         _reach(found[chosen].seeds if chosen in found else len(feasible[best])),
     ]
@@ -78,31 +79,39 @@ def _place(
     margin: float,
 ) -> list[str]:
     """What is shown of the choice, what is not, and what would show it."""
+    metric = best.metric
     if standing is None:
-        accuracy = f"{chosen.accuracy:.2%} on validation images"
-        return [f"Ship {chosen.name}: it is the most accurate of {field}, with {accuracy}."]
-    points = f"{margin * 100:g} points worse"
-    top = f"{best.name}, the most accurate of {field} ({best.accuracy:.2%} on validation images)"
+        figure = f"{_figure(chosen)} on validation images"
+        return [f"Ship {chosen.name}: it is {metric.best} of {field}, with {figure}."]
+    points = f"{margin * metric.factor:g} {metric.unit} worse"
+    top = f"{best.name}, {metric.best} of {field} ({_figure(best)} on validation images)"
     if standing.verdict == "within":
         return [f"Ship {chosen.name}: it is shown to be less than {points} than {top}."]
     plain = ", the plain choice" if chosen.plain else ""
     return [
         f"Ship {chosen.name}{plain}: it is not shown to be more than {points} than {top}.",
-        _what_is_open(standing),
+        _what_is_open(standing, metric),
         _what_would_decide(standing),
     ]
 
 
-def _what_is_open(standing: Standing) -> str:
+def _figure(candidate: Candidate) -> str:
+    """Its figure, under the name of the metric where that is not accuracy."""
+    shown = candidate.metric.shown(candidate.figure)
+    return shown if candidate.metric == ACCURACY else f"{candidate.metric.name} {shown}"
+
+
+def _what_is_open(standing: Standing, metric: Metric) -> str:
     """What keeps "not shown to be worse" from "as good"."""
     loss, low, high, unnoticed = (
-        f"{value * 100:z.2f}"
+        metric.difference(value)
         for value in (standing.loss, standing.low, standing.high, standing.unnoticed)
     )  # fmt: skip
     evidence = f"{_count(standing.seeds, 'seed')} and {standing.images} images"
     return (
-        f"That does not show it to be as good: it lies {loss} points behind, 95 % interval {low} "
-        f"to {high}, and from {evidence} a loss of less than {unnoticed} points goes unnoticed."
+        f"That does not show it to be as good: it lies {loss} {metric.unit} behind, 95 % "
+        f"interval {low} to {high}, and from {evidence} a loss of less than {unnoticed} "
+        f"{metric.unit} goes unnoticed."
     )
 
 
@@ -116,10 +125,11 @@ def _what_would_decide(standing: Standing) -> str:
     return f"If the difference is what it seems, {enough} would decide it."
 
 
-def _left_out(worse: int, margin: float) -> str:
+def _left_out(worse: int, margin: float, metric: Metric) -> str:
     if not worse:
         return ""
-    return f"Shown to be more than {margin * 100:g} points worse: {_count(worse, 'candidate')}."
+    limit = f"{margin * metric.factor:g} {metric.unit}"
+    return f"Shown to be more than {limit} worse: {_count(worse, 'candidate')}."
 
 
 def _cost(chosen: Candidate) -> str:
@@ -149,6 +159,7 @@ def _none_fits(candidates: Sequence[Candidate], constraints: Constraints) -> str
     return (
         f"No candidate keeps to {constraints}. The nearest is {nearest.name}, which exceeds the"
         f" largest {' and '.join(constraints.broken_by(nearest))}: drop"
-        f" {nearest.drop * 100:.2f} points, {nearest.microseconds:.0f} us,"
+        f" {nearest.metric.difference(nearest.drop)} {nearest.metric.unit},"
+        f" {nearest.microseconds:.0f} us,"
         f" {nearest.epochs} epochs, {nearest.size / 1000:.0f} KB."
     )

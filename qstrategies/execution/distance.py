@@ -42,7 +42,6 @@ def compare(
     if logits.shape != expected.shape:
         return _other_shape(runtime, file, logits, expected)
     different = (logits != expected) & ~(np.isnan(logits) & np.isnan(expected))
-    labels = predicted(logits)
     steps = 1.0 if output_scale is None else output_scale
     farthest = float(
         (np.abs(logits.astype(np.float64) - expected) / steps).max(where=different, initial=0)
@@ -51,19 +50,12 @@ def compare(
         runtime=runtime,
         file=file,
         images=len(logits),
-        accuracy=None
-        if reference.labels is None
-        else float((labels == reference.labels[: len(logits)]).mean()),
-        agreement=float((labels == predicted(expected)).mean()),
+        accuracy=reference.figure(logits),
+        agreement=float((reference.kept(logits) == reference.kept(expected)).mean()),
         rows_equal=float(1 - different.reshape(len(different), -1).any(1).mean()),
         max_steps=farthest if np.isfinite(farthest) else None,
         first_difference=_first(different, logits, expected),
     )
-
-
-def predicted(outputs: Outputs) -> NDArray[Any]:
-    """The class of every example, or of every pixel; of outputs without classes themselves."""
-    return outputs.argmax(1) if outputs.ndim > 1 else outputs
 
 
 def _other_shape(runtime: str, file: str, logits: Outputs, expected: Outputs) -> RuntimeCheck:

@@ -14,13 +14,12 @@ from torch import Tensor
 from qstrategies.datasets import made_dataset
 from qstrategies.datasets.base import Location
 from qstrategies.errors import InputError
-from qstrategies.evaluation import BATCH, CHECKED_BYTES, Evaluation
+from qstrategies.evaluation import BATCH, CHECKED_BYTES, Evaluation, predicted
 from qstrategies.execution.crosscheck import REFERENCE, check_runtime, run_in_batches
 from qstrategies.execution.distance import (
     Outputs,
     distance,
     logits_hash,
-    predicted,
     unexplained,
     verdict,
 )
@@ -31,6 +30,7 @@ from qstrategies.operators.base import Quantizer
 from qstrategies.records import Skipped
 from qstrategies.runtimes import RUNTIMES
 from qstrategies.runtimes.base import input_dtypes, refusing
+from qstrategies.tasks import CLASSIFICATION
 from qstrategies.text import line
 
 RECORDED = {
@@ -38,6 +38,8 @@ RECORDED = {
     "weight_bits": "weight_bits",
     "levels": "levels",
     "recorded_accuracy": "accuracy",
+    "metric": "metric",
+    "recorded_figure": "figure",
 }
 RANDOM_IMAGES = 64
 
@@ -62,14 +64,18 @@ def verify(
     for name in names:
         RUNTIMES.get(name)  # an unknown name is an error before anything runs
     if "dataset" in metadata:
-        split = made_dataset(metadata["dataset"], location).splits["test"]
-        part = split.first(split.count(CHECKED_BYTES))
-        inputs, labels = [for_file(part.images, model, metadata)], part.labels.numpy()
+        dataset = made_dataset(metadata["dataset"], location)
+        part = dataset.splits["test"].first(dataset.splits["test"].count(CHECKED_BYTES))
+        inputs = [for_file(part.images, model, metadata)]
+        labels = part.labels.numpy() if dataset.task is CLASSIFICATION else None
+        with refusing(REFERENCE, path):
+            expected = run_in_batches(RUNTIMES.get(REFERENCE)(path), *inputs)
     else:
-        inputs, labels = _random_pixels(model, path), None
-    with refusing(REFERENCE, path):
-        expected = run_in_batches(RUNTIMES.get(REFERENCE)(path), *inputs)
-    reference = Evaluation(expected, predicted(expected) if labels is None else labels)
+        inputs = _random_pixels(model, path)
+        with refusing(REFERENCE, path):
+            expected = run_in_batches(RUNTIMES.get(REFERENCE)(path), *inputs)
+        labels = predicted(expected)
+    reference = Evaluation(expected, labels)
     checks: list[dict[str, Any]] = []
     skipped: dict[str, str] = {}
     apart: dict[str, bool] = {}
@@ -151,13 +157,22 @@ def _levels(report: dict[str, Any]) -> str:
     return f" ({report['levels']})" if report["levels"] else ""
 
 
+def _recorded(report: dict[str, Any]) -> str | None:
+    """The figure in the file's metadata; None if it has none."""
+    if report["recorded_figure"] is not None:
+        return f"{report['metric']} {report['recorded_figure']:.4g}"
+    accuracy = report["recorded_accuracy"]
+    return None if accuracy is None else f"accuracy {accuracy:.2%}"
+
+
 def report_text(report: dict[str, Any]) -> str:
     """The report for a terminal."""
     source = "random pixels, since it names no dataset"
-    if report["recorded_accuracy"] is not None:
+    recorded = _recorded(report)
+    if recorded is not None:
         source = (
             f"{report['strategy']}, {report['weight_bits']} weight bits{_levels(report)}, recorded "
-            f"accuracy {report['recorded_accuracy']:.2%}"
+            f"{recorded}"
         )
     lines = [line(f"{report['file']}: {source}; {INTEGRITY[report['unchanged']]}")]
     lines.append(

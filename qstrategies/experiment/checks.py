@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import io
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -18,6 +19,7 @@ from qstrategies.export.onnx_export import ExportedModel, export_onnx
 from qstrategies.quantization.model import QuantizedModel
 from qstrategies.records import ENGINES, ExperimentConfig, RuntimeCheck, Skipped
 from qstrategies.runtimes import RUNTIMES
+from qstrategies.tasks import CLASSIFICATION, Task
 
 DEFAULT_RUNTIME = "onnxruntime-all"
 
@@ -36,7 +38,7 @@ QUICK_LEFT_OUT = (
 
 
 def evaluate_engines(
-    config: ExperimentConfig, quantized: QuantizedModel, split: Split
+    config: ExperimentConfig, quantized: QuantizedModel, split: Split, task: Task
 ) -> tuple[list[RuntimeCheck], dict[str, Evaluation], nn.Module]:
     """The configured engine over all of ``split``, which is the reference, then the others against
     it."""
@@ -54,7 +56,7 @@ def evaluate_engines(
     int8 = quantized.int8(first)
     for name in names:
         model = int8 if name == first else quantized.int8(name)
-        evaluations[name] = evaluate(on_pixels(model), split if name == first else part)
+        evaluations[name] = evaluate(on_pixels(model), split if name == first else part, task)
         checks.append(
             compare(
                 f"pytorch-{name}",
@@ -65,6 +67,12 @@ def evaluate_engines(
             )
         )
     return checks, evaluations, int8
+
+
+def checked(split: Split, reference: Evaluation) -> int:
+    """How many inputs of ``split`` the files are given: those whose outputs are kept, and that fit
+    into memory."""
+    return min(split.count(CHECKED_BYTES), len(reference.logits))
 
 
 def on_pixels(int8: nn.Module) -> Callable[[Tensor], Tensor]:
@@ -88,10 +96,10 @@ def export(
         "dataset": config.dataset,
         "dataset_hash": dataset.fingerprint,
         "labels": dataset.labels,
-        "accuracy": reference.accuracy,
+        **figure_entries(dataset.task, reference.accuracy),
         "output_scale": quantized.output_scale,
         "logits_sha256": logits_hash(
-            reference.logits[: dataset.splits["test"].count(CHECKED_BYTES)]
+            reference.logits[: checked(dataset.splits["test"], reference)]
         ),
         "run": config.run_id,
         "commit": here["commit"],
@@ -103,6 +111,13 @@ def export(
     return export_onnx(
         quantized, workspace.folder / config.run_id / "model.onnx", metadata, pixels=config.pixels
     )
+
+
+def figure_entries(task: Task, value: float) -> dict[str, Any]:
+    """The figure of ``task`` as files store it."""
+    if task is CLASSIFICATION:
+        return {"accuracy": value}
+    return {"metric": task.metric, "figure": value}
 
 
 def cross_check(
@@ -118,7 +133,7 @@ def cross_check(
 
     What each predicts is added to ``predictions``.
     """
-    loaded = split.first(split.count(CHECKED_BYTES)).images
+    loaded = split.first(checked(split, reference)).images
     others = [name for name in RUNTIMES.names() if name not in (DEFAULT_RUNTIME, *QUICK_LEFT_OUT)]
     checks: list[RuntimeCheck] = []
     skipped: list[Skipped] = []
@@ -135,3 +150,16 @@ def cross_check(
             checks += found
             skipped += left_out
     return checks, list(dict.fromkeys(skipped))
+
+
+def file_sizes(
+    files: Sequence[ExportedModel], modules: Mapping[str, nn.Module], quantized: QuantizedModel
+) -> dict[str, int]:
+    """Bytes of every file, of both models as PyTorch saves them, and of weights of no more bits
+    than their layers have."""
+    sizes = {file.form: file.size for file in files}
+    for name, module in modules.items():
+        buffer = io.BytesIO()
+        torch.save(module.state_dict(), buffer)
+        sizes[f"{name}_pytorch"] = buffer.tell()
+    return {**sizes, "weights": quantized.weight_bytes}

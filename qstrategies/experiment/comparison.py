@@ -145,7 +145,7 @@ def _run(config: ExperimentConfig, workspace: Workspace) -> RunRecord:
     started = time.perf_counter()
     record = run_experiment(config, workspace)
     outcome = (
-        f"int8 {record.int8_accuracy:.2%}"
+        f"int8 {record.metric.shown(record.int8_accuracy)}"
         if record.int8_accuracy is not None
         else f"failed: {record.reason}"
     )

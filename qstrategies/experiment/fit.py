@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
 from qstrategies.datasets.base import Dataset
 from qstrategies.datasets.split import CalibrationSet
 from qstrategies.errors import InputError
+from qstrategies.evaluation import real
 from qstrategies.experiment.quantized import example
 from qstrategies.records import ExperimentConfig
+from qstrategies.tasks import CLASSIFICATION
 
 
 @torch.no_grad()
@@ -29,6 +33,9 @@ def check_fit(model: nn.Module, config: ExperimentConfig, dataset: Dataset) -> N
         ) from None
     finally:
         model.train(training)
+    if dataset.task is not CLASSIFICATION:
+        _check_task(outputs, config, dataset)
+        return
     expected = [2, len(dataset.labels)]
     if not isinstance(outputs, Tensor) or list(outputs.shape) != expected:
         found = list(outputs.shape) if isinstance(outputs, Tensor) else type(outputs).__name__
@@ -38,6 +45,24 @@ def check_fit(model: nn.Module, config: ExperimentConfig, dataset: Dataset) -> N
         )
 
 
+def _check_task(outputs: Any, config: ExperimentConfig, dataset: Dataset) -> None:
+    """Raise ``InputError`` unless loss and score of the task take ``outputs`` of two examples."""
+    task, targets = dataset.task, dataset.splits["train"].first(2).labels
+    try:
+        loss = task.loss(real(outputs), targets)
+        task.scores(real(outputs), targets)
+    except InputError:
+        raise
+    except Exception as error:  # whatever the functions of a user raise
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise InputError(
+            f"the task of {config.dataset!r} does not take what model {config.model!r} gives, with "
+            f"targets {_described(targets)}: {reason}"
+        ) from None
+    if not isinstance(loss, Tensor) or loss.numel() != 1:
+        raise InputError(f"the loss of the task of {config.dataset!r} gives no single number")
+
+
 def _described(inputs: Tensor) -> str:
-    sizes = ", ".join(map(str, inputs.shape[1:]))
-    return f"[N, {sizes}] of {str(inputs.dtype).removeprefix('torch.')}"
+    sizes = ", ".join(["N", *map(str, inputs.shape[1:])])
+    return f"[{sizes}] of {str(inputs.dtype).removeprefix('torch.')}"

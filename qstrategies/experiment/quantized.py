@@ -7,6 +7,7 @@ import dataclasses
 import torch
 from torch import Tensor, nn
 
+from qstrategies.datasets.base import Dataset
 from qstrategies.datasets.split import CalibrationSet, Split
 from qstrategies.evaluation import evaluate
 from qstrategies.experiment.checks import on_pixels
@@ -63,7 +64,7 @@ def quantize_stage(
 
 
 def free_scales_accuracy(
-    config: ExperimentConfig, strategy: Strategy, splits: dict[str, Split], model: nn.Module
+    config: ExperimentConfig, strategy: Strategy, dataset: Dataset, model: nn.Module
 ) -> float | None:
     """What a float model would reach without the restriction to exact scales; None where that takes
     another training."""
@@ -72,5 +73,5 @@ def free_scales_accuracy(
     free = dataclasses.replace(
         config, quantization=dataclasses.replace(config.quantization, exact=False)
     )
-    int8 = quantize_stage(free, strategy, splits["train"], model, None).int8()
-    return evaluate(on_pixels(int8), splits["test"]).accuracy
+    int8 = quantize_stage(free, strategy, dataset.splits["train"], model, None).int8()
+    return evaluate(on_pixels(int8), dataset.splits["test"], dataset.task).accuracy

@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
-import io
 import resource
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import nn
 
 from qstrategies.datasets import DATASETS
-from qstrategies.datasets.base import Split
+from qstrategies.datasets.base import Dataset
 from qstrategies.evaluation import Evaluation, evaluate
 from qstrategies.execution.timing import measure
 from qstrategies.experiment import environment
@@ -23,6 +20,8 @@ from qstrategies.experiment.checks import (
     cross_check,
     evaluate_engines,
     export,
+    figure_entries,
+    file_sizes,
     on_pixels,
 )
 from qstrategies.experiment.dependencies import Inputs
@@ -94,8 +93,8 @@ def _run(config: ExperimentConfig, workspace: Workspace) -> RunRecord:
     clock.lap("train")
     floating = _float_results(config, workspace, trained.floating)
     clock.lap("evaluate_float")
-    splits = workspace.dataset(config.dataset).splits
-    int8 = _quantize(config, strategy, trained, splits, clock)
+    dataset = workspace.dataset(config.dataset)
+    int8 = _quantize(config, strategy, trained, dataset, clock)
     files = _export(config, workspace, floating, int8, clock)
     predictions = _predictions(floating, int8)
     predictions.save(workspace.folder / config.run_id)
@@ -109,8 +108,13 @@ def _run(config: ExperimentConfig, workspace: Workspace) -> RunRecord:
         epochs_before=trained.epochs_before(strategy),
         curve=trained.last.history.curve,
         histograms=trained.histograms(int8.quantized),
-        agreement=float((predictions.test.float == predictions.test.int8).mean()),
-        sizes=_sizes(floating.file, files.exported, trained.floating.model, int8),
+        metric=dataset.task.measure,
+        agreement=predictions.test.agreement,
+        sizes=file_sizes(
+            [floating.file, *files.exported],
+            {"float": trained.floating.model, "int8": int8.module},
+            int8.quantized,
+        ),
         peak_bytes=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
         seconds=clock.laps,
     )
@@ -169,7 +173,7 @@ class _Int8:
         engines = {
             name: evaluation.accuracy
             for name, evaluation in self.references.items()
-            if len(evaluation.logits) == len(test.logits)
+            if len(evaluation) == len(test)
         }
         return dataclasses.replace(
             record,
@@ -179,7 +183,7 @@ class _Int8:
             engines_equal=all(check.rows_equal == 1 for check in self.engines),
             free_scales_accuracy=self.free,
             output_scale=self.quantized.output_scale,
-            classes=test.logits.shape[1],
+            classes=test.logits.shape[1] if test.scored is None else None,
             weight_bits=self.quantized.weight_bits,
         )
 
@@ -188,21 +192,21 @@ def _quantize(
     config: ExperimentConfig,
     strategy: Strategy,
     trained: _Trained,
-    splits: dict[str, Split],
+    dataset: Dataset,
     clock: _Clock,
 ) -> _Int8:
-    model = trained.floating.model
+    model, splits, task = trained.floating.model, dataset.splits, dataset.task
     quantized = quantize_stage(config, strategy, splits["train"], model, trained.tuned)
     clock.lap("quantize")
-    engines, references, int8 = evaluate_engines(config, quantized, splits["test"])
+    engines, references, int8 = evaluate_engines(config, quantized, splits["test"], task)
     evaluations = {
-        "validation": evaluate(on_pixels(int8), splits["validation"]),
+        "validation": evaluate(on_pixels(int8), splits["validation"], task),
         "test": references[config.quantization.engine],
     }
     executors: dict[str, Any] = {
         f"pytorch-{name}": evaluation.predictions for name, evaluation in references.items()
     }
-    free = free_scales_accuracy(config, strategy, splits, model)
+    free = free_scales_accuracy(config, strategy, dataset, model)
     clock.lap("evaluate_int8")
     return _Int8(quantized, int8, engines, references, evaluations, executors, free)
 
@@ -268,17 +272,19 @@ def _float_results(config: ExperimentConfig, workspace: Workspace, trained: Stag
     """Once per model."""
     path = workspace.stages / f"{trained.key[:24]}.float.onnx"
     if path not in workspace.float_results or not path.is_file():
-        model, splits = trained.model, workspace.dataset(config.dataset).splits
-        test = splits["test"]
+        model, dataset = trained.model, workspace.dataset(config.dataset)
+        splits, test = dataset.splits, dataset.splits["test"]
         evaluations = {
-            name: evaluate(lambda images: model(test.model_inputs(images)), splits[name])
+            name: evaluate(
+                lambda images: model(test.model_inputs(images)), splits[name], dataset.task
+            )
             for name in ("validation", "test")
         }
         exported = export_float_onnx(
             model,
             test.shape,
             path,
-            {"accuracy": evaluations["test"].accuracy},
+            figure_entries(dataset.task, evaluations["test"].accuracy),
             dtype=test.first(1).images.dtype,
             input_scale=test.input_scale,
         )
@@ -289,20 +295,6 @@ def _float_results(config: ExperimentConfig, workspace: Workspace, trained: Stag
 def _predictions(floating: _Floating, int8: _Int8) -> Predictions:
     def of(split: str) -> SplitPredictions:
         expected, found = floating.evaluations[split], int8.evaluations[split]
-        assert found.labels is not None
-        return SplitPredictions(found.labels, expected.predictions, found.predictions)
+        return SplitPredictions(found.marks, expected.predictions, found.predictions)
 
     return Predictions(of("validation"), of("test"), int8.executors)
-
-
-def _sizes(
-    floating: ExportedModel, exported: Sequence[ExportedModel], model: nn.Module, int8: _Int8
-) -> dict[str, int]:
-    """Bytes of every file, of both models as PyTorch saves them, and of weights of no more bits
-    than their layers have."""
-    sizes = {"float": floating.size, **{file.form: file.size for file in exported}}
-    for name, module in (("float_pytorch", model), ("int8_pytorch", int8.module)):
-        buffer = io.BytesIO()
-        torch.save(module.state_dict(), buffer)
-        sizes[name] = buffer.tell()
-    return {**sizes, "weights": int8.quantized.weight_bytes}

@@ -164,12 +164,14 @@ def _trainer(
 ) -> Callable[[nn.Module, str], History]:
     width = f" {config.quantization.width}" if strategy.course.fake_quantized else ""
     label = work.strategy + width
+    dataset = workspace.dataset(config.dataset)
+    task = dataset.task
 
     def run(model: nn.Module, key: str) -> History:
         def report(number: int, epoch: Epoch) -> None:
             text = (
                 f"{label} seed {config.seed}: epoch {number} of {schedule.epochs}, loss "
-                f"{epoch.loss:.4f}, validation {epoch.accuracy:.2%}"
+                f"{epoch.loss:.4f}, validation {task.measure.shown(epoch.accuracy)}"
             )
             workspace.progress.advance(work, text)
             for listener in listeners:
@@ -180,7 +182,7 @@ def _trainer(
             listeners = [
                 stack.enter_context(tracker.training(name)) for tracker in workspace.trackers
             ]
-            splits = workspace.dataset(config.dataset).splits
-            return train(Trainee(model, strategy), splits, schedule, config.seed, report)
+            trainee = Trainee(model, strategy)
+            return train(trainee, dataset.splits, schedule, config.seed, report, task)
 
     return run

@@ -96,7 +96,11 @@ class FakeQuantizedModel(nn.Module):
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         view, device = self._views[0 if self.training else 1], device_of(self)
         inputs = self.forms.arguments.tensors_in(args, kwargs)
-        found = view(*(each.to(device) for each in inputs))
+        return self.structured(view(*(each.to(device) for each in inputs)))
+
+    def structured(self, found: Any) -> Any:
+        """What a view gives (a tensor, or all of them in their order) as the user's model gives
+        it."""
         results = found if isinstance(found, list | tuple) else [found]
         outputs = self.forms.outputs
         return mapped(outputs, lambda _, place: None if place is None else results[place])

@@ -15,6 +15,9 @@ from qstrategies.records.configs import Widths as Widths
 from qstrategies.records.labels import labels as labels
 from qstrategies.records.levels import LEVELS as LEVELS
 from qstrategies.records.levels import LevelSet as LevelSet
+from qstrategies.records.metric import ACCURACY as ACCURACY
+from qstrategies.records.metric import Metric as Metric
+from qstrategies.records.results import FIGURES as FIGURES
 from qstrategies.records.results import GROUPS as GROUPS
 from qstrategies.records.results import MEASURED as MEASURED
 from qstrategies.records.results import RECORD as RECORD

@@ -3,8 +3,10 @@ torch."""
 
 from __future__ import annotations
 
+import builtins
 import errno
 import io
+import math
 import zipfile
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,7 +17,7 @@ from numpy.typing import NDArray
 
 from qstrategies.errors import InputError
 from qstrategies.files import FileError, atomic_write, read_bytes
-from qstrategies.records import RunRecord
+from qstrategies.records import ACCURACY, Metric, RunRecord
 
 FILE = "predictions.npz"
 SPLITS, KEYS = ("validation", "test"), ("labels", "float", "int8")
@@ -23,14 +25,20 @@ LARGEST = 1 << 30
 """More bytes of predictions are not read."""
 ROUNDING = 1e-9
 """By how much two ways to write the same fraction may differ."""
-Classes = NDArray[np.integer[Any]]
-Hits = NDArray[np.bool_]
+Classes = NDArray[Any]
+"""Numbers of classes, or scores, signed so that more is better."""
+Hits = NDArray[Any]
+"""Whether each example is right, or its score."""
 
 
 @dataclass(frozen=True)
 class SplitPredictions:
     """Labels and predicted classes of one split, each [N]; "int8" is PyTorch's module with the
-    configured engine."""
+    configured engine.
+
+    Of another task than classification the scores of the examples are in the place of classes, and
+    marks that are equal where targets are in the place of labels.
+    """
 
     labels: Classes
     float: Classes
@@ -38,13 +46,23 @@ class SplitPredictions:
 
     @property
     def float_hits(self) -> Hits:
-        """Whether the float model is right, per image."""
-        return self.float == self.labels
+        """Whether the float model is right, per image; or its scores."""
+        return self.float if self.are_scores else self.float == self.labels
 
     @property
     def int8_hits(self) -> Hits:
-        """Whether the int8 model is right, per image."""
-        return self.int8 == self.labels
+        """Whether the int8 model is right, per image; or its scores."""
+        return self.int8 if self.are_scores else self.int8 == self.labels
+
+    @property
+    def agreement(self) -> builtins.float | None:
+        """The share of images of which both say the same; None where scores are known only."""
+        return None if self.are_scores else float((self.float == self.int8).mean())
+
+    @property
+    def are_scores(self) -> bool:
+        """Whether scores are known instead of classes."""
+        return self.float.dtype.kind == "f"
 
 
 @dataclass(frozen=True)
@@ -97,9 +115,15 @@ class Predictions:
         """Those of the run of ``record`` in ``folder``; raises ``InputError`` also if the two do
         not belong together."""
         found = cls.load(folder)
-        for name, value in found.figures.items():
+        if found.are_scores == (record.metric == ACCURACY):
+            what = "scores" if found.are_scores else "classes"
+            raise InputError(
+                f"{str(folder / FILE)!r} does not belong to its record: it has {what}, the record "
+                f"is of {record.metric.name}"
+            )
+        for name, value in found.figures(record.metric).items():
             noted = getattr(record, name)
-            if noted is None or abs(noted - value) > ROUNDING:
+            if noted is None or not math.isclose(noted, value, rel_tol=ROUNDING, abs_tol=ROUNDING):
                 said = f"{name} is {noted} in the record beside it and {value} by the predictions"
                 raise InputError(f"{str(folder / FILE)!r} does not belong to its record: {said}")
         if record.classes is not None and found.largest_class >= record.classes:
@@ -107,15 +131,20 @@ class Predictions:
             raise InputError(f"{str(folder / FILE)!r} does not belong to its record: {said}")
         return found
 
-    @property
-    def figures(self) -> dict[str, float]:
-        """The fields of a record that follow from the predictions."""
-        return {
-            "float_accuracy": float(self.test.float_hits.mean()),
-            "int8_accuracy": float(self.test.int8_hits.mean()),
-            "validation_accuracy": float(self.validation.int8_hits.mean()),
-            "agreement": float((self.test.float == self.test.int8).mean()),
+    def figures(self, metric: Metric) -> dict[str, float]:
+        """The fields of a record of ``metric`` that follow from the predictions."""
+        found = {
+            "float_accuracy": metric.sign * float(self.test.float_hits.mean()),
+            "int8_accuracy": metric.sign * float(self.test.int8_hits.mean()),
+            "validation_accuracy": metric.sign * float(self.validation.int8_hits.mean()),
         }
+        agreement = self.test.agreement
+        return found if agreement is None else {**found, "agreement": agreement}
+
+    @property
+    def are_scores(self) -> bool:
+        """Whether it holds scores instead of classes."""
+        return self.test.are_scores
 
     @property
     def largest_class(self) -> int:
@@ -130,6 +159,9 @@ def _split(arrays: dict[str, Classes], name: str) -> SplitPredictions:
         raise ValueError(f"{name} has no {', '.join(missing)}")
     found = SplitPredictions(**{key: arrays[f"{name}/{key}"] for key in KEYS})
     lengths = {key: len(value) for key, value in vars(found).items()}
+    real = {key for key, value in vars(found).items() if value.dtype.kind == "f"}
+    if real not in (set(), {"float", "int8"}):
+        raise ValueError(f"{name} has numbers with a fraction as {', '.join(sorted(real))}")
     if len(set(lengths.values())) != 1 or len(found.labels) < 2:
         raise ValueError(f"{name} has {lengths} images: expected equally many, at least two")
     return found
@@ -169,7 +201,7 @@ def _classes(data: bytes) -> Classes:
     shape, _, dtype = np.lib.format.read_array_header_1_0(stream)
     content = data[stream.tell() :]
     if (
-        dtype.kind not in "iu"
+        dtype.kind not in "iuf"
         or shape != (len(content) // dtype.itemsize,)
         or len(content) % dtype.itemsize
     ):
@@ -178,10 +210,16 @@ def _classes(data: bytes) -> Classes:
             "class numbers"
         )
     classes = np.frombuffer(content, dtype)
+    if dtype.kind == "f":
+        if not np.isfinite(classes).all():
+            raise ValueError("a score that is NaN or infinite")
+        return classes
     if classes.min(initial=0) < 0:
         raise ValueError(f"the class {classes.min()}")
     return classes
 
 
 def _small(classes: NDArray[Any]) -> Classes:
+    if classes.dtype.kind == "f":
+        return classes
     return classes.astype(np.min_scalar_type(int(classes.max(initial=0))))

@@ -6,16 +6,19 @@ import dataclasses
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal, TypedDict
+from typing import Annotated, Literal, TypedDict
 
 from qstrategies.errors import InputError
 from qstrategies.files import FileError, read_bytes
 from qstrategies.records.configs import ExperimentConfig
+from qstrategies.records.metric import ACCURACY, Metric
 from qstrategies.typed_json import (
+    LARGEST,
     Count,
     Fraction,
     Name,
     NonNegative,
+    Range,
     Sha256,
     Shallow,
     build,
@@ -23,14 +26,17 @@ from qstrategies.typed_json import (
     load,
 )
 
+Figure = Annotated[float, Range(-LARGEST)]
+"""Of a metric."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Epoch:
-    """One epoch of a learning curve: mean training loss (nats), validation accuracy (fraction),
-    seconds."""
+    """One epoch of a learning curve: mean training loss (of classes in nats), figure of the
+    validation split, seconds."""
 
     loss: float
-    accuracy: Fraction
+    accuracy: Figure
     seconds: NonNegative
 
 
@@ -61,7 +67,7 @@ class RuntimeCheck:
     runtime: str
     file: str
     images: Count
-    accuracy: Fraction | None
+    accuracy: Figure | None
     agreement: Fraction
     rows_equal: Fraction
     max_steps: NonNegative | None
@@ -108,6 +114,16 @@ RECORD = "record.json"
 """In the folder of a run."""
 
 
+FIGURES = (
+    "float_accuracy",
+    "int8_accuracy",
+    "validation_accuracy",
+    "onnxruntime_accuracy",
+    "free_scales_accuracy",
+)
+"""The fields of a record that are figures of its metric."""
+
+
 MEASURED = (
     "float_accuracy",
     "int8_accuracy",
@@ -139,8 +155,8 @@ SEAL = "content_sha256"
 
 @dataclass(frozen=True, kw_only=True)
 class RunRecord:
-    """All that one run left behind. Accuracies are fractions of the test split, sizes bytes, times
-    seconds.
+    """All that one run left behind. Accuracies are figures of ``metric`` on the test split, sizes
+    bytes, times seconds.
 
     Of the ``sizes`` "weights" is what they take if none has more than the ``weight_bits`` of its
     layer; the others are those of files, which store every weight in a byte.
@@ -164,15 +180,16 @@ class RunRecord:
     environment: Environment = field(default_factory=Environment)
     starts_from: Name | None = None
     group: str = ""
-    float_accuracy: Fraction | None = None
+    metric: Metric = ACCURACY
+    float_accuracy: Figure | None = None
     float_key: Sha256 | None = None
-    int8_accuracy: Fraction | None = None
-    validation_accuracy: Fraction | None = None
-    engines: dict[str, Fraction] = field(default_factory=dict)
+    int8_accuracy: Figure | None = None
+    validation_accuracy: Figure | None = None
+    engines: dict[str, Figure] = field(default_factory=dict)
     engines_equal: bool | None = None
-    onnxruntime_accuracy: Fraction | None = None
+    onnxruntime_accuracy: Figure | None = None
     agreement: Fraction | None = None
-    free_scales_accuracy: Fraction | None = None
+    free_scales_accuracy: Figure | None = None
     output_scale: NonNegative | None = None
     classes: Count | None = None
     exactness: dict[str, Shallow] = field(default_factory=dict)
@@ -206,10 +223,11 @@ class RunRecord:
 
     @property
     def drop(self) -> float | None:
-        """Float accuracy minus int8 accuracy, as a fraction."""
+        """How much worse int8 is than float, in units of the metric: float accuracy minus int8
+        accuracy, as a fraction."""
         if self.float_accuracy is None or self.int8_accuracy is None:
             return None
-        return self.float_accuracy - self.int8_accuracy
+        return self.metric.sign * (self.float_accuracy - self.int8_accuracy)
 
     def to_json(self) -> str:
         """The record as indented JSON with one final newline, sealed by a hash of its content."""
@@ -227,6 +245,7 @@ class RunRecord:
             content = load(text)
             seal = content.pop(SEAL, None) if isinstance(content, dict) else None
             record: RunRecord = build(cls, content)
+            _check_figures(record)
             _check_measured(record)
             if seal not in (None, content_key(content)):
                 raise InputError("it was altered after it was written")
@@ -235,12 +254,27 @@ class RunRecord:
         return record
 
 
+def _check_figures(record: RunRecord) -> None:
+    """Raise ``InputError`` for a figure that is no fraction where the metric is one."""
+    if not record.metric.fraction:
+        return
+    figures = {name: getattr(record, name) for name in FIGURES}
+    figures |= {f"engines[{name!r}]": value for name, value in record.engines.items()}
+    for kind in ("checks", "curve"):
+        for place, each in enumerate(getattr(record, kind)):
+            figures[f"{kind}[{place}].accuracy"] = each.accuracy
+    for name, value in figures.items():
+        if value is not None and not 0 <= value <= 1:
+            raise InputError(f"{name} is {value!r}, expected 0...1")
+
+
 def _check_measured(record: RunRecord) -> None:
     """Raise ``InputError`` for a finished run that lacks what the tables and the evidence are made
     of."""
     if record.status != "done":
         return
-    for name in MEASURED:
+    measured = [name for name in MEASURED if name != "agreement" or record.metric == ACCURACY]
+    for name in measured:
         if getattr(record, name) in (None, (), {}):
             raise InputError(f"the run is finished, but has no {name}")
     for kind in ("float", "portable"):

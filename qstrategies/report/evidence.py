@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from typing import TYPE_CHECKING, Any
 
-from qstrategies.records import Widths
+from qstrategies.records import ACCURACY, Metric, Widths
 from qstrategies.report.grid import Grid
 
 if TYPE_CHECKING:
@@ -16,10 +16,10 @@ HEADERS = (
     "strategy",
     "bits",
     "verdict",
-    "against {}, points",
+    "against {reference}, {unit}",
     "p",
     "levels",
-    "drop, points",
+    "drop, {unit}",
     "against float",
     "seeds",
     "lost / gained",
@@ -28,8 +28,9 @@ HEADERS = (
 
 
 def headers(evidence: Evidence) -> list[str]:
-    """The column heads, with the name of the reference."""
-    return [head.format(evidence.reference) for head in HEADERS]
+    """The column heads, with the name of the reference and the unit."""
+    unit = evidence.metric.unit
+    return [head.format(reference=evidence.reference, unit=unit) for head in HEADERS]
 
 
 def cells(row: Row) -> list[str]:
@@ -38,7 +39,7 @@ def cells(row: Row) -> list[str]:
     if row.against is not None:
         against = [
             _verdict(row.against),
-            _interval(row.against, 1),
+            _interval(row.against, 1, row.metric),
             f"{row.against.p_different:.2g}",
         ]
     return [
@@ -46,7 +47,7 @@ def cells(row: Row) -> list[str]:
         str(Widths(row.weight_bits, row.activation_bits)),
         *against,
         row.levels,
-        _interval(row.change, -1),
+        _interval(row.change, -1, row.metric),
         _verdict(row.change),
         str(row.seeds) if row.draws == 1 else f"{row.seeds} x {row.draws}",
         f"{row.lost:.0f} / {row.gained:.0f}",
@@ -54,9 +55,10 @@ def cells(row: Row) -> list[str]:
     ]
 
 
-def _interval(comparison: Comparison, sign: int) -> str:
+def _interval(comparison: Comparison, sign: int, metric: Metric) -> str:
     low, high = sorted((sign * comparison.low, sign * comparison.high))
-    return f"{sign * comparison.difference * 100:z.2f} [{low * 100:z.2f}, {high * 100:z.2f}]"
+    middle = metric.difference(sign * comparison.difference)
+    return f"{middle} [{metric.difference(low)}, {metric.difference(high)}]"
 
 
 def _verdict(comparison: Comparison) -> str:
@@ -66,7 +68,8 @@ def _verdict(comparison: Comparison) -> str:
 
 def notes(evidence: Evidence) -> str:
     """How to read the table, and how far it reaches."""
-    margin = f"{evidence.margin * 100:g} points"
+    metric = evidence.metric
+    margin = f"{evidence.margin * metric.factor:g} {metric.unit}"
     reach = (
         "One seed: nothing can be concluded beyond these trained models "
         f"{_further(evidence.draws)}; compare --seeds 5 says what a strategy does."
@@ -77,14 +80,30 @@ def notes(evidence: Evidence) -> str:
         )
     )
     return (
-        f"{reach} On {evidence.images} test images, paired. drop: float minus int8 accuracy, [95 "
-        f"% interval]; against {evidence.reference}: int8 accuracy minus its, at the same width, "
+        f"{reach} On {evidence.images} test images, paired. drop: {_drop(metric)}, [95 "
+        f"% interval]; against {evidence.reference}: {_against(metric)}, at the same width, "
         "p after Holm over the strategies of that width. equivalent: shown to differ by less "
         f"than {margin}; better, worse: shown to differ; undecided: neither is shown, in brackets "
         "the number of seeds that would decide it if the difference is what it seems. lost / "
-        "gained: images per run whose label turned wrong or right; McNemar: runs at which the "
+        f"gained: images per run whose {_flips(metric)}; McNemar: runs at which the "
         "exact test tells these apart."
     )
+
+
+def _drop(metric: Metric) -> str:
+    if metric == ACCURACY:
+        return "float minus int8 accuracy"
+    return f"how much worse the {metric.name} of int8 is than that of float"
+
+
+def _against(metric: Metric) -> str:
+    if metric == ACCURACY:
+        return "int8 accuracy minus its"
+    return f"how much better the {metric.name} of int8 is than its"
+
+
+def _flips(metric: Metric) -> str:
+    return "label turned wrong or right" if metric == ACCURACY else "score got worse or better"
 
 
 def _further(draws: int) -> str:

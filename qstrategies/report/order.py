@@ -4,6 +4,7 @@ what leads nowhere."""
 from __future__ import annotations
 
 import dataclasses
+import math
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -128,5 +129,5 @@ def _rank(group: str) -> int:
 
 
 def _accuracy(runs: Sequence[RunRecord]) -> float:
-    known = [run.int8_accuracy for run in runs if run.int8_accuracy is not None]
-    return statistics.fmean(known) if known else -1.0
+    known = [run.metric.sign * run.int8_accuracy for run in runs if run.int8_accuracy is not None]
+    return statistics.fmean(known) if known else -math.inf

@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from qstrategies import text
-from qstrategies.records import RunRecord, WeightHistogram, labels
+from qstrategies.records import ACCURACY, Metric, RunRecord, WeightHistogram, labels
 
 if TYPE_CHECKING:
     from qstrategies.evidence import Recommendation
@@ -59,6 +59,7 @@ def accuracy_against_bits(records: Sequence[RunRecord]) -> Figure:
         if record.status == "done"
     ]
     done = [record for _, record in named]
+    metric = _metric(done)
     bits = sorted({record.config.quantization.weight_bits for record in done}, reverse=True)
     baseline = [
         record.float_accuracy
@@ -98,15 +99,29 @@ def accuracy_against_bits(records: Sequence[RunRecord]) -> Figure:
         axis.set_xticks(range(len(bits)), [str(width) for width in bits])
         axis.set_xlabel("weight bits")
         axis.grid(alpha=0.3)
-        axis.yaxis.set_major_formatter(matplotlib.ticker.PercentFormatter(1, decimals=None))
-    axes[0].set_ylabel("int8 test accuracy")
-    axes[0].set_title("Accuracy against weight bits")
-    axes[1].set_title("The upper end")
-    best = max(record.int8_accuracy or 0.0 for record in done)
-    top = max([best, *baseline])
-    axes[1].set_ylim(top - UPPER_END, top + UPPER_END / 10)
+        _in_percent(axis, metric)
+    axes[0].set_ylabel(f"int8 test {metric.name}")
+    axes[0].set_title(f"{metric.name[:1].upper()}{metric.name[1:]} against weight bits")
+    if metric.fraction and metric.higher_is_better:
+        axes[1].set_title("The upper end")
+        best = max(record.int8_accuracy or 0.0 for record in done)
+        top = max([best, *baseline])
+        axes[1].set_ylim(top - UPPER_END, top + UPPER_END / 10)
+    else:
+        axes[1].set_title("The same, logarithmic")
+        axes[1].set_yscale("log")
     axes[0].legend(fontsize=8)
     return figure
+
+
+def _in_percent(axis: Any, metric: Metric) -> None:
+    if metric.fraction:
+        axis.yaxis.set_major_formatter(matplotlib.ticker.PercentFormatter(1, decimals=None))
+
+
+def _metric(records: Sequence[RunRecord]) -> Metric:
+    """Of the finished ones; of several that of the first."""
+    return next((record.metric for record in records if record.status == "done"), ACCURACY)
 
 
 def _accuracies(records: Sequence[RunRecord], bits: int) -> list[float]:
@@ -169,9 +184,10 @@ def learning_curves(records: Sequence[RunRecord]) -> Figure:
     if trained:
         axes[0].set_yscale("log")
         axes[1].legend(fontsize=8)
-    axes[0].set_ylabel("training loss, nats")
-    axes[1].set_ylabel("validation accuracy")
-    axes[1].yaxis.set_major_formatter(matplotlib.ticker.PercentFormatter(1, decimals=None))
+    metric = _metric(records)
+    axes[0].set_ylabel("training loss, nats" if metric == ACCURACY else "training loss")
+    axes[1].set_ylabel(f"validation {metric.name}")
+    _in_percent(axes[1], metric)
     for axis in axes:
         axis.set_xlabel("epoch")
         axis.xaxis.set_major_locator(matplotlib.ticker.MaxNLocator(integer=True))
@@ -193,13 +209,15 @@ def pareto(candidates: Collection[Candidate], advice: Recommendation) -> Figure:
     """Validation accuracy over training epochs: all candidates near the top, the Pareto set joined,
     the choice named."""
     figure, axis = subplots(size=(8, 4.8))
-    best = max(candidate.accuracy for candidate in candidates)
-    near = [candidate for candidate in candidates if best - candidate.accuracy <= PARETO_RANGE]
+    best = max(candidates, key=lambda candidate: candidate.accuracy)
+    metric = best.metric
+    reach = PARETO_RANGE if metric.fraction else abs(best.accuracy)
+    near = [each for each in candidates if best.accuracy - each.accuracy <= reach]
     for bits in sorted({candidate.weight_bits for candidate in near}, reverse=True):
         shown = [candidate for candidate in near if candidate.weight_bits == bits]
         axis.scatter(
             [item.epochs for item in shown],
-            [item.accuracy for item in shown],
+            [item.figure for item in shown],
             s=30,
             alpha=0.8,
             label=f"{bits} weight bits",
@@ -207,7 +225,7 @@ def pareto(candidates: Collection[Candidate], advice: Recommendation) -> Figure:
     line = [item for item in advice.pareto if item in near]
     axis.step(
         [item.epochs for item in line],
-        [item.accuracy for item in line],
+        [item.figure for item in line],
         where="post",
         color="black",
         linewidth=1,
@@ -222,7 +240,7 @@ def pareto(candidates: Collection[Candidate], advice: Recommendation) -> Figure:
         place = (side * 10, 8 if above else -14)
         axis.annotate(
             plain(f"{mark}{item.name}"),
-            (item.epochs, item.accuracy),
+            (item.epochs, item.figure),
             xytext=place,
             textcoords="offset points",
             fontsize=8,
@@ -231,19 +249,20 @@ def pareto(candidates: Collection[Candidate], advice: Recommendation) -> Figure:
     if advice.chosen:
         axis.scatter(
             [advice.chosen.epochs],
-            [advice.chosen.accuracy],
+            [advice.chosen.figure],
             s=160,
             facecolors="none",
             edgecolors="black",
         )
     hidden = len(candidates) - len(near)
     axis.set_title(
-        "What accuracy costs in training" + (f" ({hidden} candidates lie lower)" if hidden else "")
+        f"What {metric.name} costs in training"
+        + (f" ({hidden} candidates lie lower)" if hidden else "")
     )
     axis.set_xlabel("epochs of training in all")
-    axis.set_ylabel("int8 accuracy on validation images")
+    axis.set_ylabel(f"int8 {metric.name} on validation images")
     axis.xaxis.set_major_locator(matplotlib.ticker.MaxNLocator(integer=True))
-    axis.yaxis.set_major_formatter(matplotlib.ticker.PercentFormatter(1, decimals=None))
+    _in_percent(axis, metric)
     axis.margins(x=0.25)
     axis.grid(alpha=0.3)
     figure.legend(fontsize=8, loc="outside right upper")

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from qstrategies.records import RunRecord, Widths, labels
+from qstrategies.records import ACCURACY, Metric, RunRecord, Widths, labels
 from qstrategies.report.grid import Grid
-from qstrategies.text import csv_cell
 
 
 @dataclass(frozen=True)
@@ -45,6 +42,7 @@ class Row:
     speedup_batch_1: float | None = None
     images_per_second_batch_256: float | None = None
     speedup_batch_256: float | None = None
+    metric: Metric = ACCURACY
     spread: dict[str, float] | None = None
 
     @property
@@ -83,6 +81,7 @@ def _baseline(records: Sequence[RunRecord]) -> Row:
         strategy="float baseline",
         weight_bits=None,
         seeds=len(values),
+        metric=plain[0].metric if plain else ACCURACY,
         **_aggregate([[each] for each in values]),
     )
 
@@ -122,6 +121,7 @@ def _row(name: str, widths: Widths, records: Sequence[RunRecord]) -> Row:
         failed=len(records) - len(done),
         same_bits=same,
         saturation_safe=safe,
+        metric=done[0].metric if done else ACCURACY,
         **values,
     )
 
@@ -165,10 +165,25 @@ def _aggregate(by_seed: Sequence[Sequence[dict[str, float | None]]]) -> dict[str
 
 
 HEADERS = (
-    "strategy", "bits", "levels", "float %", "int8 %", "ORT %", "drop, points", "free scales %",
+    "strategy", "bits", "levels", "float {head}", "int8 {head}", "ORT {head}", "drop, {unit}",
+    "free scales {head}",
     "agree %", "same bits", "safe w/o VNNI", "KB float > int8", "KB weights", "s/epoch",
     "us, batch 1", "images/s, batch 256",
 )  # fmt: skip
+
+
+def headers(rows: Sequence[Row]) -> list[str]:
+    """``HEADERS`` with the metric of ``rows``, if they have one."""
+    metric = _common(rows)
+    if metric is None:
+        return [head.format(head="figure", unit="units of the metric") for head in HEADERS]
+    return [head.format(head=metric.head, unit=metric.unit) for head in HEADERS]
+
+
+def _common(rows: Sequence[Row]) -> Metric | None:
+    """The metric of all ``rows`` that have figures; None if there are several."""
+    metrics = {row.metric for row in rows if row.float_accuracy is not None}
+    return ACCURACY if not metrics else metrics.pop() if len(metrics) == 1 else None
 
 
 def cells(row: Row) -> list[str]:
@@ -182,12 +197,12 @@ def cells(row: Row) -> list[str]:
         name,
         "-" if row.widths is None else str(row.widths),
         row.levels or "-",
-        _percent(row, "float_accuracy"),
-        _percent(row, "int8_accuracy"),
-        _percent(row, "onnxruntime_accuracy"),
-        _percent(row, "drop"),
-        _percent(row, "free_scales_accuracy"),
-        _percent(row, "agreement"),
+        _figure(row, "float_accuracy"),
+        _figure(row, "int8_accuracy"),
+        _figure(row, "onnxruntime_accuracy"),
+        _figure(row, "drop"),
+        _figure(row, "free_scales_accuracy"),
+        _figure(row, "agreement"),
         verdict[row.same_bits],
         verdict[row.saturation_safe],
         sizes,
@@ -198,12 +213,14 @@ def cells(row: Row) -> list[str]:
     ]
 
 
-def _percent(row: Row, name: str) -> str:
+def _figure(row: Row, name: str) -> str:
+    """A figure of the metric of ``row``; fractions in percent."""
     value = getattr(row, name)
     if value is None:
         return "-"
     deviation = (row.spread or {}).get(name)
-    return f"{value * 100:z.2f}" + ("" if deviation is None else f" ± {deviation * 100:.2f}")
+    shown = row.metric.difference
+    return shown(value) + ("" if deviation is None else f" ± {shown(deviation)}")
 
 
 def _speed(value: float | None, speedup: float | None) -> str:
@@ -211,10 +228,10 @@ def _speed(value: float | None, speedup: float | None) -> str:
 
 
 NOTES = (
-    "Accuracies on the test split. levels: how many integers a weight may be, and which. "
+    "{figures} on the test split. levels: how many integers a weight may be, and which. "
     "float: the model before quantization (for QAT the float model "
     "that it is compared with); ORT: the exported file in ONNX Runtime; free scales: int8 "
-    "accuracy without the restriction to exact scales (PTQ only; for QAT run compare "
+    "{name} without the restriction to exact scales (PTQ only; for QAT run compare "
     "--free-scales); same bits: all logits equal in every engine and runtime that was run; safe "
     "w/o VNNI: no two weights can saturate the 16-bit sums of CPUs without VNNI, by the "
     "certificate; KB weights: their bits summed, where the file gives each a byte; speed: the "
@@ -226,7 +243,16 @@ NOTES = (
 
 def grid(rows: Sequence[Row]) -> Grid:
     """All figures as a table of text."""
-    return Grid("All figures", HEADERS, [cells(row) for row in rows], NOTES)
+    return Grid("All figures", headers(rows), [cells(row) for row in rows], notes(rows))
+
+
+def notes(rows: Sequence[Row]) -> str:
+    """``NOTES`` with the metric of ``rows``."""
+    metric = _common(rows)
+    if metric == ACCURACY:
+        return NOTES.format(figures="Accuracies", name="accuracy")
+    name = "figure" if metric is None else metric.name
+    return NOTES.format(figures=f"Means of the {name}", name=name)
 
 
 def overview(rows: Sequence[Row]) -> Grid:
@@ -241,37 +267,16 @@ def overview(rows: Sequence[Row]) -> Grid:
         lines.append(
             [
                 name,
-                _percent(first, "float_accuracy"),
-                *("-" if row is None else _percent(row, "int8_accuracy") for row in found),
+                _figure(first, "float_accuracy"),
+                *("-" if row is None else _figure(row, "int8_accuracy") for row in found),
             ]
         )
+    metric = _common(rows)
+    what = "figure" if metric is None else metric.name
+    percent = " in percent" if metric is not None and metric.fraction else ""
     return Grid(
-        "int8 test accuracy in percent, by weight bits",
+        f"int8 test {what}{percent}, by weight bits",
         ["strategy", "float", *(width.title for width in widths)],
         lines,
         "A weight has 2^bits - 1 levels, 2^bits where the name says full or no_zero.",
     )
-
-
-def as_csv(rows: Sequence[Row]) -> str:
-    """One line per row, plain numbers and quoted texts; standard deviations in columns of their
-    own."""
-    plain = [_flat(row) for row in rows]
-    names = list(dict.fromkeys(name for item in plain for name in item))
-    buffer = io.StringIO()
-    writer = csv.DictWriter(
-        buffer, names, restval="", lineterminator="\n", quoting=csv.QUOTE_NONNUMERIC
-    )
-    writer.writeheader()
-    writer.writerows({name: csv_cell(value) for name, value in item.items()} for item in plain)
-    return buffer.getvalue()
-
-
-def _flat(row: Row) -> dict[str, Any]:
-    values = {name: value for name, value in vars(row).items() if name != "spread"}
-    return values | {f"{name}_sd": value for name, value in (row.spread or {}).items()}
-
-
-def as_data(rows: Sequence[Row]) -> list[dict[str, Any]]:
-    """A list of objects, one per row, for JSON."""
-    return [vars(row) for row in rows]

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from qstrategies.files import atomic_write
 from qstrategies.records import RunRecord
-from qstrategies.report import evidence, html, plots, runs, table
+from qstrategies.report import evidence, html, plain, plots, runs, table
 from qstrategies.report.grid import Grid
 from qstrategies.report.order import Order
 from qstrategies.text import block, json_text, markdown
@@ -34,7 +34,7 @@ def write_report(
     contents: dict[str, bytes | str] = {
         "report.html": html.page(records, order.led(records), tables, found, advice),
         "summary.md": _markdown(tables, advice, list(drawn)),
-        "summary.csv": table.as_csv(table.summarise(records)),
+        "summary.csv": plain.as_csv(table.summarise(records)),
         "summary.json": json_text(as_data(records, found, advice)) + "\n",
         **drawn,
     }
@@ -109,7 +109,7 @@ def as_data(
     records: Sequence[RunRecord], found: Evidence | None, advice: Recommendation | None
 ) -> dict[str, Any]:
     """Rows of the table, evidence and recommendation as plain data for JSON."""
-    return {"rows": table.as_data(table.summarise(records)), **evidence.as_data(found, advice)}
+    return {"rows": plain.as_data(table.summarise(records)), **evidence.as_data(found, advice)}
 
 
 def _markdown(tables: Sequence[Grid], advice: Recommendation | None, figures: Sequence[str]) -> str:

@@ -64,7 +64,7 @@ def settings_and_figures(record: RunRecord) -> tuple[dict[str, str], dict[str, f
     }
     flat = {name: value for name, value in config.items() if not isinstance(value, dict)} | nested
     results = {
-        name: getattr(record, name)
+        name.replace("accuracy", record.metric.key): getattr(record, name)
         for name in ("float_accuracy", "int8_accuracy", "validation_accuracy", "agreement")
     }
     return {name: str(value) for name, value in flat.items()}, {

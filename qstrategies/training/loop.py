@@ -6,17 +6,20 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from qstrategies.datasets.split import Batch, Split
 from qstrategies.errors import NotFiniteError
-from qstrategies.evaluation import evaluate
+from qstrategies.evaluation import evaluate, real
 from qstrategies.guest import guest, own_randomness
+from qstrategies.quantization.qat import FakeQuantizedModel
+from qstrategies.quantization.structure import mapped
 from qstrategies.records import Epoch, TrainingConfig, WeightHistogram
 from qstrategies.strategies.base import weighted_layers
+from qstrategies.tasks import CLASSIFICATION, Task
 from qstrategies.training.fast_graph import fast_view
 from qstrategies.training.hardware import compute_dtype, device
 from qstrategies.training.histogram import weight_histogram
@@ -43,6 +46,7 @@ def train(
     config: TrainingConfig,
     seed: int,
     on_epoch: Callable[[int, Epoch], None] | None = None,
+    task: Task = CLASSIFICATION,
 ) -> History:
     """Train ``trainee`` and fold it. The same seed gives the same bits.
 
@@ -50,6 +54,7 @@ def train(
         trainee: its model takes what ``Split.model_inputs`` makes of inputs [N, ...].
         data: the splits "train" and "validation"; no other is looked at.
         on_epoch: called with the epoch's number (from 1) and its figures.
+        task: whose loss is trained, and whose metric of the validation split is noted down.
 
     Raises:
         TrainingDivergedError: the loss became infinite or NaN.
@@ -69,16 +74,18 @@ def train(
         started = time.perf_counter()
         model.train()
         chunks = _chunks(len(split), config.batch_size, order)
-        drawn = seed * 2**32 + number * 2**20  # numbers of examples are below their distances
+        drawn = seed * 2**32 + number * 2**22  # numbers of examples are below their distances
         losses = [
-            _step(view, trainee, optimizer, schedule, _as_inputs(split, batch, target))
+            _step(
+                view, trainee, optimizer, schedule, _Given(task, *_as_inputs(split, batch, target))
+            )
             for batch in split.training_batches(chunks, drawn)
         ]
         seconds = time.perf_counter() - started
         curve.append(
             Epoch(
                 loss=math.fsum(losses) / len(losses),
-                accuracy=_accuracy(view, data["validation"]),
+                accuracy=_metric(view, trainee, data["validation"], task),
                 seconds=seconds,
             )
         )
@@ -98,6 +105,19 @@ def _chunks(count: int, size: int, order: torch.Generator) -> list[Tensor]:
     """The indices of each batch, of ``size`` all, unless there are fewer examples."""
     chunks = torch.randperm(count, generator=order).split(size)
     return [chunk for chunk in chunks if len(chunk) == size or len(chunks) == 1]
+
+
+@dataclass(frozen=True)
+class _Given:
+    """One batch: what the model takes, and what is asked of it."""
+
+    task: Task
+    inputs: Tensor
+    targets: Tensor
+
+    def criterion(self, outputs: Any) -> Tensor:
+        """The loss of ``outputs``."""
+        return self.task.loss(real(outputs), self.targets)
 
 
 def _as_inputs(split: Split, batch: Batch, target: torch.device) -> Batch:
@@ -132,20 +152,17 @@ def _step(
     trainee: Trainee,
     optimizer: torch.optim.Optimizer,
     schedule: torch.optim.lr_scheduler.LRScheduler,
-    batch: Batch,
+    given: _Given,
 ) -> float:
-    inputs, labels = batch
+    inputs = given.inputs
     dtype = compute_dtype()
     try:
         with torch.autocast(inputs.device.type, dtype, enabled=dtype != torch.float32):
-            logits = view(inputs)
+            outputs = _structured(trainee.model, view(inputs))
     except NotFiniteError as error:
         raise TrainingDivergedError(str(error)) from None
 
-    def criterion(outputs: Tensor) -> Tensor:
-        return functional.cross_entropy(outputs.float(), labels)
-
-    loss = criterion(logits) + trainee.penalty(logits, (inputs,), criterion)
+    loss = given.criterion(outputs) + trainee.penalty(outputs, (inputs,), given.criterion)
     value = loss.item()
     if not math.isfinite(value):
         raise TrainingDivergedError(f"training loss is {value}")
@@ -157,8 +174,17 @@ def _step(
     return value
 
 
-def _accuracy(model: nn.Module, split: Split) -> float:
-    where = next(model.parameters()).device
-    model.eval()
-    inputs = split.model_inputs
-    return evaluate(lambda images: model(inputs(images.to(where))).cpu(), split).accuracy
+def _metric(view: nn.Module, trainee: Trainee, split: Split, task: Task) -> float:
+    where = next(view.parameters()).device
+    view.eval()
+
+    def predictor(images: Tensor) -> Any:
+        outputs = _structured(trainee.model, view(split.model_inputs(images.to(where))))
+        return mapped(outputs, lambda _, each: each.cpu())
+
+    return evaluate(predictor, split, task).accuracy
+
+
+def _structured(model: nn.Module, outputs: Any) -> Any:
+    """What a view of ``model`` gives, as ``model`` gives it."""
+    return model.structured(outputs) if isinstance(model, FakeQuantizedModel) else outputs
