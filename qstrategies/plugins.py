@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import importlib
 import sys
-import traceback
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
@@ -78,19 +77,6 @@ def use(path: Path) -> None:
     _used.append(path)
 
 
-def reason(error: BaseException, fallback: Path | None = None) -> str:
-    """``error`` in one line, with the innermost place of the user's own code."""
-    if isinstance(error, SyntaxError):
-        return f"{error.filename}, line {error.lineno}: {type(error).__name__}: {error.msg}"
-    frames = traceback.extract_tb(error.__traceback__)
-    own = [frame for frame in frames if source_code.is_users(Path(frame.filename))]
-    where = f"{own[-1].filename}, line {own[-1].lineno}: " if own else ""
-    if fallback is not None and not own:
-        where = f"{fallback}: "
-    kind = "" if isinstance(error, InputError) else f"{type(error).__name__}: "
-    return f"{where}{kind}{error}"
-
-
 @contextlib.contextmanager
 def _found_first(folder: Path) -> Iterator[None]:
     """Modules are looked for in ``folder`` first; no longer so if an exception passes."""
@@ -126,7 +112,7 @@ def _imported(name: str, path: Path) -> ModuleType:
     try:
         return importlib.import_module(name)
     except (Exception, SystemExit) as error:
-        raise InputError(reason(error, path)) from None
+        raise InputError(source_code.reason(error, path)) from None
 
 
 def _check_origin(module: ModuleType, name: str, path: Path) -> None:

@@ -13,12 +13,14 @@ import importlib.util
 import inspect
 import sys
 import sysconfig
+import traceback
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import CodeType, FunctionType, ModuleType
 from typing import Any
 
+from qstrategies.errors import InputError
 from qstrategies.files import read_bytes, sha256
 
 OWN = __name__.partition(".")[0]
@@ -108,6 +110,19 @@ def is_users(path: Path) -> bool:
     """Whether ``path`` is a Python file of the user's, neither installed nor of this package."""
     of_package = path.is_relative_to(Path(__file__).parent)
     return path.suffix == ".py" and not of_package and not _is_installed(path)
+
+
+def reason(error: BaseException, fallback: Path | None = None) -> str:
+    """``error`` in one line, with the innermost place of the user's own code."""
+    if isinstance(error, SyntaxError):
+        return f"{error.filename}, line {error.lineno}: {type(error).__name__}: {error.msg}"
+    frames = traceback.extract_tb(error.__traceback__)
+    own = [frame for frame in frames if is_users(Path(frame.filename))]
+    where = f"{own[-1].filename}, line {own[-1].lineno}: " if own else ""
+    if fallback is not None and not own:
+        where = f"{fallback}: "
+    kind = "" if isinstance(error, InputError) else f"{type(error).__name__}: "
+    return f"{where}{kind}{error}"
 
 
 def _is_ground(name: str) -> bool:

@@ -220,6 +220,13 @@ def test_an_entry_point_that_does_not_load_is_named(fresh, monkeypatch, value):
             fresh.names()
 
 
+def test_a_dataset_that_cannot_be_made_is_one_line_with_the_place(bring, tmp_path, capsys):
+    path = bring(THINGS + "@qs.datasets.register('none')\ndef none():\n    return [][1]\n")
+    assert main(["data", "show", "--use", str(path), "--dataset", "none"]) == 2
+    message = f"dataset 'none' cannot be made: {path}, line 22: IndexError: list index out of range"
+    assert message in capsys.readouterr().err
+
+
 def test_a_model_that_cannot_be_built_is_one_line_with_the_place(bring, tmp_path, location, capsys):
     path = bring(THINGS.replace("super().__init__(", "super().__init__(undefined, "))
     out = ["--out", str(tmp_path / "out"), "--cache-dir", str(location.cache), "--quiet"]

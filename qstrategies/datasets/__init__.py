@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from qstrategies.errors import InputError
 from qstrategies.registry import Registry
+from qstrategies.source_code import reason
 
 if TYPE_CHECKING:  # loaded when it is asked for, since it takes torch
     from qstrategies.datasets.arrays import from_arrays as from_arrays
@@ -53,8 +54,7 @@ def made_dataset(name: str, location: Location) -> Dataset:
     except InputError:
         raise
     except Exception as error:  # whatever the code of a user raises
-        kind = type(error).__name__
-        raise InputError(f"dataset {name!r} cannot be made: {kind}: {error}") from error
+        raise InputError(f"dataset {name!r} cannot be made: {reason(error)}") from error
     if not isinstance(dataset, Dataset):
         raise InputError(
             f"the dataset {name!r} gives a {type(dataset).__name__}: expected a Dataset, as the "

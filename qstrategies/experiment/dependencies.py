@@ -26,7 +26,6 @@ from qstrategies.experiment.stages import tensors_sha256
 from qstrategies.files import sha256
 from qstrategies.guest import seeded
 from qstrategies.models import MODELS
-from qstrategies.plugins import reason
 from qstrategies.records import ExperimentConfig
 from qstrategies.runtimes import RUNTIMES
 from qstrategies.strategies import STRATEGIES
@@ -126,7 +125,9 @@ def fresh_model(name: str, seed: int) -> nn.Module:
             is_object = isinstance(factory, nn.Module)
             model: Any = copy.deepcopy(factory) if is_object else factory()
         except Exception as error:
-            raise InputError(f"model {name!r} cannot be built: {reason(error)}") from error
+            raise InputError(
+                f"model {name!r} cannot be built: {source_code.reason(error)}"
+            ) from error
     if not isinstance(model, nn.Module):
         kind = type(model).__name__
         raise InputError(f"model {name!r}: its factory gives a {kind}, expected a torch.nn.Module")
