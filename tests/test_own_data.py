@@ -405,7 +405,9 @@ def test_a_registered_thing_is_a_dataset_a_factory_or_a_class(register):
     register("fails", lambda: 1 / 0, NETS["reals"])
     with pytest.raises(qs.InputError, match="'wrong' gives a int: expected a Dataset"):
         made_dataset("wrong", location)
-    with pytest.raises(qs.InputError, match="'fails' cannot be made: .*, line [0-9]+: ZeroDivisionError"):
+    with pytest.raises(
+        qs.InputError, match="'fails' cannot be made: .*, line [0-9]+: ZeroDivisionError"
+    ):
         made_dataset("fails", location)
 
 
