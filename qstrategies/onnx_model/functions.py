@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import onnx
@@ -40,19 +40,33 @@ BINARY: dict[str, Step] = {
     "Mul": operator.mul,
     "Div": operator.truediv,
     "Pow": torch.pow,
+    "Equal": operator.eq,
 }
 
 
-class WithConstant(nn.Module):
-    """``function`` of an input and of what the file holds, on its side."""
+REDUCTIONS: dict[str, Step] = {
+    "ReduceMean": torch.mean,
+    "ReduceSum": torch.sum,
+    "ReduceMax": torch.amax,
+    "ReduceMin": torch.amin,
+}
 
-    def __init__(self, function: Step, constant: Tensor, *, left: bool) -> None:
+
+class Filled(nn.Module):
+    """``function`` with some of its arguments from the file, and the others given."""
+
+    def __init__(self, function: Step, constants: Sequence[Tensor | None]) -> None:
         super().__init__()
-        self.function, self.left = function, left
-        self.register_buffer("constant", constant)
+        self.function, self.names = function, list[str | None]()
+        for place, value in enumerate(constants):
+            self.names.append(None if value is None else f"constant{place}")
+            if value is not None:
+                self.register_buffer(f"constant{place}", value)
 
-    def forward(self, x: Tensor) -> Any:
-        return self.function(self.constant, x) if self.left else self.function(x, self.constant)
+    def forward(self, *computed: Tensor) -> Any:
+        given = iter(computed)
+        stored = [None if name is None else getattr(self, name) for name in self.names]
+        return self.function(*[next(given) if value is None else value for value in stored])
 
 
 def binary(node: Node) -> Step:
@@ -61,12 +75,19 @@ def binary(node: Node) -> Step:
     first, second = node.constants
     if first is None and second is None:
         return function
-    constant, left = (second, False) if first is None else (first, True)
+    constant = second if first is None else first
     assert constant is not None
     value = number(constant)
     if value is None or constant.dim() > (node.rank or 0) > 0:
-        return WithConstant(function, constant, left=left)
-    return (lambda x: function(value, x)) if left else (lambda x: function(x, value))
+        return Filled(function, node.constants)
+    if first is None:
+        return lambda x: function(x, value)
+    return lambda x: function(value, x)
+
+
+@reads("Where")
+def where(node: Node) -> Step:
+    return Filled(torch.where, node.constants)
 
 
 @reads("LeakyRelu")
@@ -154,11 +175,12 @@ def unsqueeze(node: Node) -> Step:
     return lambda x: torch.unsqueeze(x, axes[0])
 
 
-@reads("ReduceMean")
-def mean(node: Node) -> Step:
+def reduction(node: Node) -> Step:
+    """One number of all along some dimensions."""
+    function = REDUCTIONS[node.proto.op_type]
     axes, keep = node.numbers("axes", 1), bool(node.get("keepdims", 1))
     node.require(bool(axes), "over all dimensions")
-    return lambda x: torch.mean(x, axes, keepdim=keep)
+    return lambda x: function(x, axes, keepdim=keep)
 
 
 @reads("Slice")

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from qstrategies.errors import InputError, SelfCheckError
 from qstrategies.onnx_file import content_hash, load_checked
-from qstrategies.onnx_model.functions import BINARY, PLAIN, UNARY, binary
+from qstrategies.onnx_model.functions import BINARY, PLAIN, REDUCTIONS, UNARY, binary, reduction
 from qstrategies.onnx_model.layers import LAYERS
 from qstrategies.onnx_model.node import Node, Step
 from qstrategies.onnx_model.observe import BATCHES, random_inputs, sizes_observed, watched
@@ -142,6 +142,8 @@ def _step(node: Node) -> Step:
         return UNARY[kind]
     if kind in BINARY:
         return binary(node)
+    if kind in REDUCTIONS:
+        return reduction(node)
     if kind in LAYERS:
         return LAYERS[kind](node)
     why = "of a quantized file: float models are read" if kind in QUANTIZED else ""
@@ -187,7 +189,7 @@ def _check(model: OnnxModel, inputs: Mapping[str, Tensor], expected: Mapping[str
     except Exception as error:  # what was read does not go together
         raise SelfCheckError(f"what was read does not run: {error}") from None
     for _, _, name in model.steps:
-        ours, theirs = values[name].numpy(), expected[name]
+        ours, theirs = (np.asarray(each, np.float64) for each in (values[name], expected[name]))
         apart = np.abs(ours - theirs).max(initial=0) if ours.shape == theirs.shape else np.inf
         if not apart <= TOLERANCE * np.abs(theirs).max(initial=0) + FLOOR:
             raise SelfCheckError(f"what gives {name!r} was misread: {apart:g} apart")
