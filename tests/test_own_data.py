@@ -15,6 +15,7 @@ from torch.utils.data import Dataset as TorchDataset
 
 import qstrategies as qs
 from qstrategies.datasets import made_dataset
+from qstrategies.datasets.show import show
 from qstrategies.datasets.split import CalibrationSet
 from qstrategies.execution.verify import verify
 from qstrategies.experiment.runs import run_experiment
@@ -151,6 +152,13 @@ def test_every_kind_keeps_the_contract(kind, folder):
     assert again.content == dataset.content != other.content
     chosen = CalibrationSet(dataset.splits["train"], 10, seed=0).images
     assert torch.equal(chosen, CalibrationSet(again.splits["train"], 10, seed=0).images)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_kind_can_be_looked_at(kind, folder, tmp_path):
+    text, counts = show(KINDS[kind](folder, in_memory=False), tmp_path)
+    assert counts == {"train": [28] * 3, "validation": [4] * 3, "test": [8] * 3}
+    assert "84" in text and next(tmp_path.glob("*.png")).read_bytes().startswith(b"\x89PNG")
 
 
 @pytest.mark.parametrize("kind", KINDS)

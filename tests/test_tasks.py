@@ -8,6 +8,7 @@ import pytest
 from torch import nn
 
 import qstrategies as qs
+from qstrategies.datasets.show import show
 from qstrategies.evidence import conclude
 from qstrategies.evidence.paired import paired_difference
 from qstrategies.execution.verify import report_text, verify
@@ -99,6 +100,12 @@ def register(registries):
         qs.datasets.register(name)(dataset),
         qs.models.register(name)(model),
     )
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_its_data_can_be_looked_at(name, tmp_path):
+    text, counts = show(CASES[name][0](), tmp_path)
+    assert counts == {"train": [112], "validation": [16], "test": [32]} and "112" in text
 
 
 @pytest.mark.parametrize("name", CASES)
