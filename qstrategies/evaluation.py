@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,6 +21,8 @@ from qstrategies.tasks import CLASSIFICATION, Task
 BATCH = 200
 """Images per evaluation batch: the float activations of more no longer fit the cache, which costs a
 factor of three."""
+BATCH_NUMBERS = 8 << 20
+"""Of the inputs in a batch: of large ones fewer, whose activations fit into memory."""
 CHECKED_BYTES = 256 << 20
 """Of the inputs of a split that lies on disk, and of outputs that are no classes: so many are given
 to every executor of a file, and kept to be compared with."""
@@ -114,6 +117,11 @@ def _signed(scored: Scored) -> NDArray[np.float64]:
     return scored.task.measure.sign * scored.scores
 
 
+def batch_size(shape: Sequence[int]) -> int:
+    """How many inputs of ``shape`` are evaluated at once."""
+    return min(BATCH, max(1, BATCH_NUMBERS // math.prod(shape)))
+
+
 @torch.no_grad()
 def evaluate(
     predictor: Callable[[Tensor], Any], split: Split, task: Task = CLASSIFICATION
@@ -122,13 +130,14 @@ def evaluate(
     it in batches."""
     if task is not CLASSIFICATION:
         return _scored(predictor, split, task)
-    logits = torch.cat([predictor(images) for images, _ in split.batches(BATCH)])
+    size = batch_size(split.shape)
+    logits = torch.cat([predictor(images) for images, _ in split.batches(size)])
     return Evaluation(logits.float().numpy(), split.labels.numpy())
 
 
 def _scored(predictor: Callable[[Tensor], Any], split: Split, task: Task) -> Evaluation:
     scores, marks, rows, targets, size = [], [], [], [], 0
-    for images, labels in split.batches(BATCH):
+    for images, labels in split.batches(batch_size(split.shape)):
         outputs = real(predictor(images))
         scores.append(task.scores(outputs, labels).numpy())
         marks += [zlib.crc32(each.numpy().tobytes()) for each in labels]

@@ -5,10 +5,13 @@ import json
 
 import numpy as np
 import pytest
+import torch
 from torch import nn
 
 import qstrategies as qs
+from qstrategies import evaluation
 from qstrategies.datasets.show import show
+from qstrategies.evaluation import BATCH, evaluate
 from qstrategies.evidence import conclude
 from qstrategies.evidence.paired import paired_difference
 from qstrategies.execution.verify import report_text, verify
@@ -229,3 +232,24 @@ def test_an_own_loss_is_a_part_of_what_a_run_depends_on():
 def test_classification_is_what_it_was():
     assert Metric() == ACCURACY and ACCURACY.head == "%" and ACCURACY.unit == "points"
     assert ACCURACY.shown(0.98765) == "98.77%" and ACCURACY.difference(0.00123) == "0.12"
+
+
+def test_of_large_outputs_only_a_part_is_kept(monkeypatch):
+    """The score of every example, and outputs that what executors give is compared with."""
+    made, task = CASES["segmentation"][0](), CASES["segmentation"][0]().task
+    split = made.splits["train"]
+    torch.manual_seed(0)
+    model = CASES["segmentation"][1]().eval()
+    whole = evaluate(lambda images: model(split.model_inputs(images)), split, task)
+    monkeypatch.setattr(evaluation, "CHECKED_BYTES", 10 * 2 * 8 * 8 * 4)
+    monkeypatch.setattr(evaluation, "BATCH_NUMBERS", 8 * 64)
+    part = evaluate(lambda images: model(split.model_inputs(images)), split, task)
+    assert len(whole) == len(part) == 112 and len(whole.logits) == 112
+    assert len(part.logits) == 16, "two batches of 8"
+    assert np.array_equal(part.marks, whole.marks) and len(np.unique(part.marks)) == 1
+    assert np.allclose(part.predictions, whole.predictions), "other batches, other float sums"
+    outputs = model(split.model_inputs(split.images))
+    expected = (outputs.argmax(1) == split.labels).double().mean((1, 2))
+    assert np.allclose(whole.predictions, expected)
+    assert part.figure(part.logits[:5]) == pytest.approx(part.predictions[:5].mean())
+    assert evaluation.batch_size((3, 2000, 2000)) == 1 and BATCH == 200

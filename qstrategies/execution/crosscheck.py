@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from qstrategies.errors import InputError
-from qstrategies.evaluation import BATCH, Evaluation
+from qstrategies.evaluation import Evaluation, batch_size
 from qstrategies.execution.distance import (
     Outputs,
     Steps,
@@ -149,7 +149,8 @@ def run_module(module: nn.Module, quantized: QuantizedModel, integers: Sequence[
     """The outputs of a module of ``quantized`` for the integers of every input; several as in
     ``joined``."""
     reals = [spec.reals(tensor) for spec, tensor in zip(quantized.inputs, integers, strict=True)]
-    batches = zip(*(tensor.split(BATCH) for tensor in reals), strict=True)
+    size = min(batch_size(tensor.shape[1:]) for tensor in reals)
+    batches = zip(*(tensor.split(size) for tensor in reals), strict=True)
     results = [
         joined([each for _, each in leaves(module(*batch)) if each is not None])
         for batch in batches
@@ -251,7 +252,8 @@ def _explanation(
 
 def run_in_batches(runtime: Runtime, *inputs: NDArray[Any]) -> Outputs:
     """The output [N, ...] for one array [N, ...] per input."""
-    starts = range(0, len(inputs[0]), BATCH)
+    size = min(batch_size(array.shape[1:]) for array in inputs)
+    starts = range(0, len(inputs[0]), size)
     return np.concatenate(
-        [runtime.run(*(array[start : start + BATCH] for array in inputs)) for start in starts]
+        [runtime.run(*(array[start : start + size] for array in inputs)) for start in starts]
     )
