@@ -29,6 +29,7 @@ class Task:
         metric: the name of that.
         higher_is_better: whether more of it is better.
         fraction: whether it lies in [0, 1], to be shown in percent.
+        classes: whether outputs are logits of classes, in dimension 1, as distillation needs them.
     """
 
     loss: Judge
@@ -36,6 +37,7 @@ class Task:
     metric: str
     higher_is_better: bool = True
     fraction: bool = False
+    classes: bool = False
 
     @property
     def measure(self) -> Metric:
@@ -91,13 +93,15 @@ def _pixels_right(outputs: Tensor, targets: Tensor) -> Tensor:
     return (outputs.argmax(1) == targets).double().reshape(len(outputs), -1).mean(1)
 
 
-CLASSIFICATION = Task(functional.cross_entropy, _hit, "accuracy", fraction=True)
+CLASSIFICATION = Task(functional.cross_entropy, _hit, "accuracy", fraction=True, classes=True)
 """Logits [N, classes], targets int64 [N]."""
 TASKS = {
     "classification": CLASSIFICATION,
     "regression": Task(_mean_squared_error, _squared_error, "mse", higher_is_better=False),
     "multilabel": Task(_labels_loss, _labels_right, "label accuracy", fraction=True),
-    "segmentation": Task(functional.cross_entropy, _pixels_right, "pixel accuracy", fraction=True),
+    "segmentation": Task(
+        functional.cross_entropy, _pixels_right, "pixel accuracy", fraction=True, classes=True
+    ),
 }
 """regression: values [N, ...] and real targets of as many numbers. multilabel: a logit for each
 label, [N, labels], targets 0 or 1. segmentation: logits [N, classes, ...], targets [N, ...]."""

@@ -144,6 +144,8 @@ def test_one_dict_is_taken_by_its_keys_in_any_order(kind):
     trained = qs.prepare(model, ({"x": X[:2], "z": Z[:2]},), "qat").model.train()
     trained(one)
     assert torch.equal(trained.eval()(one), trained(other))
+    deployed = found.module()
+    assert torch.equal(deployed(one), deployed(other))
 
 
 def test_finish_takes_the_same_loaders():

@@ -221,6 +221,14 @@ def test_a_task_that_does_not_fit_is_refused_before_training(task, message, regi
     assert not list(tmp_path.glob("stages/*"))
 
 
+@pytest.mark.parametrize("strategy", ["distill", "finetune_distill", "cle+distill"])
+def test_a_strategy_of_classes_is_refused_where_there_are_none(strategy, register, tmp_path):
+    """Distillation of one real value would be no loss at all, without a word."""
+    register("regression", *CASES["regression"][:2])
+    with pytest.raises(qs.InputError, match="compares logits of classes: the task of"):
+        run_experiment(config("regression", strategy), Workspace(tmp_path))
+
+
 def test_an_own_loss_is_a_part_of_what_a_run_depends_on():
     made = [
         qs.datasets.from_arrays(REALS, BOTH, task=qs.Task(both_loss, score, "mae")).content

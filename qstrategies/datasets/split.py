@@ -73,7 +73,10 @@ class Split:
         return Split(self.name, self.images[:count], self.labels[:count], self.input_scale)
 
     def to(self, device: torch.device) -> Split:
-        """The same on ``device``, if it is in memory."""
+        """The same on ``device``, if it is in memory and goes there as it is: augmentation is done
+        on the CPU, with its random numbers."""
+        if self.augment is not None:
+            return self
         images, labels = self.images.to(device), self.labels.to(device)
         return Split(self.name, images, labels, self.input_scale, self.augment)
 

@@ -13,6 +13,7 @@ from qstrategies.errors import InputError
 from qstrategies.evaluation import real
 from qstrategies.experiment.quantized import example
 from qstrategies.records import ExperimentConfig
+from qstrategies.strategies import STRATEGIES
 from qstrategies.tasks import CLASSIFICATION
 
 
@@ -21,6 +22,7 @@ def check_fit(model: nn.Module, config: ExperimentConfig, dataset: Dataset) -> N
     """Raise ``InputError`` unless ``model`` takes the inputs of ``dataset`` and gives a logit for
     each of its classes, and there are as many calibration images as ``config`` asks for."""
     train = dataset.splits["train"]
+    _check_strategy(config, dataset)
     CalibrationSet(train, config.quantization.calibration_images, config.calibration_seed)
     training = model.training
     try:
@@ -42,6 +44,17 @@ def check_fit(model: nn.Module, config: ExperimentConfig, dataset: Dataset) -> N
         raise InputError(
             f"model {config.model!r} gives {found} for 2 inputs of {config.dataset!r}: expected "
             f"{expected}, a logit for each class"
+        )
+
+
+def _check_strategy(config: ExperimentConfig, dataset: Dataset) -> None:
+    """Raise ``InputError`` for a strategy of classes where the task has none."""
+    kind = STRATEGIES.get(config.strategy)
+    kinds = (kind, *getattr(kind, "parts", ()))
+    if not dataset.task.classes and any(each.compares_classes for each in kinds):
+        raise InputError(
+            f"{config.strategy!r} compares logits of classes: the task of {config.dataset!r} has "
+            "none; leave it out"
         )
 
 

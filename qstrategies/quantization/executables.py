@@ -3,7 +3,7 @@ PyTorch's engines."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -105,11 +105,26 @@ class Deployed(nn.Module):
     @torch.no_grad()
     def forward(self, *inputs: Any) -> Any:
         specs = self.reference.inputs
-        tensors = [each for _, each in leaves(inputs)]
+        tensors = _in_order(inputs, specs)
         if len(tensors) != len(specs):
             raise InputError(f"got {len(tensors)} inputs: expected {len(specs)}")
         pairs = zip(specs, tensors, strict=True)
         return self.reference(*(spec.integers(tensor) for spec, tensor in pairs))
+
+
+def _in_order(inputs: tuple[Any, ...], specs: Sequence[InputSpec]) -> list[Any]:
+    """The tensors in ``inputs``; those of one dict by the ends of the names that ``specs`` have,
+    where these tell them apart, whatever its order."""
+    if len(inputs) != 1 or not isinstance(inputs[0], Mapping):
+        return [each for _, each in leaves(inputs)]
+    known = dict(leaves(inputs[0]))
+    found = [
+        [path for path in known if spec.name == path or spec.name.endswith(f"_{path}")]
+        for spec in specs
+    ]
+    if all(len(paths) == 1 for paths in found):
+        return [known[path] for (path,) in found]
+    return list(known.values())
 
 
 class Int8(Executable):

@@ -123,6 +123,8 @@ class Strategy(Recipe):
     """How activation ranges are found unless the user says otherwise; None for the default."""
     chooses_chain: ClassVar[bool] = False
     """Whether it chooses other strategies after calibration, so that none can be trained before."""
+    compares_classes: ClassVar[bool] = False
+    """Whether it takes outputs for logits of classes, in dimension 1."""
     refused_levels: ClassVar[Mapping[str, str]] = {}
     """Level sets that it cannot have, and why."""
 

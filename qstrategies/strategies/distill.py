@@ -24,6 +24,7 @@ class Distill(Strategy):
     paper = "https://arxiv.org/abs/1503.02531"
     course = QAT
     observer = "moving_average"
+    compares_classes = True
     options = {
         "temperature": Option(1.0, 0.1, 100, "what logits are divided by"),
         "weight": Option(1.0, 0, 1000, "of the teacher, where the labels have 1"),
