@@ -11,6 +11,7 @@ import dataclasses
 import functools
 import importlib.util
 import inspect
+import re
 import sys
 import sysconfig
 import traceback
@@ -81,6 +82,12 @@ def of_object(thing: Any) -> Source:
     if not loose:
         return source
     return Source(sha256("\n".join([source.digest, *lines]).encode()), source.packages)
+
+
+def identity(function: Any) -> str:
+    """A hash of the code of ``function`` and of the settings that its ``repr`` shows."""
+    settings = re.sub(r" at 0x[0-9a-f]+", "", repr(function))
+    return sha256(f"{of_object(function).digest} {settings}".encode())
 
 
 def _is_loose(thing: Any) -> bool:

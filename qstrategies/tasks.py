@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -49,9 +48,8 @@ class Task:
     @property
     def identity(self) -> str:
         """A hash that changes with its code and settings."""
-        codes = [source_code.of_object(each).digest for each in (self.loss, self.score)]
-        settings = [re.sub(r" at 0x[0-9a-f]+", "", repr(each)) for each in (self.loss, self.score)]
-        return sha256(repr([*codes, *settings, self.measure]).encode())
+        functions = [source_code.identity(each) for each in (self.loss, self.score)]
+        return sha256(repr([*functions, self.measure]).encode())
 
     def scores(self, outputs: Any, targets: Tensor) -> Tensor:
         """The score of each example, float64 [N].

@@ -204,6 +204,24 @@ def test_augmentation_is_random_for_training_and_nothing_else(folder):
     assert torch.equal(torch.get_rng_state(), before)
 
 
+class Shifted:
+    """A transform with a setting, as those of torchvision."""
+
+    def __init__(self, by):
+        self.by = by
+
+    def __repr__(self):
+        return f"Shifted({self.by})"
+
+    def __call__(self, image):
+        return image.roll(self.by, -1)
+
+
+def test_the_settings_of_a_transform_are_a_part_of_what_a_run_depends_on():
+    contents = [KINDS["pixels"](None, augment=Shifted(by)).content for by in (1, 1, 2)]
+    assert contents[0] == contents[1] != contents[2]
+
+
 def test_workers_read_the_same_and_their_errors_come_in_one_line(folder, tmp_path):
     alone, workers = (
         KINDS["pictures"](folder, augment=jittered, in_memory=False, workers=count)

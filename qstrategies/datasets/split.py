@@ -98,7 +98,7 @@ class Split:
         """What is done to inputs, but for the usual pixel scale."""
         words = [] if self.input_scale == PIXEL_SCALE else [f"scale {self.input_scale!r}"]
         if self.augment is not None:
-            words.append(f"augment {source_code.of_object(self.augment).digest}")
+            words.append(f"augment {source_code.identity(self.augment)}")
         return " ".join(words)
 
 
