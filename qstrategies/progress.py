@@ -34,6 +34,11 @@ class Progress:
         self._measured: dict[Work, list[float]] = {}
         self._interactive = sys.stderr.isatty()
 
+    def begin(self) -> None:
+        """Count the time since the last call for nothing: what is only done once passes for no
+        pace."""
+        self._last = time.monotonic()
+
     def advance(self, work: Work, message: str) -> None:
         """Count all time since the last call for one piece of ``work``, and say what it was."""
         now = time.monotonic()
@@ -58,7 +63,7 @@ class Progress:
         return f", {'more than ' * (len(known) < len(left))}{clock(total)} left"
 
     def _typical(self, work: Work) -> float | None:
-        """The mean seconds of ``work``; before there are any, of that of other strategies."""
+        """The median seconds of ``work``; before there are any, of that of other strategies."""
         alike = [
             seconds
             for other, found in self._measured.items()
@@ -66,7 +71,7 @@ class Progress:
             for seconds in found
         ]
         found = self._measured.get(work, alike)
-        return statistics.fmean(found) if found else None
+        return statistics.median(found) if found else None
 
     def note(self, message: str) -> None:
         """Say something that stays to be read, in a line of its own."""

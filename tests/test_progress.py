@@ -56,6 +56,16 @@ def test_before_anything_of_what_is_left_is_measured_no_time_is_shown(later, cap
     assert shown(capsys) == ["0:10", "0:20, 0:10 left"]
 
 
+def test_what_comes_before_the_work_is_no_part_of_its_pace(later, capsys):
+    progress = Progress()
+    progress.left = Counter({FLOAT: 3})
+    later(100)
+    progress.begin()
+    later(10)
+    progress.advance(FLOAT, "done")
+    assert shown(capsys) == ["1:50, 0:20 left"]
+
+
 def test_work_that_nobody_expected_is_measured_and_makes_nothing_negative(later, capsys):
     progress = Progress()
     for _ in range(3):
