@@ -182,7 +182,8 @@ def _trainer(
             listeners = [
                 stack.enter_context(tracker.training(name)) for tracker in workspace.trackers
             ]
-            trainee = Trainee(model, strategy)
-            return train(trainee, dataset.splits, schedule, config.seed, report, task)
+            trainee, splits = Trainee(model, strategy), dataset.splits
+            workspace.progress.begin()
+            return train(trainee, splits, schedule, config.seed, report, task)
 
     return run
