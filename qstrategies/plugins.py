@@ -18,6 +18,7 @@ from qstrategies.models import MODELS
 from qstrategies.onnx_model import from_onnx
 from qstrategies.registry import Registry
 from qstrategies.runtimes import RUNTIMES
+from qstrategies.schedulers import SCHEDULERS
 from qstrategies.strategies import STRATEGIES
 from qstrategies.trackers import TRACKERS
 
@@ -27,6 +28,7 @@ REGISTRIES: dict[str, Registry[Any]] = {
     "datasets": DATASETS,
     "runtimes": RUNTIMES,
     "trackers": TRACKERS,
+    "schedulers": SCHEDULERS,
 }
 _used: list[Path] = []
 

@@ -39,12 +39,12 @@ class Progress:
         pace."""
         self._last = time.monotonic()
 
-    def advance(self, work: Work, message: str) -> None:
-        """Count all time since the last call for one piece of ``work``, and say what it was."""
+    def advance(self, work: Work, message: str, pieces: int = 1) -> None:
+        """Count all time since the last call for ``pieces`` of ``work``, and say what it was."""
         now = time.monotonic()
-        self._measured.setdefault(work, []).append(now - self._last)
+        self._measured.setdefault(work, []).append((now - self._last) / pieces)
         self._last = now
-        self.left[work] = max(0, self.left[work] - 1)
+        self.left[work] = max(0, self.left[work] - pieces)
         if self.quiet:
             return
         shown = line(f"[{clock(now - self._started)}{self._remaining()}] {message}")

@@ -15,7 +15,7 @@ LAYERS = [
     {"tasks"},
     {"operators"},
     {"quantization"},
-    {"datasets", "models", "strategies", "runtimes", "trackers"},
+    {"datasets", "models", "strategies", "runtimes", "schedulers", "trackers"},
     {"evaluation", "onnx_file", "report"},
     {"certificate", "onnx_model"},
     {"training", "export", "plugins"},

@@ -16,7 +16,7 @@ import qstrategies as qs
 from qstrategies.cli import main
 from qstrategies.errors import InputError
 from qstrategies.evaluation import evaluate
-from qstrategies.experiment import comparison
+from qstrategies.experiment import tasks
 from qstrategies.experiment import trained as trained_models
 from qstrategies.experiment.checkpoint import fill, read
 from qstrategies.experiment.comparison import default_strategies, plan, run_all
@@ -103,7 +103,7 @@ def test_another_content_under_the_same_name_runs_again_and_says_why(
     tensors = trained.state_dict() | {"fc.bias": trained.fc.bias + 1}
     save_file(tensors, checkpoint)
     before = float_stage(config, workspace)
-    monkeypatch.setattr(comparison, "run_experiment", lambda *given: first)
+    monkeypatch.setattr(tasks, "run_experiment", lambda *given: first)
     run_all([config], Workspace(tmp_path / "runs", location, told))
     reason = f"contents of checkpoint {str(checkpoint)!r} changed since"
     assert told.notes == [f"run again: {config.run_id} ({reason})"]

@@ -18,13 +18,13 @@ from qstrategies.experiment.comparison import (
     plan,
     read_records,
     run_all,
-    work_of,
 )
 from qstrategies.experiment.dependencies import TRAINING
 from qstrategies.experiment.environment import package_version
 from qstrategies.experiment.quantized import calibration_batches
 from qstrategies.experiment.runs import run_experiment
 from qstrategies.experiment.stages import tensors_sha256
+from qstrategies.experiment.tasks import tasks_of, work_of
 from qstrategies.experiment.workspace import Workspace
 from qstrategies.files import TEMPORARY, exclusive
 from qstrategies.models import MODELS
@@ -91,7 +91,7 @@ def test_no_older_record_lies_beside_the_files_of_a_run_that_was_begun_again(
 def test_a_finished_comparison_is_read_not_run(uninterrupted, location, monkeypatch):
     workspace, expected = uninterrupted
     monkeypatch.setattr(
-        "qstrategies.experiment.comparison.run_experiment",
+        "qstrategies.experiment.tasks.run_experiment",
         lambda *arguments: pytest.fail("ran again"),
     )
     assert run_all(CONFIGS, Workspace(workspace.folder, location)) == expected
@@ -203,7 +203,7 @@ def test_a_run_whose_inputs_changed_runs_again_and_says_why(
     key = trained_models.float_stage(CONFIGS[0], workspace).key
     edit(monkeypatch)
     monkeypatch.setattr(
-        "qstrategies.experiment.comparison.run_experiment", lambda config, workspace: finished[0]
+        "qstrategies.experiment.tasks.run_experiment", lambda config, workspace: finished[0]
     )
     run_all(CONFIGS, Workspace(workspace.folder, location, told))
     assert told.notes == [f"run again: {CONFIGS[0].run_id} and 1 more ({reason})"]
@@ -228,7 +228,7 @@ def test_a_record_from_before_inputs_were_noted_down_is_read_but_run_again(
     )
     told = Told()
     monkeypatch.setattr(
-        "qstrategies.experiment.comparison.run_experiment", lambda config, workspace: finished[0]
+        "qstrategies.experiment.tasks.run_experiment", lambda config, workspace: finished[0]
     )
     run_all(CONFIGS, Workspace(tmp_path / "old", location, told))
     assert (
@@ -382,19 +382,13 @@ def test_every_seed_and_draw_calibrates_on_other_images(mnist):
     assert all(2**31 <= config.calibration_seed < 2**32 for config in (*drawn[1:3], drawn[4]))
 
 
-def test_what_is_left_counts_shared_trainings_once_and_those_that_are_done_not_at_all():
+def test_what_is_left_counts_shared_trainings_once():
     configs = plan(small("no_norm"), ["no_norm", "qat", "cle"], [8, 4], [0])
     trainings = {Work("epoch", "no_norm"): 1, Work("QAT epoch", "qat"): 2}
     runs = {Work(f"{kind} run", name): 1 for kind in CHECKS for name in ("no_norm", "qat", "cle")}
-    assert work_of(configs, []) == {**trainings, **runs}
-    later = work_of(configs[3:], configs[:3])
-    assert later == {
-        Work("QAT epoch", "qat"): 1,
-        **{Work("quick run", name): 1 for name in ("qat", "cle")},
-        Work("full run", "cle"): 1,
-    }
+    assert work_of(tasks_of(configs)) == {**trainings, **runs}
     given = dataclasses.replace(configs[0], checkpoint="x.safetensors")
-    assert work_of([given], []) == {Work("full run", "no_norm"): 1}
+    assert work_of(tasks_of([given])) == {Work("full run", "no_norm"): 1}
 
 
 def test_reading_an_empty_folder_is_a_clear_error(tmp_path):

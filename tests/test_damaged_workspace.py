@@ -57,7 +57,7 @@ def finished(tmp_path_factory, location):
         patch.setattr(write, "draw", lambda *arguments: {})
         patch.setattr("qstrategies.report.html.page", lambda *arguments: "")
         patch.setattr(diagnosis, "diagnose_calibrated", lambda *arguments: Found())
-        patch.setattr("qstrategies.experiment.comparison.run_experiment", lambda *arguments: record)
+        patch.setattr("qstrategies.experiment.tasks.run_experiment", lambda *arguments: record)
         yield folder, record
 
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from typing import NoReturn
 
 from qstrategies import __version__
-from qstrategies.cli import experiments, files, look
+from qstrategies.cli import computing, experiments, files, look
 from qstrategies.cli.location import add_use, use
 from qstrategies.cli.output import OUTPUT_CLOSED, flush, settle, warn
 from qstrategies.errors import InputError, check_choice
@@ -149,6 +149,11 @@ COMMANDS: dict[
         experiments.add_compare,
         experiments.compare,
         "run several strategies at several bit widths and write the summary",
+    ),
+    "work": (
+        computing.add_work,
+        computing.work,
+        "compute stages of a comparison that others have begun in a shared folder",
     ),
     "report": (
         experiments.add_report,

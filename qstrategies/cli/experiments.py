@@ -6,6 +6,7 @@ import argparse
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from qstrategies.cli.computing import scheduling_of
 from qstrategies.cli.location import add_location, location
 from qstrategies.cli.output import show, show_json
 from qstrategies.cli.settings import (
@@ -117,11 +118,12 @@ def _run_all(
     keep_freed_memory()
     numbers = range(base.seed, base.seed + seeds)
     configs = plan(base, strategies or default_strategies(base), bits, numbers, **axes)
+    scheduling = scheduling_of(options)
     progress = Progress(quiet=options.quiet)
     trackers = [open_tracker(name, options.out) for name in dict.fromkeys(options.track)]
     workspace = Workspace(options.out, location(options), progress, trackers)
     try:
-        return run_all(configs, workspace)
+        return run_all(configs, workspace, **scheduling)
     finally:
         progress.close()
 

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from qstrategies.cli.computing import add_scheduling
 from qstrategies.cli.location import add_location
 from qstrategies.cli.values import file, folder, number, whole
 from qstrategies.errors import InputError, check_choice
@@ -35,6 +36,7 @@ def add_experiment(sub: argparse.ArgumentParser) -> None:
     _add_training(sub)
     _add_quantization(sub)
     _add_data(sub)
+    add_scheduling(sub)
 
 
 def _add_training(sub: argparse.ArgumentParser) -> None:

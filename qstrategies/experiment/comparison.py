@@ -5,16 +5,15 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-import time
-from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from qstrategies.errors import InputError
 from qstrategies.experiment.checkpoint import is_trained
+from qstrategies.experiment.computing import compute, threads_of
 from qstrategies.experiment.dependencies import Inputs, changed
-from qstrategies.experiment.runs import run_experiment
-from qstrategies.experiment.trained import trainings
+from qstrategies.experiment.environment import here
+from qstrategies.experiment.tasks import tasks_of
 from qstrategies.experiment.workspace import Workspace, check_config
 from qstrategies.files import (
     RUNS_FOLDER,
@@ -25,9 +24,9 @@ from qstrategies.files import (
     read_bytes,
     sha256,
 )
-from qstrategies.progress import Work
 from qstrategies.records import RECORD, ExperimentConfig, RunRecord, Widths, read_record
 from qstrategies.records.predictions import Predictions
+from qstrategies.schedulers.base import Outcome, Resources
 from qstrategies.strategies import STRATEGIES
 
 DEFAULT_STRATEGIES = (
@@ -105,21 +104,47 @@ def plan(
     return configs
 
 
-def run_all(configs: Sequence[ExperimentConfig], workspace: Workspace) -> list[RunRecord]:
+def run_all(
+    configs: Sequence[ExperimentConfig],
+    workspace: Workspace,
+    *,
+    scheduler: str = "in_process",
+    jobs: int = 1,
+    threads: int | None = None,
+) -> list[RunRecord]:
     """The records of ``configs``, in order; those that lie in the workspace's folder already are
     read, not run again.
 
     A run that is damaged there, or whose data, code, initial weights or packages changed since, is
-    run again, and the progress display says why. Raises ``InputError`` at once if another process
-    writes to the same folder.
+    run again, and the progress display says why. One that fails does not stop the others: its
+    record says why.
+
+    Args:
+        scheduler: what computes the stages, by name; several ``jobs`` in this process are
+            "processes".
+        jobs: how many stages at a time.
+        threads: of each (default: as many as cores are left to it); in this process they are those
+            of torch.
+
+    Raises:
+        InputError: another process writes to the same folder; all runs are refused alike.
     """
+    chosen = "processes" if jobs > 1 and scheduler == "in_process" else scheduler
+    each = threads or threads_of(chosen, jobs)
+    resources = Resources(jobs, each, workspace.folder, here())
     with exclusive(workspace.folder):
         finished = _finished(configs, workspace)
-        missing = [config for config in configs if config.run_id not in finished]
-        for number, config in enumerate(missing):
-            workspace.progress.left = work_of(missing[number:], missing[:number])
-            finished[config.run_id] = _run(config, workspace)
+        missing = {each.run_id: each for each in configs if each.run_id not in finished}
+        outcomes = compute(tasks_of(missing.values()), workspace, chosen, resources)
+        _raise_if_all_are_refused([outcomes[name] for name in missing])
+        for name in missing:
+            finished[name] = read_record(workspace.folder / name / RECORD)
         return [finished[config.run_id] for config in configs]
+
+
+def _raise_if_all_are_refused(outcomes: Sequence[Outcome]) -> None:
+    if outcomes and all(outcome.refused for outcome in outcomes):
+        raise InputError(str(outcomes[0].reason))
 
 
 def _finished(configs: Sequence[ExperimentConfig], workspace: Workspace) -> dict[str, RunRecord]:
@@ -141,22 +166,6 @@ def _finished(configs: Sequence[ExperimentConfig], workspace: Workspace) -> dict
     return found
 
 
-def _run(config: ExperimentConfig, workspace: Workspace) -> RunRecord:
-    started = time.perf_counter()
-    record = run_experiment(config, workspace)
-    outcome = (
-        f"int8 {record.metric.shown(record.int8_accuracy)}"
-        if record.int8_accuracy is not None
-        else f"failed: {record.reason}"
-    )
-    label = f"{config.strategy} {config.quantization.width} seed {config.seed}"
-    label += f" draw {config.calibration_draw}" if config.calibration_draw else ""
-    workspace.progress.advance(
-        _run_work(config), f"{label}: {outcome}, {time.perf_counter() - started:.0f} s"
-    )
-    return record
-
-
 def finished_record(folder: Path, config: ExperimentConfig, inputs: Inputs) -> RunRecord:
     """The record of ``config`` in ``folder``, whose predictions and files are whole and whose
     inputs are what they were.
@@ -170,6 +179,8 @@ def finished_record(folder: Path, config: ExperimentConfig, inputs: Inputs) -> R
     reason = changed(record.inputs, inputs.of_run(config))
     if reason is not None:
         raise InputError(reason)
+    if record.traceback is not None:
+        raise InputError(f"it had failed: {record.reason}")
     if record.status == "done":
         Predictions.of(record, run)
     for name, digest in record.files.items():
@@ -210,22 +221,3 @@ def read_records(folder: Path) -> list[RunRecord]:
             record.config.calibration_draw,
         ),
     )
-
-
-def work_of(
-    configs: Sequence[ExperimentConfig], before: Sequence[ExperimentConfig]
-) -> Counter[Work]:
-    """What ``configs`` take, trainings that they share counted once; what ``before`` trained is
-    there."""
-    there = {key for config in before for key in trainings(config)}
-    missing = {
-        key: epochs
-        for config in configs
-        for key, epochs in trainings(config).items()
-        if key not in there
-    }
-    return sum(missing.values(), Counter(_run_work(config) for config in configs))
-
-
-def _run_work(config: ExperimentConfig) -> Work:
-    return Work(f"{config.checks} run", config.strategy)

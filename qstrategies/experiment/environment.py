@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, packages_distributions, version
 from pathlib import Path
 
-from qstrategies.records import Environment
+from qstrategies.records import Environment, machine_class
 
 PACKAGES = ("qstrategies", "torch", "onnx", "onnxruntime", "numpy")
 
@@ -34,6 +34,11 @@ def describe() -> Environment:
         "training_dtype": str(compute_dtype()).removeprefix("torch."),
         "commit": _commit(),
     }
+
+
+def here() -> str:
+    """The class of this machine."""
+    return machine_class(describe())
 
 
 def package_version(package: str) -> str | None:

@@ -72,17 +72,39 @@ def run_experiment(config: ExperimentConfig, workspace: Workspace) -> RunRecord:
     try:
         record = _run(config, workspace)
     except TrainingDivergedError as error:
-        record = RunRecord(
-            config=config, status="failed", reason=str(error), environment=environment.describe()
-        )
+        return record_failure(config, workspace, str(error))
+    record = _kept(record, workspace, inputs)
+    for tracker in workspace.trackers:
+        tracker.run(config.run_id, *settings_and_figures(record))
+    return record
+
+
+def record_failure(
+    config: ExperimentConfig, workspace: Workspace, reason: str, traceback: str | None = None
+) -> RunRecord:
+    """Leave a record that says why the run of ``config`` failed; with a ``traceback`` if it may
+    come out otherwise the next time."""
+    try:
+        inputs = Inputs(workspace.dataset).of_run(config)
+    except Exception:  # they may be what failed
+        inputs = {}
+    record = RunRecord(
+        config=config,
+        status="failed",
+        reason=reason,
+        traceback=traceback,
+        environment=environment.describe(),
+    )
+    return _kept(record, workspace, inputs)
+
+
+def _kept(record: RunRecord, workspace: Workspace, inputs: dict[str, str]) -> RunRecord:
+    config = record.config
     group = STRATEGIES.get(config.strategy).group
     pairs = ((MODELS, config.model), (DATASETS, config.dataset))
     lent = tuple(name for registry, name in pairs if registry.origin(name) == LENT)
     record = dataclasses.replace(record, inputs=inputs, used=used(), lent=lent, group=group)
     atomic_write(workspace.folder / config.run_id / RECORD, record.to_json())
-    if record.status == "done":
-        for tracker in workspace.trackers:
-            tracker.run(config.run_id, *settings_and_figures(record))
     return record
 
 

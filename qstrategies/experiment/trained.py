@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import copy
 import dataclasses
-from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -36,44 +35,63 @@ from qstrategies.training.loop import History, train
 from qstrategies.training.trainee import Trainee
 
 
-def trainings(config: ExperimentConfig) -> dict[tuple[object, ...], Counter[Work]]:
-    """The epochs that ``config`` takes, by what tells its trainings from those of configurations
-    that differ in strategy, bits, seed and draw only."""
-    course = STRATEGIES.get(config.strategy).course
-    found: dict[tuple[object, ...], Counter[Work]] = {}
-    if not is_trained(config):
-        recipe = course.parent or config.strategy
-        epochs = {_epoch(recipe): config.training.epochs}
-        found["float", recipe, config.seed] = Counter(epochs)
-    if course.parent is not None and course.schedule is not None:
-        width = config.quantization.widths if course.fake_quantized else None
-        epochs = {_epoch(config.strategy): getattr(config, course.schedule).epochs}
-        found[config.strategy, width, config.seed] = Counter(epochs)
-    return found
-
-
-def _epoch(strategy: str) -> Work:
+def epoch_of(strategy: str) -> Work:
+    """The work of one epoch of ``strategy``."""
     quantized = STRATEGIES.get(strategy).course.fake_quantized
     return Work("QAT epoch" if quantized else "epoch", strategy)
+
+
+def parent_of(config: ExperimentConfig) -> str:
+    """The strategy that trains the float model: its own, or the one that it starts from."""
+    return STRATEGIES.get(config.strategy).course.parent or config.strategy
+
+
+def _parent(config: ExperimentConfig) -> Strategy:
+    kind = STRATEGIES.get(parent_of(config))
+    return kind(**{name: each for name, each in config.options.items() if name in kind.options})
+
+
+def float_settings(config: ExperimentConfig) -> dict[str, Any]:
+    """What the float model of ``config`` is trained with."""
+    return {
+        "strategy": parent_of(config),
+        "options": _parent(config).values,
+        "training": dataclasses.asdict(config.training),
+    }
+
+
+def tuned_settings(config: ExperimentConfig) -> dict[str, Any] | None:
+    """What is added to that model; None if nothing is trained."""
+    course = STRATEGIES.get(config.strategy).course
+    if course.parent is None or course.schedule is None:
+        return None
+    strategy = STRATEGIES.get(config.strategy)(**config.options)
+    schedule: TrainingConfig = getattr(config, course.schedule)
+    settings: dict[str, Any] = {
+        "strategy": config.strategy,
+        "options": strategy.values,
+        "training": dataclasses.asdict(schedule),
+    }
+    if course.fake_quantized:
+        shape = dataclasses.asdict(strategy.resolved(config.quantization))
+        seen = shape["calibration_images"] if sees_batches_first(strategy) else 0
+        settings["quantization"] = {**shape, "engine": "", "calibration_images": seen}
+        settings["calibration_draw"] = config.calibration_draw if seen else 0
+    return settings
 
 
 def float_stage(config: ExperimentConfig, workspace: Workspace) -> Stage:
     """The float model of the strategy itself, or of the one that it starts from."""
     if is_trained(config):
         return _given(config, workspace)
-    recipe = STRATEGIES.get(config.strategy).course.parent or config.strategy
-    kind = STRATEGIES.get(recipe)
-    options = {name: value for name, value in config.options.items() if name in kind.options}
-    depends_on = _common(config, workspace, recipe) | {
-        "strategy": recipe,
-        "options": kind(**options).values,
-    }
-    depends_on["training"] = dataclasses.asdict(config.training)
+    recipe = parent_of(config)
+    strategy = _parent(config)
+    depends_on = _common(config, workspace, recipe) | float_settings(config)
 
     def build() -> nn.Module:
         return model_for(config, workspace)
 
-    trainer = _trainer(config, workspace, kind(**options), config.training, _epoch(recipe))
+    trainer = _trainer(config, workspace, strategy, config.training, epoch_of(recipe))
     return stage(workspace.stages, depends_on, build, trainer, workspace.progress.note)
 
 
@@ -87,22 +105,13 @@ def _given(config: ExperimentConfig, workspace: Workspace) -> Stage:
 
 def tuned_stage(config: ExperimentConfig, workspace: Workspace, baseline: Stage) -> Stage | None:
     """What the strategy adds to the float model it starts from; None if it adds no training."""
-    kind = STRATEGIES.get(config.strategy)
-    course = kind.course
-    if course.parent is None or course.schedule is None:
+    settings = tuned_settings(config)
+    if settings is None:
         return None
-    strategy = kind(**config.options)
-    schedule: TrainingConfig = getattr(config, course.schedule)
-    depends_on = _common(config, workspace, config.strategy) | {
-        "strategy": config.strategy,
-        "options": strategy.values,
-    }
-    depends_on |= {"parent": baseline.key, "training": dataclasses.asdict(schedule)}
-    if course.fake_quantized:
-        shape = dataclasses.asdict(strategy.resolved(config.quantization))
-        seen = shape["calibration_images"] if sees_batches_first(strategy) else 0
-        depends_on["quantization"] = {**shape, "engine": "", "calibration_images": seen}
-        depends_on["calibration_draw"] = config.calibration_draw if seen else 0
+    kind = STRATEGIES.get(config.strategy)
+    course, strategy = kind.course, kind(**config.options)
+    schedule: TrainingConfig = getattr(config, str(course.schedule))
+    depends_on = _common(config, workspace, config.strategy) | {"parent": baseline.key} | settings
 
     def build() -> nn.Module:
         fresh = course.fresh
@@ -120,7 +129,7 @@ def tuned_stage(config: ExperimentConfig, workspace: Workspace, baseline: Stage)
             calibration=calibration_batches(config, split),
         )
 
-    trainer = _trainer(config, workspace, strategy, schedule, _epoch(config.strategy))
+    trainer = _trainer(config, workspace, strategy, schedule, epoch_of(config.strategy))
     return stage(workspace.stages, depends_on, build, trainer, workspace.progress.note)
 
 

@@ -29,6 +29,7 @@ from qstrategies.records.results import RuntimeCheck as RuntimeCheck
 from qstrategies.records.results import Skipped as Skipped
 from qstrategies.records.results import Speed as Speed
 from qstrategies.records.results import WeightHistogram as WeightHistogram
+from qstrategies.records.results import machine_class as machine_class
 from qstrategies.records.results import read_record as read_record
 from qstrategies.typed_json import content_key as content_key
 

@@ -110,6 +110,17 @@ class Environment(TypedDict, total=False):
     commit: str | None
 
 
+def machine_class(environment: Environment) -> str:
+    """What the bits of a training depend on: machines of one class train the same model. Empty
+    where it was not noted down."""
+    if "machine" not in environment:
+        return ""
+    flags = " ".join(environment.get("cpu_flags", [])) or "no flags"
+    threads, device = environment.get("threads"), environment.get("device")
+    dtype = environment.get("training_dtype")
+    return f"{environment['machine']} ({flags}), {device}, {dtype}, {threads} threads"
+
+
 RECORD = "record.json"
 """In the folder of a run."""
 
@@ -161,6 +172,9 @@ class RunRecord:
     Of the ``sizes`` "weights" is what they take if none has more than the ``weight_bits`` of its
     layer; the others are those of files, which store every weight in a byte.
 
+    A run that failed has a ``reason``, and a ``traceback`` where it may come out otherwise the next
+    time: then it is run again.
+
     ``group`` is that of the strategy, one of ``GROUPS`` or the user's own.
 
     ``inputs`` is what the run depends on besides its configuration, by name (see ``dependencies``);
@@ -174,6 +188,7 @@ class RunRecord:
     config: ExperimentConfig
     status: Literal["done", "failed"]
     reason: str | None = None
+    traceback: str | None = None
     inputs: dict[str, str] = field(default_factory=dict)
     used: tuple[str, ...] = ()
     lent: tuple[str, ...] = ()

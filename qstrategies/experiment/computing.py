@@ -1,0 +1,110 @@
+"""Tasks -> outcomes, by a scheduler, with what is left to do shown on the way."""
+
+from __future__ import annotations
+
+import functools
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from qstrategies import plugins
+from qstrategies.datasets import DATASETS
+from qstrategies.errors import InputError
+from qstrategies.experiment.environment import here
+from qstrategies.experiment.tasks import Setting, perform, perform_there, work_of
+from qstrategies.experiment.workspace import Workspace, check_config
+from qstrategies.models import MODELS
+from qstrategies.records import RECORD, read_record
+from qstrategies.registry import LENT, SESSION
+from qstrategies.schedulers import SCHEDULERS
+from qstrategies.schedulers.base import Outcome, Resources, Task
+from qstrategies.schedulers.folder import Place, work
+
+HERE = ("in_process", "folder")
+"""Schedulers that compute in this process, which has its workspace open."""
+
+
+def threads_of(scheduler: str, jobs: int) -> int:
+    """How many threads a stage has where nobody says it."""
+    if scheduler in HERE:
+        return torch.get_num_threads()
+    return max(1, len(os.sched_getaffinity(0)) // jobs)
+
+
+def compute(
+    tasks: Sequence[Task], workspace: Workspace, scheduler: str, resources: Resources
+) -> dict[str, Outcome]:
+    """The outcome of each of ``tasks``, parents first, by name."""
+    is_here = scheduler in HERE
+    performing = functools.partial(perform, workspace)
+    if not is_here:
+        _check_reachable(tasks)
+        performing = functools.partial(perform_there, Setting.of(workspace, resources.threads))
+    chosen = SCHEDULERS.get(scheduler)(performing, resources)
+    for task in tasks:
+        chosen.submit(task)
+    known = {task.name: task for task in tasks}
+    left = work_of(tasks)
+    workspace.progress.left = left.copy()
+    found: dict[str, Outcome] = {}
+    for outcome in chosen.wait():
+        task = known[outcome.name]
+        found[outcome.name] = outcome
+        _show(workspace, task, outcome, elsewhere=not is_here)
+        left -= work_of([task])
+        workspace.progress.left = left.copy()
+    return found
+
+
+def join(workspace: Workspace) -> tuple[int, int]:
+    """Compute stages of the plan in the folder of ``workspace`` beside others, until all that is
+    left is for machines of another class: how many are finished, and how many are not.
+
+    Raises:
+        InputError: there is no plan, or it needs models or data that are not known here.
+    """
+    place = Place(workspace.folder, here())
+    tasks = {task.name: task for task in place.tasks()}
+    for task in tasks.values():
+        check_config(task.config)
+    finished = 0
+    for outcome in work(place, functools.partial(perform, workspace), leaves=True):
+        _show(workspace, tasks[outcome.name], outcome, elsewhere=False)
+        finished += 1
+    return finished, len(tasks) - finished
+
+
+def _check_reachable(tasks: Sequence[Task]) -> None:
+    """Raise ``InputError`` for what other processes do not find."""
+    folders = [Path(path).absolute().parent for path in plugins.used()]
+    for kind, registry in (("model", MODELS), ("dataset", DATASETS)):
+        for name in dict.fromkeys(getattr(task.config, kind) for task in tasks):
+            path = Path(registry.origin(name).rpartition(":")[0])
+            found = any(path.is_relative_to(folder) for folder in folders)
+            if not found and (path.suffix == ".py" or registry.origin(name) in (LENT, SESSION)):
+                raise InputError(
+                    f"{kind} {name!r} is known to this process only: put it into a file and give "
+                    "that with --use, or compute with one job"
+                )
+
+
+def _show(workspace: Workspace, task: Task, outcome: Outcome, *, elsewhere: bool) -> None:
+    """Say what became of ``task``; trainings of this process say it themselves."""
+    if task.stage == "run" or elsewhere:
+        (work, pieces), *_ = work_of([task]).items()
+        workspace.progress.advance(work, f"{_label(workspace, task, outcome)}", pieces)
+
+
+def _label(workspace: Workspace, task: Task, outcome: Outcome) -> str:
+    config = task.config
+    label = f"{config.strategy} {config.quantization.width} seed {config.seed}"
+    label += f" draw {config.calibration_draw}" if config.calibration_draw else ""
+    if outcome.reason is not None:
+        return f"{label}: failed: {outcome.reason}"
+    if task.stage != "run":
+        return f"{label}: {task.stage} model, {outcome.seconds:.0f} s"
+    record = read_record(workspace.folder / config.run_id / RECORD)
+    done = f"failed: {record.reason}" if record.int8_accuracy is None else ""
+    return f"{label}: {done or f'int8 {record.metric.shown(record.int8_accuracy)}'}, {outcome.seconds:.0f} s"

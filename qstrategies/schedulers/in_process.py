@@ -1,0 +1,28 @@
+"""One stage after another, here."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from qstrategies.schedulers import SCHEDULERS
+from qstrategies.schedulers.base import Outcome, Perform, Resources, Scheduler, Task
+
+
+@SCHEDULERS.register("in_process")
+class InProcess(Scheduler):
+    """In the order in which tasks were submitted."""
+
+    summary = "one stage after another, in this process"
+
+    def __init__(self, perform: Perform, resources: Resources) -> None:
+        super().__init__(perform, resources)
+        self.tasks: list[Task] = []
+
+    def submit(self, task: Task) -> None:
+        self.tasks.append(task)
+
+    def wait(self) -> Iterator[Outcome]:
+        found: dict[str, Outcome] = {}
+        for task in self.tasks:
+            found[task.name] = self.perform(task, [found[name] for name in task.parents])
+            yield found[task.name]

@@ -1,0 +1,93 @@
+"""Several stages at a time, in processes of this machine."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import threading
+from collections import Counter
+from collections.abc import Iterator
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from multiprocessing.connection import wait as wait_for
+
+from qstrategies.schedulers import SCHEDULERS
+from qstrategies.schedulers.base import (
+    ATTEMPTS,
+    Outcome,
+    Perform,
+    Resources,
+    Scheduler,
+    Task,
+    lost,
+)
+from qstrategies.schedulers.ready import Ready
+
+
+@SCHEDULERS.register("processes")
+class Processes(Scheduler):
+    """Every process has its part of the cores, and computes the bits that one alone computes with
+    as many threads. One that is lost is replaced, and what it computed is computed again."""
+
+    summary = "several stages at a time, in processes of this machine (--jobs)"
+
+    def __init__(self, perform: Perform, resources: Resources) -> None:
+        super().__init__(perform, resources)
+        self.ready, self.lost = Ready(), Counter[str]()
+
+    def submit(self, task: Task) -> None:
+        self.ready.add(task)
+
+    def wait(self) -> Iterator[Outcome]:
+        try:
+            while not self.ready.all_finished:
+                with self._pool() as pool:
+                    yield from self._until_broken(pool)
+        except BaseException:
+            for process in multiprocessing.active_children():
+                process.terminate()
+            raise
+
+    def _pool(self) -> ProcessPoolExecutor:
+        context = multiprocessing.get_context("spawn")  # threads of torch do not survive a fork
+        return ProcessPoolExecutor(self.resources.jobs, context, _begin)
+
+    def _until_broken(self, pool: ProcessPoolExecutor) -> Iterator[Outcome]:
+        running: dict[Future[Outcome], Task] = {}
+        try:
+            while self.ready.queue or running:
+                while self.ready.queue and len(running) < self.resources.jobs:
+                    task = self.ready.queue[0]
+                    running[pool.submit(self.perform, task, self.ready.parents(task))] = task
+                    self.ready.queue.popleft()
+                for future in wait(running, return_when=FIRST_COMPLETED).done:
+                    outcome = future.result()
+                    del running[future]
+                    self.ready.finish(outcome)
+                    yield outcome
+        except BrokenProcessPool:
+            yield from self._again(list(running.values()))
+
+    def _again(self, tasks: list[Task]) -> Iterator[Outcome]:
+        """One of ``tasks`` has ended its process; which, nobody knows."""
+        self.lost.update(task.name for task in tasks)
+        for task in reversed(tasks):
+            if self.lost[task.name] < ATTEMPTS:
+                self.ready.queue.appendleft(task)
+            else:
+                self.ready.finish(lost(task))
+                yield self.ready.outcomes[task.name]
+
+
+def _begin() -> None:
+    """A process ends with its parent, and Ctrl-C ends it without a word."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        wait_for([parent.sentinel])
+        os._exit(1)

@@ -1,0 +1,83 @@
+"""A cluster of Ray: stages are its tasks, and parents reach their children as references."""
+
+from __future__ import annotations
+
+import importlib
+import os
+from collections.abc import Iterator
+from typing import Any
+
+from qstrategies.errors import InputError
+from qstrategies.schedulers import SCHEDULERS
+from qstrategies.schedulers.base import (
+    ATTEMPTS,
+    Outcome,
+    Perform,
+    Resources,
+    Scheduler,
+    Task,
+    lost,
+)
+
+ADDRESS = "RAY_ADDRESS"
+"""The environment variable of Ray that names a cluster; one of this machine without it."""
+AT_ONCE = 1000
+
+
+@SCHEDULERS.register("ray")
+class Ray(Scheduler):
+    """Nodes share the folder of the results; Ray computes again what a lost node had."""
+
+    summary = f"tasks of Ray, on the cluster at ${ADDRESS} or on this machine (extra ray)"
+
+    def __init__(self, perform: Perform, resources: Resources) -> None:
+        super().__init__(perform, resources)
+        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # it would send statistics
+        try:
+            self.ray: Any = importlib.import_module("ray")
+        except ImportError:
+            raise InputError(
+                "the scheduler 'ray' needs Ray: pip install 'qstrategies[ray]'"
+            ) from None
+        if not self.ray.is_initialized():
+            self._connect()
+        run = self.ray.remote(num_cpus=resources.threads, max_retries=ATTEMPTS - 1)(_perform)
+        self.run: Any = run
+        self.performing = self.ray.put(perform)
+        self.references: dict[str, Any] = {}
+        self.tasks: dict[Any, Task] = {}
+
+    def _connect(self) -> None:
+        settings: dict[str, Any] = {"log_to_driver": False, "include_dashboard": False}
+        if ADDRESS not in os.environ:
+            settings |= {
+                "num_cpus": self.resources.jobs * self.resources.threads,
+                "_node_ip_address": "127.0.0.1",
+            }
+        self.ray.init(**settings)
+
+    def submit(self, task: Task) -> None:
+        parents = [self.references[name] for name in task.parents]
+        made = self.run.options(name=task.name).remote(self.performing, task, *parents)
+        self.references[task.name] = made
+        self.tasks[made] = task
+
+    def wait(self) -> Iterator[Outcome]:
+        waiting = list(self.tasks)
+        while waiting:
+            first, rest = waiting[:AT_ONCE], waiting[AT_ONCE:]
+            done, left = self.ray.wait(first, num_returns=1)
+            waiting = left + rest
+            for reference in done:
+                yield self._outcome(reference)
+
+    def _outcome(self, reference: Any) -> Outcome:
+        try:
+            outcome: Outcome = self.ray.get(reference)
+        except self.ray.exceptions.RayError:
+            return lost(self.tasks[reference])
+        return outcome
+
+
+def _perform(perform: Perform, task: Task, *parents: Outcome) -> Outcome:
+    return perform(task, parents)

@@ -1,0 +1,181 @@
+"""What computes a plan: parents first, each stage once, whatever is lost on the way."""
+
+import dataclasses
+import functools
+import importlib.util
+import os
+import signal
+import threading
+import time
+from pathlib import Path
+
+import pytest
+from conftest import small
+
+import qstrategies as qs
+from qstrategies.experiment.comparison import plan
+from qstrategies.experiment.tasks import tasks_of
+from qstrategies.schedulers import SCHEDULERS, folder
+from qstrategies.schedulers.base import ATTEMPTS, Outcome, Resources, Task
+from qstrategies.schedulers.folder import Place, work
+
+CONFIG = small("no_norm")
+
+
+def task(name, *parents, seed=0):
+    return Task(name, "run", dataclasses.replace(CONFIG, seed=seed), parents)
+
+
+DIAMOND = [task("a"), task("b", "a"), task("c", "a"), task("d", "b", "c"), task("alone")]
+
+
+def noted(place, each, parents):
+    """Leave a file that says who was there before; a task may die once, always, or fail."""
+    (place / f"{each.name}-{os.getpid()}-{time.monotonic_ns()}").write_text(
+        " ".join(sorted(parent.name for parent in parents))
+    )
+    tries = len(list(place.glob(f"{each.name}-*")))
+    if each.name == "dies" or (each.name == "stumbles" and tries == 1):
+        os.kill(os.getpid(), signal.SIGKILL)
+    failed = next((parent.reason for parent in parents if parent.reason), None)
+    return Outcome(each.name, reason="on purpose" if each.name == "fails" else failed)
+
+
+def made(name, tmp_path, jobs=2):
+    if name == "ray" and importlib.util.find_spec("ray") is None:
+        pytest.skip("Ray is not installed: pip install 'qstrategies[ray]'")
+    notes = tmp_path / "notes"
+    notes.mkdir()
+    resources = Resources(jobs=jobs, threads=1, folder=tmp_path, machine="this")
+    return SCHEDULERS.get(name)(functools.partial(noted, notes), resources), notes
+
+
+def outcomes(scheduler, tasks):
+    for each in tasks:
+        scheduler.submit(each)
+    return {outcome.name: outcome for outcome in scheduler.wait()}
+
+
+@pytest.mark.parametrize("name", SCHEDULERS.names())
+def test_every_stage_is_computed_once_and_knows_its_parents(name, tmp_path):
+    scheduler, notes = made(name, tmp_path)
+    found = outcomes(scheduler, DIAMOND)
+    assert found.keys() == {"a", "b", "c", "d", "alone"}
+    assert all(outcome.reason is None for outcome in found.values())
+    seen = {path.name.partition("-")[0]: path.read_text() for path in notes.iterdir()}
+    assert seen == {"a": "", "b": "a", "c": "a", "d": "b c", "alone": ""}
+    assert len(list(notes.iterdir())) == 5
+
+
+@pytest.mark.parametrize("name", SCHEDULERS.names())
+def test_what_fails_reaches_its_children_and_stops_nobody_else(name, tmp_path):
+    scheduler, _ = made(name, tmp_path)
+    found = outcomes(scheduler, [task("fails"), task("child", "fails"), task("alone")])
+    reasons = {key: outcome.reason for key, outcome in found.items()}
+    assert reasons == {"fails": "on purpose", "child": "on purpose", "alone": None}
+
+
+def test_a_lost_process_is_replaced_and_its_stage_computed_again(tmp_path):
+    scheduler, notes = made("processes", tmp_path)
+    found = outcomes(scheduler, [task("stumbles"), task("child", "stumbles"), task("alone")])
+    assert all(outcome.reason is None for outcome in found.values()) and len(found) == 3
+    assert len(list(notes.glob("stumbles-*"))) == 2
+
+
+def test_a_stage_that_no_process_survives_fails_alone(tmp_path):
+    scheduler, notes = made("processes", tmp_path, jobs=1)
+    found = outcomes(scheduler, [task("dies"), task("child", "dies"), task("alone")])
+    assert found["alone"].reason is None
+    assert "3 processes ended without a word" in found["dies"].reason
+    assert found["child"].reason == found["dies"].reason
+    assert len(list(notes.glob("dies-*"))) == ATTEMPTS
+
+
+def counted(place, each, parents):
+    with place.open("a") as file:
+        file.write(f"{each.name} {threading.get_ident()}\n")
+    time.sleep(0.01)
+    return Outcome(each.name)
+
+
+def workers(place, log, count):
+    found = [{} for _ in range(count)]
+
+    def one(number):
+        for outcome in work(place, functools.partial(counted, log), leaves=True):
+            found[number][outcome.name] = outcome
+
+    threads = [threading.Thread(target=one, args=(number,)) for number in range(count)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return found
+
+
+@pytest.fixture
+def quick(monkeypatch):
+    monkeypatch.setattr(folder, "PAUSE", 0.01)
+
+
+def test_workers_of_a_folder_share_the_stages(tmp_path, quick):
+    place, log = Place(tmp_path, "this"), tmp_path / "log"
+    tasks = [each for n in range(20) for each in (task(f"f{n}"), task(f"r{n}", f"f{n}"))]
+    place.begin(tasks)
+    found = workers(place, log, 3)
+    lines = [line.split() for line in log.read_text().splitlines()]
+    assert len(lines) == len(tasks) == len({name for name, _ in lines})
+    assert len({who for _, who in lines}) == 3
+    assert all(each.keys() == {task.name for task in tasks} for each in found)
+
+
+def test_the_claim_of_a_lost_worker_is_given_up(tmp_path, quick):
+    place, log = Place(tmp_path, "this"), tmp_path / "log"
+    place.begin([task("a"), task("b", "a")])
+    claim = place.claims / "a"
+    claim.write_text("lost")
+    assert place.claim(task("a")) is None  # touched just now
+    os.utime(claim, (time.time() - folder.GIVEN_UP - 1,) * 2)
+    (found,) = workers(place, log, 1)
+    assert found.keys() == {"a", "b"} and place.losses(task("a")) == 1
+
+
+def test_a_stage_with_which_workers_are_lost_again_and_again_fails(tmp_path, quick):
+    place, log = Place(tmp_path, "this"), tmp_path / "log"
+    place.begin([task("a")])
+    for number in range(ATTEMPTS):
+        (place.claims / f"a.lost-{number}").write_text("")
+    (found,) = workers(place, log, 1)
+    assert "ended without a word" in found["a"].reason and not log.exists()
+
+
+def test_all_stages_of_a_seed_are_computed_on_one_class_of_machine(tmp_path, quick):
+    other, log = Place(tmp_path, "another"), tmp_path / "log"
+    other.begin([task("a", seed=1), task("b", seed=2)])
+    assert other.is_for_us(task("a", seed=1))
+    place = Place(tmp_path, "this")
+    assert not place.is_for_us(task("c", seed=1))
+    (found,) = workers(place, log, 1)
+    assert found.keys() == {"b"}
+
+
+def test_a_folder_without_a_plan_is_named(tmp_path):
+    with pytest.raises(qs.InputError, match="compare --scheduler folder --out"):
+        Place(tmp_path, "this").tasks()
+    (tmp_path / "plan").mkdir()
+    Path(tmp_path / "plan" / "plan.json").write_text('{"tasks": [{"name": 3}]}')
+    with pytest.raises(qs.InputError, match="the plan"):
+        Place(tmp_path, "this").tasks()
+
+
+def test_a_plan_has_every_training_once_before_what_needs_it():
+    names = ("no_norm", "cle", "finetune", "qat")
+    base = plan(CONFIG, names, [8, 4], [0])
+    tasks = tasks_of(base)
+    stages = [each.stage for each in tasks]
+    assert [stages.count(each) for each in ("float", "tuned", "run")] == [1, 3, 8]
+    before = set()
+    for each in tasks:
+        assert before >= set(each.parents)
+        before.add(each.name)
+    assert len(tasks_of([dataclasses.replace(base[0], seed=each) for each in range(3)])) == 6
