@@ -14,8 +14,8 @@ if TYPE_CHECKING:  # what the package offers: said here once, loaded when it is 
     from qstrategies import datasets as datasets
     from qstrategies import models as models
     from qstrategies import runtimes as runtimes
-    from qstrategies import strategies as strategies
     from qstrategies import schedulers as schedulers
+    from qstrategies import strategies as strategies
     from qstrategies import trackers as trackers
     from qstrategies.certificate import certify as certify
     from qstrategies.datasets import DATASETS as DATASETS

@@ -305,7 +305,9 @@ def test_every_command_has_a_help_that_explains_its_arguments(name, capsys):
 def test_list_names_everything_and_prints_json(capsys):
     assert main(["list", "--json"]) == 0
     listing = json.loads(capsys.readouterr().out)
-    assert {"strategies", "models", "datasets", "runtimes", "trackers"} == set(listing)
+    assert {"strategies", "models", "datasets", "runtimes", "trackers", "schedulers"} == set(
+        listing
+    )
     assert all(item["summary"] for items in listing.values() for item in items)
 
 

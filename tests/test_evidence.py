@@ -440,3 +440,12 @@ def test_many_classes_keep_their_numbers(tmp_path):
         SplitPredictions(labels, labels, labels), SplitPredictions(labels, labels, labels[::-1])
     ).save(tmp_path)
     assert Predictions.load(tmp_path).test.int8[0] == 999
+
+
+def test_runs_of_one_seed_on_two_classes_of_machine_are_not_paired(runs, tmp_path):
+    one = {"machine": "x86_64", "cpu_flags": ["avx2"], "threads": 2}
+    mixed = [dataclasses.replace(each, environment=one) for each in runs]
+    conclude(mixed, tmp_path)
+    mixed[-1] = dataclasses.replace(mixed[-1], environment={**one, "threads": 1})
+    with pytest.raises(InputError, match="no_norm.*2 threads.*clamp.*1 threads: .*not paired"):
+        conclude(mixed, tmp_path)

@@ -5,6 +5,8 @@ import functools
 import importlib.util
 import os
 import signal
+import subprocess
+import sys
 import threading
 import time
 from pathlib import Path
@@ -13,7 +15,7 @@ import pytest
 from conftest import small
 
 import qstrategies as qs
-from qstrategies.experiment.comparison import plan
+from qstrategies.experiment.comparison import plan, read_records
 from qstrategies.experiment.tasks import tasks_of
 from qstrategies.schedulers import SCHEDULERS, folder
 from qstrategies.schedulers.base import ATTEMPTS, Outcome, Resources, Task
@@ -179,3 +181,86 @@ def test_a_plan_has_every_training_once_before_what_needs_it():
         assert before >= set(each.parents)
         before.add(each.name)
     assert len(tasks_of([dataclasses.replace(base[0], seed=each) for each in range(3)])) == 6
+
+
+THINGS = '''
+import numpy as np
+import torch
+from torch import nn
+
+import qstrategies as qs
+
+random = np.random.default_rng(0)
+
+
+@qs.models.register("mini")
+class Mini(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv, self.norm = nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4)
+        self.out = nn.Linear(4, 3)
+
+    def forward(self, x):
+        return self.out(torch.relu(self.norm(self.conv(x))).mean((2, 3)))
+
+
+@qs.datasets.register("noise_of_three")
+def noise():
+    y = random.integers(0, 3, 300)
+    x = random.integers(0, 100, (300, 1, 8, 8)) + 50 * y[:, None, None, None]
+    return qs.datasets.from_arrays(x.astype(np.uint8), y)
+
+
+@qs.strategies.register("broken")
+class Broken(qs.Strategy):
+    """Fails."""
+
+    summary = "fails"
+    course = qs.STRATEGIES.get("cle").course
+
+    def rewrite(self, graph):
+        raise ZeroDivisionError("on purpose")
+'''
+
+
+def compared(folder, *options):
+    """What ``compare`` in a process of its own leaves in ``folder / "runs"``, but for times."""
+    things = folder.parent / "things.py"
+    things.write_text(THINGS)
+    given = ["no_norm", "qat", "broken", "--bits", "8,4", "--epochs", "1", "--batch-size", "32"]
+    command = [sys.executable, "-m", "qstrategies", "compare", *given, "--use", str(things)]
+    command += ["--model", "mini", "--dataset", "noise_of_three", "--out", str(folder)]
+    command += ["--calibration-images", "64", "--threads", "1", "--cache-dir", str(folder)]
+    done = subprocess.run([*command, *options], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    records = {}
+    for record in read_records(folder):
+        curve = tuple(dataclasses.replace(each, seconds=0) for each in record.curve)
+        plain = {"speeds": (), "seconds": {}, "peak_bytes": None, "curve": curve}
+        trace = record.traceback and record.traceback.splitlines()[-1]
+        records[record.config.run_id] = dataclasses.replace(record, **plain, traceback=trace)
+    return records, done.stderr
+
+
+def test_a_comparison_is_the_same_whatever_computes_it(tmp_path):
+    alone, _ = compared(tmp_path / "alone")
+    several, _ = compared(tmp_path / "several", "--jobs", "2")
+    assert alone == several
+    status = {(each.config.strategy, each.status) for each in alone.values()}
+    assert status == {("no_norm", "done"), ("qat", "done"), ("broken", "failed")}
+    broken = next(each for each in alone.values() if each.status == "failed")
+    assert broken.reason == broken.traceback == "ZeroDivisionError: on purpose"
+    again, said = compared(tmp_path / "several")
+    assert again == several and "it had failed: ZeroDivisionError: on purpose" in said
+    assert "run again: broken-w8" in said and "no_norm-w8" not in said
+
+
+def test_what_only_this_process_knows_is_refused_for_others(workspace):
+    config = small("no_norm", dataset="small_mnist")
+    with pytest.raises(qs.InputError, match="'small_mnist' is known to this process only"):
+        qs.run_all([config], dataclasses.replace(workspace, folder=workspace.folder / "j"), jobs=2)
+
+
+def test_an_unknown_scheduler_is_refused(workspace):
+    with pytest.raises(qs.InputError, match="unknown scheduler 'proceses'. Did you mean"):
+        qs.run_all([CONFIG], workspace, scheduler="proceses", jobs=2)

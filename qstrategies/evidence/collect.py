@@ -15,7 +15,15 @@ from qstrategies.evidence.paired import holm, mcnemar, paired_difference
 from qstrategies.evidence.recommend import Recommendation, recommend
 from qstrategies.evidence.standing import Validation
 from qstrategies.evidence.verdicts import LEVEL, Comparison, compare_all
-from qstrategies.records import ACCURACY, MARGIN, Metric, RunRecord, Widths, labels
+from qstrategies.records import (
+    ACCURACY,
+    MARGIN,
+    Metric,
+    RunRecord,
+    Widths,
+    labels,
+    machine_class,
+)
 from qstrategies.records.predictions import Hits, Predictions
 
 REFERENCE = "no_norm"
@@ -112,6 +120,7 @@ def gather(records: Sequence[RunRecord], folder: Path, margin: float) -> Evidenc
         return None
     for (name, _), group in groups.items():
         _check_paired(name, group)
+    _check_machines([record for group in groups.values() for record, _ in _runs(group)])
     names = list(dict.fromkeys(name for name, _ in groups))
     reference = next((name for name in names if name.split()[0] == REFERENCE), names[0])
     rows = []
@@ -185,6 +194,23 @@ def _check_paired(name: str, group: Group) -> None:
             raise InputError(
                 f"{runs} were not tested on the same images, so {name} has no mean: run "
                 "the same compare again"
+            )
+
+
+def _check_machines(records: Sequence[RunRecord]) -> None:
+    """Raise ``InputError`` unless all runs of a seed are of one class of machine: what is paired by
+    seed begins with the same float model then."""
+    first: dict[tuple[str, str, int], RunRecord] = {}
+    for record in records:
+        config, machine = record.config, machine_class(record.environment)
+        if not machine:  # from before it was noted down
+            continue
+        other = first.setdefault((config.model, config.dataset, config.seed), record)
+        if machine_class(other.environment) != machine:
+            raise InputError(
+                f"{other.config.run_id} ran on {machine_class(other.environment)}, "
+                f"{config.run_id} on {machine}: they are not paired, since their float models "
+                "differ; remove one, or give another --out"
             )
 
 

@@ -135,6 +135,8 @@ def run_all(
     with exclusive(workspace.folder):
         finished = _finished(configs, workspace)
         missing = {each.run_id: each for each in configs if each.run_id not in finished}
+        for name in dict.fromkeys(each.dataset for each in missing.values()):
+            _ = workspace.dataset(name).splits  # what is wrong with data is said at once
         outcomes = compute(tasks_of(missing.values()), workspace, chosen, resources)
         _raise_if_all_are_refused([outcomes[name] for name in missing])
         for name in missing:

@@ -37,12 +37,12 @@ def compute(
     tasks: Sequence[Task], workspace: Workspace, scheduler: str, resources: Resources
 ) -> dict[str, Outcome]:
     """The outcome of each of ``tasks``, parents first, by name."""
-    is_here = scheduler in HERE
+    kind, is_here = SCHEDULERS.get(scheduler), scheduler in HERE
     performing = functools.partial(perform, workspace)
     if not is_here:
         _check_reachable(tasks)
         performing = functools.partial(perform_there, Setting.of(workspace, resources.threads))
-    chosen = SCHEDULERS.get(scheduler)(performing, resources)
+    chosen = kind(performing, resources)
     for task in tasks:
         chosen.submit(task)
     known = {task.name: task for task in tasks}
@@ -106,5 +106,6 @@ def _label(workspace: Workspace, task: Task, outcome: Outcome) -> str:
     if task.stage != "run":
         return f"{label}: {task.stage} model, {outcome.seconds:.0f} s"
     record = read_record(workspace.folder / config.run_id / RECORD)
-    done = f"failed: {record.reason}" if record.int8_accuracy is None else ""
-    return f"{label}: {done or f'int8 {record.metric.shown(record.int8_accuracy)}'}, {outcome.seconds:.0f} s"
+    found = record.int8_accuracy
+    done = f"failed: {record.reason}" if found is None else f"int8 {record.metric.shown(found)}"
+    return f"{label}: {done}, {outcome.seconds:.0f} s"
