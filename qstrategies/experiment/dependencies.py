@@ -45,15 +45,22 @@ Parts = dict[str, str]
 
 
 class Inputs:
-    """Looks the parts up, building every model once."""
+    """Looks the parts up, each of them once."""
 
     def __init__(self, datasets: Callable[[str], Dataset]) -> None:
         self._datasets = datasets
         self._models: dict[str, str] = {}
         self._checkpoints: dict[str, str] = {}
+        self._runs: dict[tuple[str | None, ...], Parts] = {}
 
     def of_run(self, config: ExperimentConfig) -> Parts:
         """What the run of ``config`` depends on besides ``config``."""
+        key = config.strategy, config.model, config.dataset, config.checkpoint
+        if key not in self._runs:
+            self._runs[key] = self._of_run(config)
+        return dict(self._runs[key])
+
+    def _of_run(self, config: ExperimentConfig) -> Parts:
         course = STRATEGIES.get(config.strategy).course
         names = [name for name in (config.strategy, course.parent) if name is not None]
         parts = {
