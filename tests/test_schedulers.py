@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 import time
+import types
 from pathlib import Path
 
 import pytest
@@ -43,9 +44,19 @@ def noted(place, each, parents):
     return Outcome(each.name, reason="on purpose" if each.name == "fails" else failed)
 
 
-def made(name, tmp_path, jobs=2):
-    if name == "ray" and importlib.util.find_spec("ray") is None:
+def cluster():
+    """One of this machine, for as long as the tests run."""
+    if importlib.util.find_spec("ray") is None:
         pytest.skip("Ray is not installed: pip install 'qstrategies[ray]'")
+    ray = importlib.import_module("ray")
+    if not ray.is_initialized():
+        here = {"PYTHONPATH": os.pathsep.join(sys.path)}
+        ray.init(num_cpus=2, include_dashboard=False, runtime_env={"env_vars": here})
+
+
+def made(name, tmp_path, jobs=2):
+    if name == "ray":
+        cluster()
     notes = tmp_path / "notes"
     notes.mkdir()
     resources = Resources(jobs=jobs, threads=1, folder=tmp_path, machine="this")
@@ -259,6 +270,17 @@ def test_what_only_this_process_knows_is_refused_for_others(workspace):
     config = small("no_norm", dataset="small_mnist")
     with pytest.raises(qs.InputError, match="'small_mnist' is known to this process only"):
         qs.run_all([config], dataclasses.replace(workspace, folder=workspace.folder / "j"), jobs=2)
+
+
+def test_no_cluster_of_ray_is_started(tmp_path, monkeypatch):
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    fake = types.SimpleNamespace(is_initialized=lambda: False)
+    monkeypatch.setitem(sys.modules, "ray", fake)
+    with pytest.raises(qs.InputError, match="needs a cluster: `ray start --head`"):
+        SCHEDULERS.get("ray")(noted, Resources(2, 1, tmp_path, "this"))
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(qs.InputError, match=r"pip install 'qstrategies\[ray\]'"):
+        SCHEDULERS.get("ray")(noted, Resources(2, 1, tmp_path, "this"))
 
 
 def test_an_unknown_scheduler_is_refused(workspace):

@@ -20,15 +20,18 @@ from qstrategies.schedulers.base import (
 )
 
 ADDRESS = "RAY_ADDRESS"
-"""The environment variable of Ray that names a cluster; one of this machine without it."""
+"""The environment variable of Ray that names a cluster."""
 AT_ONCE = 1000
 
 
 @SCHEDULERS.register("ray")
 class Ray(Scheduler):
-    """Nodes share the folder of the results; Ray computes again what a lost node had."""
+    """Nodes share the folder of the results; Ray computes again what a lost node had.
 
-    summary = f"tasks of Ray, on the cluster at ${ADDRESS} or on this machine (extra ray)"
+    No cluster is started here: its servers may listen to more than this machine.
+    """
+
+    summary = f"tasks of Ray, on the cluster at ${ADDRESS} (extra ray)"
 
     def __init__(self, perform: Perform, resources: Resources) -> None:
         super().__init__(perform, resources)
@@ -48,13 +51,15 @@ class Ray(Scheduler):
         self.tasks: dict[Any, Task] = {}
 
     def _connect(self) -> None:
-        settings: dict[str, Any] = {"log_to_driver": False, "include_dashboard": False}
         if ADDRESS not in os.environ:
-            settings |= {
-                "num_cpus": self.resources.jobs * self.resources.threads,
-                "_node_ip_address": "127.0.0.1",
-            }
-        self.ray.init(**settings)
+            raise InputError(
+                f"the scheduler 'ray' needs a cluster: `ray start --head`, then {ADDRESS}=auto"
+            )
+        try:
+            self.ray.init(log_to_driver=False)
+        except Exception as error:  # of many kinds
+            where = os.environ[ADDRESS]
+            raise InputError(f"no cluster of Ray at {ADDRESS}={where!r}: {error}") from None
 
     def submit(self, task: Task) -> None:
         parents = [self.references[name] for name in task.parents]
@@ -72,10 +77,15 @@ class Ray(Scheduler):
                 yield self._outcome(reference)
 
     def _outcome(self, reference: Any) -> Outcome:
+        task = self.tasks[reference]
         try:
             outcome: Outcome = self.ray.get(reference)
+        except self.ray.exceptions.RayTaskError as error:  # raised there, or on the way
+            if isinstance(error.cause, InputError):
+                raise error.cause from None
+            return Outcome(task.name, reason=f"Ray: {error.cause}", traceback=str(error))
         except self.ray.exceptions.RayError:
-            return lost(self.tasks[reference])
+            return lost(task)
         return outcome
 
 
