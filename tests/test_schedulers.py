@@ -234,27 +234,36 @@ class Broken(qs.Strategy):
 '''
 
 
-def compared(folder, *options):
-    """What ``compare`` in a process of its own leaves in ``folder / "runs"``, but for times."""
+def command(folder, *options):
+    """``compare`` of three strategies, one of which fails."""
     things = folder.parent / "things.py"
     things.write_text(THINGS)
     given = ["no_norm", "qat", "broken", "--bits", "8,4", "--epochs", "1", "--batch-size", "32"]
-    command = [sys.executable, "-m", "qstrategies", "compare", *given, "--use", str(things)]
-    command += ["--model", "mini", "--dataset", "noise_of_three", "--out", str(folder)]
-    command += ["--calibration-images", "64", "--threads", "1", "--cache-dir", str(folder)]
-    done = subprocess.run([*command, *options], capture_output=True, text=True, check=False)
+    found = [sys.executable, "-m", "qstrategies", "compare", *given, "--use", str(things)]
+    found += ["--model", "mini", "--dataset", "noise_of_three", "--out", str(folder)]
+    found += ["--calibration-images", "64", "--threads", "1", "--cache-dir", str(folder)]
+    return [*found, *options]
+
+
+def compared(folder, *options):
+    """What it leaves in ``folder``, but for times, and what it says."""
+    done = subprocess.run(command(folder, *options), capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     records = {}
     for record in read_records(folder):
         curve = tuple(dataclasses.replace(each, seconds=0) for each in record.curve)
-        plain = {"speeds": (), "seconds": {}, "peak_bytes": None, "curve": curve}
+        plain = {"speeds": (), "seconds": {}, "peak_bytes": None, "curve": curve, "used": ()}
         trace = record.traceback and record.traceback.splitlines()[-1]
         records[record.config.run_id] = dataclasses.replace(record, **plain, traceback=trace)
     return records, done.stderr
 
 
-def test_a_comparison_is_the_same_whatever_computes_it(tmp_path):
-    alone, _ = compared(tmp_path / "alone")
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory):
+    return compared(tmp_path_factory.mktemp("alone") / "runs")[0]
+
+
+def test_a_comparison_is_the_same_whatever_computes_it(alone, tmp_path):
     several, _ = compared(tmp_path / "several", "--jobs", "2")
     assert alone == several
     status = {(each.config.strategy, each.status) for each in alone.values()}
@@ -264,6 +273,33 @@ def test_a_comparison_is_the_same_whatever_computes_it(tmp_path):
     again, said = compared(tmp_path / "several")
     assert again == several and "it had failed: ZeroDivisionError: on purpose" in said
     assert "run again: broken-w8" in said and "no_norm-w8" not in said
+
+
+@pytest.mark.parametrize("scheduler", ["processes", "folder"])
+def test_killed_in_the_middle_it_goes_on_to_the_same_result(alone, tmp_path, scheduler):
+    folder, options = tmp_path / "runs", ("--jobs", "2", "--scheduler", scheduler)
+    first = subprocess.Popen(
+        command(folder, *options), start_new_session=True, stderr=subprocess.DEVNULL
+    )
+    while not list(folder.glob("stages/*.safetensors")):
+        assert first.poll() is None
+        time.sleep(0.01)
+    first.kill()
+    first.wait()
+    for _ in range(500):  # its processes end with it
+        if not alive(first.pid):
+            break
+        time.sleep(0.01)
+    assert not alive(first.pid)
+    assert compared(folder, *options)[0] == alone
+
+
+def alive(group):
+    try:
+        os.killpg(group, 0)
+    except ProcessLookupError:
+        return False
+    return True
 
 
 def test_what_only_this_process_knows_is_refused_for_others(workspace):
