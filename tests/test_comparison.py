@@ -21,6 +21,7 @@ from qstrategies.experiment.comparison import (
 )
 from qstrategies.experiment.dependencies import TRAINING
 from qstrategies.experiment.environment import package_version
+from qstrategies.experiment.floating import float_results
 from qstrategies.experiment.quantized import calibration_batches
 from qstrategies.experiment.runs import run_experiment
 from qstrategies.experiment.stages import tensors_sha256
@@ -303,7 +304,7 @@ def test_a_float_file_that_vanished_is_written_again(uninterrupted, tmp_path, lo
     workspace = Workspace(tmp_path, location)
     trained = trained_models.float_stage(CONFIGS[0], workspace)
     for _ in range(2):
-        path = runs._float_results(CONFIGS[0], workspace, trained).file.path
+        path = float_results(CONFIGS[0], workspace, trained).file.path
         assert path.parent == workspace.stages
         path.unlink()
 

@@ -21,7 +21,7 @@ from qstrategies.errors import InputError
 from qstrategies.operators import FORMS, RECOGNIZERS
 from qstrategies.operators.drawing import DRAWINGS
 from qstrategies.operators.extremum import Extremum
-from qstrategies.quantization.prepare import normalized_copy
+from qstrategies.quantization.float_graph import normalized_copy
 from qstrategies.quantization.structure import Arguments
 from qstrategies.records import QuantizationConfig
 

@@ -9,7 +9,7 @@ from torch import nn
 
 import qstrategies as qs
 from qstrategies.quantization.exact_forms import drop_training_only
-from qstrategies.quantization.prepare import normalized_copy
+from qstrategies.quantization.float_graph import normalized_copy
 from qstrategies.quantization.saturation import relu6_to_saturation, saturation_top
 from qstrategies.quantization.structure import Arguments
 from qstrategies.runtimes import RUNTIMES

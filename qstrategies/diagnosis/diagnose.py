@@ -17,7 +17,8 @@ from qstrategies.errors import InputError
 from qstrategies.guest import guest, own_randomness
 from qstrategies.quantization.calibrate import as_batches, calibrate
 from qstrategies.quantization.exact_forms import NORM_KINDS, folds, module_at
-from qstrategies.quantization.prepare import Prepared, normalized_copy, prepare
+from qstrategies.quantization.float_graph import normalized_copy
+from qstrategies.quantization.prepare import Prepared, prepare
 from qstrategies.quantization.scales import LARGEST_PAIR, largest_pair
 from qstrategies.quantization.structure import Arguments
 from qstrategies.records import MARGIN, QuantizationConfig

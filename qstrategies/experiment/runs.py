@@ -20,16 +20,16 @@ from qstrategies.experiment.checks import (
     cross_check,
     evaluate_engines,
     export,
-    figure_entries,
     file_sizes,
     on_pixels,
 )
 from qstrategies.experiment.dependencies import Inputs
+from qstrategies.experiment.floating import Floating, float_results
 from qstrategies.experiment.quantized import free_scales_accuracy, quantize_stage
 from qstrategies.experiment.stages import Stage
 from qstrategies.experiment.trained import float_stage, tuned_stage
 from qstrategies.experiment.workspace import Workspace, check_config
-from qstrategies.export.onnx_export import ExportedModel, export_float_onnx
+from qstrategies.export.onnx_export import ExportedModel
 from qstrategies.files import atomic_write, remove
 from qstrategies.guest import guest, own_randomness
 from qstrategies.models import MODELS
@@ -113,7 +113,7 @@ def _run(config: ExperimentConfig, workspace: Workspace) -> RunRecord:
     strategy = STRATEGIES.get(config.strategy)(**config.options)
     trained = _train(config, workspace, strategy)
     clock.lap("train")
-    floating = _float_results(config, workspace, trained.floating)
+    floating = float_results(config, workspace, trained.floating)
     clock.lap("evaluate_float")
     dataset = workspace.dataset(config.dataset)
     int8 = _quantize(config, strategy, trained, dataset, clock)
@@ -257,7 +257,7 @@ class _Files:
 
 
 def _export(
-    config: ExperimentConfig, workspace: Workspace, floating: _Floating, int8: _Int8, clock: _Clock
+    config: ExperimentConfig, workspace: Workspace, floating: Floating, int8: _Int8, clock: _Clock
 ) -> _Files:
     test, scale = workspace.dataset(config.dataset).splits["test"], int8.quantized.output_scale
     reference = int8.evaluations["test"]
@@ -282,39 +282,7 @@ class _Clock:
         self.laps[name], self._last = round(now - self._last, 3), now
 
 
-@dataclass(frozen=True)
-class _Floating:
-    """The float model on validation and test images, and its ONNX file."""
-
-    evaluations: dict[str, Evaluation]
-    file: ExportedModel
-
-
-def _float_results(config: ExperimentConfig, workspace: Workspace, trained: Stage) -> _Floating:
-    """Once per model."""
-    path = workspace.stages / f"{trained.key[:24]}.float.onnx"
-    if path not in workspace.float_results or not path.is_file():
-        model, dataset = trained.model, workspace.dataset(config.dataset)
-        splits, test = dataset.splits, dataset.splits["test"]
-        evaluations = {
-            name: evaluate(
-                lambda images: model(test.model_inputs(images)), splits[name], dataset.task
-            )
-            for name in ("validation", "test")
-        }
-        exported = export_float_onnx(
-            model,
-            test.shape,
-            path,
-            figure_entries(dataset.task, evaluations["test"].accuracy),
-            dtype=test.first(1).images.dtype,
-            input_scale=test.input_scale,
-        )
-        workspace.float_results[path] = evaluations, exported
-    return _Floating(*workspace.float_results[path])
-
-
-def _predictions(floating: _Floating, int8: _Int8) -> Predictions:
+def _predictions(floating: Floating, int8: _Int8) -> Predictions:
     def of(split: str) -> SplitPredictions:
         expected, found = floating.evaluations[split], int8.evaluations[split]
         return SplitPredictions(found.marks, expected.predictions, found.predictions)

@@ -3,7 +3,6 @@ QAT start from."""
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -16,7 +15,6 @@ from qstrategies.guest import own_randomness
 from qstrategies.operators.base import Quantizer
 from qstrategies.operators.island import Float
 from qstrategies.operators.transposed import is_transposed
-from qstrategies.quantization.capture import capture, left_names
 from qstrategies.quantization.exact_forms import (
     drop_round_trips,
     drop_training_only,
@@ -31,7 +29,7 @@ from qstrategies.quantization.exact_forms import (
     output_rows,
     relus_to_layers,
 )
-from qstrategies.quantization.normalize import Normalized, normalize
+from qstrategies.quantization.float_graph import normalized_copy, numbered
 from qstrategies.quantization.observers import ACTIVATION_OBSERVERS
 from qstrategies.quantization.place import NOWHERE, Placement, place
 from qstrategies.quantization.quantizers import (
@@ -48,8 +46,8 @@ from qstrategies.quantization.saturation import (
     saturating_nodes,
     saturation_top,
 )
-from qstrategies.quantization.selfcheck import check_forms, check_rewritten
-from qstrategies.quantization.structure import Arguments, device_of, leaves, mapped
+from qstrategies.quantization.selfcheck import check_rewritten
+from qstrategies.quantization.structure import Arguments, device_of, leaves
 from qstrategies.records import QuantizationConfig
 
 CPU = torch.device("cpu")
@@ -273,47 +271,6 @@ def _activation(forms: Prepared, members: Sequence[str], observer: Any) -> Activ
     if forms.config.reduce_range:
         chosen.saturates_at = Quantizer.quant_max
     return chosen
-
-
-def normalized_copy(
-    model: nn.Module, arguments: Arguments, leave_in_float: Collection[str | type[nn.Module]] = ()
-) -> Normalized:
-    """The graph of forms of a float32 copy of ``model`` in evaluation mode; it computes what that
-    copy computes.
-
-    Raises:
-        InputError: what cannot be captured.
-        SelfCheckError: a graph that gives something else than the model.
-    """
-    copied = _float_copy(model)
-    captured = capture(copied, arguments, left_names(copied, leave_in_float))
-    example = [each.float() if each.is_floating_point() else each for each in arguments.tensors]
-    normalized = normalize(captured, example)
-    check_forms(copied, normalized.module, arguments, normalized.inputs)
-    return normalized
-
-
-def _float_copy(model: nn.Module) -> nn.Module:
-    try:
-        copied = copy.deepcopy(model)
-    except Exception as error:
-        raise InputError(
-            f"{type(model).__name__} cannot be copied ({error}): quantize it under torch.no_grad"
-        ) from None
-    module: Any
-    for module in copied.modules():
-        module.stays_in_eval = copied.training and not module.training
-    is_leaf = type(copied).__module__.startswith("torch.nn.modules") and not isinstance(
-        copied, nn.Sequential
-    )
-    root = nn.Sequential(copied) if is_leaf else copied
-    return root.cpu().float().eval()
-
-
-def numbered(normalized: Normalized) -> Any:
-    """What the model returns, with the places of the graph's outputs for the tensors."""
-    numbers = iter(range(len(normalized.module.graph.output_node().args[0])))  # type: ignore[arg-type]
-    return mapped(normalized.outputs, lambda _, value: None if value is None else next(numbers))
 
 
 def activation_observer(

@@ -1,0 +1,56 @@
+"""A model of the user's -> the graph of forms of a copy of it."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Collection
+from typing import Any
+
+from torch import nn
+
+from qstrategies.errors import InputError
+from qstrategies.quantization.capture import capture, left_names
+from qstrategies.quantization.normalize import Normalized, normalize
+from qstrategies.quantization.selfcheck import check_forms
+from qstrategies.quantization.structure import Arguments, mapped
+
+
+def normalized_copy(
+    model: nn.Module, arguments: Arguments, leave_in_float: Collection[str | type[nn.Module]] = ()
+) -> Normalized:
+    """The graph of forms of a float32 copy of ``model`` in evaluation mode; it computes what that
+    copy computes.
+
+    Raises:
+        InputError: what cannot be captured.
+        SelfCheckError: a graph that gives something else than the model.
+    """
+    copied = _float_copy(model)
+    captured = capture(copied, arguments, left_names(copied, leave_in_float))
+    example = [each.float() if each.is_floating_point() else each for each in arguments.tensors]
+    normalized = normalize(captured, example)
+    check_forms(copied, normalized.module, arguments, normalized.inputs)
+    return normalized
+
+
+def _float_copy(model: nn.Module) -> nn.Module:
+    try:
+        copied = copy.deepcopy(model)
+    except Exception as error:
+        raise InputError(
+            f"{type(model).__name__} cannot be copied ({error}): quantize it under torch.no_grad"
+        ) from None
+    module: Any
+    for module in copied.modules():
+        module.stays_in_eval = copied.training and not module.training
+    is_leaf = type(copied).__module__.startswith("torch.nn.modules") and not isinstance(
+        copied, nn.Sequential
+    )
+    root = nn.Sequential(copied) if is_leaf else copied
+    return root.cpu().float().eval()
+
+
+def numbered(normalized: Normalized) -> Any:
+    """What the model returns, with the places of the graph's outputs for the tensors."""
+    numbers = iter(range(len(normalized.module.graph.output_node().args[0])))  # type: ignore[arg-type]
+    return mapped(normalized.outputs, lambda _, value: None if value is None else next(numbers))
