@@ -65,6 +65,14 @@ class Folder(Scheduler):
         yield from work(place, self.perform, leaves=False)
 
 
+@dataclasses.dataclass(frozen=True)
+class Claim:
+    """A file that says who computes a stage, with which ``losses`` workers were lost before."""
+
+    path: Path
+    losses: int
+
+
 class Place:
     """The folder ``plan`` below that of the results, for a machine of the class ``machine``."""
 
@@ -119,21 +127,19 @@ class Place:
             self._ours[seed] = ours
         return self._ours[seed]
 
-    def claim(self, task: Task) -> Path | None:
+    def claim(self, task: Task) -> Claim | None:
         """The claim on ``task`` that is ours now; None if somebody else has one."""
         path = self.claims / task.name
-        if _created(path, f"{os.getpid()}"):
-            return path
+        if _created(path, "0"):
+            return Claim(path, 0)
         if self._age(path) < GIVEN_UP:
             return None
         with contextlib.suppress(FileNotFoundError):  # another worker was faster
-            path.rename(path.with_name(f"{task.name}.lost-{uuid.uuid4().hex}"))
-            return path if _created(path, f"{os.getpid()}") else None
+            given_up = path.rename(path.with_name(f".lost-{uuid.uuid4().hex}"))
+            losses = int(given_up.read_text()) + 1
+            given_up.unlink()
+            return Claim(path, losses) if _created(path, str(losses)) else None
         return None
-
-    def losses(self, task: Task) -> int:
-        """How many workers were lost with ``task``."""
-        return sum(1 for _ in self.claims.glob(f"{task.name}.lost-*"))
 
     def _age(self, path: Path) -> float:
         """Seconds since ``path`` was touched, by the clock of the file system."""
@@ -155,10 +161,13 @@ def work(place: Place, perform: Perform, *, leaves: bool) -> Iterator[Outcome]:
     ready, refused = Ready(), deque[Task]()
     for task in place.tasks():
         ready.add(task)
+    looked = -PAUSE
     while not ready.all_finished:
-        for name in (place.finished() & ready.tasks.keys()) - ready.outcomes.keys():
-            ready.finish(place.outcome(name))
-            yield ready.outcomes[name]
+        if time.monotonic() - looked >= PAUSE:  # seldom: it lists all that is finished
+            looked = time.monotonic()
+            for name in (place.finished() & ready.tasks.keys()) - ready.outcomes.keys():
+                ready.finish(place.outcome(name))
+                yield ready.outcomes[name]
         outcome = _next(place, ready, refused, perform)
         if outcome is not None:
             ready.finish(outcome)
@@ -183,8 +192,8 @@ def _next(place: Place, ready: Ready, refused: deque[Task], perform: Perform) ->
             continue
         if (place.done / f"{task.name}.json").exists():  # by who has just given up the claim
             return place.outcome(task.name)
-        with _touched(claim):
-            fine = place.losses(task) < ATTEMPTS
+        with _touched(claim.path):
+            fine = claim.losses < ATTEMPTS
             outcome = perform(task, ready.parents(task)) if fine else lost(task)
             place.finish(outcome)
         return outcome
