@@ -277,7 +277,8 @@ def test_a_comparison_is_the_same_whatever_computes_it(alone, tmp_path):
 
 @pytest.mark.parametrize("scheduler", ["processes", "folder"])
 def test_killed_in_the_middle_it_goes_on_to_the_same_result(alone, tmp_path, scheduler):
-    folder, options = tmp_path / "runs", ("--jobs", "2", "--scheduler", scheduler)
+    jobs = "2" if scheduler == "processes" else "1"
+    folder, options = tmp_path / "runs", ("--jobs", jobs, "--scheduler", scheduler)
     first = subprocess.Popen(
         command(folder, *options), start_new_session=True, stderr=subprocess.DEVNULL
     )
@@ -317,6 +318,11 @@ def test_no_cluster_of_ray_is_started(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(qs.InputError, match=r"pip install 'qstrategies\[ray\]'"):
         SCHEDULERS.get("ray")(noted, Resources(2, 1, tmp_path, "this"))
+
+
+def test_several_jobs_of_a_scheduler_that_has_one_are_refused(workspace):
+    with pytest.raises(qs.InputError, match="got 2 jobs: start `qstrategies work`"):
+        qs.run_all([CONFIG], workspace, scheduler="folder", jobs=2)
 
 
 def test_an_unknown_scheduler_is_refused(workspace):

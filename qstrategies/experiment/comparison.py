@@ -10,9 +10,8 @@ from pathlib import Path
 
 from qstrategies.errors import InputError
 from qstrategies.experiment.checkpoint import is_trained
-from qstrategies.experiment.computing import compute, threads_of
+from qstrategies.experiment.computing import compute, resources_of
 from qstrategies.experiment.dependencies import Inputs, changed
-from qstrategies.experiment.environment import here
 from qstrategies.experiment.tasks import tasks_of
 from qstrategies.experiment.workspace import Workspace, check_config
 from qstrategies.files import (
@@ -26,7 +25,7 @@ from qstrategies.files import (
 )
 from qstrategies.records import RECORD, ExperimentConfig, RunRecord, Widths, read_record
 from qstrategies.records.predictions import Predictions
-from qstrategies.schedulers.base import Outcome, Resources
+from qstrategies.schedulers.base import Outcome
 from qstrategies.strategies import STRATEGIES
 
 DEFAULT_STRATEGIES = (
@@ -130,8 +129,7 @@ def run_all(
         InputError: another process writes to the same folder; all runs are refused alike.
     """
     chosen = "processes" if jobs > 1 and scheduler == "in_process" else scheduler
-    each = threads or threads_of(chosen, jobs)
-    resources = Resources(jobs, each, workspace.folder, here())
+    resources = resources_of(chosen, jobs, threads, workspace.folder)
     with exclusive(workspace.folder):
         finished = _finished(configs, workspace)
         missing = {each.run_id: each for each in configs if each.run_id not in finished}

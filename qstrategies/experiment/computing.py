@@ -22,24 +22,30 @@ from qstrategies.schedulers import SCHEDULERS
 from qstrategies.schedulers.base import Outcome, Resources, Task
 from qstrategies.schedulers.folder import Place, work
 
-HERE = ("in_process", "folder")
-"""Schedulers that compute in this process, which has its workspace open."""
 
+def resources_of(scheduler: str, jobs: int, threads: int | None, folder: Path) -> Resources:
+    """For ``jobs`` stages at a time, each with ``threads`` (None: what is left to it).
 
-def threads_of(scheduler: str, jobs: int) -> int:
-    """How many threads a stage has where nobody says it."""
-    if scheduler in HERE:
-        return torch.get_num_threads()
-    return max(1, len(os.sched_getaffinity(0)) // jobs)
+    Raises ``InputError`` for several jobs where one process computes one stage at a time.
+    """
+    if not SCHEDULERS.get(scheduler).here:
+        cores = len(os.sched_getaffinity(0))
+        return Resources(jobs, threads or max(1, cores // jobs), folder, here())
+    if jobs > 1:
+        raise InputError(
+            f"scheduler {scheduler!r} computes one stage at a time in each process, got {jobs} "
+            "jobs: start `qstrategies work` as often as you like"
+        )
+    return Resources(1, torch.get_num_threads(), folder, here())
 
 
 def compute(
     tasks: Sequence[Task], workspace: Workspace, scheduler: str, resources: Resources
 ) -> dict[str, Outcome]:
     """The outcome of each of ``tasks``, parents first, by name."""
-    kind, is_here = SCHEDULERS.get(scheduler), scheduler in HERE
+    kind = SCHEDULERS.get(scheduler)
     performing = functools.partial(perform, workspace)
-    if not is_here:
+    if not kind.here:
         _check_reachable(tasks)
         performing = functools.partial(perform_there, Setting.of(workspace, resources.threads))
     chosen = kind(performing, resources)
@@ -52,7 +58,7 @@ def compute(
     for outcome in chosen.wait():
         task = known[outcome.name]
         found[outcome.name] = outcome
-        _show(workspace, task, outcome, elsewhere=not is_here)
+        _show(workspace, task, outcome, elsewhere=not kind.here)
         left -= work_of([task])
         workspace.progress.left = left.copy()
     return found

@@ -64,6 +64,8 @@ class Scheduler(ABC):
     """Computes tasks whose parents are finished, in any order and place."""
 
     summary: ClassVar[str]
+    here: ClassVar[bool] = False
+    """Whether it computes in this process, one stage at a time."""
 
     def __init__(self, perform: Perform, resources: Resources) -> None:
         self.perform, self.resources = perform, resources

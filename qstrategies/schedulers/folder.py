@@ -51,6 +51,7 @@ class Folder(Scheduler):
     """This process is the first of the workers."""
 
     summary = "with every process that runs `qstrategies work FOLDER`, on machines that share it"
+    here = True
 
     def __init__(self, perform: Perform, resources: Resources) -> None:
         super().__init__(perform, resources)

@@ -13,6 +13,7 @@ class InProcess(Scheduler):
     """In the order in which tasks were submitted."""
 
     summary = "one stage after another, in this process"
+    here = True
 
     def __init__(self, perform: Perform, resources: Resources) -> None:
         super().__init__(perform, resources)
