@@ -88,6 +88,22 @@ def test_what_fails_reaches_its_children_and_stops_nobody_else(name, tmp_path):
     assert reasons == {"fails": "on purpose", "child": "on purpose", "alone": None}
 
 
+def cores_of(each, _):
+    return Outcome(each.name, reason=" ".join(map(str, os.sched_getaffinity(0))))
+
+
+def test_processes_share_the_cores(tmp_path):
+    cores = os.sched_getaffinity(0)
+    for jobs in (1, len(cores), len(cores) + 1):
+        resources = Resources(jobs=jobs, threads=1, folder=tmp_path, machine="this")
+        scheduler = SCHEDULERS.get("processes")(cores_of, resources)
+        found = outcomes(scheduler, [task(f"t{number}") for number in range(jobs)])
+        seen = {int(core) for each in found.values() for core in each.reason.split()}
+        assert seen <= cores
+        widths = {len(each.reason.split()) for each in found.values()}
+        assert widths == ({1} if jobs <= len(cores) else {len(cores)})
+
+
 def test_a_lost_process_is_replaced_and_its_stage_computed_again(tmp_path):
     scheduler, notes = made("processes", tmp_path)
     found = outcomes(scheduler, [task("stumbles"), task("child", "stumbles"), task("alone")])

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing.connection import wait as wait_for
+from multiprocessing.queues import SimpleQueue
 
 from qstrategies.schedulers import SCHEDULERS
 from qstrategies.schedulers.base import (
@@ -27,8 +28,9 @@ from qstrategies.schedulers.ready import Ready
 
 @SCHEDULERS.register("processes")
 class Processes(Scheduler):
-    """Every process has its part of the cores, and computes the bits that one alone computes with
-    as many threads. One that is lost is replaced, and what it computed is computed again."""
+    """Every process has its part of the cores, which all libraries keep to, and computes the bits
+    that one alone computes with as many threads. One that is lost is replaced, and what it computed
+    is computed again."""
 
     summary = "several stages at a time, in processes of this machine (--jobs)"
 
@@ -51,7 +53,18 @@ class Processes(Scheduler):
 
     def _pool(self) -> ProcessPoolExecutor:
         context = multiprocessing.get_context("spawn")  # threads of torch do not survive a fork
-        return ProcessPoolExecutor(self.resources.jobs, context, _begin)
+        shares = context.SimpleQueue()
+        for share in self._shares():
+            shares.put(share)
+        return ProcessPoolExecutor(self.resources.jobs, context, _begin, (shares,))
+
+    def _shares(self) -> list[set[int]]:
+        """The cores of each process: all of them where there are not enough for all."""
+        jobs, threads = self.resources.jobs, self.resources.threads
+        cores = sorted(os.sched_getaffinity(0))
+        if jobs * threads > len(cores):
+            return [set(cores)] * jobs
+        return [set(cores[each * threads : (each + 1) * threads]) for each in range(jobs)]
 
     def _until_broken(self, pool: ProcessPoolExecutor) -> Iterator[Outcome]:
         running: dict[Future[Outcome], Task] = {}
@@ -80,8 +93,9 @@ class Processes(Scheduler):
                 yield self.ready.outcomes[task.name]
 
 
-def _begin() -> None:
-    """A process ends with its parent, and Ctrl-C ends it without a word."""
+def _begin(shares: SimpleQueue[set[int]]) -> None:
+    """A process has one of ``shares``, ends with its parent, and Ctrl-C ends it without a word."""
+    os.sched_setaffinity(0, shares.get())
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     threading.Thread(target=_end_with_parent, daemon=True).start()
 
