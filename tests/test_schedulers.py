@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import importlib.util
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -102,6 +103,23 @@ def test_processes_share_the_cores(tmp_path):
         assert seen <= cores
         widths = {len(each.reason.split()) for each in found.values()}
         assert widths == ({1} if jobs <= len(cores) else {len(cores)})
+
+
+def endless(each, _):
+    time.sleep(600 * (each.name == "slow"))
+    return Outcome(each.name)
+
+
+def test_an_interruption_does_not_wait_for_what_is_computed(tmp_path):
+    resources = Resources(jobs=2, threads=1, folder=tmp_path, machine="this")
+    scheduler = SCHEDULERS.get("processes")(endless, resources)
+    scheduler.submit(task("slow"))
+    scheduler.submit(task("quick"))
+    waiting = scheduler.wait()
+    assert next(waiting).name == "quick"
+    with pytest.raises(KeyboardInterrupt):
+        waiting.throw(KeyboardInterrupt)
+    assert not multiprocessing.active_children()
 
 
 def test_a_lost_process_is_replaced_and_its_stage_computed_again(tmp_path):

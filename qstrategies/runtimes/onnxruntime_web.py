@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import struct
 import subprocess
@@ -34,7 +35,7 @@ class OnnxRuntimeWeb(Runtime):
         return (
             None
             if (FOLDER / "node_modules" / "onnxruntime-web").is_dir()
-            else f"not installed: npm ci --prefix {FOLDER}"
+            else f"not installed: npm ci --prefix {os.path.relpath(FOLDER)}"
         )
 
     def __init__(self, path: Path) -> None:

@@ -42,14 +42,14 @@ class Processes(Scheduler):
         self.ready.add(task)
 
     def wait(self) -> Iterator[Outcome]:
-        try:
-            while not self.ready.all_finished:
-                with self._pool() as pool:
+        while not self.ready.all_finished:
+            with self._pool() as pool:
+                try:
                     yield from self._until_broken(pool)
-        except BaseException:
-            for process in multiprocessing.active_children():
-                process.terminate()
-            raise
+                except BaseException:  # before the pool waits for what they compute
+                    for process in multiprocessing.active_children():
+                        process.terminate()
+                    raise
 
     def _pool(self) -> ProcessPoolExecutor:
         context = multiprocessing.get_context("spawn")  # threads of torch do not survive a fork
