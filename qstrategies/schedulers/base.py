@@ -69,10 +69,11 @@ class Scheduler(ABC):
 
     def __init__(self, perform: Perform, resources: Resources) -> None:
         self.perform, self.resources = perform, resources
+        self.tasks: list[Task] = []
 
-    @abstractmethod
     def submit(self, task: Task) -> None:
         """Take ``task``, whose parents were submitted before."""
+        self.tasks.append(task)
 
     @abstractmethod
     def wait(self) -> Iterator[Outcome]:

@@ -30,7 +30,6 @@ from qstrategies.schedulers.base import (
     ATTEMPTS,
     Outcome,
     Perform,
-    Resources,
     Scheduler,
     Task,
     lost,
@@ -52,13 +51,6 @@ class Folder(Scheduler):
 
     summary = "with every process that runs `qstrategies work FOLDER`, on machines that share it"
     here = True
-
-    def __init__(self, perform: Perform, resources: Resources) -> None:
-        super().__init__(perform, resources)
-        self.tasks: list[Task] = []
-
-    def submit(self, task: Task) -> None:
-        self.tasks.append(task)
 
     def wait(self) -> Iterator[Outcome]:
         place = Place(self.resources.folder, self.resources.machine)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from qstrategies.schedulers import SCHEDULERS
-from qstrategies.schedulers.base import Outcome, Perform, Resources, Scheduler, Task
+from qstrategies.schedulers.base import Outcome, Scheduler
 
 
 @SCHEDULERS.register("in_process")
@@ -14,13 +14,6 @@ class InProcess(Scheduler):
 
     summary = "one stage after another, in this process"
     here = True
-
-    def __init__(self, perform: Perform, resources: Resources) -> None:
-        super().__init__(perform, resources)
-        self.tasks: list[Task] = []
-
-    def submit(self, task: Task) -> None:
-        self.tasks.append(task)
 
     def wait(self) -> Iterator[Outcome]:
         found: dict[str, Outcome] = {}

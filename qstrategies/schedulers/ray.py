@@ -48,7 +48,7 @@ class Ray(Scheduler):
         self.run: Any = run
         self.performing = self.ray.put(perform)
         self.references: dict[str, Any] = {}
-        self.tasks: dict[Any, Task] = {}
+        self.submitted: dict[Any, Task] = {}
 
     def _connect(self) -> None:
         if ADDRESS not in os.environ:
@@ -65,10 +65,10 @@ class Ray(Scheduler):
         parents = [self.references[name] for name in task.parents]
         made = self.run.options(name=task.name).remote(self.performing, task, *parents)
         self.references[task.name] = made
-        self.tasks[made] = task
+        self.submitted[made] = task
 
     def wait(self) -> Iterator[Outcome]:
-        waiting = list(self.tasks)
+        waiting = list(self.submitted)
         while waiting:
             first, rest = waiting[:AT_ONCE], waiting[AT_ONCE:]
             done, left = self.ray.wait(first, num_returns=1)
@@ -77,7 +77,7 @@ class Ray(Scheduler):
                 yield self._outcome(reference)
 
     def _outcome(self, reference: Any) -> Outcome:
-        task = self.tasks[reference]
+        task = self.submitted[reference]
         try:
             outcome: Outcome = self.ray.get(reference)
         except self.ray.exceptions.RayTaskError as error:  # raised there, or on the way
