@@ -1,5 +1,5 @@
-"""Copy the int8 models of a comparison into exported/, with card and checksums: python
-experiments/collect_exported.py RUNS."""
+"""Copy the int8 models of a comparison into exported/, with golden vectors, card and checksums:
+python experiments/collect_exported.py RUNS."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from qstrategies.experiment.comparison import read_records
 from qstrategies.files import atomic_write, sha256
 from qstrategies.onnx_file import read_metadata
 from qstrategies.records import RunRecord
+from qstrategies.specification.vectors import SUFFIX, vectors_path
 from qstrategies.text import file_name, markdown
 
 TARGET = Path(__file__).parent.parent / "exported"
@@ -27,6 +28,9 @@ Input: `image`, uint8 [batch, 1, 28, 28], raw grey pixels 0...255, light strokes
 `NAME.onnx` computes in integers throughout; `NAME.fast.onnx` suits the kernels of ONNX Runtime, its first layer in float. Both give the
 same bits, in every engine of PyTorch and every optimisation level of ONNX Runtime. Opset 19, IR 9.
 
+`NAME.vectors.json` has golden vectors: inputs that a generator of one line makes, the SHA-256 of every tensor of `NAME.onnx` for them,
+and the outputs in full, which are those of `NAME.fast.onnx` too.
+
 Versions: {versions}. Code: commit {commit}.
 
 | file | accuracy | float model | bytes | how trained |
@@ -35,7 +39,7 @@ Versions: {versions}. Code: commit {commit}.
 
 
 def collect(runs: Path) -> int:
-    """Write models, CARD.md and SHA256SUMS."""
+    """Write models, golden vectors, CARD.md and SHA256SUMS."""
     records = [
         record
         for record in read_records(runs)
@@ -52,6 +56,10 @@ def collect(runs: Path) -> int:
                 f"{record.float_accuracy:.2%} | {len(data)} | {markdown(how(record))} |"
             )
             sums.append(f"{sha256(data)}  {target}")
+        vectors = vectors_path(runs / record.config.run_id / "model.onnx").read_bytes()
+        target = file_name(record.config.strategy) + SUFFIX
+        atomic_write(TARGET / target, vectors)
+        sums.append(f"{sha256(vectors)}  {target}")
     metadata = read_metadata(TARGET / f"{records[0].config.strategy}.onnx")
     versions = ", ".join(f"{name} {version}" for name, version in metadata["packages"].items())
     header = HEADER.format(

@@ -17,7 +17,7 @@ LAYERS = [
     {"quantization"},
     {"datasets", "models", "strategies", "runtimes", "schedulers", "trackers"},
     {"evaluation", "onnx_file", "report"},
-    {"certificate", "onnx_model"},
+    {"certificate", "onnx_model", "specification"},
     {"training", "export", "plugins"},
     {"execution"},
     {"experiment"},

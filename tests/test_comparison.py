@@ -86,7 +86,8 @@ def test_no_older_record_lies_beside_the_files_of_a_run_that_was_begun_again(
     monkeypatch.setattr(runs, "_run", interrupt)
     with pytest.raises(KeyboardInterrupt):
         run_experiment(CONFIGS[0], Workspace(tmp_path, location))
-    assert {path.name for path in run.iterdir()} == {"model.onnx", "model.fast.onnx", FILE}
+    files = {"model.onnx", "model.fast.onnx", "model.vectors.json", FILE}
+    assert {path.name for path in run.iterdir()} == files
 
 
 def test_a_finished_comparison_is_read_not_run(uninterrupted, location, monkeypatch):

@@ -30,6 +30,7 @@ from qstrategies.operators.base import Quantizer
 from qstrategies.records import Skipped
 from qstrategies.runtimes import RUNTIMES
 from qstrategies.runtimes.base import input_dtypes, refusing
+from qstrategies.specification.vectors import first_difference, stored_vectors
 from qstrategies.tasks import CLASSIFICATION
 from qstrategies.text import line
 
@@ -42,6 +43,8 @@ RECORDED = {
     "recorded_figure": "figure",
 }
 RANDOM_IMAGES = 64
+GOOD = (None, "hold")
+"""What ``verify`` may find of golden vectors."""
 
 
 @guest
@@ -52,7 +55,8 @@ def verify(
     random pixels if it names none.
 
     The reference is ONNX Runtime without optimisations; its logits' SHA-256 is held against that of
-    PyTorch's int8 module, which the export stored in the file. Raises ``InputError`` for a broken
+    PyTorch's int8 module, which the export stored in the file, and all its tensors against the
+    golden vectors, if there are any beside it. Raises ``InputError`` for a broken
     file, one that holds a float model, an input that is no batch of a known shape, or an unknown
     runtime.
     """
@@ -76,6 +80,7 @@ def verify(
             expected = run_in_batches(RUNTIMES.get(REFERENCE)(path), *inputs)
         labels = predicted(expected)
     reference = Evaluation(expected, labels)
+    vectors = check_vectors(path)
     checks: list[dict[str, Any]] = []
     skipped: dict[str, str] = {}
     apart: dict[str, bool] = {}
@@ -96,12 +101,23 @@ def verify(
     return {
         "file": str(path),
         "unchanged": unchanged(model),
+        "vectors": vectors,
         **{name: metadata.get(key) for name, key in RECORDED.items()},
         "checks": checks,
         "skipped": skipped,
         "apart": list(apart),
-        "verdict": "different" if any(apart.values()) else "same",
+        "verdict": "different" if any(apart.values()) or vectors not in GOOD else "same",
     }
+
+
+def check_vectors(path: Path) -> str | None:
+    """Whether the golden vectors beside ``path`` "hold", or where they first do not; None if there
+    are none. Raises ``InputError`` for a damaged file."""
+    stored = stored_vectors(path)
+    if stored is None:
+        return None
+    with refusing(REFERENCE, path):
+        return first_difference(path, stored) or "hold"
 
 
 def for_file(images: Tensor, model: onnx.ModelProto, metadata: dict[str, Any]) -> NDArray[Any]:
@@ -189,4 +205,6 @@ def report_text(report: dict[str, Any]) -> str:
             lines.append(line(f"{'':<22} first divergence: {check['first_divergence']}"))
             lines += [line(f"{'':<22} known: {check['known']}")] if check["known"] else []
     lines += [line(f"{name:<22} skipped: {reason}") for name, reason in report["skipped"].items()]
+    if report["vectors"] is not None:
+        lines.append(line(f"golden vectors: {report['vectors']}"))
     return "\n".join([*lines, f"Verdict: {verdict(report['verdict'] == 'same', report['apart'])}"])

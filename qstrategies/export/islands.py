@@ -21,6 +21,7 @@ from qstrategies.errors import InputError
 from qstrategies.guest import without_torchs_deprecations
 from qstrategies.operators.island import Island
 from qstrategies.quantization.integer_graph import IntegerGraph
+from qstrategies.runtimes.onnx_runtime import plain_session
 
 if TYPE_CHECKING:
     from qstrategies.export.onnx_writer import OnnxWriter
@@ -124,7 +125,7 @@ class OnnxPart(nn.Module):
 
     def forward(self, *tensors: Tensor) -> Tensor:
         if self._session is None:
-            self._session = onnxruntime.InferenceSession(self._model(), plain_options())
+            self._session = plain_session(self._model())
         arrays = (np.ascontiguousarray(tensor.numpy(force=True)) for tensor in tensors)
         (result,) = self._session.run(None, dict(zip(self.ends.inputs, arrays, strict=True)))
         return torch.from_numpy(np.array(result)).to(tensors[0].device)
@@ -140,14 +141,6 @@ class OnnxPart(nn.Module):
         model = onnx.helper.make_model(graph, opset_imports=opsets, ir_version=IR_VERSION)
         content: bytes = model.SerializeToString()
         return content
-
-
-def plain_options() -> onnxruntime.SessionOptions:
-    """One thread, no optimization, no word."""
-    options = onnxruntime.SessionOptions()
-    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-    options.log_severity_level, options.intra_op_num_threads = 4, 1
-    return options
 
 
 class _Together(nn.Module):

@@ -16,17 +16,19 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from qstrategies.certificate import certify_model
+from qstrategies.certificate.report import EXACT
 from qstrategies.errors import SelfCheckError, check_choice
 from qstrategies.export.islands import IR_VERSION, exported
 from qstrategies.export.lowering import LOWERINGS, lower
 from qstrategies.export.onnx_writer import to_onnx
 from qstrategies.export.selfcheck import check_file
-from qstrategies.files import atomic_write, sha256
+from qstrategies.files import atomic_write, remove, sha256
 from qstrategies.guest import guest, own_randomness
 from qstrategies.onnx_file import HASH_KEY, content_hash
 from qstrategies.pixels import PIXEL_SCALE
 from qstrategies.quantization.model import QuantizedModel
 from qstrategies.records import PIXELS, QuantizationConfig
+from qstrategies.specification.vectors import golden_vectors, vectors_path
 
 
 @dataclass(frozen=True)
@@ -70,7 +72,8 @@ def export_onnx(
     optimize_for: str | None = "onnxruntime",
 ) -> list[ExportedModel]:
     """Write ``path`` (portable) and ``NAME.fast.onnx`` beside it, if there is something to gain for
-    the runtime ``optimize_for``.
+    the runtime ``optimize_for``; and ``NAME.vectors.json``, the golden vectors of the first, if it
+    is certified to give the same bits everywhere.
 
     Every rewriting of the second is an identity of real numbers. Its metadata names the portable
     form by its content hash, as ``same_as``, if both certificates prove that float executors
@@ -98,6 +101,7 @@ def export_onnx(
         asked = {name: getattr(quantized.config, name) for name in ("saturation", "levels")}
         metadata = {**asked, **(metadata or {})}
     files = [_save(portable, path, "portable", metadata, quantized)]
+    _save_vectors(files[0])
     model = ir.from_proto(portable)
     if optimize_for is not None and lower(model.graph, optimize_for):
         fast = _plain(ir.to_proto(model))
@@ -164,6 +168,16 @@ def _save(
     return ExportedModel(
         path, form, sha256(data), len(data), content, same_as, certificate, quantized
     )
+
+
+def _save_vectors(file: ExportedModel) -> None:
+    """Write the golden vectors beside ``file``; where nobody promises its bits, remove older
+    ones."""
+    beside, promised = vectors_path(file.path), file.certificate or {}
+    if all(promised.get(name) for name in EXACT):
+        atomic_write(beside, golden_vectors(file.path).json)
+    else:
+        remove(beside)
 
 
 def _certificate(proto: onnx.ModelProto, config: QuantizationConfig) -> dict[str, Any]:

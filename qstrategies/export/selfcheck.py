@@ -7,14 +7,13 @@ from typing import Any
 
 import numpy as np
 import onnx
-import onnxruntime
 import torch
 
 from qstrategies.errors import SelfCheckError
-from qstrategies.export.islands import plain_options
 from qstrategies.operators.base import Array, TensorSpec
 from qstrategies.quantization.model import QuantizedModel
 from qstrategies.quantization.structure import leaves
+from qstrategies.runtimes.onnx_runtime import plain_session
 
 EXAMPLES = 3
 FEW_STEPS, MOST_NOISE = 2.0, 0.1
@@ -61,9 +60,8 @@ def _expected(quantized: QuantizedModel, inputs: list[Array]) -> list[Array]:
 
 
 def _run(model: onnx.ModelProto, quantized: QuantizedModel, inputs: list[Array]) -> list[Array]:
-    options = plain_options()
     try:
-        session = onnxruntime.InferenceSession(model.SerializeToString(), options)
+        session = plain_session(model.SerializeToString())
         feeds: dict[str, Any] = {}
         for entry, array, spec in zip(session.get_inputs(), inputs, quantized.inputs, strict=True):
             real = entry.type == "tensor(float)" and spec.scale is not None

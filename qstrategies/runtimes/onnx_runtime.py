@@ -21,6 +21,15 @@ _DTYPES = {
 _LEVELS = onnxruntime.GraphOptimizationLevel
 
 
+def plain_session(model: bytes) -> onnxruntime.InferenceSession:
+    """ONNX Runtime on one thread, without optimization and without a word: every node of
+    ``model``, an ONNX file, as it stands."""
+    options = onnxruntime.SessionOptions()
+    options.graph_optimization_level = _LEVELS.ORT_DISABLE_ALL
+    options.log_severity_level, options.intra_op_num_threads = 4, 1
+    return onnxruntime.InferenceSession(model, options)
+
+
 class OnnxRuntime(Runtime):
     """``threads`` 0 leaves the number of threads to ONNX Runtime."""
 

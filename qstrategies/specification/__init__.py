@@ -1,0 +1,1 @@
+"""What a file computes, integer by integer, for others to check: see docs/specification.md."""
