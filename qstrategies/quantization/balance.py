@@ -12,8 +12,6 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-CHUNK = 2**17  # weights at a time, so that what is computed of them stays in the caches
-
 
 def balanced(steps: Tensor, low: Tensor, high: Tensor) -> Tensor:
     """``steps``, the weights over their scale, rounded to one of the two integers beside them.
@@ -26,11 +24,7 @@ def balanced(steps: Tensor, low: Tensor, high: Tensor) -> Tensor:
     Returns:
         Integers as float32, in the shape of ``steps``. What is an integer already stays.
     """
-    if not steps.numel():
-        return steps
-    channels = max(1, CHUNK // steps[0].numel())
-    parts = zip(steps.split(channels), low.split(channels), high.split(channels), strict=True)
-    return torch.cat([_Rounding(*part).balanced() for part in parts])
+    return _Rounding(steps, low, high).balanced() if steps.numel() else steps
 
 
 class _Rounding:
@@ -62,7 +56,7 @@ class _Rounding:
         kernels = (totals.abs() > 0.5).nonzero().flatten()
         while len(kernels):
             signs = totals[kernels].sign()
-            gain, place = (movable.index_select(1, kernels) * signs).max(0)
+            gain, place = _largest(movable.index_select(1, kernels) * signs)
             found = gain > 0
             kernels, signs, place = kernels[found], signs[found], place[found]
             integers[place, kernels] -= signs
@@ -87,7 +81,11 @@ class _Rounding:
 
 
 def _largest(values: Tensor) -> tuple[Tensor, Tensor]:
-    """The largest of ``values`` [window, ...] and its place in the window."""
-    if len(values) == 1:
-        return values[0], torch.zeros_like(values[0], dtype=torch.long)
-    return values.max(0)
+    """``values.max(0)`` of [window, ...], whose kernel takes four times as long."""
+    window = len(values)
+    if window > torch.iinfo(torch.uint8).max:
+        return values.max(0)
+    highest = values.amax(0)
+    from_end = torch.arange(window, 0, -1, dtype=torch.uint8).view(-1, *[1] * highest.dim())
+    first = window - ((values == highest).view(torch.uint8) * from_end).amax(0).long()
+    return highest, first

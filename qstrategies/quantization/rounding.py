@@ -17,7 +17,7 @@ from qstrategies.operators.transposed import is_transposed
 from qstrategies.quantization.balance import balanced
 from qstrategies.quantization.exact_forms import from_kernels, kernels_of, output_rows
 from qstrategies.quantization.propagate import RoundingProblem
-from qstrategies.quantization.quantizers import WeightQuantizer
+from qstrategies.quantization.quantizers import WeightQuantizer, check_finite
 from qstrategies.quantization.recipe import Recipe, overrides
 from qstrategies.quantization.scales import (
     BIAS_BUDGET,
@@ -30,6 +30,7 @@ from qstrategies.quantization.scales import (
 )
 
 LARGEST_BIAS = 2**31 - 1
+CHUNK = 2**17  # weights at a time, so that what is computed of them stays in the caches
 
 
 @dataclass(frozen=True)
@@ -65,8 +66,7 @@ def scaled(
     bias = (
         torch.zeros(len(output_rows(layer))) if layer.bias is None else layer.bias.detach().clone()
     )
-    if not (torch.isfinite(weight).all() and torch.isfinite(bias).all()):
-        raise InputError(f"the weights of {name!r} are not finite: the model cannot be quantized")
+    check_finite(bias, f"the bias of {name!r}")
     entry, output = ends
     scale = quantizer.exported_scale(output_rows(layer)).detach()
     entry_scale = torch.tensor([entry.scale])
@@ -149,17 +149,30 @@ def balanced_integers(
 
     Channels that this would take beyond what float32 adds exactly are rounded to nearest.
     """
+    kernels = kernels_of(layer, weight)
+    channels = max(1, CHUNK // max(1, kernels[0].numel()))
+    rounded = [
+        _balanced_channels(rows, scales, biases, quantizer)
+        for rows, scales, biases in zip(
+            kernels.split(channels), scale.split(channels), bias.split(channels), strict=True
+        )
+    ]
+    return from_kernels(layer, torch.cat(rounded))
+
+
+def _balanced_channels(
+    kernels: Tensor, scale: Tensor, bias: Tensor, quantizer: WeightQuantizer
+) -> Tensor:
+    """The integers of ``kernels`` [out_channels, in_channels, window]."""
     levels = quantizer.level_set
-    steps = (kernels_of(layer, weight) / scale[:, None, None]).clamp(
-        levels.quant_min, levels.quant_max
-    )
+    steps = (kernels / scale[:, None, None]).clamp_(levels.quant_min, levels.quant_max)
     nearest = quantizer.nearest(steps)
     room = [(end - levels.offset) / levels.spacing for end in _room(nearest.flatten(1), quantizer)]
     places = balanced((steps - levels.offset) / levels.spacing, room[0].ceil(), room[1].floor())
     moved = places * levels.spacing + levels.offset
     before, after = (float_units(integers.flatten(1), scale, bias) for integers in (nearest, moved))
     exact = after <= before.clamp(min=FLOAT_EXACT)
-    return from_kernels(layer, torch.where(exact[:, None, None], moved, nearest))
+    return torch.where(exact[:, None, None], moved, nearest)
 
 
 def _bias_steps(
