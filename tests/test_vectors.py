@@ -133,6 +133,29 @@ def test_verify_holds_a_file_against_its_vectors(branches, location, tmp_path):
         verify(changed, location, ["onnxruntime-all"])
 
 
+class Odd(nn.Module):
+    """Reads only one of its inputs, and returns that too."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Linear(3, 2)
+
+    def forward(self, a, b):
+        return self.layer(b), b
+
+
+def test_an_input_may_be_unread_or_an_output_itself(tmp_path):
+    torch.manual_seed(0)
+    examples = torch.rand(4, 5), torch.randn(4, 3)
+    quantized = qs.quantize(Odd().eval(), [examples], examples)
+    path = qs.export_onnx(quantized, tmp_path / "model.onnx")[0].path
+    vectors = golden_vectors(path)
+    assert [end.name for end in vectors.inputs] == ["b"]
+    for vector in vectors.vectors:
+        given = generated(vector.inputs[0].seed, vector.inputs[0].low, vector.inputs[0].high, 3)
+        np.testing.assert_array_equal(vector.outputs[1], given)
+
+
 def test_no_vectors_where_nobody_promises_the_bits(branches, tmp_path):
     path = tmp_path / "model.onnx"
     torch.manual_seed(0)

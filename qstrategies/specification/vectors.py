@@ -135,7 +135,7 @@ def golden_vectors(path: Path | str) -> Vectors:
 def vectors_of(data: bytes) -> Vectors:
     """The golden vectors of an ONNX file, given as its bytes; raises as ``golden_vectors``."""
     model = onnx.load_from_string(data)
-    inputs, _ = _ends(model)
+    inputs, _ = ends_of(model)
     plans = [
         tuple(
             Generated(len(inputs) * number + place + 1, low, high) for place in range(len(inputs))
@@ -182,7 +182,7 @@ def _named_difference(vectors: Vectors, found: Vector, stored: Vector) -> str:
 
 
 def _computed(data: bytes, model: onnx.ModelProto, plans: Sequence[Sequence[Generated]]) -> Vectors:
-    inputs, outputs = _ends(model)
+    inputs, outputs = ends_of(model)
     names = _integer_tensors(model)
     watched = onnx.ModelProto()
     watched.CopyFrom(model)
@@ -191,13 +191,15 @@ def _computed(data: bytes, model: onnx.ModelProto, plans: Sequence[Sequence[Gene
         helper.make_tensor_value_info(name, kind, None) for name, kind in names.items()
     )
     session = plain_session(watched.SerializeToString())
+    unread = _unread(model)
     runs = []
     for plan in plans:
         arrays = [each.integers(end.shape) for each, end in zip(plan, inputs, strict=True)]
         feeds = {end.name: _fed(end, array) for end, array in zip(inputs, arrays, strict=True)}
-        results = dict(zip(names, session.run(list(names), feeds), strict=True))
+        results = dict(zip(names, session.run(list(names), unread | feeds), strict=True))
         runs.append((plan, arrays, results))
-    shapes = {name: array.shape for name, array in runs[0][2].items()}
+    shapes = {end.tensor: end.shape for end in inputs}
+    shapes |= {name: array.shape for name, array in runs[0][2].items()}
     return Vectors(
         schema=SCHEMA,
         version=VERSION,
@@ -206,7 +208,7 @@ def _computed(data: bytes, model: onnx.ModelProto, plans: Sequence[Sequence[Gene
         inputs=inputs,
         tensors=tuple(_described(name, array) for name, array in runs[0][2].items()),
         outputs=tuple(dataclasses.replace(end, shape=shapes[end.tensor]) for end in outputs),
-        vectors=tuple(_vector(*run, outputs) for run in runs),
+        vectors=tuple(_vector(*run, inputs, outputs) for run in runs),
     )
 
 
@@ -214,15 +216,17 @@ def _vector(
     plan: Sequence[Generated],
     arrays: Sequence[NDArray[np.uint8]],
     results: Mapping[str, NDArray[Any]],
+    inputs: Sequence[End],
     outputs: Sequence[End],
 ) -> Vector:
     hashed = [
         dataclasses.replace(each, sha256=sha256(array.tobytes()))
         for each, array in zip(plan, arrays, strict=True)
     ]
+    made = {end.tensor: array for end, array in zip(inputs, arrays, strict=True)} | dict(results)
     in_full = []
     for end in outputs:
-        array = results[end.tensor]
+        array = made[end.tensor]
         in_full.append(tuple(array.reshape(-1).tolist()) if array.size <= IN_FULL else None)
     hashes = tuple(sha256(array.tobytes()) for array in results.values())
     return Vector(tuple(hashed), hashes, tuple(in_full))
@@ -249,16 +253,30 @@ def _integer_tensors(model: onnx.ModelProto) -> dict[str, int]:
     return {name: kinds[name] for name in made if kinds.get(name) in bytes_}
 
 
-def _ends(model: onnx.ModelProto) -> tuple[tuple[End, ...], tuple[End, ...]]:
-    """The inputs and outputs of ``model``; the shapes of the outputs are not known yet."""
+def ends_of(model: onnx.ModelProto) -> tuple[tuple[End, ...], tuple[End, ...]]:
+    """The inputs of ``model`` that something reads, and its outputs, whose shapes are not known
+    yet."""
     constants = {each.name: numpy_helper.to_array(each) for each in model.graph.initializer}
     quantizing = ("QuantizeLinear", "DequantizeLinear")
     found = [node for node in model.graph.node if node.op_type in quantizing]
     readers = {node.input[0]: node for node in reversed(found)}
     makers = {node.output[0]: node for node in found}
-    inputs = [_input(each, readers, constants) for each in model.graph.input]
+    read = [each for each in model.graph.input if each.name not in _unread(model)]
+    inputs = [_input(each, readers, constants) for each in read]
     outputs = [_output(each, makers, constants) for each in model.graph.output]
     return tuple(inputs), tuple(outputs)
+
+
+def _unread(model: onnx.ModelProto) -> dict[str, NDArray[Any]]:
+    """Zeros for the inputs that nothing reads: an executor wants them all the same."""
+    read = {name for node in model.graph.node for name in node.input}
+    zeros = {}
+    for value in model.graph.input:
+        if value.name not in read:
+            kind = value.type.tensor_type
+            dtype = helper.tensor_dtype_to_np_dtype(kind.elem_type)
+            zeros[value.name] = np.zeros([dim.dim_value or 1 for dim in kind.shape.dim], dtype)
+    return zeros
 
 
 def _input(
