@@ -22,7 +22,7 @@ from qstrategies.execution.verify import verify
 from qstrategies.experiment.environment import describe
 from qstrategies.files import atomic_write
 from qstrategies.onnx_file import read_metadata
-from qstrategies.runtimes import RUNTIMES
+from qstrategies.runtimes import RUNTIMES, runtimes_for
 from qstrategies.runtimes.onnxruntime_web import FOLDER as WEB
 from qstrategies.text import markdown
 
@@ -58,7 +58,7 @@ def table(reports: list[dict[str, Any]]) -> str:
         "| runtime | version | images per file | portable | fast |",
         "| --- | --- | ---: | ---: | ---: |",
     ]
-    for name in RUNTIMES.names():
+    for name in runtimes_for(Path("model.onnx")):
         both = [found[name, fast] for fast in (False, True)]
         if not any(both):
             reason = markdown(next(report["skipped"][name] for report in reports))
@@ -100,7 +100,7 @@ def main() -> int:
     chosen = parser.parse_args()
     if not chosen.files:
         raise InputError("no files: name some, or run this where exported/ is")
-    for name in RUNTIMES.names():
+    for name in runtimes_for(Path("model.onnx")):
         RUNTIMES.get(name).image_limit = SLOW.get(name)
     reports = [verify(path, Location(folder=chosen.data_dir)) for path in chosen.files]
     models = sorted({read_metadata(path)["model"] for path in chosen.files})

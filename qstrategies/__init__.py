@@ -32,6 +32,7 @@ if TYPE_CHECKING:  # what the package offers: said here once, loaded when it is 
     from qstrategies.export.onnx_export import export_onnx as export_onnx
     from qstrategies.export.saved import load as load
     from qstrategies.export.saved import save as save
+    from qstrategies.export.tflite.tflite_export import export_tflite as export_tflite
     from qstrategies.models import MODELS as MODELS
     from qstrategies.onnx_model import from_onnx as from_onnx
     from qstrategies.records import ExperimentConfig as ExperimentConfig

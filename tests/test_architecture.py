@@ -11,7 +11,7 @@ PACKAGE = Path(__file__).parent.parent / "qstrategies"
 LAYERS = [
     {"errors", "text"},
     {"files", "typed_json"},
-    {"registry", "records", "guest", "sandbox", "source_code", "pixels", "progress"},
+    {"registry", "records", "guest", "sandbox", "source_code", "pixels", "progress", "tflite_file"},
     {"tasks"},
     {"operators"},
     {"quantization"},

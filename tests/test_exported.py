@@ -14,11 +14,13 @@ from qstrategies.execution.crosscheck import run_in_batches
 from qstrategies.execution.distance import logits_hash
 from qstrategies.experiment.comparison import DEFAULT_STRATEGIES
 from qstrategies.onnx_file import read_metadata
-from qstrategies.runtimes import RUNTIMES
+from qstrategies.runtimes import RUNTIMES, runtimes_for
 
 FOLDER = Path(__file__).parent.parent / "exported"
 FILES = sorted(FOLDER.glob("*.onnx"))
-INSTALLED = [name for name in RUNTIMES.names() if RUNTIMES.get(name).missing() is None]
+INSTALLED = [
+    name for name in runtimes_for(Path("model.onnx")) if RUNTIMES.get(name).missing() is None
+]
 WHOLE = [name for name in INSTALLED if RUNTIMES.get(name).image_limit is None]
 
 

@@ -1,5 +1,7 @@
 """The contract of every executor, and the cross-check that compares them."""
 
+from pathlib import Path
+
 import numpy as np
 import onnx
 import pytest
@@ -15,7 +17,7 @@ from qstrategies.execution.distance import compare
 from qstrategies.execution.predict import predict
 from qstrategies.execution.verify import report_text, verify
 from qstrategies.onnx_file import read_metadata
-from qstrategies.runtimes import RUNTIMES
+from qstrategies.runtimes import RUNTIMES, runtimes_for
 from qstrategies.runtimes.base import Runtime
 
 
@@ -24,7 +26,7 @@ def small_test(location):
     return SmallMNIST(location).splits["test"]
 
 
-@pytest.mark.parametrize("name", RUNTIMES.names())
+@pytest.mark.parametrize("name", runtimes_for(Path("model.onnx")))
 class TestContract:
     def test_it_describes_itself_and_gives_the_reference_logits(self, name, exported, small_test):
         kind = RUNTIMES.get(name)
@@ -175,7 +177,7 @@ def test_verify_finds_pytorchs_bits_and_notices_one_changed_weight(exported, loc
     assert report["verdict"] == "same"
     assert {check["runtime"]: check["pytorch_bits"] for check in report["checks"]} == {
         name: None if (RUNTIMES.get(name).image_limit or 500) < 500 else True
-        for name in RUNTIMES.names()
+        for name in runtimes_for(exported)
         if RUNTIMES.get(name).missing() is None
     }
     assert "the same bits everywhere" in report_text(report)

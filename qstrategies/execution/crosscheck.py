@@ -30,7 +30,7 @@ from qstrategies.guest import guest
 from qstrategies.quantization.model import QuantizedModel
 from qstrategies.quantization.structure import leaves
 from qstrategies.records import ENGINES, RuntimeCheck, Skipped
-from qstrategies.runtimes import RUNTIMES
+from qstrategies.runtimes import RUNTIMES, runtimes_for
 from qstrategies.runtimes.base import Runtime, joined, refusing
 from qstrategies.text import line
 
@@ -179,7 +179,7 @@ def check_runtimes(
     runtimes: Iterable[str] | None = None,
     predictions: dict[str, Any] | None = None,
 ) -> tuple[list[RuntimeCheck], list[Skipped]]:
-    """Compare each runtime (default: all that are registered) with ``reference`` over ``inputs``,
+    """Compare each runtime (default: all that take such files) with ``reference`` over ``inputs``,
     each [N, ...].
 
     ``output_scale`` is the step of the output (of several, of every column). A runtime with an
@@ -188,7 +188,7 @@ def check_runtimes(
     "runtime/file".
     """
     checks, skipped = [], []
-    for name in runtimes if runtimes is not None else RUNTIMES.names():
+    for name in runtimes if runtimes is not None else runtimes_for(path):
         found = check_runtime(name, path, inputs, reference, output_scale)
         if isinstance(found, Skipped):
             skipped.append(found)
@@ -219,6 +219,8 @@ def check_runtime(
     kind = RUNTIMES.get(name)
     if (reason := kind.missing()) is not None:
         return Skipped(runtime=name, reason=reason)
+    if kind.suffix != path.suffix:
+        return Skipped(runtime=name, file=path.name, reason=f"it takes {kind.suffix} files")
     examples = [array[: kind.image_limit] for array in inputs]
     try:
         with refusing(name, path):

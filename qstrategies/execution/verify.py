@@ -28,7 +28,7 @@ from qstrategies.guest import guest
 from qstrategies.onnx_file import INTEGRITY, load_checked, metadata_of, unchanged
 from qstrategies.operators.base import Quantizer
 from qstrategies.records import Skipped
-from qstrategies.runtimes import RUNTIMES
+from qstrategies.runtimes import RUNTIMES, runtimes_for
 from qstrategies.runtimes.base import input_dtypes, refusing
 from qstrategies.specification.vectors import first_difference, stored_vectors
 from qstrategies.tasks import CLASSIFICATION
@@ -64,7 +64,7 @@ def verify(
     metadata = metadata_of(model, path)
     if metadata.get("form") == "float":
         raise InputError(f"{str(path)!r} is a float file: only int8 exports can be verified")
-    names = list(runtimes or RUNTIMES.names())
+    names = list(runtimes or runtimes_for(path))
     for name in names:
         RUNTIMES.get(name)  # an unknown name is an error before anything runs
     if "dataset" in metadata:

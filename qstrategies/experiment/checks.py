@@ -18,7 +18,7 @@ from qstrategies.experiment.workspace import Workspace
 from qstrategies.export.onnx_export import ExportedModel, export_onnx
 from qstrategies.quantization.model import QuantizedModel
 from qstrategies.records import ENGINES, ExperimentConfig, RuntimeCheck, Skipped
-from qstrategies.runtimes import RUNTIMES
+from qstrategies.runtimes import runtimes_for
 from qstrategies.tasks import CLASSIFICATION, Task
 
 DEFAULT_RUNTIME = "onnxruntime-all"
@@ -134,18 +134,19 @@ def cross_check(
     What each predicts is added to ``predictions``.
     """
     loaded = split.first(checked(split, reference)).images
-    others = [name for name in RUNTIMES.names() if name not in (DEFAULT_RUNTIME, *QUICK_LEFT_OUT)]
     checks: list[RuntimeCheck] = []
     skipped: list[Skipped] = []
     for model in exported:
+        names = runtimes_for(model.path)
+        others = [name for name in names if name not in (DEFAULT_RUNTIME, *QUICK_LEFT_OUT)]
         images = model.inputs(loaded)[0]
         if config.checks == "full" and model.form == "portable":
-            parts = [(images, RUNTIMES.names())]
+            parts = [(images, names)]
         else:
             parts = [(images, [DEFAULT_RUNTIME]), (images[:QUICK_IMAGES], others)]
-        for part, names in parts:
+        for part, chosen in parts:
             found, left_out = check_runtimes(
-                model.path, [part], reference, scale, names, predictions
+                model.path, [part], reference, scale, chosen, predictions
             )
             checks += found
             skipped += left_out

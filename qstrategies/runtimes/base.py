@@ -27,9 +27,11 @@ class Rewriting:
 
 
 class Runtime(ABC):
-    """One executor with one ONNX file loaded."""
+    """One executor with one file loaded."""
 
     summary: ClassVar[str] = ""
+    suffix: ClassVar[str] = ".onnx"
+    """Of the files that it takes."""
     image_limit: ClassVar[int | None] = None
     """How many images a cross-check runs; None means the whole split. For executors too slow for
     all."""
@@ -41,8 +43,8 @@ class Runtime(ABC):
 
     @abstractmethod
     def __init__(self, path: Path) -> None:
-        """Load ``path``, a complete file of standard operators; raises ``InputError`` if this
-        executor does not take it."""
+        """Load ``path``, a complete file of standard operators with the suffix that it takes;
+        raises ``InputError`` if this executor does not run it."""
 
     @abstractmethod
     def run(self, *inputs: NDArray[Any]) -> NDArray[np.float32]:
@@ -60,12 +62,12 @@ class Runtime(ABC):
         return None
 
 
-def not_installed(module: str) -> str | None:
-    """The reason of an executor whose Python ``module`` is missing, else None."""
+def not_installed(module: str, extra: str = "runtimes") -> str | None:
+    """The reason of an executor whose Python ``module``, of ``extra``, is missing, else None."""
     return (
         None
         if importlib.util.find_spec(module)
-        else "not installed: pip install 'qstrategies[runtimes]'"
+        else f"not installed: pip install 'qstrategies[{extra}]'"
     )
 
 

@@ -1,0 +1,92 @@
+"""Convolutions and linear layers as TFLite operators: the same integers, channels last."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from qstrategies.export.tflite.flatbuffer import Quantization
+from qstrategies.export.tflite.windows import VALID, Window, only_images, padded
+from qstrategies.export.tflite.writer import IMAGE, TfliteWriter, no_form, writes
+from qstrategies.operators.base import Array
+from qstrategies.operators.convolution import Convolution
+from qstrategies.operators.layer import Layer
+from qstrategies.operators.linear import Linear
+from qstrategies.operators.transposed import TransposedConvolution
+
+RELU = 1
+"""TFLite's number of the activation that a layer may end with; 0 for none."""
+
+
+@writes(Convolution)
+def _convolution(node: Convolution, to: TfliteWriter) -> None:
+    only_images(node, node.dimensions)
+    weight = node.rounded_layer.weight
+    window = Window.of(weight.shape[2:], node.stride, node.padding, node.dilation)
+    x, mode = padded(node, to, window)
+    settings = window.settings(mode) | window.dilations | activation(node)
+    weight = weight.reshape(*weight.shape[:2], *window.size)
+    channels = to.shape(node.inputs[0])[1]
+    if node.groups == channels > 1:
+        operands = [x, *_parameters(node, to, weight.transpose(1, 2, 3, 0), axis=3)]
+        code, version, options = "DEPTHWISE_CONV_2D", 3, "DepthwiseConv2DOptions"
+        settings["DepthMultiplier"] = len(weight) // channels
+    else:
+        operands = [x, *_parameters(node, to, weight.transpose(0, 2, 3, 1))]
+        code, version, options = "CONV_2D", 3, "Conv2DOptions"
+    to.file.operator(code, version, operands, to.give(node.output, IMAGE), options, **settings)
+
+
+@writes(TransposedConvolution)
+def _transposed(node: TransposedConvolution, to: TfliteWriter) -> None:
+    only_images(node, node.dimensions)
+    remedy = "Use Upsample and Conv2d, or ship the ONNX file"
+    if node.groups > 1 or max(node.dilation) > 1:
+        raise no_form(node, "its transposed convolution has groups or dilation", remedy)
+    if any(node.padding) or any(node.output_padding):
+        raise no_form(node, "its transposed convolution pads its output", remedy)
+    weight = node.rounded_layer.weight
+    window = Window.of(weight.shape[2:], node.stride, node.padding)
+    weight = weight.reshape(*weight.shape[:2], *window.size)
+    kernel, bias = _parameters(node, to, weight.transpose(1, 2, 3, 0))
+    shape = to.numbers(f"{node.name}.shape", to.shape(node.output, IMAGE))
+    operands = [shape, kernel, to.take(node.inputs[0], IMAGE), bias]
+    settings = window.settings(VALID) | activation(node)
+    made = to.give(node.output, IMAGE)
+    to.file.operator("TRANSPOSE_CONV", 3, operands, made, "TransposeConvOptions", **settings)
+
+
+@writes(Linear)
+def _linear(node: Linear, to: TfliteWriter) -> None:
+    entry, weight = node.inputs[0], node.rounded_layer.weight
+    layout = next(iter(to.places[entry.name]))
+    if layout.kind == "rows":
+        weight = weight.reshape(-1, *layout.image).transpose(0, 2, 3, 1).reshape(weight.shape)
+        x = to.take(entry, layout)
+    else:
+        x = to.take(entry)
+    operands = [x, *_parameters(node, to, weight)]
+    version = 4 if _one_scale(node) else 12
+    made = to.give(node.output)
+    options = "FullyConnectedOptions"
+    to.file.operator("FULLY_CONNECTED", version, operands, made, options, **activation(node))
+
+
+def activation(layer: Layer) -> dict[str, int]:
+    """The option for what follows the products of ``layer``."""
+    return {"FusedActivationFunction": RELU if layer.relu else 0}
+
+
+def _one_scale(layer: Layer) -> bool:
+    return bool((layer.rounded_layer.scale == layer.rounded_layer.scale[0]).all())
+
+
+def _parameters(layer: Layer, to: TfliteWriter, weight: Array, axis: int = 0) -> list[int]:
+    """``weight`` with its scales along ``axis``, and the bias."""
+    scale, bias_scale = layer.rounded_layer.scale, layer.bias_scale
+    if isinstance(layer, Linear) and _one_scale(layer):  # as kernels of all versions take it
+        scale, bias_scale = scale[:1], bias_scale[:1]
+    weight, bias = np.ascontiguousarray(weight), layer.rounded_layer.bias
+    return [
+        to.constant(f"{layer.name}.weight", weight, Quantization(scale, axis=axis)),
+        to.constant(f"{layer.name}.bias", bias, Quantization(bias_scale)),
+    ]

@@ -1,0 +1,205 @@
+"""The TFLite form: every operator in the real kernels, and what it refuses."""
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional
+
+import qstrategies as qs
+from qstrategies.errors import InputError
+from qstrategies.export.tflite.windows import Window
+from qstrategies.runtimes import RUNTIMES, runtimes_for
+from qstrategies.tflite_file import load_tflite
+
+pytest.importorskip("tflite", reason="the package tflite is not installed")
+
+EXECUTORS = [name for name in RUNTIMES.names() if RUNTIMES.get(name).suffix == ".tflite"]
+
+
+class Behind(nn.Module):
+    """A convolution, so that channels lie last, then ``function``."""
+
+    def __init__(self, function, channels=4, dimensions=2):
+        super().__init__()
+        kind = {1: nn.Conv1d, 2: nn.Conv2d}[dimensions]
+        self.first = kind(3, channels, 3, padding=1)
+        self.function = function
+
+    def forward(self, x):
+        return self.function(self.first(x))
+
+
+def quantized(model, shape=(3, 8, 8), **settings):
+    torch.manual_seed(0)
+    data = torch.rand(32, *shape)
+    return qs.quantize(model.eval(), [data], data[:2], input_scale=1 / 255, **settings)
+
+
+def steps_apart(model, tmp_path, shape=(3, 8, 8), executors=EXECUTORS, **settings):
+    """The largest distance of each executor's outputs from the specification's."""
+    made = quantized(model, shape, **settings)
+    file = qs.export_tflite(made, tmp_path / "model.tflite")
+    pixels = torch.randint(0, 256, (9, *shape), dtype=torch.uint8)
+    checked = qs.cross_check(file, pixels, executors)
+    found = {check.runtime: check.max_steps for check in checked.checks}
+    reasons = [item.reason for item in checked.skipped if item.runtime in EXECUTORS]
+    assert all("not installed" in reason for reason in reasons), reasons
+    return {name: steps for name, steps in found.items() if name in EXECUTORS}
+
+
+MOVING = {
+    "flatten": lambda x: x.flatten(1),
+    "flatten some": lambda x: x.flatten(2),
+    "permute": lambda x: x.permute(0, 2, 1, 3),
+    "slice": lambda x: x[:, 1:3, ::2],
+    "pad": lambda x: functional.pad(x, (1, 2, 0, 1)),
+    "reflect": lambda x: functional.pad(x, (1, 2, 0, 1), "reflect"),
+    "concatenate": lambda x: torch.cat([x, x[:, :2]], 1),
+    "stack": lambda x: torch.stack([x, x], 2),
+    "upsample": nn.Upsample(scale_factor=3),
+    "max pool": nn.MaxPool2d(3, 2, 1),
+    "max pool beyond": nn.MaxPool2d(3, 2, ceil_mode=True),
+    "global max": nn.AdaptiveMaxPool2d(1),
+    "clamp": lambda x: x.clamp(-0.1, 0.2),
+    "table": nn.Sigmoid(),
+    "hardswish": nn.Hardswish(),
+    "maximum": lambda x: torch.maximum(x, x[:, :, :1]),
+    "expand": lambda x: x[:, :, :1].expand(-1, -1, 5, -1),
+    "shuffle": nn.ChannelShuffle(2),
+    "one place": lambda x: x[:, :, 2, 3],
+}
+
+
+@pytest.mark.parametrize("name", MOVING)
+def test_what_moves_values_gives_the_same_bits_behind_xnnpacks_layer(name, tmp_path):
+    found = steps_apart(Behind(MOVING[name]), tmp_path)
+    assert found["litert-xnnpack"] == 0
+    assert max(found.values()) <= 1, "ties of the convolution before it"
+
+
+LAYERS = {
+    "strides and same": nn.Conv2d(4, 6, 3, 2, 1),
+    "uneven padding": nn.Conv2d(4, 6, (3, 2), (1, 2), (2, 0)),
+    "dilated": nn.Conv2d(4, 6, 3, dilation=2),
+    "groups": nn.Conv2d(4, 6, 3, groups=2),
+    "depthwise": nn.Conv2d(4, 4, 3, padding=1, groups=4),
+    "depthwise, two each": nn.Conv2d(4, 8, 3, 2, groups=4),
+    "pointwise": nn.Sequential(nn.Conv2d(4, 6, 1), nn.ReLU()),
+    "linear": nn.Sequential(nn.Flatten(), nn.Linear(256, 7)),
+    "linear twice": nn.Sequential(nn.Flatten(), nn.Linear(256, 7), nn.ReLU(), nn.Linear(7, 3)),
+    "linear of rows": nn.Linear(8, 5),
+    "transposed": nn.ConvTranspose2d(4, 3, 2, 2),
+}
+
+
+@pytest.mark.parametrize("name", LAYERS)
+def test_layers_give_the_bits_of_the_specification_in_xnnpack(name, tmp_path):
+    found = steps_apart(Behind(LAYERS[name]), tmp_path)
+    assert found["litert-xnnpack"] == 0 and max(found.values()) <= 2
+
+
+def test_signals_are_images_of_height_one(tmp_path):
+    net = nn.Sequential(
+        nn.Conv1d(4, 6, 3, 2, 1), nn.ReLU(), nn.MaxPool1d(2), nn.Flatten(), nn.Linear(12, 3)
+    )
+    found = steps_apart(Behind(net, dimensions=1), tmp_path, (3, 8))
+    assert found["litert-xnnpack"] == 0 and max(found.values()) <= 1
+
+
+@pytest.mark.parametrize(
+    "bits", [{"activation_bits": 4}, {"per_channel": False}, {"weight_bits": 3}]
+)
+def test_narrower_tensors_and_one_scale_per_tensor(bits, tmp_path):
+    net = nn.Sequential(nn.ReLU(), nn.Conv2d(4, 6, 3), nn.ReLU(), nn.Flatten(), nn.Linear(216, 4))
+    found = steps_apart(Behind(net), tmp_path, config=qs.QuantizationConfig(**bits))
+    assert found["litert-xnnpack"] == 0
+
+
+REFUSED = {
+    "a function left in float": (nn.Softmax(1), "stays in float"),
+    "a dilated pool": (nn.MaxPool2d(2, dilation=2), "its windows are dilated"),
+    "padding by the edge": (nn.ReplicationPad2d(1), "Pad with zeros or by reflection"),
+    "a mean of channels": (lambda x: x.mean(1), r"its mean is over the dimensions \(1,\)"),
+    "padded output": (nn.ConvTranspose2d(4, 3, 3, 2, 1), "pads its output.*Use Upsample"),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_tflite_has_no_operator_for_is_refused_by_name(name, tmp_path):
+    function, reason = REFUSED[name]
+    made = quantized(Behind(function))
+    with pytest.raises(InputError, match=f"has no TFLite form.*{reason}"):
+        qs.export_tflite(made, tmp_path / "model.tflite")
+    assert not (tmp_path / "model.tflite").exists()
+
+
+def test_free_scales_and_volumes_are_refused(tmp_path):
+    free = quantized(nn.Conv2d(3, 4, 3), config=qs.QuantizationConfig(exact=False))
+    with pytest.raises(InputError, match="free scales have no TFLite form"):
+        qs.export_tflite(free, tmp_path / "model.tflite")
+    volume = quantized(nn.Conv3d(3, 4, 2), (3, 4, 4, 4))
+    with pytest.raises(InputError, match="its windows have 3 dimensions"):
+        qs.export_tflite(volume, tmp_path / "model.tflite")
+
+
+def test_the_file_says_whether_it_was_altered(tmp_path):
+    path = tmp_path / "model.tflite"
+    made = qs.export_tflite(quantized(nn.Conv2d(3, 4, 3)), path, {"note": "ours"})
+    file = load_tflite(path)
+    assert file.unchanged and made.form == "tflite" and made.size == path.stat().st_size
+    assert (
+        file.metadata["note"] == "ours" and file.metadata["content_sha256"] == made.content_sha256
+    )
+    content = bytearray(path.read_bytes())
+    content[-20] ^= 1
+    path.write_bytes(content)
+    assert load_tflite(path).unchanged is False
+
+
+def test_the_same_model_gives_the_same_bytes(tmp_path):
+    made = quantized(nn.Conv2d(3, 4, 3))
+    files = [qs.export_tflite(made, tmp_path / f"{number}.tflite") for number in range(2)]
+    assert files[0].sha256 == files[1].sha256
+
+
+@pytest.mark.parametrize("cut", [3, 200, 900])
+@pytest.mark.parametrize("name", EXECUTORS)
+def test_a_broken_file_is_a_clear_error(name, cut, tmp_path):
+    if (reason := RUNTIMES.get(name).missing()) is not None:
+        pytest.skip(reason)
+    path = tmp_path / "model.tflite"
+    qs.export_tflite(quantized(nn.Conv2d(3, 4, 3)), path)
+    path.write_bytes(path.read_bytes()[:cut])
+    with pytest.raises(InputError, match="cannot load"):
+        RUNTIMES.get(name)(path)
+
+
+def test_executors_take_files_of_their_suffix_only(tmp_path):
+    made = quantized(nn.Conv2d(3, 4, 3))
+    files = [
+        *qs.export_onnx(made, tmp_path / "m.onnx"),
+        qs.export_tflite(made, tmp_path / "m.tflite"),
+    ]
+    report = qs.cross_check(files, torch.zeros(2, 3, 8, 8, dtype=torch.uint8))
+    names = {check.file: set() for check in report.checks}
+    for check in report.checks:
+        names[check.file].add(check.runtime)
+    assert names["m.tflite"] <= set(EXECUTORS) and not names["m.onnx"] & set(EXECUTORS)
+    assert set(runtimes_for(tmp_path / "m.tflite")) == set(EXECUTORS)
+
+
+@pytest.mark.parametrize(
+    ("size", "after", "window", "mode"),
+    [
+        (8, 6, (3, 1, 0), 1),
+        (8, 8, (3, 1, 1), 0),
+        (8, 4, (3, 2, 1), None),  # TFLite would pad behind only
+        (7, 4, (3, 2, 1), 0),
+        (9, 4, (2, 2, 0), 1),  # what no window reads counts for nothing
+        (9, 5, (2, 2, 0), 0),
+    ],
+)
+def test_the_way_to_pad_is_found(size, after, window, mode):
+    kernel, stride, padding = window
+    found = Window.of((kernel,) * 2, (stride,) * 2, (padding,) * 2)
+    assert found.mode((size, size), (after, after)) == mode
