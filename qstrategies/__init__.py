@@ -42,6 +42,7 @@ if TYPE_CHECKING:  # what the package offers: said here once, loaded when it is 
     from qstrategies.report.table import summarise as summarise
     from qstrategies.runtimes import RUNTIMES as RUNTIMES
     from qstrategies.runtimes.base import Runtime as Runtime
+    from qstrategies.specification.document import specify as specify
     from qstrategies.specification.vectors import golden_vectors as golden_vectors
     from qstrategies.strategies import STRATEGIES as STRATEGIES
     from qstrategies.strategies.base import Option as Option

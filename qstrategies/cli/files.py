@@ -8,6 +8,7 @@ from typing import Any
 from qstrategies.cli.location import add_location, location
 from qstrategies.cli.output import show, show_json, warn
 from qstrategies.cli.values import file as file_path
+from qstrategies.cli.values import json_file as json_path
 from qstrategies.text import line
 
 
@@ -46,6 +47,12 @@ def add_certify(sub: argparse.ArgumentParser) -> None:
     sub.add_argument(
         "--json", action="store_true", help="print JSON: every figure of every output channel"
     )
+    sub.add_argument(
+        "--spec",
+        metavar="OUT.json",
+        type=json_path,
+        help="write what the file computes, integer by integer: as JSON and, beside it, Markdown",
+    )
     sub.epilog = (
         "Exit code: 0 if all three guarantees hold, 1 if not (the text names the nodes and "
         "why), 2 for a file that cannot be read."
@@ -57,6 +64,10 @@ def certify(options: argparse.Namespace) -> int:
     from qstrategies.onnx_file import INTEGRITY, load_checked, unchanged
 
     model = load_checked(options.file)
+    if options.spec is not None:
+        from qstrategies.specification.document import specify
+
+        specify(options.file).write(options.spec)
     certificate, as_exported = certify_model(model), unchanged(model)
     if options.json:
         show_json({"file": str(options.file), "unchanged": as_exported, **certificate.as_dict})

@@ -55,6 +55,14 @@ def file(text: str) -> Path:
     return path
 
 
+def json_file(text: str) -> Path:
+    """The path of a file to write, whose name ends in .json."""
+    path = file(text)
+    if path.suffix != ".json":
+        raise ArgumentTypeError(f"{text!r} does not end in .json")
+    return path
+
+
 def folder(text: str) -> Path:
     """The path of a folder, which need not be there yet."""
     path = _path(text)

@@ -1,0 +1,318 @@
+"""What each operator of a file is on integers."""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from fractions import Fraction
+
+import numpy as np
+
+from qstrategies.errors import InputError
+from qstrategies.runtimes.exact_movement import MOVING, move, pad, resize
+from qstrategies.specification.program import (
+    Addition,
+    Array,
+    AveragePool,
+    Clip,
+    Concatenation,
+    Convolution,
+    Extremum,
+    Linear,
+    MaxPool,
+    Mean,
+    Move,
+    Product,
+    Reshape,
+    TransposedConvolution,
+    offsets_of,
+)
+from qstrategies.specification.values import Bounds, Call, Constant, Moved, Real, Summed, fraction
+
+Result = Moved | Summed
+
+
+def _pads(call: Call, rank: int) -> tuple[int, ...]:
+    """What is padded before each dimension of the image."""
+    call.node.require(auto_pad=b"NOTSET", ceil_mode=0)
+    return tuple(call.get("pads", [0] * 2 * rank)[:rank])
+
+
+def _per_dimension(call: Call, name: str, rank: int) -> tuple[int, ...]:
+    return tuple(call.get(name, [1] * rank))
+
+
+# --- layers ---
+
+
+def _convolution(call: Call) -> Summed:
+    (x,) = call.reals(1)
+    weight = _weight(call)
+    groups, rank = call.get("group", 1), weight.integers.ndim - 2
+    transposed = call.kind == "ConvTranspose"
+    build = functools.partial(
+        TransposedConvolution if transposed else Convolution,
+        stride=_per_dimension(call, "strides", rank),
+        pads=_pads(call, rank),
+        dilation=_per_dimension(call, "dilations", rank),
+        groups=groups,
+    )
+    if not transposed:
+        return _layer(call, x, weight, weight.integers.reshape(len(weight.integers), -1), build)
+    per_group = weight.integers.reshape(groups, -1, *weight.integers.shape[1:])
+    rows = per_group.swapaxes(1, 2).reshape(groups * weight.integers.shape[1], -1)
+    scales = weight.scales if len(weight.scales) == 1 else weight.scales * groups
+    return _layer(call, x, Constant(weight.integers, scales, weight.axis), rows, build)
+
+
+def _gemm(call: Call) -> Summed:
+    call.node.require(alpha=1.0, beta=1.0, transA=0)
+    return _linear(call, turned=not call.get("transB", 0))
+
+
+def _linear(call: Call, *, turned: bool) -> Summed:
+    (x,) = call.reals(1)
+    weight = _weight(call)
+    if weight.integers.ndim != 2:
+        raise InputError(f"a weight of {weight.integers.ndim} dimensions")
+    rows = weight.integers.T if turned else weight.integers
+    return _layer(call, x, Constant(rows, weight.scales, 0), rows, functools.partial(Linear))
+
+
+def _weight(call: Call) -> Constant:
+    weight = call.dequantized(1)
+    if weight is None or weight.integers.dtype != np.int8:
+        raise InputError("its weight is no dequantized int8")
+    return weight
+
+
+def _layer(
+    call: Call,
+    x: Real,
+    weight: Constant,
+    rows: Array,
+    build: functools.partial[Convolution] | functools.partial[Linear],
+) -> Summed:
+    """``rows``: the weights of each output channel."""
+    scales = weight.scales * (len(rows) if len(weight.scales) == 1 else 1)
+    steps = tuple(scale * x.grid.scale for scale in scales)
+    bias = _bias(call, steps)
+    zero_point = x.grid.zero_point
+    below, above = x.tensor.reach(zero_point)
+    wide = rows.astype(np.int64)
+    positive, negative = np.maximum(wide, 0).sum(1), np.maximum(-wide, 0).sum(1)
+    up = positive * above + negative * below + np.maximum(bias, 0)
+    down = positive * below + negative * above + np.maximum(-bias, 0)
+    return Summed(
+        functools.partial(build, zero_point=zero_point, weight=weight.integers, bias=bias),
+        (x.tensor,),
+        steps,
+        int(max(up.max(), down.max())),
+        call.operators(x),
+    )
+
+
+def _bias(call: Call, steps: Sequence[Fraction]) -> Array:
+    """int64, in steps of the accumulator."""
+    bias = call.dequantized(2)
+    if bias is None:
+        return np.zeros(len(steps), np.int64)
+    scales = bias.scales * (len(steps) if len(bias.scales) == 1 else 1)
+    if tuple(scales) != tuple(steps) or bias.integers.shape != (len(steps),):
+        raise InputError("its bias is not in steps of its weight and input")
+    return bias.integers.astype(np.int64)
+
+
+# --- arithmetic ---
+
+
+def _added(call: Call, *, sign: int) -> Summed:
+    a, b = call.reals()
+    unit = _common(a.grid.scale, b.grid.scale)
+    factors = (int(a.grid.scale / unit), sign * int(b.grid.scale / unit))
+    zero_points = (a.grid.zero_point, b.grid.zero_point)
+    largest = [x.tensor.magnitude(x.grid.zero_point) for x in (a, b)]
+    return Summed(
+        functools.partial(Addition, zero_points=zero_points, factors=factors),
+        (a.tensor, b.tensor),
+        (unit,),
+        factors[0] * largest[0] + abs(factors[1]) * largest[1],
+        call.operators(a, b),
+    )
+
+
+def _common(a: Fraction, b: Fraction) -> Fraction:
+    """The largest step of which both are multiples."""
+    common = a.denominator * b.denominator
+    return Fraction(math.gcd(int(a * common), int(b * common)), common)
+
+
+def _product(call: Call) -> Summed:
+    a, b = call.reals()
+    return Summed(
+        functools.partial(Product, zero_points=(a.grid.zero_point, b.grid.zero_point)),
+        (a.tensor, b.tensor),
+        (a.grid.scale * b.grid.scale,),
+        a.tensor.magnitude(a.grid.zero_point) * b.tensor.magnitude(b.grid.zero_point),
+        call.operators(a, b),
+    )
+
+
+# --- averages ---
+
+
+def _average_pool(call: Call) -> Summed:
+    (x,) = call.reals()
+    kernel = tuple(call.get("kernel_shape", ()))
+    if any(call.get("pads", ())) and not call.get("count_include_pad", 0):
+        raise InputError("its padding does not count")
+    build = functools.partial(
+        AveragePool,
+        kernel=kernel,
+        stride=_per_dimension(call, "strides", len(kernel)),
+        pads=_pads(call, len(kernel)),
+    )
+    return _averaged(call, x, build, math.prod(kernel))
+
+
+def _global_average(call: Call) -> Summed:
+    (x,) = call.reals()
+    return _mean_over(call, x, tuple(range(2, len(x.tensor.shape))))
+
+
+def _reduce_mean(call: Call) -> Summed:
+    (x,) = call.reals(1)
+    given = call.constant(1)
+    axes = call.get("axes", None) if given is None else given.tolist()
+    rank = len(x.tensor.shape)
+    return _mean_over(call, x, tuple(sorted(axis % rank for axis in axes or range(rank))))
+
+
+def _mean_over(call: Call, x: Real, axes: tuple[int, ...]) -> Summed:
+    count = math.prod(x.tensor.shape[axis] for axis in axes)
+    return _averaged(call, x, functools.partial(Mean, axes=axes), count)
+
+
+def _averaged(
+    call: Call,
+    x: Real,
+    build: functools.partial[AveragePool] | functools.partial[Mean],
+    count: int,
+) -> Summed:
+    zero_point = x.grid.zero_point
+    return Summed(
+        functools.partial(build, zero_point=zero_point),
+        (x.tensor,),
+        (x.grid.scale / count,),
+        count * x.tensor.magnitude(zero_point),
+        call.operators(x),
+    )
+
+
+# --- what picks and places ---
+
+
+def _max_pool(call: Call) -> Moved:
+    (x,) = call.reals()
+    call.node.require(storage_order=0)
+    kernel = tuple(call.get("kernel_shape", ()))
+    build = functools.partial(
+        MaxPool,
+        kernel=kernel,
+        stride=_per_dimension(call, "strides", len(kernel)),
+        pads=_pads(call, len(kernel)),
+        dilation=_per_dimension(call, "dilations", len(kernel)),
+    )
+    return Moved(build, (x.tensor,), x.grid, call.operators(x))
+
+
+def _chosen(call: Call, *, largest: bool) -> Moved:
+    reals = call.reals()
+    if len(reals) != 2:
+        raise InputError(f"{len(reals)} inputs; only 2 are supported")
+    build = functools.partial(Extremum, largest=largest)
+    tensors = tuple(real.tensor for real in reals)
+    return Moved(build, tensors, call.one_grid(reals), call.operators(*reals))
+
+
+def _concatenated(call: Call) -> Moved:
+    reals = call.reals()
+    axis = call.node.attributes["axis"] % len(reals[0].tensor.shape)
+    build = functools.partial(Concatenation, axis=axis)
+    tensors = tuple(real.tensor for real in reals)
+    return Moved(build, tensors, call.one_grid(reals), call.operators(*reals))
+
+
+def _moved(call: Call) -> Moved:
+    """The operator moves the places themselves, counted from 1: what it adds is 0."""
+    (x,) = call.reals(1)
+    others = [call.constant(place) for place in range(1, len(call.operands))]
+    if call.kind == "Pad" and others[1:] and others[1] is not None and others[1].any():
+        raise InputError("it pads another number than 0")
+    places = np.arange(1, x.tensor.size + 1).reshape(x.tensor.shape)
+    movement = MOVEMENTS.get(call.kind, move)
+    index = movement(call.node, places, *others)
+    if np.array_equal(index.reshape(-1), places.reshape(-1)):
+        return Moved(Reshape, (x.tensor,), x.grid, call.operators(x))
+    try:
+        base, offsets = offsets_of(index)
+    except ValueError as error:
+        raise InputError(str(error)) from None
+    fill = x.grid.zero_point
+    build = functools.partial(Move, operator=call.kind, base=base, offsets=offsets, fill=fill)
+    span = (min(x.tensor.low, fill), max(x.tensor.high, fill))
+    return Moved(build, (x.tensor,), x.grid, call.operators(x), span)
+
+
+MOVEMENTS: dict[str, Callable[..., Array]] = {"Pad": pad, "Resize": resize}
+"""Those that are more than picking elements."""
+
+
+def _cut(call: Call) -> Result:
+    """Relu or Clip: of real values on integers, of a sum when it is rounded."""
+    value = call.operands[0]
+    bounds = _bounds(call)
+    if isinstance(value, Summed):
+        if value.bounds != (None, None):
+            raise InputError("it cuts what was cut already")
+        operators = (*value.operators, call.name)
+        return replace(value, operators=operators, bounds=bounds)
+    (x,) = call.reals(1)
+    low, high = x.grid.ends(bounds)
+    build = functools.partial(Clip, low=low, high=high)
+    span = (min(max(x.tensor.low, low), high), min(max(x.tensor.high, low), high))
+    return Moved(build, (x.tensor,), x.grid, call.operators(x), span)
+
+
+def _bounds(call: Call) -> Bounds:
+    if call.kind == "Relu":
+        return Fraction(0), None
+    low, high = (call.constant(place) for place in (1, 2))
+    return (
+        None if low is None else fraction(low.item()),
+        None if high is None else fraction(high.item()),
+    )
+
+
+OPERATORS: dict[str, Callable[[Call], Result]] = {
+    "Conv": _convolution,
+    "ConvTranspose": _convolution,
+    "Gemm": _gemm,
+    "MatMul": functools.partial(_linear, turned=True),
+    "Add": functools.partial(_added, sign=1),
+    "Sub": functools.partial(_added, sign=-1),
+    "Mul": _product,
+    "AveragePool": _average_pool,
+    "GlobalAveragePool": _global_average,
+    "ReduceMean": _reduce_mean,
+    "MaxPool": _max_pool,
+    "Max": functools.partial(_chosen, largest=True),
+    "Min": functools.partial(_chosen, largest=False),
+    "Concat": _concatenated,
+    "Relu": _cut,
+    "Clip": _cut,
+    **dict.fromkeys((*MOVING, "Pad", "Resize"), _moved),
+}
+"""On dequantized tensors, before they are quantized again."""
