@@ -35,6 +35,7 @@ if TYPE_CHECKING:  # what the package offers: said here once, loaded when it is 
     from qstrategies.export.tflite.tflite_export import export_tflite as export_tflite
     from qstrategies.models import MODELS as MODELS
     from qstrategies.onnx_model import from_onnx as from_onnx
+    from qstrategies.pt2e import from_pt2e as from_pt2e
     from qstrategies.records import ExperimentConfig as ExperimentConfig
     from qstrategies.records import QuantizationConfig as QuantizationConfig
     from qstrategies.records import RunRecord as RunRecord

@@ -23,7 +23,7 @@ LAYERS = [
     {"execution"},
     {"experiment"},
     {"evidence", "diagnosis"},
-    {"whole_comparison"},
+    {"whole_comparison", "pt2e"},
     {"cli"},
     {"__main__"},
 ]

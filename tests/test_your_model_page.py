@@ -6,10 +6,12 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+import pytest
 import torch
 from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
 from safetensors.torch import save_file
+from torch import nn
 
 import qstrategies as qs
 from qstrategies.cli import main
@@ -95,4 +97,18 @@ def test_every_snippet_and_command_runs(tmp_path, monkeypatch, registries, capsy
         ),
     }
     for snippet in SNIPPETS[1:]:
-        exec(snippet, names)
+        if "pt2e" not in snippet:
+            exec(snippet, names)
+
+
+def test_the_snippet_of_pt2e_runs(tmp_path, monkeypatch, capsys):
+    pytest.importorskip("torchao", reason="not installed: pip install 'qstrategies[pt2e]'")
+    monkeypatch.chdir(tmp_path)
+    torch.manual_seed(0)
+    layers = nn.Conv2d(3, 8, 3, 4), nn.ReLU(), nn.Flatten(), nn.Linear(512, 3)
+    batches = [torch.rand(16, 3, 32, 32)]
+    names = {"qs": qs, "torch": torch, "model": nn.Sequential(*layers), "batches": batches}
+    (snippet,) = (each for each in SNIPPETS if "pt2e" in each)
+    exec(snippet, names)
+    assert qs.certify(tmp_path / "converted.onnx").complete
+    assert float(capsys.readouterr().out.split()[0]) > 30

@@ -9,7 +9,8 @@ from typing import Any
 from torch import nn
 
 from qstrategies.errors import InputError
-from qstrategies.quantization.capture import capture, left_names
+from qstrategies.quantization.aten import as_functions, is_exported
+from qstrategies.quantization.capture import Captured, capture, left_names
 from qstrategies.quantization.normalize import Normalized, normalize
 from qstrategies.quantization.selfcheck import check_forms
 from qstrategies.quantization.structure import Arguments, mapped
@@ -26,7 +27,10 @@ def normalized_copy(
         SelfCheckError: a graph that gives something else than the model.
     """
     copied = _float_copy(model)
-    captured = capture(copied, arguments, left_names(copied, leave_in_float))
+    if is_exported(copied):  # tracing it again would only take its names and what they stand for
+        captured = Captured(as_functions(copied), {})
+    else:
+        captured = capture(copied, arguments, left_names(copied, leave_in_float))
     example = [each.float() if each.is_floating_point() else each for each in arguments.tensors]
     normalized = normalize(captured, example)
     check_forms(copied, normalized.module, arguments, normalized.inputs)

@@ -112,6 +112,9 @@ class Rebuild:
         else:
             self.varying.add(node)
             self._varying(node, fact, other)
+        made = self.env.get(node)
+        if isinstance(made, fx.Node):
+            made.meta.setdefault("stands_for", []).append(node.name)
 
     def _constant(self, node: fx.Node, value: Any, other: Any) -> Any:
         """What depends on no input; numbers made of the batch size among it."""

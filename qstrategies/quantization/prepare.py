@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, fx, nn
@@ -264,7 +264,8 @@ def weight_quantizer(
 def _activation(forms: Prepared, members: Sequence[str], observer: Any) -> ActivationQuantizer:
     name = members[0]
     placeholders = {node.name for node in forms.graph.graph.find_nodes(op="placeholder")}
-    site = QuantizerSite(name, "input" if name in placeholders else "activation")
+    kind: Literal["input", "activation"] = "input" if name in placeholders else "activation"
+    site = QuantizerSite(name, kind, members=tuple(members))
     chosen = forms.recipe.activation_quantizer(site, ActivationQuantizer(observer))
     chosen.name = name
     chosen.interval = clamped(forms.graph, members) if forms.config.exact else None

@@ -40,12 +40,14 @@ class QuantizerSite:
         layer: with the weight; None for other tensors.
         weight: [out_channels, ...] as the quantizer sees it: batch normalization and the pixel
             step folded in.
+        members: the nodes that give the tensors, all of them.
     """
 
     name: str
     kind: Literal["weight", "activation", "input"]
     layer: nn.Module | None = None
     weight: Tensor | None = None
+    members: tuple[str, ...] = ()
 
 
 class WeightQuantizer(nn.Module):

@@ -84,6 +84,21 @@ def saturating_nodes(graph: fx.GraphModule) -> set[str]:
     return {node.name for node in graph.graph.nodes if "saturates" in node.meta}
 
 
+def units(graph: fx.GraphModule) -> dict[str, float]:
+    """How many times as large as in the user's model the result of every node is, by its name: what
+    ``relu6_to_saturation`` has multiplied, up to the layers that it has divided."""
+    found: dict[str, float] = {}
+    for node in graph.graph.nodes:
+        module = module_at(graph, node)
+        if "saturates" in node.meta:
+            found[node.name] = node.meta["saturates"] / 6
+        elif module is None or is_layer(graph, node):
+            found[node.name] = 1.0
+        else:
+            found[node.name] = max(found[source.name] for source in node.all_input_nodes)
+    return found
+
+
 def _scaled_by(graph: fx.GraphModule, node: Any) -> Any | None:
     """The module whose parameters scale what ``node`` gives: a layer, or the batch normalization to
     be folded into one."""

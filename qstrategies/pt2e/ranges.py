@@ -1,0 +1,61 @@
+"""Ranges that are known before anything is seen."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+
+from qstrategies.pt2e.read import Ends, union
+from qstrategies.quantization.exact_forms import module_at
+from qstrategies.quantization.quantizers import ActivationQuantizer, QuantizerSite
+from qstrategies.quantization.recipe import Recipe
+from qstrategies.quantization.saturation import units
+
+
+class KnownRange(ActivationQuantizer):
+    """Sees nothing outside ``ends``, and these first."""
+
+    def __init__(self, observer: Any, ends: Ends) -> None:
+        super().__init__(observer)
+        self.known = ends
+        observer(torch.tensor(ends))
+
+    def observe(self, x: Tensor) -> Tensor:
+        return super().observe(x.clamp(*self.known))
+
+
+class KnownRanges(Recipe):
+    """``ends`` as in ``read.Converted``. The tensors that share a quantizer get the smallest range
+    that covers what is known of them."""
+
+    def __init__(self, ends: Mapping[str, Ends]) -> None:
+        self.ends = ends
+        self.by_node: dict[str, Ends] = {}
+
+    def rewrite(self, graph: fx.GraphModule) -> None:
+        """Changes nothing: learns the nodes of the ranges, in the units of ``graph``."""
+        unit = units(graph)
+        for node in graph.graph.nodes:
+            stands_for = node.meta.get("stands_for", ())
+            known = [self.ends[name] for name in stands_for if name in self.ends]
+            if known:
+                low, high = union(known)
+                ends = torch.tensor([low, high]) * unit[node.name]
+                self.by_node[node.name] = _cut(module_at(graph, node), ends)
+
+    def activation_quantizer(
+        self, site: QuantizerSite, default: ActivationQuantizer
+    ) -> ActivationQuantizer:
+        known = [self.by_node[name] for name in site.members if name in self.by_node]
+        return KnownRange(default.observer, union(known)) if known else default
+
+
+def _cut(module: nn.Module | None, ends: Tensor) -> Ends:
+    """What is left of ``ends`` behind ``module``, where that is a clamp."""
+    if isinstance(module, nn.ReLU | nn.Hardtanh):
+        ends = module(ends)
+    low, high = ends.tolist()
+    return low, high
