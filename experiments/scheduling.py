@@ -1,12 +1,16 @@
-"""What schedulers cost: ten thousand stages that do nothing, and a real comparison with one job and
-with two.
+"""What schedulers cost: thousands of stages that do nothing, stages that sleep, ten thousand runs
+that are made up, and a real comparison with one job and with two.
 
 python experiments/scheduling.py [--runs 10000] [--schedulers in_process folder ...] [--out FILE]
+
+The last takes ten minutes and wants two idle cores. The scheduler ray needs a cluster at
+$RAY_ADDRESS; docs/your_cores.md says how to start one.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import subprocess
 import sys
@@ -15,16 +19,17 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+import simulated
+from simulated import planned
+
 from qstrategies.cli import guarded
 from qstrategies.experiment import environment
-from qstrategies.experiment.comparison import plan
 from qstrategies.experiment.tasks import tasks_of
 from qstrategies.files import atomic_write
-from qstrategies.records import ExperimentConfig
 from qstrategies.schedulers import SCHEDULERS
-from qstrategies.schedulers.base import Outcome, Resources, Task
+from qstrategies.schedulers.base import Outcome, Perform, Resources, Task
 
-STRATEGIES = ("no_norm", "clamp", "finetune", "qat", "cle")
+SLEEPING = 60
 HEAD = """# What schedulers cost
 
 Written by `python experiments/scheduling.py` on {cpu}.
@@ -35,9 +40,23 @@ and of {large} runs with their trainings, and how much longer each stage takes i
 | scheduler | stages | seconds | stages | seconds | per stage, large / small |
 | --- | ---: | ---: | ---: | ---: | ---: |
 """
+SLEEP = """
+{stages} stages that sleep one second, two at a time: seconds beyond the {half} that they take, in which
+processes start and import PyTorch.
+
+| scheduler | seconds |
+| --- | ---: |
+"""
+SIMULATED = """
+Runs whose results are made up, five strategies at two widths: seconds until they are planned, found
+finished, read, concluded from and reported.
+
+"""
 REAL = """
-A comparison of {strategies} at 8 and 4 bits over two seeds on MNIST, one core a stage: {one:.0f} s
-with one job, {two:.0f} s with two, {ratio:.2f} times as fast.
+A comparison of no_norm and qat at 8 and 4 bits over four seeds on MNIST, one core a stage:
+{one:.0f} s with one job, {two:.0f} s with two, {ratio:.2f} times as fast. Two such comparisons
+beside each other, which share nothing but the machine, are {ceiling:.2f} times as fast as one after
+the other.
 """
 
 
@@ -46,24 +65,23 @@ def nothing(task: Task, _: Sequence[Outcome]) -> Outcome:
     return Outcome(task.name)
 
 
-def tasks(runs: int) -> list[Task]:
-    """The stages of ``runs`` runs."""
-    base = ExperimentConfig(strategy="no_norm")
-    seeds = range(-(-runs // (2 * len(STRATEGIES))))
-    return tasks_of(plan(base, STRATEGIES, [8, 4], seeds)[:runs])
-
-
-def seconds(name: str, stages: Sequence[Task]) -> float:
+def seconds(name: str, stages: Sequence[Task], perform: Perform = nothing) -> float:
     """Of all ``stages``, by the scheduler ``name``, two at a time."""
     with tempfile.TemporaryDirectory() as folder:
         resources = Resources(2, 1, Path(folder), environment.here())
         started = time.perf_counter()
-        scheduler = SCHEDULERS.get(name)(nothing, resources)
+        scheduler = SCHEDULERS.get(name)(perform, resources)
         for stage in stages:
             scheduler.submit(stage)
         count = sum(1 for _ in scheduler.wait())
         assert count == len(stages)
         return time.perf_counter() - started
+
+
+def rested(task: Task, _: Sequence[Outcome]) -> Outcome:
+    """A second of sleep."""
+    time.sleep(1)
+    return Outcome(task.name)
 
 
 def row(name: str, small: Sequence[Task], large: Sequence[Task]) -> str:
@@ -73,16 +91,33 @@ def row(name: str, small: Sequence[Task], large: Sequence[Task]) -> str:
     return f"| {name} | {len(small)} | {first:.1f} | {len(large)} | {second:.1f} | {growth:.2f} |"
 
 
-def real(jobs: int) -> float:
-    """Seconds of a comparison with ``jobs`` processes of one core."""
-    command = [sys.executable, "-m", "qstrategies", "compare", "no_norm", "qat", "--seeds", "2"]
+def sleeping_row(name: str, stages: Sequence[Task]) -> str:
+    """Of the table of stages that sleep."""
+    return f"| {name} | {seconds(name, stages, rested) - len(stages) / 2:.1f} |"
+
+
+def comparison(jobs: int, folder: str) -> subprocess.Popen[bytes]:
+    """One that has begun, with ``jobs`` processes of one core."""
+    command = [sys.executable, "-m", "qstrategies", "compare", "no_norm", "qat", "--seeds", "4"]
     command += ["--bits", "8,4", "--epochs", "1", "--threads", "1", "--jobs", str(jobs), "--quiet"]
     command += ["--scheduler", "processes"]  # which keeps all libraries to one core a job
-    with tempfile.TemporaryDirectory() as folder:
-        environ = {**os.environ, "OMP_NUM_THREADS": "1"}
+    environ = {**os.environ, "OMP_NUM_THREADS": "1"}
+    return subprocess.Popen([*command, "--out", folder], stdout=subprocess.DEVNULL, env=environ)
+
+
+def real(jobs: Sequence[int]) -> float:
+    """Seconds of comparisons beside each other, each with so many ``jobs`` on cores of its own."""
+    cores = sorted(os.sched_getaffinity(0))
+    with contextlib.ExitStack() as stack:
+        stack.callback(os.sched_setaffinity, 0, set(cores))
         started = time.perf_counter()
-        out = subprocess.DEVNULL
-        subprocess.run([*command, "--out", folder], check=True, stdout=out, env=environ)
+        running = []
+        for count in jobs:
+            os.sched_setaffinity(0, cores[:count])  # which a process begins with
+            running.append(comparison(count, stack.enter_context(tempfile.TemporaryDirectory())))
+            cores = cores[count:]
+        codes = [each.wait() for each in running]
+        assert not any(codes), codes
         return time.perf_counter() - started
 
 
@@ -97,14 +132,17 @@ def main() -> int:
     )
     parser.add_argument("--out", type=Path, default=Path("docs/scheduling.md"))
     chosen = parser.parse_args()
-    small, large = tasks(max(10, chosen.runs // 10)), tasks(chosen.runs)
-    runs = [sum(task.stage == "run" for task in each) for each in (small, large)]
-    text = HEAD.format(cpu=environment.describe()["cpu"], small=runs[0], large=runs[1])
-    for name in chosen.schedulers:
-        text += row(name, small, large) + "\n"
-        print(text.splitlines()[-1], flush=True)
-    one, two = real(1), real(2)
-    text += REAL.format(strategies="no_norm and qat", one=one, two=two, ratio=one / two)
+    counts = [max(10, chosen.runs // 10), chosen.runs]
+    small, large = (tasks_of(planned(count)) for count in counts)
+    text = HEAD.format(cpu=environment.describe()["cpu"], small=counts[0], large=counts[1])
+    text += "".join(f"{row(name, small, large)}\n" for name in chosen.schedulers)
+    floats = [task for task in large if not task.parents][:SLEEPING]
+    text += SLEEP.format(stages=len(floats), half=len(floats) // 2)
+    at_once = [name for name in chosen.schedulers if name != "in_process"]
+    text += "".join(f"{sleeping_row(name, floats)}\n" for name in at_once)
+    text += SIMULATED + simulated.table(counts)
+    one, two, beside = real([1]), real([2]), real([1, 1])
+    text += REAL.format(one=one, two=two, ratio=one / two, ceiling=2 * one / beside)
     atomic_write(chosen.out, text)
     print(text)
     return 0

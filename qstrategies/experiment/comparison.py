@@ -131,7 +131,7 @@ def run_all(
     chosen = "processes" if jobs > 1 and scheduler == "in_process" else scheduler
     resources = resources_of(chosen, jobs, threads, workspace.folder)
     with exclusive(workspace.folder):
-        finished = _finished(configs, workspace)
+        finished = finished_runs(configs, workspace)
         missing = {each.run_id: each for each in configs if each.run_id not in finished}
         for name in dict.fromkeys(each.dataset for each in missing.values()):
             _ = workspace.dataset(name).splits  # what is wrong with data is said at once
@@ -147,7 +147,9 @@ def _raise_if_all_are_refused(outcomes: Sequence[Outcome]) -> None:
         raise InputError(str(outcomes[0].reason))
 
 
-def _finished(configs: Sequence[ExperimentConfig], workspace: Workspace) -> dict[str, RunRecord]:
+def finished_runs(
+    configs: Sequence[ExperimentConfig], workspace: Workspace
+) -> dict[str, RunRecord]:
     """The records of the finished ``configs``, by run; why others are not is said once for all that
     have the reason."""
     inputs = Inputs(workspace.dataset)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import os
 from dataclasses import dataclass, field
 from typing import NamedTuple
@@ -171,7 +172,7 @@ class ExperimentConfig:
         check_range("seed", self.seed, 0, 2**31 - 1)
         check_range("calibration draw", self.calibration_draw, 0, 999)
 
-    @property
+    @functools.cached_property
     def run_id(self) -> str:
         """A readable name that is unique to this configuration, and that of a folder."""
         weights, activations = self.quantization.widths
