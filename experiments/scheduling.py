@@ -41,8 +41,8 @@ and of {large} runs with their trainings, and how much longer each stage takes i
 | --- | ---: | ---: | ---: | ---: | ---: |
 """
 SLEEP = """
-{stages} stages that sleep one second, two at a time: seconds beyond the {half} that they take, in which
-processes start and import PyTorch.
+{stages} stages that sleep one second, two at a time: seconds beyond the {half} that they take, in
+which processes start and import PyTorch; Ray's had done so before.
 
 | scheduler | seconds |
 | --- | ---: |
