@@ -8,7 +8,6 @@ import torch
 from torch import nn
 
 from qstrategies.operators.layer import RoundedLayer
-from qstrategies.quantization import rounding
 from qstrategies.quantization.balance import balanced
 from qstrategies.quantization.exact_forms import from_kernels, kernels_of
 from qstrategies.quantization.quantizers import WeightQuantizer
@@ -133,7 +132,7 @@ def test_balanced_layers_keep_what_the_proof_asks_for(kind, bits):
 
 
 def test_channels_that_float32_could_not_add_stay_as_they_are(monkeypatch):
-    monkeypatch.setattr(rounding, "FLOAT_EXACT", 0)
+    monkeypatch.setattr(WeightQuantizer, "largest_sum", 0)
     torch.manual_seed(0)
     layer = nn.Linear(50, 40)
     quantizer = WeightQuantizer(8, per_channel=True, exact=True, pairs=True)

@@ -1,5 +1,7 @@
 """The TFLite form: every operator in the real kernels, and what it refuses."""
 
+from pathlib import Path
+
 import pytest
 import torch
 from torch import nn
@@ -13,7 +15,8 @@ from qstrategies.tflite_file import load_tflite
 
 pytest.importorskip("tflite", reason="the package tflite is not installed")
 
-EXECUTORS = [name for name in RUNTIMES.names() if RUNTIMES.get(name).suffix == ".tflite"]
+EXECUTORS = runtimes_for(Path("model.tflite"))
+INSTALLED = [name for name in EXECUTORS if RUNTIMES.get(name).missing() is None]
 
 
 class Behind(nn.Module):
@@ -35,16 +38,16 @@ def quantized(model, shape=(3, 8, 8), **settings):
     return qs.quantize(model.eval(), [data], data[:2], input_scale=1 / 255, **settings)
 
 
-def steps_apart(model, tmp_path, shape=(3, 8, 8), executors=EXECUTORS, **settings):
+def steps_apart(model, tmp_path, shape=(3, 8, 8), **settings):
     """The largest distance of each executor's outputs from the specification's."""
     made = quantized(model, shape, **settings)
     file = qs.export_tflite(made, tmp_path / "model.tflite")
     pixels = torch.randint(0, 256, (9, *shape), dtype=torch.uint8)
-    checked = qs.cross_check(file, pixels, executors)
+    checked = qs.cross_check(file, pixels, EXECUTORS)
     found = {check.runtime: check.max_steps for check in checked.checks}
-    reasons = [item.reason for item in checked.skipped if item.runtime in EXECUTORS]
-    assert all("not installed" in reason for reason in reasons), reasons
-    return {name: steps for name, steps in found.items() if name in EXECUTORS}
+    reasons = {item.runtime: item.reason for item in checked.skipped}
+    assert not reasons.keys() & set(INSTALLED), reasons
+    return {name: steps for name, steps in found.items() if name in INSTALLED}
 
 
 MOVING = {
@@ -70,13 +73,6 @@ MOVING = {
 }
 
 
-@pytest.mark.parametrize("name", MOVING)
-def test_what_moves_values_gives_the_same_bits_behind_xnnpacks_layer(name, tmp_path):
-    found = steps_apart(Behind(MOVING[name]), tmp_path)
-    assert found["litert-xnnpack"] == 0
-    assert max(found.values()) <= 1, "ties of the convolution before it"
-
-
 LAYERS = {
     "strides and same": nn.Conv2d(4, 6, 3, 2, 1),
     "uneven padding": nn.Conv2d(4, 6, (3, 2), (1, 2), (2, 0)),
@@ -92,9 +88,30 @@ LAYERS = {
 }
 
 
-@pytest.mark.parametrize("name", LAYERS)
-def test_layers_give_the_bits_of_the_specification_in_xnnpack(name, tmp_path):
-    found = steps_apart(Behind(LAYERS[name]), tmp_path)
+SUMS = {
+    "a sum": lambda x: x + x[:, :, :1].relu(),
+    "a sum before a relu": lambda x: (x + x[:, 1:2].relu()).relu(),
+    "a difference": lambda x: x - x[:, :1],
+    "odd means": nn.AvgPool2d(3, 2, 1),
+    "even means": nn.AvgPool2d(2),
+    "a mean of 64": nn.AdaptiveAvgPool2d(1),
+    "a mean of 48": lambda x: functional.adaptive_avg_pool2d(x[:, :, 2:], 1),
+}
+FIXED = {"fixed_point": True}
+
+
+@pytest.mark.parametrize("name", {**MOVING, **LAYERS, **SUMS})
+def test_fixed_point_integers_give_the_same_bits_in_every_kernel(name, tmp_path):
+    net = Behind({**MOVING, **LAYERS, **SUMS}[name])
+    found = steps_apart(net, tmp_path, config=qs.QuantizationConfig(**FIXED))
+    assert set(found.values()) == {0.0} and len(found) == len(INSTALLED)
+
+
+@pytest.mark.parametrize(
+    "name", ["strides and same", "depthwise", "linear twice", "max pool", "table"]
+)
+def test_other_integers_do_in_xnnpack_and_elsewhere_but_for_ties(name, tmp_path):
+    found = steps_apart(Behind({**MOVING, **LAYERS}[name]), tmp_path)
     assert found["litert-xnnpack"] == 0 and max(found.values()) <= 2
 
 
@@ -102,17 +119,31 @@ def test_signals_are_images_of_height_one(tmp_path):
     net = nn.Sequential(
         nn.Conv1d(4, 6, 3, 2, 1), nn.ReLU(), nn.MaxPool1d(2), nn.Flatten(), nn.Linear(12, 3)
     )
-    found = steps_apart(Behind(net, dimensions=1), tmp_path, (3, 8))
-    assert found["litert-xnnpack"] == 0 and max(found.values()) <= 1
+    config = qs.QuantizationConfig(**FIXED)
+    found = steps_apart(Behind(net, dimensions=1), tmp_path, (3, 8), config=config)
+    assert set(found.values()) == {0.0}
 
 
 @pytest.mark.parametrize(
-    "bits", [{"activation_bits": 4}, {"per_channel": False}, {"weight_bits": 3}]
+    "settings",
+    [
+        {"activation_bits": 4},
+        {"per_channel": False},
+        {"weight_bits": 5},
+        {"weight_bits": 6, "saturation": "vnni_or_arm"},
+        {"weight_bits": 3},
+        {"weight_bits": 2, "levels": "full"},
+        {"weight_bits": 6, "levels": "no_zero"},
+        {"saturation": "vnni_or_arm"},
+        {"observer": "min_max"},
+        {"reduce_range": True},
+    ],
+    ids=str,
 )
-def test_narrower_tensors_and_one_scale_per_tensor(bits, tmp_path):
+def test_whatever_the_settings(settings, tmp_path):
     net = nn.Sequential(nn.ReLU(), nn.Conv2d(4, 6, 3), nn.ReLU(), nn.Flatten(), nn.Linear(216, 4))
-    found = steps_apart(Behind(net), tmp_path, config=qs.QuantizationConfig(**bits))
-    assert found["litert-xnnpack"] == 0
+    config = qs.QuantizationConfig(**FIXED, **settings)
+    assert set(steps_apart(Behind(net), tmp_path, config=config).values()) == {0.0}
 
 
 REFUSED = {

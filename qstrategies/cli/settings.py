@@ -13,6 +13,7 @@ from qstrategies.cli.values import file, folder, number, whole
 from qstrategies.errors import InputError, check_choice
 from qstrategies.records import (
     ENGINES,
+    FORMS,
     LEVELS,
     MARGIN,
     OBSERVERS,
@@ -106,6 +107,12 @@ def _add_quantization(sub: argparse.ArgumentParser) -> None:
         "with 16-bit sums of products too)",
     )
     quantize.add_argument(
+        "--fixed-point",
+        action="store_true",
+        help="the same bits in fixed-point kernels too, as those of microcontrollers: weights of "
+        "at most 7 bits, without ties",
+    )
+    quantize.add_argument(
         "--engine",
         default="x86",
         help=f"int8 kernels of PyTorch: {', '.join(ENGINES)} (default: x86)",
@@ -120,6 +127,12 @@ def _add_quantization(sub: argparse.ArgumentParser) -> None:
         "--pixels",
         default="uint8",
         help=f"input of the ONNX file: {', '.join(PIXELS)} (default: uint8)",
+    )
+    quantize.add_argument(
+        "--form",
+        action="append",
+        default=[],
+        help=f"write this file too: {', '.join(FORMS)} (may be repeated)",
     )
 
 
@@ -228,12 +241,14 @@ def configuration(options: argparse.Namespace, strategy: str, widths: Widths) ->
             reduce_range=options.reduce_range,
             exact=not options.free_scales,
             saturation=options.saturation,
+            fixed_point=options.fixed_point,
             engine=options.engine,
             calibration_images=options.calibration_images,
         ),
         seed=options.seed,
         calibration_draw=getattr(options, "calibration_draw", 0),
         pixels=options.pixels,
+        forms=tuple(dict.fromkeys(options.form)),
     )
 
 

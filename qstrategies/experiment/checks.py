@@ -15,6 +15,7 @@ from qstrategies.execution.crosscheck import check_runtimes
 from qstrategies.execution.distance import compare, logits_hash
 from qstrategies.experiment import environment
 from qstrategies.experiment.workspace import Workspace
+from qstrategies.export.forms import write_form
 from qstrategies.export.onnx_export import ExportedModel, export_onnx
 from qstrategies.quantization.model import QuantizedModel
 from qstrategies.records import ENGINES, ExperimentConfig, RuntimeCheck, Skipped
@@ -28,11 +29,13 @@ QUICK_IMAGES = 500  # what the engines and runtimes get that do not run over all
 
 
 QUICK_LEFT_OUT = (
+    "litert-reference",
     "numpy-integer",
     "onnx-reference",
     "onnxruntime-web",
     "opencv-dnn",
     "openvino",
+    "tflite-micro",
     "tract",
 )  # slow to start or to run
 
@@ -108,9 +111,9 @@ def export(
     entry = quantized.inputs[0]
     if entry.scale is not None and not entry.pixels:
         metadata |= {"input_scale": entry.scale, "input_zero_point": entry.zero_point}
-    return export_onnx(
-        quantized, workspace.folder / config.run_id / "model.onnx", metadata, pixels=config.pixels
-    )
+    path = workspace.folder / config.run_id / "model.onnx"
+    files = export_onnx(quantized, path, metadata, pixels=config.pixels)
+    return files + [write_form(form, quantized, path, metadata) for form in config.forms]
 
 
 def figure_entries(task: Task, value: float) -> dict[str, Any]:
@@ -128,8 +131,9 @@ def cross_check(
     scale: float | None,
     predictions: dict[str, Any],
 ) -> tuple[list[RuntimeCheck], list[Skipped]]:
-    """Every runtime over all examples of the portable form when checks are full; else the default
-    one, the others over a part. Of a split that lies on disk no more than ``CHECKED_BYTES`` count.
+    """Every runtime over all examples of every form but "fast" when checks are full; else the
+    default one, the others over a part. Of a split that lies on disk no more than
+    ``CHECKED_BYTES`` count.
 
     What each predicts is added to ``predictions``.
     """
@@ -140,10 +144,11 @@ def cross_check(
         names = runtimes_for(model.path)
         others = [name for name in names if name not in (DEFAULT_RUNTIME, *QUICK_LEFT_OUT)]
         images = model.inputs(loaded)[0]
-        if config.checks == "full" and model.form == "portable":
+        first = [name for name in names if name == DEFAULT_RUNTIME]
+        if config.checks == "full" and model.form != "fast":
             parts = [(images, names)]
         else:
-            parts = [(images, [DEFAULT_RUNTIME]), (images[:QUICK_IMAGES], others)]
+            parts = [(images, first), (images[:QUICK_IMAGES], others)]
         for part, chosen in parts:
             found, left_out = check_runtimes(
                 model.path, [part], reference, scale, chosen, predictions

@@ -70,8 +70,7 @@ def free_scales_accuracy(
     another training."""
     if strategy.course.fake_quantized or not config.quantization.exact:
         return None
-    free = dataclasses.replace(
-        config, quantization=dataclasses.replace(config.quantization, exact=False)
-    )
+    settings = dataclasses.replace(config.quantization, exact=False, fixed_point=False)
+    free = dataclasses.replace(config, quantization=settings)
     int8 = quantize_stage(free, strategy, dataset.splits["train"], model, None).int8()
     return evaluate(on_pixels(int8), dataset.splits["test"], dataset.task).accuracy

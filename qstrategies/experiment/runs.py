@@ -266,7 +266,9 @@ def _export(
     checks, skipped = cross_check(config, exported, test, reference, scale, int8.executors)
     clock.lap("cross_check")
     timed = test.first(TIMED_IMAGES).images
-    files = [(model.path, model.inputs(timed)[0]) for model in exported]
+    files = [
+        (model.path, model.inputs(timed)[0]) for model in exported if model.path.suffix == ".onnx"
+    ]
     speeds = measure((floating.file.path, timed.numpy()), files)
     clock.lap("speed")
     return _Files(exported, (*int8.engines, *checks), tuple(skipped), speeds)

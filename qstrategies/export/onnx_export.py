@@ -99,6 +99,7 @@ def export_onnx(
     check_file(quantized, portable)
     if quantized.config.exact:
         asked = {name: getattr(quantized.config, name) for name in ("saturation", "levels")}
+        asked |= {"fixed_point": True} if quantized.config.fixed_point else {}
         metadata = {**asked, **(metadata or {})}
     files = [_save(portable, path, "portable", metadata, quantized)]
     _save_vectors(files[0])

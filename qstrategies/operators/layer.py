@@ -24,6 +24,7 @@ class RoundedLayer:
         bias: int32 [out_channels], in steps of the input's scale times ``scale``.
         per_tensor: whether kernels take one scale.
         bits: that the weights were rounded to.
+        factor: of which all weights are multiples (``quantization/fixed_point.py``).
     """
 
     weight: Array
@@ -31,6 +32,7 @@ class RoundedLayer:
     bias: Array
     per_tensor: bool = False
     bits: int = 8
+    factor: int = 1
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

@@ -41,7 +41,7 @@ class BoundedStep(LearnedStep):
         largest = 2 ** (accumulator_bits - 1) - 1
         bias = int(SHARE_OF_BIAS * largest)
         self.centred = centred
-        self.largest_bias = bias - 1  # steps are rounded
+        self.largest_bias = min(self.largest_bias, bias - 1)  # steps are rounded
         self.largest_norm = BELOW * (2 if centred else 1) * (largest - bias) / HIGHEST
 
     def step(self, rows: Tensor) -> Tensor:

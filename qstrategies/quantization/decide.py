@@ -21,6 +21,7 @@ from qstrategies.quantization.ranges import decided
 from qstrategies.quantization.recipe import overrides, overrides_rounding
 from qstrategies.quantization.rounding import Scaled, Way, rounded_layer, scaled
 from qstrategies.quantization.steps import coarsened
+from qstrategies.quantization.tie_free import check_tie_free
 
 
 def decide(prepared: Prepared, batches: Sequence[tuple[Tensor, ...]] = ()) -> IntegerGraph:
@@ -31,9 +32,13 @@ def decide(prepared: Prepared, batches: Sequence[tuple[Tensor, ...]] = ()) -> In
             by them.
 
     Raises:
-        InputError: a layer that cannot be rounded (``rounding.py``).
+        InputError: a layer that cannot be rounded (``rounding.py``), or a node that has no
+            fixed-point form where that is asked for.
     """
-    return build(prepared, quantizers(prepared), batches)
+    graph = build(prepared, quantizers(prepared), batches)
+    if prepared.config.fixed_point:
+        check_tie_free(graph)
+    return graph
 
 
 def quantizers(prepared: Prepared) -> dict[int, Quantizer]:

@@ -46,12 +46,13 @@ class _Folded:
     scale: Tensor
     entry: Tensor | None
 
-    def rounded_bias(self) -> Tensor:
-        """In whole steps of the accumulator, with the gradient of the real one."""
+    def rounded_bias(self, quantizer: WeightQuantizer) -> Tensor:
+        """In steps of the accumulator, as ``quantizer`` rounds it, with the gradient of the real
+        one."""
         if self.entry is None:
             return self.bias
         step = self.scale.detach().double() * self.entry.double()
-        whole = (torch.round(self.bias.detach() / step) * step).float()
+        whole = (quantizer.whole_steps(self.bias.detach() / step) * step).float()
         return straight_through(whole, self.bias)
 
 
@@ -128,7 +129,9 @@ class FakeQuantizedLayer(nn.Module):
     def _shifted(self) -> float | None:
         """The scale of what is made of the layer, where a zero point is added to it."""
         found = None if self.output is None else self.output.current()
-        return float(found[0]) if found is not None and int(found[1]) else None
+        if found is None or not (int(found[1]) or self.quantizer.fixed_point):
+            return None
+        return float(found[0])
 
     def _shaped(self, scale: Tensor) -> Tensor:
         """``scale`` [out_channels] to go with the weight."""
@@ -145,10 +148,10 @@ class FakeQuantizedLayer(nn.Module):
         """The bias of the layer, moved as the folded one is when it is rounded."""
         bias = self.bias
         if self.norm is None:
-            return bias if bias is None else folded.rounded_bias()
+            return bias if bias is None else folded.rounded_bias(self.quantizer)
         if self.norm.training:
             return bias
-        apart = folded.rounded_bias().detach() - folded.bias.detach()
+        apart = folded.rounded_bias(self.quantizer).detach() - folded.bias.detach()
         moved = apart / _divisor(folded.factor.flatten())
         return moved if bias is None else bias + moved
 
@@ -167,7 +170,7 @@ class FakeQuantizedLayer(nn.Module):
         weight = self.quantizer.rounded(real, self._shaped(folded.scale))
         if unit != 1:  # pixels are the integers that they are in the file
             x = straight_through(torch.round(x.detach() / unit), x / unit)
-        return self._applied(x, weight, folded.rounded_bias())
+        return self._applied(x, weight, folded.rounded_bias(self.quantizer))
 
     def _applied(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         layer = self.layer

@@ -29,6 +29,7 @@ from qstrategies.quantization.exact_forms import (
     output_rows,
     relus_to_layers,
 )
+from qstrategies.quantization.fixed_point import averages_to_layers, give_biases
 from qstrategies.quantization.float_graph import normalized_copy, numbered
 from qstrategies.quantization.observers import ACTIVATION_OBSERVERS
 from qstrategies.quantization.place import NOWHERE, Placement, place
@@ -174,6 +175,9 @@ def forms_of(
     sample = (normalized.inputs, expected)
     drop_round_trips(normalized.module)
     let_readers_broadcast(normalized.module)
+    if config.fixed_point:
+        averages_to_layers(normalized.module)
+        give_biases(normalized.module)
     return Prepared(
         graph=normalized.module,
         config=config,
@@ -244,11 +248,12 @@ def weight_quantizer(
     layer, name = module_at(forms.graph, node), str(node.target)
     reads_pixels = forms.placement.groups[node.all_input_nodes[0].name] in forms.pixel_groups
     default = WeightQuantizer(
-        bits or forms.bits.get(name, forms.config.weight_bits),
+        forms.config.stored_bits(bits or forms.bits.get(name, forms.config.weight_bits)),
         per_channel=forms.config.per_channel and not is_transposed(layer),
         exact=forms.config.exact,
         levels=forms.config.levels,
         pairs=forms.config.saturation == "any_kernel",
+        fixed_point=forms.config.fixed_point,
         unit=forms.input_scale or 1.0 if reads_pixels else 1.0,
     )
     norm = folded_norm(forms.graph, node)

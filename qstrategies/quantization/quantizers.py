@@ -16,13 +16,22 @@ import torch
 from torch import Tensor, nn
 
 from qstrategies.errors import NotFiniteError
+from qstrategies.quantization.fixed_point import (
+    LARGEST_BIAS,
+    LARGEST_SUM,
+    stored_factor,
+    tie_free_scale,
+)
 from qstrategies.quantization.observers import observed_ends, observes_ends_only
 from qstrategies.quantization.scales import (
+    FLOAT_EXACT,
+    LARGEST_PAIR,
     exact_activation_qparams,
     fake_quantize,
     fake_round,
     fit_layer,
     largest,
+    largest_pair,
     round_to_levels_,
     straight_through,
     weight_scale,
@@ -54,12 +63,13 @@ class WeightQuantizer(nn.Module):
     """Rounds a weight to its ``level_set``; each weight it sees gives its scale afresh.
 
     ``name`` is that of the layer, ``levels`` that of the set. ``pairs``: whether exact scales keep
-    two products within 16 bits. ``unit`` is the factor that will be folded into the weight before
-    export (the pixel scale in a first layer). A bias of more steps of the accumulator than
-    ``largest_bias`` raises an exact scale.
+    two products within 16 bits. ``fixed_point``: whether the integers are those of
+    ``fixed_point.py``, stored ``factor`` times as large. ``unit`` is the factor that will be folded
+    into the weight before export (the pixel scale in a first layer). A bias of more steps of the
+    accumulator than ``largest_bias`` raises an exact scale.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - one keyword per setting
         self,
         bits: int,
         *,
@@ -67,15 +77,17 @@ class WeightQuantizer(nn.Module):
         exact: bool,
         levels: str = "narrow",
         pairs: bool = True,
+        fixed_point: bool = False,
         unit: float = 1.0,
     ) -> None:
         super().__init__()
         self.name = ""
         self.bits, self.per_channel, self.exact = bits, per_channel, exact
-        self.pairs, self.unit = pairs, unit
+        self.pairs, self.fixed_point, self.unit = pairs, fixed_point, unit
         self.levels, self.level_set = levels, LevelSet.of(levels, bits)
         self.quant_min, self.quant_max = self.level_set.quant_min, self.level_set.quant_max
-        self.largest_bias = math.inf
+        self.factor = stored_factor(self.level_set, pairs=pairs) if fixed_point else 1
+        self.largest_bias = LARGEST_BIAS if fixed_point else math.inf
 
     @property
     def chosen(self) -> bool:
@@ -83,9 +95,24 @@ class WeightQuantizer(nn.Module):
         return False
 
     @property
+    def largest_pair(self) -> int:
+        """What two weights of one sign may sum to where products have 16 bits."""
+        return LARGEST_PAIR // self.factor
+
+    @property
+    def limits_pairs(self) -> bool:
+        """Whether two weights of one sign could exceed that, and may not."""
+        return self.pairs and 2 * self.level_set.largest > self.largest_pair
+
+    @property
+    def largest_sum(self) -> int:
+        """What the largest partial sum times the scale's mantissa may be."""
+        return LARGEST_SUM if self.fixed_point else FLOAT_EXACT
+
+    @property
     def settings(self) -> dict[str, Any]:
         """With these and ``bits`` another one is made alike."""
-        names = ("per_channel", "exact", "levels", "pairs", "unit")
+        names = ("per_channel", "exact", "levels", "pairs", "fixed_point", "unit")
         return {name: getattr(self, name) for name in names}
 
     def step(self, rows: Tensor) -> Tensor:
@@ -123,6 +150,9 @@ class WeightQuantizer(nn.Module):
 
     def on_grid(self, rows: Tensor, step: Tensor) -> Tensor:
         """The scale [out_channels] that is exported where ``step`` is wanted."""
+        if self.fixed_point:
+            fits = largest_pair(rows) / self.largest_pair if self.limits_pairs else None
+            return tie_free_scale(rows, step, self.level_set, fits, per_channel=self.per_channel)
         return weight_scale(
             rows,
             step,
@@ -131,6 +161,11 @@ class WeightQuantizer(nn.Module):
             exact=self.exact,
             pairs=self.pairs,
         )
+
+    def whole_steps(self, bias: Tensor) -> Tensor:
+        """``bias`` in steps of the accumulator, as it is exported: whole, or half-way between
+        two."""
+        return torch.floor(bias) + 0.5 if self.fixed_point else torch.round(bias)
 
     def scale(self, weight: Tensor) -> Tensor:
         """The scale [out_channels] of ``weight`` itself."""

@@ -21,9 +21,6 @@ from qstrategies.quantization.quantizers import WeightQuantizer, check_finite
 from qstrategies.quantization.recipe import Recipe, overrides
 from qstrategies.quantization.scales import (
     BIAS_BUDGET,
-    FLOAT_EXACT,
-    LARGEST_PAIR,
-    exceeds_pair,
     float_units,
     largest_pair,
     mantissa,
@@ -70,7 +67,7 @@ def scaled(
     entry, output = ends
     scale = quantizer.exported_scale(output_rows(layer)).detach()
     entry_scale = torch.tensor([entry.scale])
-    shifted = output.scale if output.zero_point != 0 else None
+    shifted = output.scale if output.zero_point != 0 or quantizer.fixed_point else None
     scale = quantizer.fitted(scale, bias, entry_scale, shifted)
     per_tensor = is_transposed(layer)  # their kernels take one scale
     step = scale[0] if per_tensor else scale.reshape(-1, *[1] * (weight.dim() - 1))
@@ -92,14 +89,17 @@ def rounded_layer(
     if overrides(way.recipe, "correct_bias"):
         corrected = way.recipe.correct_bias(problem, integers * found.step)
         room = torch.maximum(steps.abs(), (BIAS_BUDGET / mantissa(scale)).floor())
+        room = room.clamp(max=quantizer.largest_bias)
         steps = _bias_steps(name, corrected, scale, entry_scale, quantizer)
         steps = steps.clamp(-room, room) if quantizer.exact else steps
+    factor = quantizer.factor
     return RoundedLayer(
-        integers.to(torch.int8).numpy(),
-        scale.contiguous().numpy(),
-        steps.numpy().astype(np.int32),
+        (integers * factor).to(torch.int8).numpy(),
+        (scale / factor).contiguous().numpy(),
+        (steps * factor).numpy().astype(np.int32),
         per_tensor=is_transposed(problem.layer),
         bits=quantizer.bits,
+        factor=factor,
     )
 
 
@@ -138,8 +138,8 @@ def _exact(
 ) -> Tensor:
     """Whether kernels add up each channel exactly, [out_channels]."""
     rows = output_rows(layer, integers).flatten(1)
-    fits = float_units(rows, scale, bias) < FLOAT_EXACT
-    return fits & (largest_pair(rows) <= LARGEST_PAIR) if quantizer.pairs else fits
+    fits = float_units(rows, scale, bias) < quantizer.largest_sum
+    return fits & (largest_pair(rows) <= quantizer.largest_pair) if quantizer.pairs else fits
 
 
 def balanced_integers(
@@ -171,14 +171,14 @@ def _balanced_channels(
     places = balanced((steps - levels.offset) / levels.spacing, room[0].ceil(), room[1].floor())
     moved = places * levels.spacing + levels.offset
     before, after = (float_units(integers.flatten(1), scale, bias) for integers in (nearest, moved))
-    exact = after <= before.clamp(min=FLOAT_EXACT)
+    exact = after <= before.clamp(min=quantizer.largest_sum)
     return torch.where(exact[:, None, None], moved, nearest)
 
 
 def _bias_steps(
     name: str, bias: Tensor, scale: Tensor, entry_scale: Tensor, quantizer: WeightQuantizer
 ) -> Tensor:
-    steps = torch.round(bias.double() / (scale.double() * entry_scale.double()))
+    steps = quantizer.whole_steps(bias.double() / (scale.double() * entry_scale.double()))
     if not quantizer.exact:
         steps = steps.clamp(-LARGEST_BIAS, LARGEST_BIAS)
     if steps.abs().max() > LARGEST_BIAS:
@@ -190,13 +190,11 @@ def _bias_steps(
 
 def _room(nearest: Tensor, quantizer: WeightQuantizer) -> tuple[Tensor, Tensor]:
     """How far weights of every row of ``nearest`` may be moved away from zero, below and above."""
-    if not (quantizer.pairs and exceeds_pair(quantizer.level_set)) or nearest.shape[1] < 2:
+    if not quantizer.limits_pairs or nearest.shape[1] < 2:
         ends = torch.tensor([quantizer.quant_min, quantizer.quant_max], dtype=nearest.dtype)
         return ends[0].expand(len(nearest)), ends[1].expand(len(nearest))
     # beside the largest weight, and beside each other
-    lowest, highest = (end.clamp(max=LARGEST_PAIR) for end in (-nearest.amin(1), nearest.amax(1)))
-    low, high = (
-        torch.minimum(LARGEST_PAIR - end, torch.tensor(LARGEST_PAIR / 2))
-        for end in (lowest, highest)
-    )
+    most = quantizer.largest_pair
+    lowest, highest = (end.clamp(max=most) for end in (-nearest.amin(1), nearest.amax(1)))
+    low, high = (torch.minimum(most - end, torch.tensor(most / 2)) for end in (lowest, highest))
     return -low, high

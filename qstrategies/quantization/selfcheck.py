@@ -197,7 +197,7 @@ def _check_weight(prepared: Prepared, layer: Layer, rounded: Tensor) -> None:
     module: Any = prepared.graph.get_submodule(layer.name)
     shape = [1] * rounded.dim()
     shape[layer.weight_axis] = -1
-    step = torch.from_numpy(layer.weight_scale).reshape(shape)
+    step = torch.from_numpy(layer.weight_scale * layer.rounded_layer.factor).reshape(shape)
     wanted = module.weight.detach() * quantizer.unit / step
     steps = (rounded / step - wanted.clamp(quantizer.quant_min, quantizer.quant_max)).abs()
     if not steps.max() <= quantizer.level_set.spacing + SLACK:

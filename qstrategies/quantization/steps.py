@@ -5,6 +5,11 @@ points and all. What an operand holds below 2^-13 of the other one's step is los
 anyway: a branch times 1e-6, as layer scale begins (Touvron et al., arXiv 2103.17239, section 2), or
 one that was zero in calibration. And no result may have 2^31 steps, since some executors round to
 int32 before they saturate.
+
+Fixed-point kernels round a sum's ties each in its own way: its operands must lie on the grid of
+the result, so that there is nothing to round, and within 2^7 of it, beyond which XNNPACK's 20-bit
+multipliers are off. And a step of a layer's result must be two of its accumulator
+(``fixed_point.py``).
 """
 
 from __future__ import annotations
@@ -20,11 +25,14 @@ from qstrategies.operators.addition import Add, Subtract
 from qstrategies.operators.base import Quantizer
 from qstrategies.operators.product import Multiply
 from qstrategies.quantization.exact_forms import is_layer, module_at, output_rows
+from qstrategies.quantization.fixed_point import STEPS_OF_RESULT
 from qstrategies.quantization.prepare import Prepared
 
 FINEST = 2.0**-13
 """Of the coarsest step of a sum. Kernels count four times 255 steps of both operands, and the zero
 point of the result, in the finest of the three: 4 (255 2^13 + 255) + 255 2^13 < 2^24."""
+FINEST_FIXED = 2.0**-7
+"""The same in fixed-point kernels."""
 MOST_STEPS = 2.0**30
 
 
@@ -52,6 +60,7 @@ class _Steps:
     def __init__(self, prepared: Prepared, chosen: Mapping[int, Quantizer]) -> None:
         self.prepared, self.chosen = prepared, chosen
         self.graph, self.placement = prepared.graph, prepared.placement
+        self.fixed_point = prepared.config.fixed_point
         self.nodes = {node.name: node for node in self.graph.graph.nodes}
         self.results = dict(self._results())
 
@@ -87,11 +96,26 @@ class _Steps:
     def _of_result(self, node: fx.Node) -> float:
         if self._adds(node):
             return self._finest(node)
+        if self.fixed_point and is_layer(self.graph, node):
+            return max(STEPS_OF_RESULT * self._accumulated(node), self._fitting_sum(node))
         module = module_at(self.graph, node)
         if isinstance(module, Multiply):
             a, *b = map(_reach, self._inputs(node))
             return _fitting(a * max(b, default=a))
-        return _fitting(self._largest_sum(node)) if is_layer(self.graph, node) else 0.0
+        return self._fitting_sum(node) if is_layer(self.graph, node) else 0.0
+
+    def _fitting_sum(self, layer: fx.Node) -> float:
+        return _fitting(self._largest_sum(layer))
+
+    @torch.no_grad()
+    def _accumulated(self, layer: fx.Node) -> float:
+        """The largest step of the accumulator of a layer's channels, before weights are stored
+        larger."""
+        module, quantizer = module_at(self.graph, layer), self.prepared.weights[str(layer.target)]
+        (entry,) = self._inputs(layer)
+        scale = quantizer.exported_scale(output_rows(module))
+        scale = quantizer.fitted(scale, module.bias, torch.tensor([entry.scale]), None)
+        return entry.scale * float(scale.max())
 
     @torch.no_grad()
     def _largest_sum(self, layer: fx.Node) -> float:
@@ -107,6 +131,9 @@ class _Steps:
         too, which may need the finest step."""
         users = {user for name in members for user in self.nodes[name].users}
         readers = [user for user in users if user.name not in members]
+        if self.fixed_point:
+            sums = [each for each in users if each in self.results and self._adds(each)]
+            return max((self.chosen[self.results[each]].scale for each in sums), default=0.0)
         if not all(reader in self.results and self._adds(reader) for reader in readers):
             return 0.0
         return min((self._finest(reader) for reader in readers), default=0.0)
@@ -114,7 +141,8 @@ class _Steps:
     def _finest(self, addition: fx.Node) -> float:
         """The finest step beside the coarsest of those that meet in ``addition``."""
         meeting = [*self._inputs(addition), self.chosen[self.results[addition]]]
-        return FINEST * max(each.scale for each in meeting)
+        finest = FINEST_FIXED if self.fixed_point else FINEST
+        return finest * max(each.scale for each in meeting)
 
     def _adds(self, node: fx.Node) -> bool:
         return isinstance(module_at(self.graph, node), Add | Subtract)

@@ -2,6 +2,7 @@
 
 from qstrategies.records.configs import CHECKS as CHECKS
 from qstrategies.records.configs import ENGINES as ENGINES
+from qstrategies.records.configs import FORMS as FORMS
 from qstrategies.records.configs import OBSERVERS as OBSERVERS
 from qstrategies.records.configs import OPTIMIZERS as OPTIMIZERS
 from qstrategies.records.configs import PIXELS as PIXELS

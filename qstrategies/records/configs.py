@@ -34,7 +34,15 @@ PIXELS = ("float32", "uint8")
 CHECKS = ("full", "quick")
 
 
+FORMS = ("tflite",)
+"""What a model may be written as besides ONNX."""
+
+
 ENGINES = ("fbgemm", "onednn", "qnnpack", "x86")
+
+
+FIXED_POINT_BITS = 7
+"""Of a weight: stored twice as large it fits 8."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,7 +89,9 @@ class QuantizationConfig:
     ``observer`` None means the strategy's own default. ``exact`` restricts the scales so that every
     executor gives the same bits (see ``quantization/scales.py``): with ``saturation`` "any_kernel"
     on all CPUs; "vnni_or_arm" allows finer 8-bit weights, whose products kernels of AVX2 cannot add
-    in pairs in 16 bits. ``engine`` is ``torch.backends.quantized.engine``.
+    in pairs in 16 bits. ``fixed_point``: the bits are the same in fixed-point kernels too, as those
+    of microcontrollers (``quantization/fixed_point.py``); weights then have 7 bits at most, less
+    yet where "any_kernel" is asked for too. ``engine`` is ``torch.backends.quantized.engine``.
 
     ``activation_bits``: of all tensors between layers. What the user gives (pixels) and what the
     network returns (logits) keep 8, and so does what shares a quantizer with them.
@@ -95,17 +105,22 @@ class QuantizationConfig:
     reduce_range: bool = False
     exact: bool = True
     saturation: str = "any_kernel"
+    fixed_point: bool = False
     engine: str = "x86"
     calibration_images: int = 1024
 
     def __post_init__(self) -> None:
         check_range("weight bits", self.weight_bits, 2, 8)
         check_choice("level set", self.levels, LEVELS)
-        if self.level_set.largest > 128:
+        most = 64 if self.fixed_point else 128
+        if self.level_set.largest > most:
+            stored = " as fixed_point stores them, twice as large" if self.fixed_point else ""
             raise InputError(
                 f"levels {self.levels!r} of {self.weight_bits} weight bits reach "
-                f"{self.level_set.largest}, beyond int8: at most 7 bits"
+                f"{self.level_set.largest}, beyond int8{stored}: at most {6 if stored else 7} bits"
             )
+        if self.fixed_point and not self.exact:
+            raise InputError("fixed_point needs exact scales: got exact=False")
         check_range("activation bits", self.activation_bits, 2, 8)
         check_range("number of calibration images", self.calibration_images, 1, 10_000)
         check_choice("saturation", self.saturation, SATURATIONS)
@@ -125,7 +140,11 @@ class QuantizationConfig:
     @property
     def level_set(self) -> LevelSet:
         """The integers that a weight may be."""
-        return LevelSet.of(self.levels, self.weight_bits)
+        return LevelSet.of(self.levels, self.stored_bits(self.weight_bits))
+
+    def stored_bits(self, bits: int) -> int:
+        """What is left of so many ``bits`` of a weight: no kernel without ties has an eighth."""
+        return min(bits, FIXED_POINT_BITS) if self.fixed_point else bits
 
     @property
     def width(self) -> str:
@@ -146,7 +165,7 @@ class ExperimentConfig:
     the dtype of the exported input. ``seed`` is that of weights, batches and calibration images;
     ``calibration_draw`` n > 0 takes the n-th other draw of calibration images for the same seed.
     ``checkpoint`` is the safetensors file of a float model that is trained already, which takes the
-    place of ``training``.
+    place of ``training``. ``forms``: what is written besides ONNX.
     """
 
     strategy: Name
@@ -163,12 +182,15 @@ class ExperimentConfig:
     calibration_draw: int = 0
     checks: str = "full"
     pixels: str = "uint8"
+    forms: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if self.checkpoint is not None:
             object.__setattr__(self, "checkpoint", os.fspath(self.checkpoint))
         check_choice("checks", self.checks, CHECKS)
         check_choice("pixel type", self.pixels, PIXELS)
+        for form in self.forms:
+            check_choice("form", form, FORMS)
         check_range("seed", self.seed, 0, 2**31 - 1)
         check_range("calibration draw", self.calibration_draw, 0, 999)
 
@@ -179,8 +201,11 @@ class ExperimentConfig:
         bits = f"w{weights}" if activations == 8 else f"w{weights}a{activations}"
         draw = f"d{self.calibration_draw}" if self.calibration_draw else ""
         content = dataclasses.asdict(self)
-        if self.checkpoint is None:  # as before there were any
-            del content["checkpoint"]
+        settings = content["quantization"]
+        # what was added later has no part in the names of runs that do without
+        for part, name in ((content, "checkpoint"), (content, "forms"), (settings, "fixed_point")):
+            if not part[name]:
+                del part[name]
         key = content_key(content)[:8]
         return f"{file_name(self.strategy)}-{bits}-s{self.seed}{draw}-{key}"
 

@@ -131,6 +131,8 @@ def command(config: ExperimentConfig, used: Sequence[str] = ()) -> str:
     words += ["--calibration-draw", str(draw)] if draw else []
     words += schedules + _quantization(config.quantization)
     words += ["--pixels", config.pixels] if config.pixels != default.pixels else []
+    for form in config.forms:
+        words += ["--form", form]
     return shlex.join(words)
 
 
@@ -185,6 +187,7 @@ def _quantization(config: QuantizationConfig) -> list[str]:
     words += [] if config.exact else ["--free-scales"]
     usual = config.saturation == default.saturation
     words += [] if usual else ["--saturation", config.saturation]
+    words += ["--fixed-point"] if config.fixed_point else []
     words += [] if config.engine == default.engine else ["--engine", config.engine]
     usual = config.calibration_images == default.calibration_images
     return words if usual else [*words, "--calibration-images", str(config.calibration_images)]

@@ -80,11 +80,18 @@ def _one_scale(layer: Layer) -> bool:
     return bool((layer.rounded_layer.scale == layer.rounded_layer.scale[0]).all())
 
 
+def _nudge(layer: Layer) -> np.float32:
+    """What makes a power of two the float32 just below, where kernels that round twice would else
+    round odd sums to halves first."""
+    return np.float32(1 - 2.0**-24 if layer.rounded_layer.factor == 2 else 1)
+
+
 def _parameters(layer: Layer, to: TfliteWriter, weight: Array, axis: int = 0) -> list[int]:
     """``weight`` with its scales along ``axis``, and the bias."""
     scale, bias_scale = layer.rounded_layer.scale, layer.bias_scale
     if isinstance(layer, Linear) and _one_scale(layer):  # as kernels of all versions take it
         scale, bias_scale = scale[:1], bias_scale[:1]
+    scale, bias_scale = (each * _nudge(layer) for each in (scale, bias_scale))
     weight, bias = np.ascontiguousarray(weight), layer.rounded_layer.bias
     return [
         to.constant(f"{layer.name}.weight", weight, Quantization(scale, axis=axis)),

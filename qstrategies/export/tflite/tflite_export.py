@@ -39,7 +39,10 @@ def export_tflite(
         raise InputError("free scales have no TFLite form: quantize with exact=True")
     path, writer = Path(path), TfliteWriter(quantized.graph)
     entries = {
-        **{name: getattr(quantized.config, name) for name in ("saturation", "levels")},
+        **{
+            name: getattr(quantized.config, name)
+            for name in ("saturation", "levels", "fixed_point")
+        },
         **(metadata or {}),
         "form": "tflite",
         "layouts": writer.layouts,

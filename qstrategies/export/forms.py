@@ -1,0 +1,30 @@
+"""What a quantized model may be written as besides ONNX, by the names of ``records.FORMS``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from qstrategies.errors import check_choice
+from qstrategies.export.onnx_export import ExportedModel
+from qstrategies.export.tflite.tflite_export import export_tflite
+from qstrategies.quantization.model import QuantizedModel
+
+Write = Callable[[QuantizedModel, Path, Mapping[str, Any] | None], ExportedModel]
+
+WRITERS: dict[str, tuple[str, Write]] = {"tflite": (".tflite", export_tflite)}
+"""The suffix of each form, and what writes it."""
+
+
+def write_form(
+    form: str, quantized: QuantizedModel, beside: Path, metadata: Mapping[str, Any] | None = None
+) -> ExportedModel:
+    """Write ``quantized`` as ``form`` beside the ONNX file ``beside``, under its name.
+
+    Raises:
+        InputError: an unknown form, or an operator that it has not.
+    """
+    check_choice("form", form, WRITERS)
+    suffix, write = WRITERS[form]
+    return write(quantized, beside.with_suffix(suffix), metadata)

@@ -1,0 +1,233 @@
+"""Integers without ties: the rule of each kernel family, and that quantization keeps to it."""
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import qstrategies as qs
+from qstrategies.errors import InputError
+from qstrategies.quantization.fixed_point import LARGEST_SUM, stored_factor, tie_free_scale
+from qstrategies.quantization.scales import largest_pair
+from qstrategies.records.levels import LevelSet
+
+NUDGE = 1 - 2.0**-24
+
+
+def half_even(sums, shift):
+    """ONNX Runtime, XNNPACK, oneDNN: one float32 product, to nearest, halves to even."""
+    return np.rint(sums.astype(np.float32) * np.float32(2.0**-shift)).astype(np.int64)
+
+
+def half_away(sums, shift):
+    """ncnn, MNN, LiteRT's reference linear layer: halves away from zero."""
+    return np.sign(sums) * ((np.abs(sums) + (1 << (shift - 1))) >> shift)
+
+
+def half_up(sums, shift):
+    """ESP-DL, NNoM, TOSA: a shift of the sum and a half."""
+    return (sums + (1 << (shift - 1))) >> shift
+
+
+def multiplier(shift, nudge):
+    """TFLite's QuantizeMultiplier: 31 bits of a number in [1/2, 1), and a power of two."""
+    fraction, exponent = np.frexp(2.0**-shift * nudge)
+    whole = int(np.floor(fraction * 2.0**31 + 0.5))
+    return whole, -int(exponent)
+
+
+def twice_away(sums, shift, nudge):
+    """gemmlowp, TFLite Micro, CMSIS-NN, esp-nn: halves up, then halves away from zero."""
+    whole, rest = multiplier(shift, nudge)
+    high = (sums * whole + (1 << 30)) >> 31
+    return np.sign(high) * ((np.abs(high) + (1 << rest >> 1)) >> rest)
+
+
+def twice_up(sums, shift, nudge):
+    """ruy on x86: halves up in both."""
+    whole, rest = multiplier(shift, nudge)
+    return (((sums * whole + (1 << 30)) >> 31) + (1 << rest >> 1)) >> rest
+
+
+def once_up(sums, shift, nudge):
+    """TFLITE_SINGLE_ROUNDING, ruy: 64 bits, halves up."""
+    whole, rest = multiplier(shift, nudge)
+    return (sums * whole + (1 << (30 + rest))) >> (31 + rest)
+
+
+def product(sums, shift, nudge):
+    """XNNPACK with the scale that the file holds: as ONNX Runtime, but for the nudge."""
+    return np.rint(sums.astype(np.float32) * np.float32(2.0**-shift * nudge)).astype(np.int64)
+
+
+PLAIN = [half_even, half_away, half_up]
+SCALED = [twice_away, twice_up, once_up, product]
+
+
+def disagree(sums, shift, nudge=1.0):
+    """The families whose results are not those of ONNX Runtime."""
+    expected = half_even(sums, shift)
+    found = {each.__name__: each(sums, shift) for each in PLAIN}
+    found |= {each.__name__: each(sums, shift, nudge) for each in SCALED}
+    return {name for name, values in found.items() if (values != expected).any()}
+
+
+def sums_of(factor, shift, largest=LARGEST_SUM):
+    """Sums that layers may have, stored ``factor`` times as large: all small ones, all beside ties
+    and the largest."""
+    small = np.arange(-(2**14), 2**14)
+    ties = ((2 * np.arange(-300, 300)[:, None] + 1) << (shift - 1)) // factor + np.arange(-3, 4)
+    ends = largest - np.arange(1, 2**10)
+    units = np.concatenate([small, ties.ravel(), ends, -ends])
+    units = units[np.abs(units) < largest]
+    return units.astype(np.int64) * factor + factor // 2
+
+
+@pytest.mark.parametrize("shift", range(2, 20))
+def test_all_kernel_families_round_odd_sums_alike_with_the_nudge(shift):
+    assert disagree(sums_of(2, shift), shift, NUDGE) == set()
+
+
+@pytest.mark.parametrize("shift", range(3, 21))
+def test_all_kernel_families_round_sums_of_two_modulo_four_alike(shift):
+    assert disagree(sums_of(4, shift), shift) == set()
+
+
+def test_each_condition_is_needed():
+    assert {"half_away", "half_up"} <= disagree(sums_of(1, 4), 4), "ties"
+    assert {"twice_away", "twice_up"} <= disagree(sums_of(2, 4), 4), "odd sums without the nudge"
+    assert "twice_away" in disagree(sums_of(4, 4) + 1, 4), "three modulo four"
+    assert disagree(sums_of(4, 2), 2) >= {"half_away"}, "a shift of two at four times"
+    assert disagree(sums_of(2, 1), 1, NUDGE) >= {"half_away"}, "a shift of one at twice"
+    assert "product" in disagree(sums_of(2, 15, 4 * LARGEST_SUM), 15, NUDGE), "sums above 2^23"
+
+
+@pytest.mark.parametrize(
+    ("bits", "pairs", "factor"),
+    [(7, True, 2), (7, False, 2), (6, True, 2), (6, False, 4), (5, True, 4), (4, True, 4)],
+)
+def test_weights_are_stored_four_times_as_large_where_they_fit(bits, pairs, factor):
+    levels = LevelSet.of("narrow", bits)
+    assert stored_factor(levels, pairs=pairs) == factor
+    assert factor * levels.largest <= 127
+    assert not pairs or bits == 7 or 2 * factor * levels.largest <= 128
+
+
+@pytest.mark.parametrize("columns", [1, 9, 300, 40_000])
+@pytest.mark.parametrize("bits", [7, 4, 2])
+def test_scales_are_powers_of_two_with_sums_that_fit(bits, columns):
+    rows = torch.randn(6, columns, generator=torch.Generator().manual_seed(columns))
+    levels = LevelSet.of("narrow", bits)
+    step = rows.abs().amax(1) / levels.largest
+    scale = tie_free_scale(rows, step, levels, largest_pair(rows) / 32, per_channel=True)
+    assert (torch.frexp(scale)[0] == 0.5).all() and (scale >= step).all()
+    steps = torch.round(rows / scale[:, None])
+    assert largest_pair(steps).max() <= 32 or columns == 1
+    one_sided = torch.maximum(steps.clamp(min=0).sum(1), -steps.clamp(max=0).sum(1))
+    assert (one_sided * 255 < LARGEST_SUM).all()
+
+
+STRATEGIES = ["no_norm", "cle+gptq", "octav"]
+
+
+@pytest.mark.parametrize("saturation", ["any_kernel", "vnni_or_arm"])
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_layers_of_every_strategy_keep_to_the_rule(cnn, mnist, strategy, saturation):
+    config = qs.QuantizationConfig(fixed_point=True, saturation=saturation)
+    images = mnist["train"].images[:64].float() / 255
+    made = qs.quantize(
+        cnn, [images], images[:2], config=config, strategy=strategy, input_scale=1 / 255
+    )
+    check_layers(made, pairs=saturation == "any_kernel")
+
+
+def check_layers(made, *, pairs):
+    for layer in made.graph.layers:
+        rounded, factor = layer.rounded_layer, layer.rounded_layer.factor
+        rows = rounded.weight.reshape(len(rounded.bias), -1).astype(np.int64)
+        shift = -np.log2(layer.bias_scale / layer.output.grid.scale)
+        assert factor in (2, 4) and (rows % factor == 0).all()
+        assert (rounded.bias % factor == factor // 2).all()
+        assert (shift == np.rint(shift)).all() and shift.min() >= factor // 2 + 1
+        sides = np.maximum(rows.clip(0).sum(1), -rows.clip(max=0).sum(1))
+        assert (sides * 255 + np.abs(rounded.bias) < factor * LARGEST_SUM).all()
+        assert not pairs or largest_pair(torch.from_numpy(rows).float()).max() <= 128
+
+
+def test_a_trained_model_computes_the_bits_of_its_files(mnist, cnn, tmp_path):
+    images = mnist["train"].images[:64].float() / 255
+    config = qs.QuantizationConfig(fixed_point=True, weight_bits=4)
+    trainee = qs.prepare(cnn, images[:2], "qat", config=config, input_scale=1 / 255)
+    optimizer = torch.optim.Adam(trainee.parameter_groups(1e-3))
+    for _ in range(3):
+        loss = nn.functional.cross_entropy(trainee.model(images), mnist["train"].labels[:64])
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        trainee.after_step()
+    with torch.no_grad():
+        expected = trainee.model.eval()(images)
+    made = trainee.finish()
+    check_layers(made, pairs=True)
+    assert torch.equal(made.int8()(mnist["train"].images[:64].float()), expected)
+
+
+def test_additions_have_nothing_to_round():
+    class Residual(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.wide, self.narrow = nn.Conv2d(3, 4, 1), nn.Conv2d(3, 4, 1)
+            with torch.no_grad():
+                self.narrow.weight.mul_(1e-4)
+
+        def forward(self, x):
+            return self.wide(x) * 1.0 + self.narrow(x)
+
+    data = torch.rand(16, 3, 6, 6)
+    made = qs.quantize(Residual(), [data], data[:2], config=qs.QuantizationConfig(fixed_point=True))
+    (sums,) = (node for node in made.graph.nodes if type(node).__name__ == "Addition")
+    steps = [spec.grid.scale for spec in sums.inputs]
+    assert sums.output.grid.scale <= min(steps) and max(steps) <= 2**7 * sums.output.grid.scale
+
+
+REFUSED = {
+    "a product": (lambda x: x * (x + x[:, :1]), "ties of products"),
+    "a softmax": (nn.Softmax(1), "it stays in float"),
+    "a mean of channels": (lambda x: x.mean(1), "a mean of 4 values ties"),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_rounds_apart_is_refused_by_name(name):
+    function, reason = REFUSED[name]
+
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first = nn.Conv2d(3, 4, 3)
+
+        def forward(self, x):
+            return function(self.first(x))
+
+    data = torch.rand(8, 3, 6, 6)
+    config = qs.QuantizationConfig(fixed_point=True)
+    with pytest.raises(InputError, match=f"has no fixed-point form: {reason}.*Leave fixed_point"):
+        qs.quantize(Net(), [data], data[:2], config=config)
+
+
+def test_settings_that_do_not_go_together_are_refused():
+    with pytest.raises(InputError, match="fixed_point needs exact scales"):
+        qs.QuantizationConfig(fixed_point=True, exact=False)
+    with pytest.raises(InputError, match="stores them, twice as large: at most 6 bits"):
+        qs.QuantizationConfig(fixed_point=True, levels="no_zero", weight_bits=7)
+
+
+def test_names_of_runs_without_it_stay_what_they_were():
+    plain, fixed = (
+        qs.ExperimentConfig(
+            strategy="no_norm", quantization=qs.QuantizationConfig(fixed_point=flag)
+        )
+        for flag in (False, True)
+    )
+    assert plain.run_id == "no_norm-w8-s0-" + plain.run_id[-8:] != fixed.run_id
+    assert qs.ExperimentConfig(strategy="no_norm", forms=("tflite",)).run_id != plain.run_id
