@@ -50,6 +50,28 @@ class TestContract:
 
 
 @pytest.mark.skipif(
+    RUNTIMES.get("onnxruntime-web").missing() is not None, reason="onnxruntime-web is not installed"
+)
+def test_files_share_one_node_until_one_is_refused_or_it_ends(exported, small_test, tmp_path):
+    web = RUNTIMES.get("onnxruntime-web")
+    images = small_test.images.numpy()[:5]
+    first, second = web(exported), web(exported)
+    assert first.node is second.node
+    expected = first.run(images)
+    broken = tmp_path / "broken.onnx"
+    broken.write_bytes(exported.read_bytes()[:2000])
+    with pytest.raises(InputError, match="cannot load"):
+        web(broken)
+    third = web(exported)
+    assert third.node is not first.node
+    np.testing.assert_array_equal(second.run(images), expected)
+    third.node.process.kill()
+    with pytest.raises(InputError, match="Node ended with code -9"):
+        third.run(images)
+    np.testing.assert_array_equal(web(exported).run(images), expected)
+
+
+@pytest.mark.skipif(
     RUNTIMES.get("opencv-dnn").missing() is not None, reason="OpenCV is not installed"
 )
 def test_opencv_refuses_a_table_that_it_would_read_wrongly(tmp_path):

@@ -1,8 +1,10 @@
-// One ONNX file in onnxruntime-web (WASM, one thread), driven over standard input and output.
+// ONNX files in onnxruntime-web (WASM, one thread), driven over standard input and output.
 //
-// A message is its length (uint32, little endian) and its bytes. First the file comes in, and {"inputs": [type, ...]} goes
-// out; then, per run, for each input its shape as JSON and its elements come in, and {"shape": [...]} and the float32
-// elements of the output go out. Where something fails, {"error": "..."} goes out instead.
+// A message is its length (uint32, little endian) and its bytes; a command is JSON, followed by the messages it needs:
+//   {"load": number}, the file                                 answered by {"inputs": [type, ...]}
+//   {"run": number, "shapes": [...]}, the elements of each     answered by {"shape": [...]} and the float32 elements
+//   {"close": number}                                          not answered
+// Where something fails, {"error": "..."} is the answer.
 import * as ort from "onnxruntime-web/wasm";
 
 ort.env.wasm.numThreads = 1;
@@ -41,28 +43,42 @@ const sendJson = (value) => send(Buffer.from(JSON.stringify(value)));
 const incoming = messages(process.stdin);
 const next = async () => (await incoming.next()).value;
 
-async function load() {
-  const session = await ort.InferenceSession.create(await next(), { executionProviders: ["wasm"] });
-  const types = session.inputMetadata.map((input) => input.type);
-  sendJson({ inputs: types });
-  return [session, types];
+const sessions = new Map();
+
+async function load(number) {
+  const file = await next();
+  const session = await ort.InferenceSession.create(file, { executionProviders: ["wasm"] });
+  sessions.set(number, session);
+  sendJson({ inputs: session.inputMetadata.map((input) => input.type) });
 }
 
-async function run(session, types, first) {
-  const feeds = {};
-  for (const [index, type] of types.entries()) {
-    const shape = JSON.parse(Buffer.from(index ? await next() : first));
-    feeds[session.inputNames[index]] = new ort.Tensor(type, new ARRAYS[type]((await next()).buffer), shape);
-  }
+async function run(number, shapes) {
+  const arrays = [];
+  for (const _ of shapes) arrays.push((await next()).buffer);
+  const session = sessions.get(number);
   if (session.outputNames.length > 1) throw new Error("one of several outputs only");
+  const feeds = Object.fromEntries(session.inputMetadata.map(({ name, type }, index) =>
+    [name, new ort.Tensor(type, new ARRAYS[type](arrays[index]), shapes[index])]));
   const output = (await session.run(feeds))[session.outputNames[0]];
   sendJson({ shape: output.dims });
   send(output.data);
 }
 
-try {
-  const [session, types] = await load();
-  for (let first = await next(); first !== undefined; first = await next()) await run(session, types, first);
-} catch (error) {
-  sendJson({ error: String(error.message ?? error) });
+async function close(number) {
+  await sessions.get(number)?.release();
+  sessions.delete(number);
+}
+
+async function obey(command) {
+  if ("load" in command) await load(command.load);
+  else if ("run" in command) await run(command.run, command.shapes);
+  else await close(command.close);
+}
+
+for (let command = await next(); command !== undefined; command = await next()) {
+  try {
+    await obey(JSON.parse(Buffer.from(command)));
+  } catch (error) {
+    sendJson({ error: String(error.message ?? error) });
+  }
 }
