@@ -21,6 +21,7 @@ FILES = sorted(FOLDER.glob("*.onnx"))
 INSTALLED = [
     name for name in runtimes_for(Path("model.onnx")) if RUNTIMES.get(name).missing() is None
 ]
+PART = 1000
 WHOLE = [name for name in INSTALLED if RUNTIMES.get(name).image_limit is None]
 
 
@@ -38,18 +39,19 @@ def test_checksums_hold():
     assert lines == {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
 
 
-@pytest.mark.parametrize("path", FILES, ids=lambda path: path.name)
-def test_every_runtime_gives_the_recorded_accuracy_and_pytorchs_bits_on_all_test_images(
-    path, mnist
+@pytest.mark.parametrize(("place", "path"), [*enumerate(FILES)], ids=[each.name for each in FILES])
+def test_every_runtime_gives_pytorchs_bits_and_one_the_recorded_accuracy_of_all_test_images(
+    place, path, mnist
 ):
     metadata = read_metadata(path)
     images, labels = mnist["test"].images.numpy(), mnist["test"].labels.numpy()
+    in_turn = WHOLE[place % len(WHOLE)]
+    whole = run_in_batches(RUNTIMES.get(in_turn)(path), images)
+    assert (whole.argmax(1) == labels).mean() == pytest.approx(metadata["accuracy"], abs=1e-9)
+    assert logits_hash(whole) == metadata["logits_sha256"], in_turn
     for name in WHOLE:
-        logits = run_in_batches(RUNTIMES.get(name)(path), images)
-        assert (logits.argmax(1) == labels).mean() == pytest.approx(
-            metadata["accuracy"], abs=1e-9
-        ), name
-        assert logits_hash(logits) == metadata["logits_sha256"], name
+        logits = run_in_batches(RUNTIMES.get(name)(path), images[:PART])
+        np.testing.assert_array_equal(logits, whole[:PART], err_msg=name)
 
 
 @pytest.mark.parametrize("name", [name for name in INSTALLED if name not in WHOLE])
