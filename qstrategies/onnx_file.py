@@ -128,9 +128,16 @@ def metadata_of(model: onnx.ModelProto, path: Path) -> dict[str, Any]:
         return {}
     try:
         found = {item.key: load(item.value) for item in model.metadata_props}
-        return found | {
-            name: build(kind, found[name], name) for name, kind in METADATA.items() if name in found
-        }
+    except InputError as error:
+        raise InputError(f"{str(path)!r} has damaged metadata: {error}") from None
+    return checked_metadata(found, path)
+
+
+def checked_metadata(found: dict[str, Any], path: Path) -> dict[str, Any]:
+    """``found`` in the types of ``METADATA``; raises ``InputError`` about ``path`` for others."""
+    named = {name: kind for name, kind in METADATA.items() if name in found}
+    try:
+        return found | {name: build(kind, found[name], name) for name, kind in named.items()}
     except InputError as error:
         raise InputError(f"{str(path)!r} has damaged metadata: {error}") from None
 

@@ -2,15 +2,19 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 from torch.nn import functional
 
 import qstrategies as qs
+from qstrategies.cli import main
 from qstrategies.errors import InputError
+from qstrategies.execution.verify import together_text, verify, verify_together
 from qstrategies.export.tflite.windows import Window
 from qstrategies.runtimes import RUNTIMES, runtimes_for
+from qstrategies.runtimes.base import Runtime
 from qstrategies.tflite_file import load_tflite
 
 pytest.importorskip("tflite", reason="the package tflite is not installed")
@@ -234,3 +238,53 @@ def test_the_way_to_pad_is_found(size, after, window, mode):
     kernel, stride, padding = window
     found = Window.of((kernel,) * 2, (stride,) * 2, (padding,) * 2)
     assert found.mode((size, size), (after, after)) == mode
+
+
+def both(tmp_path, **settings):
+    """An ONNX and a TFLite file of one model."""
+    net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(144, 5))
+    made = quantized(net, config=qs.QuantizationConfig(**settings))
+    files = qs.export_onnx(made, tmp_path / "m.onnx"), qs.export_tflite(made, tmp_path / "m.tflite")
+    return [files[0][0].path, files[1].path]
+
+
+def test_verify_compares_both_forms_of_a_model(tmp_path, capfd):
+    paths = both(tmp_path, **FIXED)
+    report = verify_together(paths[::-1])
+    assert report["verdict"] == "same"
+    assert [Path(each["file"]).suffix for each in report["files"]] == [".onnx", ".tflite"]
+    names = {check["runtime"] for each in report["files"] for check in each["checks"]}
+    assert set(INSTALLED) < names and "onnxruntime-all" in names
+    assert all(each["unchanged"] for each in report["files"])
+    assert "Together: the same bits everywhere" in together_text(report)
+    assert main(["verify", *map(str, paths), "--runtime", "litert-xnnpack"]) == 0
+    assert "Together: the same bits everywhere" in capfd.readouterr().out
+
+
+@pytest.mark.skipif("tflite-micro" not in INSTALLED, reason="TensorFlow Lite Micro is missing")
+def test_verify_finds_what_rounds_ties_otherwise_and_another_models_file(tmp_path):
+    paths = both(tmp_path)
+    report = verify(paths[1], runtimes=["litert-xnnpack", "tflite-micro"])
+    assert report["apart"] == ["tflite-micro"] and report["verdict"] == "different"
+    (tmp_path / "other").mkdir()
+    other = both(tmp_path / "other", weight_bits=4)
+    assert verify_together([paths[0], other[1]])["verdict"] == "different"
+
+
+def test_verify_refuses_runtimes_of_other_files(tmp_path):
+    paths = both(tmp_path)
+    with pytest.raises(InputError, match="'litert-xnnpack' takes .tflite files: got .onnx"):
+        verify(paths[0], runtimes=["litert-xnnpack"])
+    with pytest.raises(InputError, match="unknown suffix"):
+        verify(tmp_path / "m.txt")
+
+
+@pytest.mark.parametrize("name", INSTALLED)
+def test_each_executor_describes_itself_and_gives_the_logits_of_the_onnx_file(name, tmp_path):
+    paths = both(tmp_path, **FIXED)
+    kind = RUNTIMES.get(name)
+    assert kind.summary and issubclass(kind, Runtime)
+    pixels = np.random.default_rng(0).integers(0, 256, (20, 3, 8, 8), np.uint8)
+    logits = kind(paths[1]).run(pixels)
+    assert logits.shape == (20, 5) and logits.dtype == np.float32
+    np.testing.assert_array_equal(logits, RUNTIMES.get("onnxruntime-all")(paths[0]).run(pixels))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import NoReturn
 
 from qstrategies import __version__
@@ -62,8 +63,9 @@ def _dispatch(given: list[str], limited: bool) -> int:
         if seconds is None:
             use(options)
             return options.command(options)
-        check_file(options.file)
-        return run_limited(given, options.file, seconds)
+        for path in subjects(options):
+            check_file(path)
+        return run_limited(given, subjects(options)[0], seconds)
     try:
         use(options)
         return options.command(options)
@@ -73,8 +75,14 @@ def _dispatch(given: list[str], limited: bool) -> int:
     except Exception as error:
         reason = str(error).strip().splitlines() or ["no message"]
         raise InputError(
-            f"{str(options.file)!r} cannot be run: {type(error).__name__}: {reason[0]}"
+            f"{str(subjects(options)[0])!r} cannot be run: {type(error).__name__}: {reason[0]}"
         ) from None
+
+
+def subjects(options: argparse.Namespace) -> list[Path]:
+    """The files from anywhere that a command is to read."""
+    files: list[Path] = options.files if hasattr(options, "files") else [options.file]
+    return files
 
 
 def guarded(action: Callable[[], int]) -> int:

@@ -1,4 +1,4 @@
-"""The commands that read an ONNX file from anywhere: verify, certify, predict."""
+"""The commands that read an exported file from anywhere: verify, certify, predict."""
 
 from __future__ import annotations
 
@@ -14,7 +14,11 @@ from qstrategies.text import line
 
 def add_verify(sub: argparse.ArgumentParser) -> None:
     sub.add_argument(
-        "file", metavar="FILE.onnx", type=file_path, help="a file that this package exported"
+        "files",
+        metavar="FILE",
+        type=file_path,
+        nargs="+",
+        help="exported .onnx and .tflite files; several must give the same bits",
     )
     sub.add_argument(
         "--runtime", action="append", help="only this runtime (may be repeated; default: all)"
@@ -26,15 +30,19 @@ def add_verify(sub: argparse.ArgumentParser) -> None:
 def verify(options: argparse.Namespace) -> int:
     from qstrategies.onnx_file import load_checked
 
-    load_checked(options.file)  # before torch is imported, which takes seconds
+    for path in options.files:  # before torch is imported, which takes seconds
+        if path.suffix == ".onnx":
+            load_checked(path)
     from qstrategies.execution import verify as verification
 
-    report = verification.verify(options.file, location(options), options.runtime)
+    report = verification.verify_together(options.files, location(options), options.runtime)
+    single = report["files"][0] if len(report["files"]) == 1 else None
     if options.json:
-        show_json(report)
+        show_json(single or report)
     else:
-        show(verification.report_text(report))
-    return 0 if report["verdict"] == "same" and report["unchanged"] is not False else 1
+        show(verification.report_text(single) if single else verification.together_text(report))
+    altered = any(each["unchanged"] is False for each in report["files"])
+    return 0 if report["verdict"] == "same" and not altered else 1
 
 
 def add_certify(sub: argparse.ArgumentParser) -> None:

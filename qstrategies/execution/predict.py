@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from qstrategies.datasets import DATASETS
 from qstrategies.datasets.folders import picture
 from qstrategies.errors import InputError
-from qstrategies.execution.verify import for_file
+from qstrategies.execution.subject import for_file, takes_integers
 from qstrategies.files import check_file
 from qstrategies.onnx_file import load_checked, metadata_of
 from qstrategies.runtimes.onnx_runtime import OnnxRuntime
@@ -124,7 +124,8 @@ class _Takes:
             return values
         if "input_scale" in self.metadata:
             reals = torch.from_numpy(values.astype(np.float32))
-            return for_file(reals, load_checked(self.path), self.metadata)
+            integers = takes_integers(load_checked(self.path))
+            return for_file(reals, self.metadata, takes_integers=integers)
         found = values.dtype if values.dtype.kind == "f" else values.max()
         if values.dtype.kind == "f" or values.min() < 0 or found > 255:
             raise InputError(f"{said}{found}: the file takes pixels, whole numbers from 0 to 255")

@@ -7,9 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx
 from numpy.typing import NDArray
-from torch import Tensor
 
 from qstrategies.datasets import made_dataset
 from qstrategies.datasets.base import Location
@@ -24,12 +22,12 @@ from qstrategies.execution.distance import (
     verdict,
 )
 from qstrategies.execution.divergence import first_divergence
+from qstrategies.execution.subject import REFERENCES, Subject
 from qstrategies.guest import guest
-from qstrategies.onnx_file import INTEGRITY, load_checked, metadata_of, unchanged
-from qstrategies.operators.base import Quantizer
+from qstrategies.onnx_file import INTEGRITY
 from qstrategies.records import Skipped
 from qstrategies.runtimes import RUNTIMES, runtimes_for
-from qstrategies.runtimes.base import input_dtypes, refusing
+from qstrategies.runtimes.base import refusing
 from qstrategies.specification.vectors import first_difference, stored_vectors
 from qstrategies.tasks import CLASSIFICATION
 from qstrategies.text import line
@@ -42,7 +40,6 @@ RECORDED = {
     "metric": "metric",
     "recorded_figure": "figure",
 }
-RANDOM_IMAGES = 64
 GOOD = (None, "hold")
 """What ``verify`` may find of golden vectors."""
 
@@ -54,33 +51,91 @@ def verify(
     """Run ``path`` over the test split of its dataset in every runtime (or those named); over
     random pixels if it names none.
 
-    The reference is ONNX Runtime without optimisations; its logits' SHA-256 is held against that of
-    PyTorch's int8 module, which the export stored in the file, and all its tensors against the
-    golden vectors, if there are any beside it. Raises ``InputError`` for a broken
-    file, one that holds a float model, an input that is no batch of a known shape, or an unknown
-    runtime.
+    The reference is ONNX Runtime without optimisations, or LiteRT with XNNPACK for a TFLite file;
+    the SHA-256 of its logits is held against that of PyTorch's int8 module, which the export stored
+    in the file, and all its tensors against the golden vectors, if there are any beside it. Raises
+    ``InputError`` for a broken file, one that holds a float model, an input that is no batch of a
+    known shape, or a runtime that is unknown or takes other files.
     """
-    model = load_checked(path)
-    metadata = metadata_of(model, path)
-    if metadata.get("form") == "float":
-        raise InputError(f"{str(path)!r} is a float file: only int8 exports can be verified")
-    names = list(runtimes or runtimes_for(path))
-    for name in names:
-        RUNTIMES.get(name)  # an unknown name is an error before anything runs
-    if "dataset" in metadata:
-        dataset = made_dataset(metadata["dataset"], location)
-        part = dataset.splits["test"].first(dataset.splits["test"].count(CHECKED_BYTES))
-        inputs = [for_file(part.images, model, metadata)]
-        labels = part.labels.numpy() if dataset.task is CLASSIFICATION else None
-        with refusing(REFERENCE, path):
-            expected = run_in_batches(RUNTIMES.get(REFERENCE)(path), *inputs)
-    else:
-        inputs = _random_pixels(model, path)
-        with refusing(REFERENCE, path):
-            expected = run_in_batches(RUNTIMES.get(REFERENCE)(path), *inputs)
-        labels = predicted(expected)
-    reference = Evaluation(expected, labels)
-    vectors = check_vectors(path)
+    (report,) = verify_together([path], location, runtimes)["files"]
+    found: dict[str, Any] = report
+    return found
+
+
+@guest
+def verify_together(
+    paths: Sequence[Path],
+    location: Location = Location(),
+    runtimes: Sequence[str] | None = None,
+) -> dict[str, Any]:
+    """Forms of one model, each as in ``verify``, all against the reference of one of them: of an
+    ONNX file if there is one.
+
+    Raises:
+        InputError: as ``verify``; files of several datasets.
+    """
+    subjects = [Subject.of(path) for path in paths]
+    subjects.sort(key=lambda subject: list(REFERENCES).index(subject.path.suffix))
+    names = _names(runtimes, subjects)
+    datasets = {subject.metadata.get("dataset") for subject in subjects}
+    if len(datasets) > 1:
+        raise InputError(f"the files name several datasets: {', '.join(map(str, datasets))}")
+    reference: Evaluation | None = None
+    reports = []
+    for subject in subjects:
+        inputs, labels = _examples(subject, location)
+        if reference is None:
+            reference = _reference(subject, inputs, labels)
+        taken = [name for name in names if RUNTIMES.get(name).suffix == subject.path.suffix]
+        reports.append(_report(subject, inputs, reference, taken))
+    different = any(report["verdict"] == "different" for report in reports)
+    return {"files": reports, "verdict": "different" if different else "same"}
+
+
+def _names(runtimes: Sequence[str] | None, subjects: Sequence[Subject]) -> list[str]:
+    """All of ``runtimes``, or those for ``subjects``."""
+    suffixes = dict.fromkeys(subject.path.suffix for subject in subjects)
+    if runtimes is None:
+        return [name for suffix in suffixes for name in runtimes_for(Path(f"model{suffix}"))]
+    for name in runtimes:
+        kind = RUNTIMES.get(name)  # an unknown name is an error before anything runs
+        if kind.suffix not in suffixes:
+            raise InputError(f"{name!r} takes {kind.suffix} files: got {', '.join(suffixes)}")
+    return list(runtimes)
+
+
+def _examples(
+    subject: Subject, location: Location
+) -> tuple[list[NDArray[Any]], NDArray[Any] | None]:
+    """What ``subject`` is run on, and the labels if there are any."""
+    if "dataset" not in subject.metadata:
+        return list(subject.random_pixels()), None
+    dataset = made_dataset(subject.metadata["dataset"], location)
+    part = dataset.splits["test"].first(dataset.splits["test"].count(CHECKED_BYTES))
+    labels = part.labels.numpy() if dataset.task is CLASSIFICATION else None
+    return [subject.takes(part.images)], labels
+
+
+def _reference(
+    subject: Subject, inputs: Sequence[NDArray[Any]], labels: NDArray[Any] | None
+) -> Evaluation:
+    kind = RUNTIMES.get(subject.reference)
+    if (reason := kind.missing()) is not None:
+        raise InputError(f"{str(subject.path)!r} is verified by {subject.reference}: {reason}")
+    with refusing(subject.reference, subject.path):
+        expected = run_in_batches(kind(subject.path), *inputs)
+    guessed = "dataset" not in subject.metadata
+    return Evaluation(expected, predicted(expected) if guessed else labels)
+
+
+def _report(
+    subject: Subject,
+    inputs: Sequence[NDArray[Any]],
+    reference: Evaluation,
+    names: Sequence[str],
+) -> dict[str, Any]:
+    path, metadata, expected = subject.path, subject.metadata, reference.logits
+    vectors = check_vectors(path) if path.suffix == ".onnx" else None
     checks: list[dict[str, Any]] = []
     skipped: dict[str, str] = {}
     apart: dict[str, bool] = {}
@@ -90,9 +145,9 @@ def verify(
             skipped[name] = found.reason
             continue
         check, logits = found.check, found.outputs
-        divergence = (
-            None if check.rows_equal == 1 else _divergence(name, path, inputs, logits, expected)
-        )
+        divergence = None
+        if check.rows_equal < 1 and path.suffix == ".onnx":
+            divergence = _divergence(name, path, inputs, logits, expected)
         hashed = "logits_sha256" in metadata and len(logits) == len(expected)
         bits = logits_hash(logits) == metadata["logits_sha256"] if hashed else None
         checks.append({**vars(check), "first_divergence": divergence, "pytorch_bits": bits})
@@ -100,7 +155,7 @@ def verify(
             apart[name] = unexplained(check) or check.rows_equal == 1
     return {
         "file": str(path),
-        "unchanged": unchanged(model),
+        "unchanged": subject.unchanged,
         "vectors": vectors,
         **{name: metadata.get(key) for name, key in RECORDED.items()},
         "checks": checks,
@@ -120,18 +175,6 @@ def check_vectors(path: Path) -> str | None:
         return first_difference(path, stored) or "hold"
 
 
-def for_file(images: Tensor, model: onnx.ModelProto, metadata: dict[str, Any]) -> NDArray[Any]:
-    """``images`` as a split keeps them, as the file takes them: real values as the integers of its
-    quantizer."""
-    takes_integers = set(input_dtypes(model).values()) == {np.dtype(np.uint8)}
-    if not images.is_floating_point() or not takes_integers:
-        return images.numpy()
-    if "input_scale" not in metadata:
-        raise InputError("the file does not say how it quantizes real values: export it again")
-    quantizer = Quantizer(metadata["input_scale"], metadata["input_zero_point"])
-    return quantizer.quantize(images).numpy()
-
-
 def _divergence(
     name: str, path: Path, inputs: Sequence[NDArray[np.uint8]], logits: Outputs, expected: Outputs
 ) -> str:
@@ -149,23 +192,6 @@ def _divergence(
     return (
         str(found) if found else "in no node alone: the file gives the same bits wherever it is cut"
     )
-
-
-def _random_pixels(model: onnx.ModelProto, path: Path) -> list[NDArray[np.uint8]]:
-    """Pixels 0...255 of the shapes that ``model`` takes, one array per input, from a fixed seed."""
-    constants, random = (
-        {tensor.name for tensor in model.graph.initializer},
-        np.random.default_rng(0),
-    )
-    entries = [entry for entry in model.graph.input if entry.name not in constants]
-    shapes = [[dim.dim_value for dim in entry.type.tensor_type.shape.dim] for entry in entries]
-    if not shapes or any(len(shape) < 2 or min(shape[1:]) < 1 for shape in shapes):
-        raise InputError(
-            f"{str(path)!r} has no known test data, and no inputs [N, ...] of known shapes "
-            "to make some for"
-        )
-    batch = max(shape[0] for shape in shapes) or RANDOM_IMAGES
-    return [random.integers(0, 256, (batch, *shape[1:]), np.uint8) for shape in shapes]
 
 
 def _levels(report: dict[str, Any]) -> str:
@@ -202,9 +228,18 @@ def report_text(report: dict[str, Any]) -> str:
         lines.append(f"{check['runtime']:<22} {check['images']:>7} {figures}  {pytorch}")
         if check["first_difference"]:
             lines.append(line(f"{'':<22} first difference: {check['first_difference']}"))
-            lines.append(line(f"{'':<22} first divergence: {check['first_divergence']}"))
+            if check["first_divergence"]:
+                lines.append(line(f"{'':<22} first divergence: {check['first_divergence']}"))
             lines += [line(f"{'':<22} known: {check['known']}")] if check["known"] else []
     lines += [line(f"{name:<22} skipped: {reason}") for name, reason in report["skipped"].items()]
     if report["vectors"] is not None:
         lines.append(line(f"golden vectors: {report['vectors']}"))
     return "\n".join([*lines, f"Verdict: {verdict(report['verdict'] == 'same', report['apart'])}"])
+
+
+def together_text(report: dict[str, Any]) -> str:
+    """The reports of several files, and what they say together."""
+    parts = [report_text(each) for each in report["files"]]
+    same = report["verdict"] == "same"
+    apart = dict.fromkeys(name for each in report["files"] for name in each["apart"])
+    return "\n\n".join([*parts, f"Together: {verdict(same, list(apart))}"])

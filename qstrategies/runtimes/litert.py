@@ -3,6 +3,9 @@ XNNPACK's."""
 
 from __future__ import annotations
 
+import contextlib
+import os
+from collections.abc import Iterator
 from typing import ClassVar
 
 import numpy as np
@@ -26,12 +29,13 @@ class LiteRT(TfliteRuntime):
     def load(self, content: bytes) -> None:
         from ai_edge_litert.interpreter import Interpreter, OpResolverType
 
-        self.interpreter = Interpreter(
-            model_content=content,
-            experimental_op_resolver_type=OpResolverType[self.kernels],
-            num_threads=1,
-        )
-        self.interpreter.allocate_tensors()
+        with _silence():
+            self.interpreter = Interpreter(
+                model_content=content,
+                experimental_op_resolver_type=OpResolverType[self.kernels],
+                num_threads=1,
+            )
+            self.interpreter.allocate_tensors()
         self.inputs = [each["index"] for each in self.interpreter.get_input_details()]
         self.outputs = [each["index"] for each in self.interpreter.get_output_details()]
 
@@ -40,6 +44,19 @@ class LiteRT(TfliteRuntime):
             self.interpreter.set_tensor(number, array)
         self.interpreter.invoke()
         return [self.interpreter.get_tensor(number) for number in self.outputs]
+
+
+@contextlib.contextmanager
+def _silence() -> Iterator[None]:
+    """No word of LiteRT's own on standard error, which its exceptions repeat."""
+    before = os.dup(2)
+    with open(os.devnull, "wb") as nowhere:
+        os.dup2(nowhere.fileno(), 2)
+    try:
+        yield
+    finally:
+        os.dup2(before, 2)
+        os.close(before)
 
 
 @RUNTIMES.register("litert-reference")
