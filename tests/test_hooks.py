@@ -332,7 +332,7 @@ def test_hooks_hear_of_the_step_its_inputs_and_its_outputs(net):
     assert (kind, number, progress) == ("loss", 0, 0.0)
     assert torch.equal(inputs, images()) and outputs.shape == (32, 5)
     assert heard[1] == ("after", 1, 0.25)
-    assert Step(3).progress == 1.0
+    assert Step(3, total=2).progress == 1.0
     assert not trainee.finish([images()]).islands
 
 

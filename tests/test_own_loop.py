@@ -365,3 +365,14 @@ def test_what_a_framework_puts_around_forward_is_not_quantized(net, strategy):
         step(trainee, torch.optim.SGD(trainee.parameter_groups(0.0)))
         results.append(trainee.finish([ROWS]).int8()(ROWS))
     assert torch.equal(*results)
+
+
+@pytest.mark.parametrize("strategy", ["oscillation_damping", "oscillation_freezing", "parq"])
+def test_strategies_that_change_on_the_way_ask_how_long_it_is(net, strategy):
+    def step(trainee):
+        (trainee.model(ROWS).sum() + trainee.penalty(None)).backward()
+        trainee.after_step()
+
+    with pytest.raises(qs.InputError, match=r"changes as training goes on.*steps=N"):
+        step(qs.prepare(net, ROWS, strategy))
+    step(qs.prepare(net, ROWS, strategy, steps=1))

@@ -91,8 +91,14 @@ class Step:
 
     @property
     def progress(self) -> float:
-        """The part of training that is done, in [0, 1]; 1 where its length is not known."""
-        return min(1.0, self.number / self.total) if self.total else 1.0
+        """The part of training that is done, in [0, 1]; raises ``InputError`` where its length is
+        not known."""
+        if self.total is None:
+            raise InputError(
+                "the strategy changes as training goes on: say how long that is, "
+                "qs.prepare(..., steps=N)"
+            )
+        return min(1.0, self.number / max(1, self.total))
 
 
 @dataclass(frozen=True)
