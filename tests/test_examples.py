@@ -7,7 +7,9 @@ batch statistics of its own; and a compiler that fuses operators (inductor) roun
 """
 
 import importlib
+import json
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -21,7 +23,8 @@ from qstrategies.datasets.base import Split
 from qstrategies.datasets.torchvision_import import torchvision
 from qstrategies.training import loop
 
-FOLDER = Path(__file__).parent.parent / "examples"
+ROOT = Path(__file__).parent.parent
+FOLDER = ROOT / "examples"
 NAMES = ["accumulation", "amp", "compiled", "ddp", "with_accelerate", "with_lightning"]
 STEPS = 4
 PUBLIC = {"model", "parameter_groups", "penalty", "after_step", "finish", "steps"}
@@ -149,3 +152,36 @@ def test_lightning_is_our_loop(monkeypatch, strategy):
 def test_an_example_runs_by_itself(tmp_path):
     subprocess.run([sys.executable, FOLDER / "accumulation.py"], check=True, capture_output=True)
     assert qs.certify(tmp_path / "digits.onnx").complete
+
+
+def python_client(folder):
+    return [sys.executable, FOLDER / "python/client.py"]
+
+
+def node_client(folder):
+    if not (FOLDER / "node/node_modules/onnxruntime-node").is_dir():
+        pytest.skip("needs: npm ci --ignore-scripts --prefix examples/node")
+    return ["node", FOLDER / "node/client.mjs"]
+
+
+CLIENTS = {"python/client.py": python_client, "node/client.mjs": node_client}
+
+
+@pytest.mark.parametrize("client", CLIENTS)
+def test_a_client_is_short_and_says_whether_it_gives_the_golden_bits(client, tmp_path):
+    assert len((FOLDER / client).read_text().splitlines()) <= 60
+    assert f" examples/{client} exported/qat.onnx\n" in (ROOT / "docs/deploy.md").read_text()
+    command = CLIENTS[client](tmp_path)
+    vectors = tmp_path / "qat.vectors.json"
+    for path in (ROOT / "exported/qat.onnx", ROOT / "exported" / vectors.name):
+        shutil.copy(path, tmp_path)
+    model = tmp_path / "qat.onnx"
+    done = subprocess.run([*command, model], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout == f"{model}: equal, 4 of 4 golden vectors\n"
+    golden = json.loads(vectors.read_text())
+    golden["vectors"][2]["outputs"][0][5] ^= 1
+    vectors.write_text(json.dumps(golden))
+    done = subprocess.run([*command, model], capture_output=True, text=True)
+    assert done.returncode == 1
+    assert done.stdout == f"{model}: NOT equal, 3 of 4 golden vectors\n"

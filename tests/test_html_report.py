@@ -5,14 +5,13 @@ import html
 import json
 import re
 import shlex
-import shutil
 import subprocess
 from html.parser import HTMLParser
-from pathlib import Path
 from xml.etree import ElementTree
 
 import numpy as np
 import pytest
+from browser import AXE, CHROMIUM
 
 from qstrategies import text
 from qstrategies.cli import parser, settings
@@ -34,9 +33,6 @@ from qstrategies.report import runs, write
 from qstrategies.report.order import Order
 
 HOSTILE = '<script>window.broken = 1</script> $x_1$ "&\'|\x1b\u202e](http://a)\n# id="#000000'
-AXE = Path(__file__).parent / "web/node_modules/axe-core/axe.min.js"
-CHROMIUM = shutil.which("chromium")
-
 in_a_browser = pytest.mark.skipif(CHROMIUM is None, reason="needs Debian's package chromium")
 
 
