@@ -41,8 +41,8 @@ def criterion(outputs):
     return outputs.square().mean()
 
 
-def trained(strategy="qat", steps=3, **settings):
-    trainee = qs.prepare(net(strategy), images(), strategy, **settings)
+def trained(strategy="qat", steps=3, model=None, **settings):
+    trainee = qs.prepare(model or net(strategy), images(), strategy, **settings)
     optimizer = torch.optim.SGD(trainee.parameter_groups(0.05))
     for number in range(steps):
         trainee.model.train()
@@ -81,6 +81,42 @@ def test_so_it_does_for_nearly_dead_channels_and_dead_ones(settings, per_channel
         norm.weight[0], norm.bias[0], norm.weight[1] = 1e-9, 0.7, 0.0
     x = (images(50, 9) * 255).round() / 255
     assert torch.equal(trainee.model.eval()(x), trainee.finish().module()(x))
+
+
+class Standing(nn.Module):
+    """Normalizations behind no layer that could take them: of images, of rows, and of numbers."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.images, self.rows = nn.BatchNorm2d(8), nn.BatchNorm1d(8)
+        self.first, self.second = nn.Conv2d(3, 8, 3), nn.Conv2d(8, 8, 3, padding=1)
+        self.last = nn.Linear(8, 5)
+
+    def forward(self, x):
+        x = self.first(x).relu()
+        x = x + self.second(self.images(x).relu())
+        return self.last(self.rows((x * 0.7).mean((2, 3))).relu() * 0.3 + 0.1)
+
+
+@pytest.mark.parametrize("strategy", ["qat", "lsq", "cle+qat"])
+@pytest.mark.parametrize("settings", [{"per_channel": False}, {"weight_bits": 4}])
+def test_so_it_does_for_norms_that_no_layer_takes(strategy, settings):
+    config = qs.QuantizationConfig(**settings)
+    trainee = trained(strategy, model=Standing(), config=config)
+    x = 3 * images(50, 9) - 1
+    assert torch.equal(trainee.model.eval()(x), trainee.finish().module()(x))
+    norms = [each for each in trainee.model.modules() if isinstance(each, nn.BatchNorm2d)]
+    assert all(bool(each.weight.grad.abs().sum() > 0) for each in norms)
+
+
+def test_a_norm_that_no_layer_takes_normalizes_while_it_trains():
+    model = Standing().train()
+    trainee = qs.prepare(model, images(), "qat", leave_in_float=[nn.Conv2d, nn.Linear])
+    apart = trainee.model(images(50, 9)) - model(images(50, 9))
+    assert float(apart.detach().abs().max()) < 0.05, "8 bits of activations"
+    names = {name for name, _ in trainee.model.named_parameters()}
+    assert {"images.layer.weight", "rows.layer.weight"} <= names
 
 
 def test_what_is_evaluated_has_the_gradients_of_what_is_trained():

@@ -936,7 +936,7 @@ def test_another_function_is_refused_there_too():
         course = STRATEGIES.get("cle").course
 
         def rewrite(self, graph):
-            graph.get_submodule("2").bias.mul_(0.99)
+            graph.get_submodule("2.layer").bias.mul_(0.99)
 
     x = images(4, (3, 5, 5))
     with torch.no_grad(), pytest.raises(SelfCheckError, match="into exact forms changed it"):

@@ -3,8 +3,8 @@ quantizers are placed.
 
 * Reshapes back and forth go, and expansions that the reader does by itself.
 * What only acts in training goes, and a ReLU comes back to the layer that it can join.
-* A batch normalization is folded into the layer before it; one that stands alone becomes a
-  depthwise 1 x 1 convolution, which has an integer kernel.
+* A batch normalization is folded into the layer before it; one that stands alone gets a depthwise
+  1 x 1 layer of ones, in training too, which has an integer kernel.
 * Pixels that not only layers read get a layer of ones, to fold their step into.
 * ReLU6 becomes the saturation of a uint8 tensor where it can (``saturation.py``).
 """
@@ -99,12 +99,18 @@ def entry_layers(graph: fx.GraphModule) -> None:
             raise InputError(
                 f"input {node.name!r} of shape {shape} is read by {reader}: leave input_scale None"
             )
-        layer = CONVOLUTIONS[len(shape) - 2](channels, channels, 1, groups=channels, bias=False)
-        nn.init.ones_(layer.weight)
-        entry = _inserted(graph, node, f"{node.name}_pixels", layer.eval().requires_grad_(False))
+        entry = _of_ones(graph, node, f"{node.name}_pixels", channels)
         node.replace_all_uses_with(
             entry, delete_user_cb=lambda user, entry=entry: user is not entry
         )
+
+
+def _of_ones(graph: fx.GraphModule, node: fx.Node, name: str, channels: int) -> fx.Node:
+    """A depthwise layer that changes nothing, behind ``node``."""
+    kind = CONVOLUTIONS[len(shape_of(node)) - 2]
+    layer = kind(channels, channels, 1, groups=channels, bias=False)
+    nn.init.ones_(layer.weight)
+    return _inserted(graph, node, name, layer.eval().requires_grad_(False))
 
 
 def _inserted(graph: fx.GraphModule, node: fx.Node, name: str, module: nn.Module) -> fx.Node:
@@ -160,13 +166,16 @@ def _before_its_source(node: fx.Node) -> None:
     node.meta = {**node.meta, "shape": node.args[0].meta["shape"]}  # type: ignore[union-attr]
 
 
-@torch.no_grad()
-def norms_to_layers(graph: fx.GraphModule) -> None:
-    """Standing batch normalizations to depthwise convolutions."""
+def layers_before_norms(graph: fx.GraphModule) -> None:
+    """Give every standing batch normalization a depthwise layer of ones to be folded into."""
     for node in list(graph.graph.nodes):
         norm = module_at(graph, node)
         if isinstance(norm, NORM_KINDS) and not folds(graph, node):
-            _to_depthwise(graph, node, norm)
+            if len(shape_of(node)) == 2:
+                _as_image(graph, node)
+            source: Any = node.args[0]
+            layer = _of_ones(graph, source, f"{node.target}.layer", norm.num_features)
+            node.replace_input_with(source, layer)
 
 
 def folds(graph: fx.GraphModule, node: fx.Node) -> bool:
@@ -197,22 +206,16 @@ def norm_factor(layer: Any, norm: Any) -> Tensor:
     return factor.reshape(shape)
 
 
-def _to_depthwise(graph: fx.GraphModule, node: fx.Node, norm: Any) -> None:
-    channels, shape = norm.num_features, shape_of(node)
-    dimensions = max(len(shape) - 2, 1)
-    layer = CONVOLUTIONS[dimensions](channels, channels, 1, groups=channels).eval()
-    factor = norm.weight * torch.rsqrt(norm.running_var + norm.eps)
-    layer.weight.copy_(factor.reshape(layer.weight.shape))
-    layer.bias.copy_(norm.bias - norm.running_mean * factor)
-    graph.set_submodule(str(node.target), layer)
-    if len(shape) == 2:  # rows: images of one pixel
-        source: Any = node.args[0]
-        image = _inserted(graph, source, f"{node.name}_image", Reshape((-1, channels, 1)))
-        node.args, node.meta["shape"] = (image,), (*shape, 1)
-        image.meta["shape"] = (*shape, 1)
-        rows = _inserted(graph, node, f"{node.name}_rows", Reshape((-1, channels)))
-        rows.meta["shape"] = shape
-        node.replace_all_uses_with(rows, delete_user_cb=lambda user: user is not rows)
+def _as_image(graph: fx.GraphModule, node: fx.Node) -> None:
+    """Let ``node`` work on rows as on images of one pixel."""
+    source: Any = node.args[0]
+    shape = shape_of(node)
+    image = _inserted(graph, source, f"{node.name}_image", Reshape((-1, shape[1], 1)))
+    image.meta["shape"] = (*shape, 1)
+    node.args = (image,)
+    rows = _inserted(graph, node, f"{node.name}_rows", Reshape((-1, shape[1])))
+    node.meta["shape"] = (*shape, 1)
+    node.replace_all_uses_with(rows, delete_user_cb=lambda user: user is not rows)
 
 
 @torch.no_grad()

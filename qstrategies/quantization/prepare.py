@@ -22,10 +22,10 @@ from qstrategies.quantization.exact_forms import (
     fold_norms,
     folded_norm,
     is_layer,
+    layers_before_norms,
     let_readers_broadcast,
     module_at,
     norm_factor,
-    norms_to_layers,
     output_rows,
     relus_to_layers,
 )
@@ -151,7 +151,7 @@ def fold(forms: Prepared) -> set[str]:
     relus_to_layers(graph)
     if forms.input_scale is not None:
         entry_layers(graph)
-    norms_to_layers(graph)
+    layers_before_norms(graph)
     saturates = config.exact and not config.reduce_range
     top = saturation_top(config.activation_bits)
     saturating = relu6_to_saturation(graph, top) if saturates else set()

@@ -29,8 +29,8 @@ from qstrategies.quantization.exact_forms import (
     entry_layers,
     fold_norms,
     folded_norm,
+    layers_before_norms,
     module_at,
-    norms_to_layers,
     relus_to_layers,
 )
 from qstrategies.quantization.fake_quantized import (
@@ -127,6 +127,7 @@ def prepare_qat(  # noqa: PLR0913 - one keyword per setting
     relus_to_layers(forms.graph)
     if input_scale is not None:
         entry_layers(forms.graph)
+    layers_before_norms(forms.graph)
     _tie(forms.graph)
     forms.graph.recompile()
     recipe.rewrite(forms.graph)
@@ -185,7 +186,6 @@ def finished(model: FakeQuantizedModel) -> Prepared:
     trained = copy.deepcopy(model).cpu().eval()
     forms = trained.forms
     drop_training_only(forms.graph)
-    norms_to_layers(forms.graph)
     fold_norms(forms.graph)
     result = replace(placed(forms, trains=True), trained=True)
     before = forms.placement.groups

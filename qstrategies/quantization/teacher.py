@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from qstrategies.quantization.exact_forms import drop_training_only, fold_norms, norms_to_layers
+from qstrategies.quantization.exact_forms import drop_training_only, fold_norms
 from qstrategies.quantization.qat import FakeQuantizedModel
 from qstrategies.quantization.structure import leaves
 
@@ -22,7 +22,6 @@ class Teacher:
         if isinstance(model, FakeQuantizedModel):
             forms = copy.deepcopy(model.forms.graph).eval()
             drop_training_only(forms)
-            norms_to_layers(forms)
             fold_norms(forms)
             self.model: nn.Module = forms
         else:

@@ -208,8 +208,8 @@ def _own_class(layer: nn.Module) -> None:
 
 
 def weighted_layers(model: nn.Module) -> Iterator[Any]:
-    """Every convolutional and linear layer, in the order of ``model.modules()``, those of
-    fake-quantized models included."""
+    """Every convolutional and linear layer with something to train, in the order of
+    ``model.modules()``, those of fake-quantized models included."""
     kinds = (
         nn.Linear,
         nn.Conv1d,
@@ -219,4 +219,5 @@ def weighted_layers(model: nn.Module) -> Iterator[Any]:
         nn.ConvTranspose2d,
         nn.ConvTranspose3d,
     )
-    return (module for module in model.modules() if isinstance(module, kinds))
+    layers = (module for module in model.modules() if isinstance(module, kinds))
+    return (layer for layer in layers if any(each.requires_grad for each in layer.parameters()))
