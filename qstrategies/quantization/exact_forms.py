@@ -172,7 +172,7 @@ def layers_before_norms(graph: fx.GraphModule) -> None:
         norm = module_at(graph, node)
         if isinstance(norm, NORM_KINDS) and not folds(graph, node):
             if len(shape_of(node)) == 2:
-                _as_image(graph, node)
+                _as_image(graph, node, norm.num_features)
             source: Any = node.args[0]
             layer = _of_ones(graph, source, f"{node.target}.layer", norm.num_features)
             node.replace_input_with(source, layer)
@@ -206,14 +206,14 @@ def norm_factor(layer: Any, norm: Any) -> Tensor:
     return factor.reshape(shape)
 
 
-def _as_image(graph: fx.GraphModule, node: fx.Node) -> None:
+def _as_image(graph: fx.GraphModule, node: fx.Node, channels: int) -> None:
     """Let ``node`` work on rows as on images of one pixel."""
     source: Any = node.args[0]
     shape = shape_of(node)
-    image = _inserted(graph, source, f"{node.name}_image", Reshape((-1, shape[1], 1)))
+    image = _inserted(graph, source, f"{node.name}_image", Reshape((-1, channels, 1)))
     image.meta["shape"] = (*shape, 1)
     node.args = (image,)
-    rows = _inserted(graph, node, f"{node.name}_rows", Reshape((-1, shape[1])))
+    rows = _inserted(graph, node, f"{node.name}_rows", Reshape((-1, channels)))
     node.meta["shape"] = (*shape, 1)
     node.replace_all_uses_with(rows, delete_user_cb=lambda user: user is not rows)
 

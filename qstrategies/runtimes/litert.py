@@ -6,6 +6,7 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Iterator
+from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
@@ -50,7 +51,7 @@ class LiteRT(TfliteRuntime):
 def _silence() -> Iterator[None]:
     """No word of LiteRT's own on standard error, which its exceptions repeat."""
     before = os.dup(2)
-    with open(os.devnull, "wb") as nowhere:
+    with Path(os.devnull).open("wb") as nowhere:
         os.dup2(nowhere.fileno(), 2)
     try:
         yield
