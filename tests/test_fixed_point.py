@@ -1,13 +1,17 @@
 """Integers without ties: the rule of each kernel family, and that quantization keeps to it."""
 
 import numpy as np
+import onnx
 import pytest
 import torch
+from onnx import numpy_helper
 from torch import nn
 
 import qstrategies as qs
-from qstrategies.errors import InputError
+from qstrategies.certificate import certify_model
+from qstrategies.errors import InputError, SelfCheckError
 from qstrategies.quantization.fixed_point import LARGEST_SUM, stored_factor, tie_free_scale
+from qstrategies.quantization.quantizers import WeightQuantizer
 from qstrategies.quantization.scales import largest_pair
 from qstrategies.records.levels import LevelSet
 
@@ -231,3 +235,88 @@ def test_names_of_runs_without_it_stay_what_they_were():
     )
     assert plain.run_id == "no_norm-w8-s0-" + plain.run_id[-8:] != fixed.run_id
     assert qs.ExperimentConfig(strategy="no_norm", forms=("tflite",)).run_id != plain.run_id
+
+
+@pytest.fixture(scope="module")
+def certified(tmp_path_factory):
+    """A file that holds, as a model to plant faults in: a convolution, a sum and a mean of nine."""
+
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.second = nn.Conv2d(3, 4, 3), nn.Conv2d(4, 4, 1)
+
+        def forward(self, x):
+            x = self.first(x).relu()
+            return nn.functional.avg_pool2d((self.second(x) + x).relu(), 3)
+
+    torch.manual_seed(0)
+    data = torch.rand(16, 3, 8, 8)
+    config = qs.QuantizationConfig(fixed_point=True)
+    made = qs.quantize(Net(), [data], data[:2], config=config, input_scale=1 / 255)
+    path = tmp_path_factory.mktemp("certified") / "m.onnx"
+    assert qs.export_onnx(made, path)[0].certificate["fixed_point"]
+    return onnx.load(path)
+
+
+def planted(model, name, change):
+    """The certificate of a copy of ``model`` with ``change`` applied to one input of one node,
+    "name/place"."""
+    copied = onnx.ModelProto()
+    copied.CopyFrom(model)
+    tensors = {each.name: numpy_helper.to_array(each) for each in copied.graph.initializer}
+    name, place = name.split("/")
+    (node,) = (each for each in copied.graph.node if each.name == name)
+    array = tensors[node.input[int(place)]].copy()
+    change(array)
+    node.input[int(place)] = "planted"
+    copied.graph.initializer.append(numpy_helper.from_array(np.array(array), "planted"))
+    return certify_model(copied)
+
+
+def plus_one(array):
+    array.reshape(-1)[0] += 1
+
+
+def times(factor):
+    def change(array):
+        array *= factor
+
+    return change
+
+
+FAULTS = {
+    "an odd weight": ("first.weight_real/0", plus_one, "a sum may be a tie"),
+    "an even bias": ("first.bias_real/0", plus_one, "a sum may be a tie"),
+    "a long mantissa": ("first.weight_real/1", times(np.float32(1.5)), "no power of two times"),
+    "large sums": ("first.bias_real/0", times(2**13 + 1), "its sums reach"),
+    "a coarse sum": ("relu_1.quantized/1", times(np.float32(4)), "values between two steps"),
+}
+
+
+@pytest.mark.parametrize("name", FAULTS)
+def test_the_certificate_finds_what_fixed_point_kernels_round_apart(name, certified):
+    where, change, reason = FAULTS[name]
+    assert certify_model(certified).holds("fixed_point")
+    found = planted(certified, where, change)
+    assert any(reason in breach.reason for breach in found.breaches["fixed_point"]), found.as_text()
+    assert found.holds("saturation_safe") or name == "an odd weight"
+
+
+def test_a_result_with_steps_of_two_sums_ties_but_one_of_single_sums_has_nothing_to_round(
+    certified,
+):
+    steps = [np.float32(2.0**-exponent) for exponent in range(1, 16)]
+    found = [planted(certified, "relu.quantized/1", times(step)) for step in steps]
+    reasons = ["; ".join(each.reason for each in one.breaches["fixed_point"]) for one in found]
+    ties = ["less than two of its sums" in reason for reason in reasons]
+    assert any(ties) and not ties[0] and not ties[-1]
+
+
+def test_nothing_is_exported_as_fixed_point_that_is_not_certified(tmp_path, monkeypatch):
+    data = torch.rand(16, 3, 8, 8)
+    config = qs.QuantizationConfig(fixed_point=True)
+    monkeypatch.setattr(WeightQuantizer, "whole_steps", lambda self, bias: torch.round(bias))
+    made = qs.quantize(nn.Conv2d(3, 4, 3), [data], data[:2], config=config)
+    with pytest.raises(SelfCheckError, match="a sum may be a tie"):
+        qs.export_onnx(made, tmp_path / "m.onnx")

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from qstrategies.certificate import fixed_point
 from qstrategies.certificate.declarations import (
     Call,
     Declaration,
@@ -66,9 +67,11 @@ WEIGHTED: dict[str, Declaration] = {
 }
 
 
-def certify_layer(call: Call) -> tuple[Layer, Grid, Array, list[tuple[str, str]]]:
-    """The figures of ``call``, the values of its output, its step per channel, and its breaches as
-    (guarantee, reason).
+def certify_layer(
+    call: Call,
+) -> tuple[Layer, Grid, Array, list[tuple[str, str]], fixed_point.Sums]:
+    """The figures of ``call``, the values of its output, its step per channel, its breaches as
+    (guarantee, reason), and how its sums end.
 
     Raises ``UnprovenError`` for a form of the operator that no bound is known for.
     """
@@ -88,7 +91,7 @@ def certify_layer(call: Call) -> tuple[Layer, Grid, Array, list[tuple[str, str]]
         breaches += _scale_breaches(sums, bias)
     in_integers = weight.scale is not None and call.first.moved_from is not None
     breaches += _bound_breaches(layer, EXACT[1:] if in_integers else EXACT)
-    return layer, sums.output, sums.step, breaches
+    return layer, sums.output, sums.step, breaches, sums.ends
 
 
 @dataclass(frozen=True)
@@ -119,6 +122,13 @@ class _Sums:
         below = positive * down + negative * up + np.maximum(-self.offset, 0)
         above = positive * up + negative * down + np.maximum(self.offset, 0)
         return below, above
+
+    @property
+    def ends(self) -> fixed_point.Sums:
+        """Of the sums, in bits."""
+        largest = np.maximum(*self.bounds)
+        rows = np.clip(self.rows, -(2.0**62), 2.0**62)
+        return fixed_point.Sums.of(rows, self.offset, self.step, largest)
 
     @property
     def output(self) -> Grid:

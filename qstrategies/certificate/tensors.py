@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import functools
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import onnx
 from onnx import TensorProto
 
 from qstrategies.certificate.grid import Array, Grid
+
+if TYPE_CHECKING:
+    from qstrategies.certificate.fixed_point import Sums
 
 FLOAT: int = TensorProto.FLOAT
 QUANTIZED: frozenset[int] = frozenset({TensorProto.UINT8, TensorProto.INT8})
@@ -105,7 +109,8 @@ class Tensor:
     ``through``: the operators that its values passed since they were last quantized or summed up;
     ``moved_from``: the quantizer of the DequantizeLinear among them, if its values were only moved;
     ``apart``: whether one of them separates it for good from that; ``steps``: of the sums of a
-    layer, one per output channel.
+    layer, one per output channel; ``sums``: how those end, also behind a Relu or Clip;
+    ``coarsest``: of the steps that met in an addition.
     """
 
     kind: Kind
@@ -115,6 +120,8 @@ class Tensor:
     moved_from: Quantizer | None = None
     apart: bool = False
     steps: Array | None = None
+    sums: Sums | None = None
+    coarsest: float | None = None
 
     @property
     def proven(self) -> bool:

@@ -8,6 +8,7 @@ from dataclasses import replace
 import numpy as np
 import onnx
 
+from qstrategies.certificate import fixed_point
 from qstrategies.certificate.arithmetic import ARITHMETIC
 from qstrategies.certificate.constants import (
     LARGEST_SIZE,
@@ -31,7 +32,14 @@ from qstrategies.certificate.quantizers import (
     scale_breaches,
     stands,
 )
-from qstrategies.certificate.report import EXACT, GUARANTEES, Breach, Certificate, Layer
+from qstrategies.certificate.report import (
+    EXACT,
+    FIXED_POINT,
+    GUARANTEES,
+    Breach,
+    Certificate,
+    Layer,
+)
 from qstrategies.certificate.surroundings import (
     LARGE,
     contradictions,
@@ -153,6 +161,8 @@ class _Walk:
     def _breach(self, where: str, reason: str, guarantees: Sequence[str] = EXACT) -> None:
         for guarantee in guarantees:
             self.breaches[guarantee].append(Breach(where, reason))
+        if guarantees == EXACT:  # what integer kernels round apart, fixed-point kernels do too
+            self.breaches[FIXED_POINT].append(Breach(where, reason))
 
     def _tensor(self, name: str) -> Tensor:
         if name not in self.tensors:
@@ -208,6 +218,11 @@ class _Walk:
         if carried is not None:
             apart = carried.apart or stands(call, carried)
             made = replace(made, moved_from=carried.moved_from, apart=apart)
+        if call.node.op_type in ("Relu", "Clip"):
+            made = replace(made, sums=call.first.sums, coarsest=call.first.coarsest)
+        if call.node.op_type in ("Add", "Sub"):
+            units = [tensor.grid.unit for tensor in call.tensors]
+            made = replace(made, coarsest=max(units))
         return [replace(made, kind=kind) for kind in call.outputs]
 
     def _folded(self, call: Call) -> list[Tensor]:
@@ -235,11 +250,12 @@ class _Walk:
             raise UnprovenError("its integers can overflow")
 
     def _summed(self, call: Call) -> Tensor:
-        layer, grid, steps, breaches = certify_layer(call)
+        layer, grid, steps, breaches, sums = certify_layer(call)
         self.layers.append(layer)
         for guarantee, reason in breaches:
             self._breach(call.node.name, reason, [guarantee])
-        return Tensor(call.outputs[0], grid, through=frozenset({call.node.op_type}), steps=steps)
+        through = frozenset({call.node.op_type})
+        return Tensor(call.outputs[0], grid, through=through, steps=steps, sums=sums)
 
     def _dequantized(self, call: Call) -> Tensor:
         if call.first.constant is not None:
@@ -263,6 +279,9 @@ class _Walk:
             reasons += rounding_breaches(call.first, quantizer)
         for reason in reasons:
             self._breach(call.node.name, reason)
+        if call.first.proven:
+            for reason in fixed_point.rounding_breaches(call.first, quantizer):
+                self._breach(call.node.name, reason, [FIXED_POINT])
         kind = call.outputs[0]
         return Tensor(kind, kind.limits, through=frozenset({"QuantizeLinear"}))
 

@@ -62,7 +62,7 @@ def add_certify(sub: argparse.ArgumentParser) -> None:
         help="write what the file computes, integer by integer: as JSON and, beside it, Markdown",
     )
     sub.epilog = (
-        "Exit code: 0 if all three guarantees hold, 1 if not (the text names the nodes and "
+        "Exit code: 0 if the first three guarantees hold, 1 if not (the text names the nodes and "
         "why), 2 for a file that cannot be read."
     )
 

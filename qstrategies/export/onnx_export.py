@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from qstrategies.certificate import certify_model
-from qstrategies.certificate.report import EXACT
+from qstrategies.certificate.report import EXACT, FIXED_POINT
 from qstrategies.errors import SelfCheckError, check_choice
 from qstrategies.export.islands import IR_VERSION, exported
 from qstrategies.export.lowering import LOWERINGS, lower
@@ -156,7 +156,7 @@ def _save(
     portable: ExportedModel | None = None,
 ) -> ExportedModel:
     onnx.checker.check_model(proto, full_check=True)
-    certificate = None if quantized is None else _certificate(proto, quantized.config)
+    certificate = None if quantized is None else _certificate(proto, form, quantized.config)
     same_as = _proven_same(certificate, portable)
     entries = {**(metadata or {}), "form": form, "certificate": certificate, "same_as": same_as}
     for key, value in entries.items():
@@ -181,13 +181,17 @@ def _save_vectors(file: ExportedModel) -> None:
         remove(beside)
 
 
-def _certificate(proto: onnx.ModelProto, config: QuantizationConfig) -> dict[str, Any]:
-    """The summary of the certificate, which must not deny what was asked for."""
+def _certificate(proto: onnx.ModelProto, form: str, config: QuantizationConfig) -> dict[str, Any]:
+    """The summary of the certificate, which must not deny what was asked for; the "fast" form is
+    not for fixed-point kernels."""
     certificate = certify_model(proto)
     layers = {layer.node for layer in certificate.layers}
     unsafe = [each for each in certificate.breaches["saturation_safe"] if each.node in layers]
     if config.exact and config.saturation == "any_kernel" and unsafe:
         raise SelfCheckError(f"{unsafe[0].node}: {unsafe[0].reason}")
+    ties = certificate.breaches[FIXED_POINT]
+    if config.fixed_point and form != "fast" and ties:
+        raise SelfCheckError(f"{ties[0].node}: {ties[0].reason}")
     return certificate.summary
 
 

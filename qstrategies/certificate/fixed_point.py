@@ -1,0 +1,90 @@
+"""What fixed-point kernels round apart: ties, and sums that their first rounding moves onto one.
+
+They multiply an int32 sum by a 31-bit number and shift the product: once or twice rounded, halves
+up or away from zero. Where that number stands for a power of two, ``M = 2^-k``, and every sum of a
+channel ends in the same count ``p`` of zero bits before its last one, all agree if
+
+* ``k <= p``: there is nothing to round, or
+* ``k >= p + 2``, no sum is a tie, and ``p >= 1``, the first of two roundings halves an even number,
+  or
+* ``p = 0`` and ``k >= 2``, with the float32 just below the scale in the file of the kernels, as
+  ``export_tflite`` writes it: the first rounding then gives the sum itself, below 2^23.
+
+Sums end alike if all weights are multiples of 2^(p + 1) and the bias is an odd multiple of 2^p,
+whatever flows in.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from qstrategies.certificate.grid import FLOAT_EXACT, Array, mantissa
+from qstrategies.certificate.tensors import Quantizer, Tensor
+
+LARGEST_NUDGED = 2**23
+"""Up to which a float32 product with the number just below a power of two rounds on its side."""
+FARTHEST = 2.0**7
+"""Between the steps of a sum's operands and its result: XNNPACK's multipliers have 20 bits."""
+
+
+@dataclass(frozen=True, eq=False)
+class Sums:
+    """How the sums of a layer end, per output channel.
+
+    Attributes:
+        step: of the sums.
+        zeros: how many zero bits they all end in, or -1 where that varies.
+        largest: of their magnitudes, partial sums included.
+    """
+
+    step: Array
+    zeros: Array
+    largest: Array
+
+    @classmethod
+    def of(cls, rows: Array, bias: Array, step: Array, largest: Array) -> Sums:
+        """For integer weights ``rows`` [out_channels, products] and the ``bias`` in steps."""
+        whole = np.rint(bias).astype(np.int64)
+        weights = np.bitwise_or.reduce(rows.astype(np.int64), axis=1)
+        last, coarsest = whole & -whole, weights & -weights
+        alike = (whole != 0) & ((weights == 0) | (coarsest > last))
+        constant_zero = (whole == 0) & (weights == 0)  # which nobody rounds
+        zeros = np.where(alike, np.log2(np.maximum(last, 1)), -1)
+        return cls(step, np.where(constant_zero, 62, zeros).astype(np.int64), largest)
+
+    def breaches(self, to: Quantizer) -> Iterator[str]:
+        """Why kernels may round them to other integers of ``to``."""
+        ratio = self.step / to.scale
+        if (mantissa(ratio) != 1).any():
+            yield "a scale of its sums is no power of two times that of its result"
+            return
+        shift, zeros = -np.log2(ratio), self.zeros
+        rounds = (zeros < 0) | (shift > zeros)
+        if (rounds & (zeros < 0)).any():
+            yield "a sum may be a tie: weights and bias do not end in zero bits as they have to"
+        elif (rounds & (shift < zeros + 2)).any():
+            yield "a step of its result is less than two of its sums: they tie"
+        most = np.where(zeros == 0, LARGEST_NUDGED, FLOAT_EXACT)
+        if (rounds & (self.largest > most)).any():
+            yield f"its sums reach {int(self.largest.max())}: above 2^23, or even ones above 2^24"
+
+
+def rounding_breaches(values: Tensor, to: Quantizer) -> Iterator[str]:
+    """Why fixed-point kernels may round ``values`` to other integers of ``to`` than others do."""
+    if values.sums is not None:
+        yield from values.sums.breaches(to)
+        return
+    grid = values.grid
+    if grid.unbounded:  # a real input: who gives integers has rounded it
+        return
+    if grid.divisor > 1:
+        if grid.step != to.scale:
+            yield "a mean is rounded to another step than that of its values"
+        return
+    if grid.unit < to.scale:
+        yield "values between two steps: ties are rounded by each kernel in its own way"
+    elif values.coarsest is not None and values.coarsest > FARTHEST * to.scale:
+        yield "the steps of its operands and its result lie more than 2^7 apart"
