@@ -177,6 +177,17 @@ def test_a_relu6_that_saturates_keeps_its_range():
     assert decibels(wanted, qs.from_pt2e(graph).module()(batch)) > 30
 
 
+def test_no_step_is_spent_on_what_a_relu_cuts():
+    """PT2E rounds between the convolution and the ReLU, which our graph joins."""
+    torch.manual_seed(4)
+    layers = nn.Conv2d(3, 4, 3), nn.MaxPool2d(2), nn.ReLU(), nn.Flatten(), nn.Linear(100, 5)
+    graph = converted(nn.Sequential(*layers), [images()], xnnpack_quantizer())
+    low, _ = read(graph).ends["max_pool2d"]
+    assert low < 0
+    quantizers = {node.output.quantizer for node in qs.from_pt2e(graph).graph.nodes[:-1]}
+    assert {each.zero_point for each in quantizers} == {0}
+
+
 class Residual(nn.Module):
     """ReLU6 in place, an addition, a pool and a concatenation."""
 
@@ -231,6 +242,16 @@ def without_the_last():
     return graph
 
 
+def computed_scale():
+    graph = converted(Two(), [rows()], xnnpack_quantizer())
+    (entry,) = graph.graph.find_nodes(op="placeholder")
+    quantizer = next(node for node in entry.users if node.op == "call_function")
+    with graph.graph.inserting_before(quantizer):
+        scale = graph.graph.call_function(torch.amax, (entry,))
+    quantizer.update_arg(1, scale)
+    return graph
+
+
 def fixed():
     model = nn.Sequential(Reshaped(), nn.Linear(6, 4))
     return converted(model, [rows()], xnnpack_quantizer(), None)
@@ -251,6 +272,7 @@ REFUSED = {
     "choose_qparams.*one range per tensor and is_dynamic=False": lambda: converted(
         Two(), [rows()], dynamic()
     ),
+    "'quantize_per_tensor_default.*one range per tensor and": computed_scale,
     "reads integers, where a dequantization": without_the_last,
     "onednn.*before it is lowered": lowered,
     r"exported for batches of 32: .*dynamic_shapes": fixed,

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
+from qstrategies.operators.base import form_of
 from qstrategies.pt2e.read import Ends, union
 from qstrategies.quantization.exact_forms import module_at
 from qstrategies.quantization.quantizers import ActivationQuantizer, QuantizerSite
@@ -37,14 +38,14 @@ class KnownRanges(Recipe):
 
     def rewrite(self, graph: fx.GraphModule) -> None:
         """Changes nothing: learns the nodes of the ranges, in the units of ``graph``."""
-        unit = units(graph)
+        unit, clamps = units(graph), _clamps(graph)
         for node in graph.graph.nodes:
             stands_for = node.meta.get("stands_for", ())
             known = [self.ends[name] for name in stands_for if name in self.ends]
             if known:
-                low, high = union(known)
-                ends = torch.tensor([low, high]) * unit[node.name]
-                self.by_node[node.name] = _cut(module_at(graph, node), ends)
+                ends = torch.tensor(union(known)) * unit[node.name]
+                low, high = clamps[node.name](ends).tolist()
+                self.by_node[node.name] = (low, high)
 
     def activation_quantizer(
         self, site: QuantizerSite, default: ActivationQuantizer
@@ -53,9 +54,16 @@ class KnownRanges(Recipe):
         return KnownRange(default.observer, union(known)) if known else default
 
 
-def _cut(module: nn.Module | None, ends: Tensor) -> Ends:
-    """What is left of ``ends`` behind ``module``, where that is a clamp."""
-    if isinstance(module, nn.ReLU | nn.Hardtanh):
-        ends = module(ends)
-    low, high = ends.tolist()
-    return low, high
+def _clamps(graph: fx.GraphModule) -> dict[str, nn.Module]:
+    """What the values of every node, by its name, were cut by last and only moved since."""
+    found: dict[str, nn.Module] = {}
+    for node in graph.graph.nodes:
+        module = module_at(graph, node)
+        form = form_of(module)
+        if isinstance(module, nn.ReLU | nn.Hardtanh):
+            found[node.name] = module
+        elif form is not None and form.moves:
+            found[node.name] = found[node.all_input_nodes[0].name]
+        else:
+            found[node.name] = nn.Identity()
+    return found

@@ -77,7 +77,6 @@ class _Quantizers:
     stands. ``ends``: as in ``Converted``."""
 
     def __init__(self, converted: fx.GraphModule) -> None:
-        self.module = converted
         self.sources: dict[fx.Node, fx.Node] = {}
         self.ends: dict[str, Ends] = {}
         self.integers: set[fx.Node] = set()
@@ -102,22 +101,16 @@ class _Quantizers:
             _refuse(node, "call convert_pt2e first")
 
     def _quantizes(self, node: fx.Node, source: fx.Node) -> None:
-        scale, zero_point, low, high = (self._number(node, each) for each in node.args[1:5])
+        numbers: list[Any] = list(node.args[1:5])
+        if any(isinstance(each, fx.Node) for each in numbers):
+            _refuse(node, REMEDIES["quantized_decomposed"])
+        scale, zero_point, low, high = numbers
         ends = (low - zero_point) * scale, (high - zero_point) * scale
         self.integers.add(node)
         self.sources[node] = source
         while source in self.sources:
             source = self.sources[source]
         self.ends[source.name] = union([ends, self.ends.get(source.name, ends)])
-
-    def _number(self, node: fx.Node, value: Any) -> float:
-        """A number of a quantizer, which may be a constant of the graph."""
-        if isinstance(value, fx.Node) and value.op == "get_attr":
-            *path, last = str(value.target).split(".")
-            value = getattr(self.module.get_submodule(".".join(path)), last)
-        if isinstance(value, fx.Node):
-            _refuse(node, REMEDIES["quantized_decomposed"])
-        return float(value)
 
 
 def union(intervals: list[Ends]) -> Ends:
