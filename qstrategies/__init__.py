@@ -29,6 +29,7 @@ if TYPE_CHECKING:  # what the package offers: said here once, loaded when it is 
     from qstrategies.experiment.comparison import run_all as run_all
     from qstrategies.experiment.runs import run_experiment as run_experiment
     from qstrategies.experiment.workspace import Workspace as Workspace
+    from qstrategies.export.c99.c_export import export_c as export_c
     from qstrategies.export.onnx_export import export_onnx as export_onnx
     from qstrategies.export.saved import load as load
     from qstrategies.export.saved import save as save

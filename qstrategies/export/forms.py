@@ -7,13 +7,24 @@ from pathlib import Path
 from typing import Any
 
 from qstrategies.errors import check_choice
+from qstrategies.export.c99.c_export import export_c
 from qstrategies.export.onnx_export import ExportedModel
 from qstrategies.export.tflite.tflite_export import export_tflite
 from qstrategies.quantization.model import QuantizedModel
 
 Write = Callable[[QuantizedModel, Path, Mapping[str, Any] | None], ExportedModel]
 
-WRITERS: dict[str, tuple[str, Write]] = {"tflite": (".tflite", export_tflite)}
+
+def _export_c(
+    quantized: QuantizedModel, path: Path, _: Mapping[str, Any] | None = None
+) -> ExportedModel:
+    return export_c(quantized, path.parent, path.stem)
+
+
+WRITERS: dict[str, tuple[str, Write]] = {
+    "c": (".c", _export_c),
+    "tflite": (".tflite", export_tflite),
+}
 """The suffix of each form, and what writes it."""
 
 

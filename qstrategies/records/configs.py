@@ -34,7 +34,7 @@ PIXELS = ("float32", "uint8")
 CHECKS = ("full", "quick")
 
 
-FORMS = ("tflite",)
+FORMS = ("c", "tflite")
 """What a model may be written as besides ONNX."""
 
 
