@@ -17,6 +17,10 @@ AXE = Path(__file__).parent / "web/node_modules/axe-core/axe.min.js"
 PATIENCE = 60  # seconds for anything that a page is waited for
 
 
+class RefusedError(Exception):
+    """The browser does not do what it is told: the page may be on its way to another one."""
+
+
 class Browser:
     """One page of one browser."""
 
@@ -50,7 +54,8 @@ class Browser:
         while True:
             answer = json.loads(self._message())
             if answer.get("id") == number:
-                assert "error" not in answer, answer["error"]
+                if "error" in answer:
+                    raise RefusedError(answer["error"])
                 return answer["result"]
 
     def _message(self):
@@ -75,8 +80,9 @@ class Browser:
         """The value of an expression once it is true."""
         end = time.monotonic() + PATIENCE
         while time.monotonic() < end:
-            if found := self.run(script):
-                return found
+            with contextlib.suppress(RefusedError):
+                if found := self.run(script):
+                    return found
             time.sleep(0.05)
         raise AssertionError(f"never true: {script}")
 

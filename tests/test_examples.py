@@ -164,13 +164,34 @@ def node_client(folder):
     return ["node", FOLDER / "node/client.mjs"]
 
 
-CLIENTS = {"python/client.py": python_client, "node/client.mjs": node_client}
+def cpp_client(folder):
+    if not (shutil.which("cc") and shutil.which("c++")):
+        pytest.skip("needs a C and a C++ compiler")
+    qs.export_c(ROOT / "exported/qat.onnx", folder, "digit")
+    strict = ["-O1", "-Wall", "-Wextra", "-Werror", "-pedantic", f"-I{folder}"]
+    digit, client = folder / "digit.o", folder / "client"
+    compiled = ["cc", "-std=c99", *strict, "-c", folder / "digit.c", "-o", digit]
+    linked = ["c++", "-std=c++17", *strict, FOLDER / "cpp/client.cpp", digit, "-o", client]
+    for command in (compiled, linked):
+        subprocess.run(command, check=True)
+    return [client]
+
+
+CLIENTS = {
+    "python/client.py": python_client,
+    "node/client.mjs": node_client,
+    "cpp/client.cpp": cpp_client,
+}
 
 
 @pytest.mark.parametrize("client", CLIENTS)
 def test_a_client_is_short_and_says_whether_it_gives_the_golden_bits(client, tmp_path):
-    assert len((FOLDER / client).read_text().splitlines()) <= 60
-    assert f" examples/{client} exported/qat.onnx\n" in (ROOT / "docs/deploy.md").read_text()
+    page, text = (ROOT / "docs/deploy.md").read_text(), (FOLDER / client).read_text()
+    assert len(text.splitlines()) <= 60
+    commands = re.findall(
+        r"^(?://|) *((?:python|node|npm|cc|c\+\+|build/client) .*)$", text, re.MULTILINE
+    )
+    assert commands and all(f"\n{command}\n" in page for command in commands)
     command = CLIENTS[client](tmp_path)
     vectors = tmp_path / "qat.vectors.json"
     for path in (ROOT / "exported/qat.onnx", ROOT / "exported" / vectors.name):
