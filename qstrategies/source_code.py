@@ -28,6 +28,8 @@ OWN = __name__.partition(".")[0]
 GROUND = frozenset({"cli", "report", "trackers", "errors", "files", "progress", "registry"})
 GROUND |= {"records", "plugins", "text", "typed_json", "experiment.environment"}
 """Modules of this package that name, keep and show: no result depends on them."""
+KNOWN_BY_VERSION = frozenset({"torch", "numpy"})
+"""Whose versions are known of every run: their thousands of modules are not read."""
 _SITE = {"site-packages", "dist-packages"}
 
 
@@ -102,6 +104,8 @@ def _same_authors(name: str, own: str) -> bool:
     """Whether a module counts as part of the code that imports it: it is of the package ``own``, or
     was not installed."""
     top = name.partition(".")[0]
+    if top in KNOWN_BY_VERSION:
+        return False
     if top == own:
         return True
     path = _path(top) or _path(name)  # a folder without __init__.py has no file of its own

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 from qstrategies import source_code
 from qstrategies.experiment import dependencies
@@ -159,3 +160,10 @@ def test_of_this_package_what_computes_counts_and_what_shows_does_not(monkeypatc
         "qstrategies.training.loop",
     } <= set(read)
     assert not {name for name in read if name.split(".")[1] in source_code.GROUND}
+
+
+def test_pytorchs_own_functions_are_known_by_their_names_and_its_version(monkeypatch):
+    functional = torch.nn.functional
+    monkeypatch.setattr(source_code, "_module", pytest.fail)
+    assert source_code.of_object(functional.cross_entropy).packages == {"torch"}
+    assert source_code.identity(functional.l1_loss) != source_code.identity(functional.mse_loss)
