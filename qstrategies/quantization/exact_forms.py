@@ -35,7 +35,10 @@ def module_at(graph: fx.GraphModule, node: Any) -> Any:
     """The module that ``node`` calls; None for anything but such a node."""
     if not isinstance(node, fx.Node) or node.op != "call_module":
         return None
-    return graph.get_submodule(str(node.target))
+    found: Any = graph
+    for name in str(node.target).split("."):  # a fifth of get_submodule's time
+        found = found._modules[name]
+    return found
 
 
 def is_layer(graph: fx.GraphModule, node: Any) -> bool:
