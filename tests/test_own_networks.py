@@ -941,3 +941,33 @@ def test_another_function_is_refused_there_too():
     x = images(4, (3, 5, 5))
     with torch.no_grad(), pytest.raises(SelfCheckError, match="into exact forms changed it"):
         qs.quantize(cancelling(), [x], x, strategy=Wrong())
+
+
+X = images(8)
+NO_MODULES = {
+    "an exported program": lambda net: torch.export.export(net, (X,)),
+    "its module": lambda net: torch.export.export(net, (X,)).module(),
+    "traced": lambda net: torch.jit.trace(net, X),
+    "scripted": lambda net: torch.jit.script(net),
+    "a function": lambda net: lambda x: net(x),
+    "a class": lambda net: type(net),
+}
+
+
+def plain():
+    return nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(400, 2)).eval()
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
+@pytest.mark.parametrize("made", NO_MODULES.values(), ids=NO_MODULES)
+def test_what_is_no_module_is_refused_with_the_remedy(made):
+    model = made(plain())
+    for entry in (lambda: qs.quantize(model, [X], X), lambda: qs.prepare(model, X, "qat")):
+        with pytest.raises(qs.InputError, match="give the module|a model is a torch.nn.Module"):
+            entry()
+
+
+def test_a_compiled_module_is_the_one_that_was_compiled():
+    net = plain()
+    ours = qs.quantize(torch.compile(net), [X], X).reference()(X)
+    assert torch.equal(ours, qs.quantize(net, [X], X).reference()(X))

@@ -212,6 +212,27 @@ def as_tensor(value: Any) -> Tensor:
     raise InputError(f"{value!r:.80} of type {type(value).__name__}: expected a tensor or an array")
 
 
+def as_module(model: Any) -> nn.Module:
+    """The module that a user's ``model`` is: what ``torch.compile`` was given, or itself.
+
+    Raises:
+        InputError: what is no module, or one whose forward PyTorch has translated already.
+    """
+    if isinstance(model, torch.export.ExportedProgram) or hasattr(model, "_guards_fn"):
+        raise InputError(
+            "a program of torch.export holds one batch size: give the module that was exported, "
+            "or what convert_pt2e made to qs.from_pt2e"
+        )
+    if isinstance(model, torch.jit.ScriptModule):
+        raise InputError("TorchScript cannot be captured: give the module that it was made of")
+    if not isinstance(model, nn.Module):
+        raise InputError(
+            f"a model is a torch.nn.Module or the path of an ONNX file: got {type(model).__name__}"
+        )
+    compiled: Any = getattr(model, "_orig_mod", model)
+    return compiled
+
+
 def device_of(module: nn.Module) -> torch.device:
     """Where ``module`` lies: its first parameter or buffer; the CPU if it has none.
 

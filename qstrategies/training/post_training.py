@@ -24,6 +24,7 @@ from qstrategies.quantization.prepare import Prepared, allotted, prepare
 from qstrategies.quantization.qat import FakeQuantizedModel, finished
 from qstrategies.quantization.recipe import sees_batches
 from qstrategies.quantization.selfcheck import EXAMPLES, check_nodes
+from qstrategies.quantization.structure import as_module
 from qstrategies.records import QuantizationConfig
 from qstrategies.strategies import STRATEGIES
 from qstrategies.strategies.base import Strategy
@@ -65,10 +66,10 @@ def quantize(  # noqa: PLR0913 - one keyword per setting
     chosen = STRATEGIES.made(strategy)
     if chosen.course.fake_quantized:
         raise InputError(f"{strategy!r} trains with fake quantizers: use qs.prepare and its finish")
-    if not isinstance(model, nn.Module):
+    if isinstance(model, str | Path):
         model = from_onnx(model, _one_shape(example))
     prepared = prepare(
-        model,
+        as_module(model),
         chosen.resolved(config),
         example,
         recipe=chosen,

@@ -17,7 +17,7 @@ from qstrategies.quantization.model import QuantizedModel
 from qstrategies.quantization.qat import FakeQuantizedModel, prepare_qat
 from qstrategies.quantization.quantizers import ActivationQuantizer
 from qstrategies.quantization.recipe import overrides
-from qstrategies.quantization.structure import device_of
+from qstrategies.quantization.structure import as_module, device_of
 from qstrategies.records import QuantizationConfig
 from qstrategies.strategies import STRATEGIES
 from qstrategies.strategies.base import Step, Strategy
@@ -236,7 +236,7 @@ def prepare(  # noqa: PLR0913 - one keyword per setting
     Raises:
         InputError: an unknown strategy or name, or a model that cannot be captured.
     """
-    chosen = STRATEGIES.made(strategy)
+    model, chosen = as_module(model), STRATEGIES.made(strategy)
     request: dict[str, Any] = {
         "example": example,
         "config": chosen.resolved(config),
@@ -267,8 +267,6 @@ def resume(
     Raises:
         InputError: as ``prepare``; a state of something else.
     """
-    if STEPS not in state:
-        raise InputError(f"the state has no {STEPS!r}: it is not that of a trainee's model")
     if STEPS not in state:
         raise InputError(f"the state has no {STEPS!r}: it is not that of a trainee's model")
     resumed = prepare(model, example, strategy, **settings)
