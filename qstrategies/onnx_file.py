@@ -64,7 +64,7 @@ def _refuse_foreign_parts(model: onnx.ModelProto, path: Path) -> None:
             f"{str(path)!r} defines functions of its own ({model.functions[0].name!r}): "
             "only standard operators are read"
         )
-    for graph in _graphs(model.graph):
+    for graph in graphs_of(model.graph):
         attributes = [attribute for node in graph.node for attribute in node.attribute]
         constants = [
             tensor for attribute in attributes for tensor in (attribute.t, *attribute.tensors)
@@ -97,13 +97,31 @@ def _refuse_foreign_parts(model: onnx.ModelProto, path: Path) -> None:
                 )
 
 
-def _graphs(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:
+def graphs_of(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:
     """``graph`` and every graph inside its nodes."""
     yield graph
     for node in graph.node:
         for attribute in node.attribute:
             for inner in (*([attribute.g] if attribute.HasField("g") else []), *attribute.graphs):
-                yield from _graphs(inner)
+                yield from graphs_of(inner)
+
+
+def defaults_of(node: onnx.NodeProto, opset: int) -> list[onnx.AttributeProto]:
+    """The attributes that ``node`` leaves to the defaults of its operator, a standard one of the
+    set ``opset``; none for an operator that this version of ONNX does not know."""
+    try:
+        schema = onnx.defs.get_schema(node.op_type, opset, "")
+    except onnx.defs.SchemaError:
+        return []
+    given = {attribute.name for attribute in node.attribute}
+    values = [each.default_value for each in schema.attributes.values() if each.name not in given]
+    return [value for value in values if value.type != onnx.AttributeProto.UNDEFINED]
+
+
+def standard_opset(model: onnx.ModelProto) -> int | None:
+    """The version of the standard operators that ``model`` imports; None if it is not one."""
+    found = [each.version for each in model.opset_import if each.domain in ("", "ai.onnx")]
+    return found[0] if len(found) == 1 else None
 
 
 def read_metadata(path: Path) -> dict[str, Any]:

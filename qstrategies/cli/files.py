@@ -61,14 +61,20 @@ def add_certify(sub: argparse.ArgumentParser) -> None:
         type=json_path,
         help="write what the file computes, integer by integer: as JSON and, beside it, Markdown",
     )
+    sub.add_argument(
+        "--profile",
+        choices=("sonnx",),
+        help="also the rules of ONNX's safety profile, each violation by name",
+    )
     sub.epilog = (
-        "Exit code: 0 if the first three guarantees hold, 1 if not (the text names the nodes and "
-        "why), 2 for a file that cannot be read."
+        "Exit code: 0 if the first three guarantees hold, and the profile, 1 if not (the text "
+        "names the nodes and why), 2 for a file that cannot be read."
     )
 
 
 def certify(options: argparse.Namespace) -> int:
     from qstrategies.certificate import certify_model
+    from qstrategies.certificate.sonnx import as_text, violations
     from qstrategies.onnx_file import INTEGRITY, load_checked, unchanged
 
     model = load_checked(options.file)
@@ -77,11 +83,15 @@ def certify(options: argparse.Namespace) -> int:
 
         specify(options.file).write(options.spec)
     certificate, as_exported = certify_model(model), unchanged(model)
+    broken = None if options.profile is None else violations(model)
     if options.json:
-        show_json({"file": str(options.file), "unchanged": as_exported, **certificate.as_dict})
+        report = {"file": str(options.file), "unchanged": as_exported, **certificate.as_dict}
+        show_json(report if broken is None else report | {"sonnx": list(map(vars, broken))})
     else:
         show(f"{line(options.file)}: {INTEGRITY[as_exported]}\n{certificate.as_text()}")
-    return 0 if certificate.complete else 1
+        if broken is not None:
+            show(as_text(broken))
+    return 0 if certificate.complete and not broken else 1
 
 
 def add_predict(sub: argparse.ArgumentParser) -> None:

@@ -24,7 +24,13 @@ from qstrategies.export.onnx_writer import to_onnx
 from qstrategies.export.selfcheck import check_file
 from qstrategies.files import atomic_write, remove, sha256
 from qstrategies.guest import guest, own_randomness
-from qstrategies.onnx_file import HASH_KEY, content_hash
+from qstrategies.onnx_file import (
+    HASH_KEY,
+    content_hash,
+    defaults_of,
+    graphs_of,
+    standard_opset,
+)
 from qstrategies.pixels import PIXEL_SCALE
 from qstrategies.quantization.model import QuantizedModel
 from qstrategies.records import PIXELS, QuantizationConfig
@@ -105,7 +111,7 @@ def export_onnx(
     _save_vectors(files[0])
     model = ir.from_proto(portable)
     if optimize_for is not None and lower(model.graph, optimize_for):
-        fast = _plain(ir.to_proto(model))
+        fast = onnx.shape_inference.infer_shapes(_plain(ir.to_proto(model)))
         files.append(
             _save(
                 fast, path.with_suffix(".fast.onnx"), "fast", metadata, quantized, portable=files[0]
@@ -155,6 +161,7 @@ def _save(
     quantized: QuantizedModel | None = None,
     portable: ExportedModel | None = None,
 ) -> ExportedModel:
+    _write_out_defaults(proto)
     onnx.checker.check_model(proto, full_check=True)
     certificate = None if quantized is None else _certificate(proto, form, quantized.config)
     same_as = _proven_same(certificate, portable)
@@ -169,6 +176,15 @@ def _save(
     return ExportedModel(
         path, form, sha256(data), len(data), content, same_as, certificate, quantized
     )
+
+
+def _write_out_defaults(proto: onnx.ModelProto) -> None:
+    """Set every attribute that has a default: nobody has to know which version has which."""
+    opset = standard_opset(proto)
+    for graph in graphs_of(proto.graph):
+        for node in graph.node:
+            if opset is not None and node.domain in ("", "ai.onnx"):
+                node.attribute.extend(defaults_of(node, opset))
 
 
 def _save_vectors(file: ExportedModel) -> None:
