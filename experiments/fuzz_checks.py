@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -24,7 +25,7 @@ from qstrategies.quantization.prepare import Prepared, prepare
 from qstrategies.quantization.selfcheck import check_nodes, check_outputs
 from qstrategies.quantization.structure import leaves
 from qstrategies.records import ENGINES
-from qstrategies.runtimes import RUNTIMES
+from qstrategies.runtimes import RUNTIMES, runtimes_for
 from qstrategies.runtimes.base import Runtime, joined
 
 CALIBRATION, TEST = 16, (7, 1)
@@ -34,7 +35,9 @@ REFUSALS = {
     "does not fit int32": "a bias far beyond its layer's products",
     "exact integers of": "more bits than the interpreter has",
     "not finite": "a range that is not finite",
+    "has no fixed-point form": "fixed-point kernels would round it apart",
 }
+NO_TFLITE = ("has no TFLite form", "is not quantized: a TFLite file", "TFLite wants fixed ones")
 ONNX_RUNTIME = tuple(f"onnxruntime-{level}" for level in ("disabled", "basic", "extended", "all"))
 Outputs = NDArray[Any]
 
@@ -82,6 +85,10 @@ def _expected(error: InputError) -> str:
 def _bits(found: Case, quantized: QuantizedModel, folder: Path) -> str:
     files = qs.export_onnx(quantized, folder / "model.onnx") if found.exact else []
     proven = {"": all(map(_certified, files)), **{file.form: _certified(file) for file in files}}
+    if found.config.fixed_point and files:
+        assert files[0].certificate is not None
+        proven["tflite"] = files[0].certificate["fixed_point"]
+        files += _tflite(quantized, folder)
     unequal = _unequal(found, quantized, files)
     wrong = [str(each) for each in unequal if proven[each.file]]
     if wrong:
@@ -89,7 +96,18 @@ def _bits(found: Case, quantized: QuantizedModel, folder: Path) -> str:
     if not files:
         return "the same bits, partly in float"
     bits = "other bits" if unequal else "the same bits"
+    bits += ", on fixed-point kernels too" if files[-1].form == "tflite" else ""
     return bits if proven[""] else f"not certified, {bits}"
+
+
+def _tflite(quantized: QuantizedModel, folder: Path) -> list[qs.ExportedModel]:
+    """The TFLite file, if there are operators for all of the model."""
+    try:
+        return [qs.export_tflite(quantized, folder / "model.tflite")]
+    except InputError as error:
+        if any(word in str(error) for word in NO_TFLITE):
+            return []
+        raise FaultError(f"no TFLite file: {error}") from None
 
 
 def _certified(file: qs.ExportedModel) -> bool:
@@ -192,11 +210,22 @@ def _executors(quantized: QuantizedModel, files: Sequence[qs.ExportedModel]) -> 
         if name in torch.backends.quantized.supported_engines:
             yield Executor(name, _of_module(quantized.int8(name)))
     for file in files:
+        if file.form == "tflite":
+            yield from _fixed_point(file.path)
+            continue
         for name in ONNX_RUNTIME:
             kind: Any = RUNTIMES.get(name)
             yield Executor(name, _of_runtime(kind(file.path, threads=1)), file.form)
         interpreter = RUNTIMES.get("numpy-integer")(file.path)
         yield Executor("the interpreter", _of_runtime(interpreter), file.form)
+
+
+def _fixed_point(path: Path) -> Iterator[Executor]:
+    for name in runtimes_for(path):
+        kind = RUNTIMES.get(name)
+        if kind.missing() is None:
+            with contextlib.suppress(InputError):  # TFLite Micro has fewer dimensions
+                yield Executor(name, _of_runtime(kind(path)), "tflite")
 
 
 def _of_module(module: torch.nn.Module) -> Callable[[Sequence[Tensor]], Outputs]:

@@ -122,6 +122,7 @@ class Case:
         settings = {
             "weight_bits": config.weight_bits,
             "levels": config.levels,
+            "fixed_point": config.fixed_point,
             "per_channel": config.per_channel,
             "observer": config.observer,
             "input_scale": self.input_scale,
@@ -162,7 +163,10 @@ def case(number: int) -> Case:
         random.choice((1.0, 2.0, 5.0)),
     )
     sets = ("narrow", "narrow", "full") if config.weight_bits == 8 else LEVELS
-    return replace(found, config=replace(config, levels=random.choice(sets)))
+    levels = random.choice(sets)
+    stored_twice = levels != "no_zero" or config.weight_bits < 7
+    fixed_point = happens(random, 0.3) and stored_twice
+    return replace(found, config=replace(config, levels=levels, fixed_point=fixed_point))
 
 
 def smaller(found: Case) -> Iterator[Case]:

@@ -2,6 +2,7 @@
 different bits."""
 
 import contextlib
+import importlib.util
 import subprocess
 import sys
 from pathlib import Path
@@ -27,6 +28,7 @@ from qstrategies.records import QuantizationConfig
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")  # torch's, about what is drawn
 NETWORKS = 400
+TFLITE = importlib.util.find_spec("tflite") is not None
 EXPERIMENTS = str(Path(__file__).parent.parent / "experiments")
 
 
@@ -37,6 +39,8 @@ def test_random_networks_give_the_same_bits_everywhere():
     far = [result for result in equal if result.outcome.endswith("float model")]
     assert len(equal) >= 45, "few are refused, and few not certified"
     assert len(far) <= 3, "few magnify the noise of quantization"
+    fixed = [result for result in results if "fixed-point kernels too" in result.outcome]
+    assert len(fixed) >= 5 or not TFLITE, "some are drawn for fixed-point kernels"
 
 
 def test_a_wrong_operator_is_found_and_shrunk_to_itself(monkeypatch):

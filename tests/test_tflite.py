@@ -95,6 +95,7 @@ LAYERS = {
 SUMS = {
     "a sum": lambda x: x + x[:, :, :1].relu(),
     "a sum before a relu": lambda x: (x + x[:, 1:2].relu()).relu(),
+    "a sum far beyond its range": lambda x: (x + x).clamp(-0.01, 0.02),
     "a difference": lambda x: x - x[:, :1],
     "odd means": nn.AvgPool2d(3, 2, 1),
     "even means": nn.AvgPool2d(2),
@@ -124,8 +125,9 @@ def test_signals_are_images_of_height_one(tmp_path):
         nn.Conv1d(4, 6, 3, 2, 1), nn.ReLU(), nn.MaxPool1d(2), nn.Flatten(), nn.Linear(12, 3)
     )
     config = qs.QuantizationConfig(**FIXED)
-    found = steps_apart(Behind(net, dimensions=1), tmp_path, (3, 8), config=config)
-    assert set(found.values()) == {0.0}
+    for function in (net, nn.Conv1d(4, 2, 3)):  # the one ends in rows, the other in a signal
+        found = steps_apart(Behind(function, dimensions=1), tmp_path, (3, 8), config=config)
+        assert set(found.values()) == {0.0}
 
 
 @pytest.mark.parametrize(

@@ -177,7 +177,6 @@ def forms_of(
     let_readers_broadcast(normalized.module)
     if config.fixed_point:
         averages_to_layers(normalized.module)
-        give_biases(normalized.module)
     return Prepared(
         graph=normalized.module,
         config=config,
@@ -199,6 +198,8 @@ def placed(forms: Prepared, saturating: Collection[str] = (), *, trains: bool = 
     """
     usual = "histogram" if forms.config.exact and not trains else "min_max"
     graph = forms.graph
+    if forms.config.fixed_point:
+        give_biases(graph)
     found = replace(forms, placement=place(graph), activations={}, weights={})
     weights = {str(node.target): weight_quantizer(found, node) for node in quantized_layers(found)}
     in_float = [name for name, quantizer in weights.items() if quantizer is None]

@@ -145,6 +145,7 @@ class WeightQuantizer(nn.Module):
         output where a zero point is added."""
         if not self.exact:
             return scale
+        shifted = None if shifted is None else shifted * self.factor  # the stored step is finer
         fitted = fit_layer(scale, bias, entry_scale, shifted, self.largest_bias)
         return fitted if self.per_channel else fitted.max().expand_as(fitted)
 

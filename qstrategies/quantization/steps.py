@@ -7,9 +7,9 @@ one that was zero in calibration. And no result may have 2^31 steps, since some 
 int32 before they saturate.
 
 Fixed-point kernels round a sum's ties each in its own way: its operands must lie on the grid of
-the result, so that there is nothing to round, and within 2^7 of it, beyond which XNNPACK's 20-bit
-multipliers are off. And a step of a layer's result must be two of its accumulator
-(``fixed_point.py``).
+the result, so that there is nothing to round, and within 2^6 of it: LiteRT's optimized kernel adds
+the zero point in 16 bits, ``2 * 255 * 2^6 + 128 = 2^15``. And a step of a layer's result must be
+two of its accumulator (``fixed_point.py``).
 """
 
 from __future__ import annotations
@@ -31,8 +31,11 @@ from qstrategies.quantization.prepare import Prepared
 FINEST = 2.0**-13
 """Of the coarsest step of a sum. Kernels count four times 255 steps of both operands, and the zero
 point of the result, in the finest of the three: 4 (255 2^13 + 255) + 255 2^13 < 2^24."""
-FINEST_FIXED = 2.0**-7
+FINEST_FIXED = 2.0**-6
 """The same in fixed-point kernels."""
+COARSEST = 2.0**32
+"""Of all steps. What asks for more asks for ever: a layer whose result shares the quantizer of what
+it reads, say; then some node stays as it is, and is refused."""
 MOST_STEPS = 2.0**30
 
 
@@ -42,7 +45,7 @@ def coarsened(prepared: Prepared, chosen: Mapping[int, Quantizer]) -> dict[int, 
     while True:
         steps = _Steps(prepared, found).needed()
         finer = {group: step for group, step in steps.items() if step > found[group].scale}
-        if not finer:
+        if not finer or max(finer.values()) > COARSEST:
             return found
         for group, step in finer.items():
             found[group] = _with_step(found[group], step)

@@ -71,15 +71,20 @@ class TfliteWriter:
             WRITERS[type(node)](node, self)
             if node.rounds:
                 self._saturate(node.output)
-        self.outputs = [next(iter(self.places[spec.name].values())) for spec in graph.outputs]
+        self.outputs = [self.take(spec, self.end_layout(spec)) for spec in graph.outputs]
 
     @property
     def layouts(self) -> dict[str, list[str]]:
         """How the inputs and outputs of the file lie, in their order."""
-        found = {}
-        for name, specs in (("inputs", self.graph.inputs), ("outputs", self.graph.outputs)):
-            found[name] = [next(iter(self.places[spec.name])).kind for spec in specs]
-        return found
+        return {
+            "inputs": [entry_layout(spec).kind for spec in self.graph.inputs],
+            "outputs": [self.end_layout(spec).kind for spec in self.graph.outputs],
+        }
+
+    def end_layout(self, spec: TensorSpec) -> Layout:
+        """How the output ``spec`` leaves: an image stays one."""
+        is_image = len(self.shape(spec)) == 4 and IMAGE in self.places[spec.name]
+        return IMAGE if is_image else PLAIN
 
     def shape(self, spec: TensorSpec, layout: Layout = PLAIN) -> tuple[int, ...]:
         """The shape of one example of ``spec`` in ``layout``."""
@@ -161,7 +166,7 @@ class TfliteWriter:
             raise InputError(
                 f"input {spec.name!r} is not quantized: a TFLite file of integers takes integers"
             )
-        return self.give(spec, IMAGE if len(spec.shape) == 4 else PLAIN)
+        return self.give(spec, entry_layout(spec))
 
     def _moved(self, spec: TensorSpec, source: Layout, layout: Layout) -> int:
         number = self.places[spec.name][source]
@@ -201,6 +206,11 @@ class TfliteWriter:
     def _reshape(self, number: int, shape: Sequence[int], to: int) -> None:
         operands = [number, self.numbers("shape", shape)]
         self.file.operator("RESHAPE", 1, operands, to, "ReshapeOptions")
+
+
+def entry_layout(spec: TensorSpec) -> Layout:
+    """How the input ``spec`` enters: images as TFLite's kernels take them."""
+    return IMAGE if len(spec.shape) == 4 else PLAIN
 
 
 def quantization_of(grid: Quantizer) -> Quantization:
