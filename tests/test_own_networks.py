@@ -971,3 +971,105 @@ def test_a_compiled_module_is_the_one_that_was_compiled():
     net = plain()
     ours = qs.quantize(torch.compile(net), [X], X).reference()(X)
     assert torch.equal(ours, qs.quantize(net, [X], X).reference()(X))
+
+
+def filled(make, fill):
+    """A forward that makes a tensor with as many rows as there are examples, and computes with
+    it."""
+
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            torch.manual_seed(0)
+            self.layer = nn.Linear(12, 4)
+
+        def forward(self, x):
+            return fill(make(x), self.layer(x))
+
+    return Net().eval()
+
+
+MADE = {
+    "zeros": lambda x: torch.zeros(x.shape[0], 3, 12, 6),
+    "zeros of a tuple": lambda x: torch.zeros((x.size(0), 3, 12, 6)),
+    "ones": lambda x: torch.ones(x.size(0), 3, 12, 6, device=x.device),
+    "new_zeros": lambda x: x.new_zeros(x.shape[0], 3, 12, 6),
+    "new_full": lambda x: x.new_full((x.shape[0], 3, 12, 6), 0.5),
+    "zeros_like": lambda x: torch.zeros_like(x[..., :6]),
+    "full_like": lambda x: torch.full_like(x[..., :6], 0.5),
+}
+
+
+def assigned(h, y):
+    h[..., 0] = 1.5
+    h[..., 2:] = y
+    return h * 0.5
+
+
+def added(h, y):
+    h = h[..., :4] * 1.0
+    other = h
+    h += y
+    h.mul_(2.0)
+    return h + other
+
+
+FILLED = {
+    "beside": lambda h, y: torch.cat([h, y], -1),
+    "to add": lambda h, y: h[..., :4] + y,
+    "assigned": assigned,
+    "added in place": added,
+}
+
+
+@pytest.mark.parametrize("fill", FILLED.values(), ids=FILLED)
+@pytest.mark.parametrize("make", MADE.values(), ids=MADE)
+@pytest.mark.parametrize("count", [1, 5])
+def test_tensors_made_for_the_batch(make, fill, count):
+    net, x = filled(make, fill), images(16)
+    quantized = qs.quantize(net, [x], x[:count])
+    with torch.no_grad():
+        expected = net(x)
+    assert decibels(expected, quantized.reference()(x)) > 30
+
+
+def test_a_state_that_begins_with_zeros_is_integers_from_end_to_end(tmp_path):
+    class Recurrent(nn.Module):
+        def __init__(self):
+            super().__init__()
+            torch.manual_seed(0)
+            self.layer, self.state = nn.Linear(12, 4), nn.Linear(4, 4)
+
+        def forward(self, x):
+            h = torch.zeros(x.shape[0], 4)
+            for row in range(3):
+                h = torch.tanh(self.layer(x[:, 0, row]) + self.state(h))
+            return h
+
+    check(Recurrent(), tmp_path)
+
+
+def test_a_linear_layer_that_flattens_twice(tmp_path):
+    class Twice(nn.Module):
+        def __init__(self):
+            super().__init__()
+            torch.manual_seed(0)
+            self.layer = nn.Linear(3 * 36, 4)
+
+        def forward(self, x):
+            left, right = x[:, :, :, :3].flatten(1), x[:, :, :, 3:6].flatten(1)
+            return self.layer(left) + self.layer(right)
+
+    check(Twice(), tmp_path)
+
+
+@pytest.mark.parametrize("read", [lambda h, part: part, lambda h, part: h], ids=["part", "whole"])
+def test_parts_that_were_written_through_another_name_are_refused(read):
+    def written(h, y):
+        part = h[..., :4]
+        (h if read(0, 1) else part).add_(y[..., :1])
+        return read(h, part) * 2.0
+
+    x = images()
+    with pytest.raises(qs.InputError, match="write that out of place"):
+        qs.quantize(filled(MADE["zeros"], written), [x], x)

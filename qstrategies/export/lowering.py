@@ -147,14 +147,14 @@ def _flatten_channels_last(graph: ir.Graph, flatten: ir.Node) -> bool:
         weights is None
         or len(target) != 2
         or channels * math.prod(image) != target[1]
-        or math.prod(image) == 1
+        or 1 in (channels, math.prod(image))
     ):
         return False
     integers = known(weights.inputs[0])
     ordered = integers.reshape(-1, channels, *image).transpose(0, 2, 3, 1).reshape(integers.shape)
-    weights.replace_input_with(
-        0, add_initializer(graph, f"{operand(weights, 0).name}_channels_last", ordered)
-    )
+    shared = "" if len(list(operand(weights, 0).uses())) == 1 else f"_of_{node.name}"
+    name = f"{operand(weights, 0).name}_channels_last{shared}"
+    weights.replace_input_with(0, add_initializer(graph, name, ordered))
     flatten.replace_input_with(
         0,
         insert_before(

@@ -9,6 +9,7 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import fx, nn
 
 from qstrategies.errors import InputError, unknown
@@ -28,6 +29,9 @@ PLAIN = (
     nn.BatchNorm2d,
     nn.BatchNorm3d,
 )
+
+SIZED = (torch.zeros, torch.ones, torch.empty, torch.rand, torch.randn)
+"""They take sizes one by one, and do not ask them whether they are proxies."""
 
 
 def plain_base(module: nn.Module) -> type[nn.Module] | None:
@@ -104,7 +108,8 @@ class _Tracer(fx.Tracer):
     proxy_buffer_attributes = True  # their methods take sizes of the input too
 
     def __init__(self, leaves: Collection[str], arguments: Arguments | None = None) -> None:
-        super().__init__()
+        super().__init__(autowrap_functions=SIZED)
+        self._autowrap_search.append(torch)
         self.leaves, self.arguments = leaves, arguments
         self.concrete: Concrete | None = None
 
@@ -193,6 +198,8 @@ def capture(model: nn.Module, arguments: Arguments, left: Mapping[str, str]) -> 
     while True:
         try:
             graph = _Tracer(leaves, arguments).trace(model)
+            for node in graph.nodes:  # or each GraphModule would wrap torch.zeros for good
+                node.meta.pop("is_wrapped", None)
             return Captured(fx.GraphModule(model, graph), leaves)
         except (
             Exception

@@ -44,7 +44,7 @@ class Concrete:
         if counts[0] is None:
             raise NotKnownError("it gives one number")
         if counts[0] != counts[1]:
-            raise NotKnownError("it gives as many parts as there are examples")
+            raise NotKnownError("its length is the batch size: ask for .shape[0] or .size(0)")
         return counts[0]
 
     @torch.no_grad()

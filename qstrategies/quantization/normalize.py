@@ -32,6 +32,7 @@ from qstrategies.quantization.meanings import (
     shape_over_batches,
 )
 from qstrategies.quantization.observe import (
+    OF_THEIR_TYPE,
     QUERIES,
     Fact,
     Facts,
@@ -99,7 +100,7 @@ class Rebuild:
 
     def _visit(self, node: fx.Node) -> None:
         fact, other = self.two[node], self.three[node].value
-        reads_input = any(source in self.varying for source in node.all_input_nodes)
+        reads_input = not self.varying.isdisjoint(self._read(node))
         if node.op == "placeholder":
             self.varying.add(node)
             self.env[node] = self._tagged(self.graph.placeholder(node.name), fact.value, other)
@@ -116,14 +117,20 @@ class Rebuild:
         if isinstance(made, fx.Node):
             made.meta.setdefault("stands_for", []).append(node.name)
 
+    def _read(self, node: fx.Node) -> Sequence[fx.Node]:
+        """The nodes whose values ``node`` reads, not only their type."""
+        if node.target not in OF_THEIR_TYPE:
+            return node.all_input_nodes
+        first = node.args[0] if node.args else None
+        return [source for source in node.all_input_nodes if source is not first]
+
     def _constant(self, node: fx.Node, value: Any, other: Any) -> Any:
         """What depends on no input; numbers made of the batch size among it."""
         if holds_tensor(value) and not same(value, other):
             if equal_rows(value, other):
                 return RowPerExample(self._trained(node, value[:1]))
-            raise InputError(
-                f"{describe(node)} gives other values in every run: it cannot be exported"
-            )
+            # what the input is written into later is known then, as it was before
+            return Stale(f"{describe(node)} gives other values in every run: it cannot be exported")
         return fixed(self._trained(node, value), other)
 
     def _trained(self, node: fx.Node, value: Any) -> Any:
@@ -153,6 +160,9 @@ class Rebuild:
         return fixed(value, other)
 
     def _varying(self, node: fx.Node, fact: Fact, other: Any) -> None:
+        written = fact.changed
+        if written is not None and written not in self.varying and fact.before is not None:
+            self.env[written] = self._constant(written, fact.before, self.three[node].before)
         if fact.changed is not None and fact.value is None:
             self._assignment(node, fact.changed)
         elif fact.same_as is not None and not self._may_do_more(node):
@@ -233,15 +243,15 @@ class Rebuild:
         any more."""
         target = self.two[changed].value
         for old, fact in self.two.items():
-            if (
-                old is node
-                or not isinstance(self.env.get(old), fx.Node | Stale)
-                or not isinstance(fact.value, Tensor)
-            ):
+            if old is node or old not in self.env or not isinstance(fact.value, Tensor):
                 continue
-            if place(fact.value) == place(target):
+            same_place = place(fact.value) == place(target)
+            if not (same_place or overlap(fact.value, target)):
+                continue
+            self.varying.add(old)
+            if same_place:
                 self.env[old] = self.env[node]
-            elif overlap(fact.value, target):
+            else:
                 self.env[old] = Stale(
                     f"{describe(old)} is read after {describe(node)} changed a part of it "
                     "in place: write that out of place"

@@ -26,6 +26,19 @@ QUERIES = {
 }
 """Calls that give a property of a tensor and no value of it."""
 
+OF_THEIR_TYPE = {
+    "new_zeros",
+    "new_ones",
+    "new_full",
+    "new_tensor",
+    "new_empty",
+    torch.zeros_like,
+    torch.ones_like,
+    torch.full_like,
+    torch.empty_like,
+}
+"""Calls that read no value of their first argument, only its type."""
+
 
 def two_batches(example: Sequence[Tensor]) -> list[tuple[Tensor, ...]]:
     """The example as a batch of two and as one of three: what differs between runs of them depends
@@ -41,17 +54,20 @@ def _copies(example: Tensor, count: int, batch: int) -> Tensor:
     return repeated[:count].clone()
 
 
+WRITERS = {"setitem", "iadd", "isub", "imul", "itruediv"}
 RESHAPES_IN_PLACE = {"squeeze_", "swapaxes_", "swapdims_", "t_", "transpose_", "unsqueeze_"}
 
 
 @dataclass(frozen=True)
 class Fact:
-    """``changed``: the tensor that the node changed in place; ``same_as``: the input that it
-    returned as it was; ``reshaped``: all names of the tensor that it gave another shape, in place.
+    """``changed``: the tensor that the node changed in place, ``before``: what that was;
+    ``same_as``: the input that it returned as it was; ``reshaped``: all names of the tensor that it
+    gave another shape, in place.
     """
 
     value: Any
     changed: fx.Node | None = None
+    before: Tensor | None = None
     same_as: fx.Node | None = None
     reshaped: tuple[fx.Node, ...] = ()
 
@@ -73,6 +89,8 @@ class _Observer(fx.Interpreter):
             node: self.env[node] for node in n.all_input_nodes if isinstance(self.env[node], Tensor)
         }
         versions = {node: tensor._version for node, tensor in tensors.items()}
+        target = n.args[0] if n.args and _may_write(n) else None
+        before = tensors[target].clone() if target in tensors else None  # type: ignore[index]
         self.reshaped = ()
         try:
             reshapes = n.op == "call_method" and n.target in RESHAPES_IN_PLACE
@@ -85,7 +103,9 @@ class _Observer(fx.Interpreter):
             same = next(
                 (node for node, tensor in tensors.items() if place(tensor) == place(value)), None
             )
-        self.facts[n] = Fact(value, changed[0] if changed else None, same, self.reshaped)
+        written = changed[0] if changed else None
+        was = before if written is target else None
+        self.facts[n] = Fact(value, written, was, same, self.reshaped)
         return value
 
     def _reshaped(self, n: fx.Node) -> Tensor:
@@ -95,6 +115,13 @@ class _Observer(fx.Interpreter):
         self.reshaped = tuple(node for node, value in self.env.items() if value is before)
         self.env.update(dict.fromkeys(self.reshaped, view))
         return view
+
+
+def _may_write(node: fx.Node) -> bool:
+    """Whether ``node`` calls what changes its first argument by its name."""
+    name = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "")
+    in_place = name.endswith("_") and not name.endswith("__")
+    return node.op != "call_module" and (in_place or name in WRITERS)
 
 
 @torch.no_grad()
@@ -153,7 +180,8 @@ def describe(node: fx.Node) -> str:
         if isinstance(node.target, str)
         else getattr(node.target, "__name__", str(node.target))
     )
-    kind = {"call_module": "module", "call_method": "method"}.get(node.op, "function")
+    kinds = {"call_module": "module", "call_method": "method", "placeholder": "input"}
+    kind = kinds.get(node.op, "function")
     line = _user_line(node)
     return f"{kind} {target!r}" + (f" ({line})" if line else "")
 
