@@ -18,6 +18,38 @@ class Work(NamedTuple):
     strategy: str
 
 
+class Pace:
+    """How long work takes, from what such work took so far."""
+
+    def __init__(self) -> None:
+        self._measured: dict[Work, list[float]] = {}
+
+    def add(self, work: Work, seconds: float) -> None:
+        """Note down that one piece of ``work`` took ``seconds``."""
+        self._measured.setdefault(work, []).append(seconds)
+
+    def expected(self, left: Counter[Work]) -> str:
+        """How long ``left`` takes, in words; empty where nothing is left or no such work was
+        measured."""
+        works = [work for work, count in left.items() if count]
+        known = {work: seconds for work in works if (seconds := self._typical(work)) is not None}
+        if not known:
+            return ""
+        total = sum(left[work] * seconds for work, seconds in known.items())
+        return f"{'more than ' * (len(known) < len(works))}{clock(total)}"
+
+    def _typical(self, work: Work) -> float | None:
+        """The median seconds of ``work``; before there are any, of that of other strategies."""
+        alike = [
+            seconds
+            for other, found in self._measured.items()
+            if other.kind == work.kind
+            for seconds in found
+        ]
+        found = self._measured.get(work, alike)
+        return statistics.median(found) if found else None
+
+
 class Progress:
     """Measures work as it is done; what is left takes as long as such work took so far.
 
@@ -31,7 +63,7 @@ class Progress:
         self.left: Counter[Work] = Counter()
         self.quiet = quiet
         self._started = self._last = time.monotonic()
-        self._measured: dict[Work, list[float]] = {}
+        self._pace = Pace()
         self._interactive = sys.stderr.isatty()
 
     def begin(self) -> None:
@@ -42,7 +74,7 @@ class Progress:
     def advance(self, work: Work, message: str, pieces: int = 1) -> None:
         """Count all time since the last call for ``pieces`` of ``work``, and say what it was."""
         now = time.monotonic()
-        self._measured.setdefault(work, []).append((now - self._last) / pieces)
+        self._pace.add(work, (now - self._last) / pieces)
         self._last = now
         self.left[work] = max(0, self.left[work] - pieces)
         if self.quiet:
@@ -54,24 +86,8 @@ class Progress:
             print(shown, file=sys.stderr, flush=True)
 
     def _remaining(self) -> str:
-        """In words; nothing where nothing is left or no such work was measured."""
-        left = [work for work, count in self.left.items() if count]
-        known = {work: seconds for work in left if (seconds := self._typical(work)) is not None}
-        if not known:
-            return ""
-        total = sum(self.left[work] * seconds for work, seconds in known.items())
-        return f", {'more than ' * (len(known) < len(left))}{clock(total)} left"
-
-    def _typical(self, work: Work) -> float | None:
-        """The median seconds of ``work``; before there are any, of that of other strategies."""
-        alike = [
-            seconds
-            for other, found in self._measured.items()
-            if other.kind == work.kind
-            for seconds in found
-        ]
-        found = self._measured.get(work, alike)
-        return statistics.median(found) if found else None
+        expected = self._pace.expected(self.left)
+        return f", {expected} left" if expected else ""
 
     def note(self, message: str) -> None:
         """Say something that stays to be read, in a line of its own."""

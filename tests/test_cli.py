@@ -92,6 +92,7 @@ PATHS = {  # every option and argument that is a path: what it must be
     "run no_norm --out": "folder",
     "run no_norm --data-dir": "folder",
     "run no_norm --checkpoint": "file",
+    "run no_norm --config": "file",
     "list --use": "file",
     "run no_norm --cache-dir": "folder",
     "compare --out": "folder",

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import NoReturn
 
 from qstrategies import __version__
-from qstrategies.cli import computing, experiments, files, look
+from qstrategies.cli import completion, computing, experiments, files, look
+from qstrategies.cli.config_file import words_of
 from qstrategies.cli.location import add_use, use
 from qstrategies.cli.output import OUTPUT_CLOSED, flush, settle, warn
 from qstrategies.errors import InputError, check_choice
@@ -57,7 +58,7 @@ def main(arguments: Sequence[str] | None = None, *, limited: bool = False) -> in
 def _dispatch(given: list[str], limited: bool) -> int:
     if given and not given[0].startswith("-"):
         check_choice("command", given[0], COMMANDS)
-    options = parser().parse_args(given)
+    options = _parsed(given)
     if not limited:
         seconds = CPU_SECONDS.get(given[0])
         if seconds is None:
@@ -77,6 +78,17 @@ def _dispatch(given: list[str], limited: bool) -> int:
         raise InputError(
             f"{str(subjects(options)[0])!r} cannot be run: {type(error).__name__}: {reason[0]}"
         ) from None
+
+
+def _parsed(given: list[str]) -> argparse.Namespace:
+    """The options in ``given``, and those of the file that it names."""
+    top = parser()
+    options = top.parse_args(given)
+    path = getattr(options, "config", None)
+    if path is None:
+        return options
+    command, *typed = given
+    return top.parse_args([command, *words_of(path, commands(top)[command], options), *typed])
 
 
 def subjects(options: argparse.Namespace) -> list[Path]:
@@ -145,6 +157,12 @@ def parser() -> argparse.ArgumentParser:
     return top
 
 
+def commands(top: argparse.ArgumentParser) -> dict[str, argparse.ArgumentParser]:
+    """The parser of each command of ``top``, by its name."""
+    kind = argparse._SubParsersAction
+    return next(dict(each.choices) for each in top._actions if isinstance(each, kind))
+
+
 COMMANDS: dict[
     str, tuple[Callable[[argparse.ArgumentParser], None], Callable[[argparse.Namespace], int], str]
 ] = {
@@ -186,4 +204,9 @@ COMMANDS: dict[
         "prove from an ONNX file alone what every executor must compute",
     ),
     "predict": (files.add_predict, files.predict, "classify images with an exported file"),
+    "completion": (
+        completion.add_completion,
+        completion.completion,
+        "print a script with which a shell completes commands, options and names",
+    ),
 }

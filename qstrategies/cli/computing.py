@@ -44,6 +44,16 @@ def scheduling_of(options: argparse.Namespace) -> dict[str, Any]:
     return {"scheduler": options.scheduler, "jobs": options.jobs, "threads": options.threads}
 
 
+def take_worker_threads(options: argparse.Namespace) -> None:
+    """Let this process have as many threads as each that would compute the stages."""
+    from qstrategies.experiment.computing import resources_of, scheduler_for
+
+    scheduling_of(options)
+    chosen = scheduler_for(options.scheduler, options.jobs)
+    resources = resources_of(chosen, options.jobs, options.threads, options.out)
+    _set_threads(resources.threads)
+
+
 def _set_threads(threads: int | None) -> None:
     if threads is not None:
         import torch

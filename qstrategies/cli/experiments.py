@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from qstrategies.cli.computing import scheduling_of
+from qstrategies.cli.computing import scheduling_of, take_worker_threads
 from qstrategies.cli.location import add_location, location
 from qstrategies.cli.output import show, show_json
 from qstrategies.cli.settings import (
@@ -26,7 +27,9 @@ if TYPE_CHECKING:
 
 
 def add_run(sub: argparse.ArgumentParser) -> None:
-    sub.add_argument("strategy", metavar="STRATEGY", help="a name from `qstrategies list`")
+    sub.add_argument(
+        "strategy", metavar="STRATEGY", nargs="?", help="a name from `qstrategies list`"
+    )
     sub.add_argument("--weight-bits", type=int, default=8, help="8...2 (default: 8)")
     sub.add_argument("--activation-bits", type=int, default=8, help=f"8...2 (default: 8){ENDS}")
     sub.add_argument(
@@ -68,14 +71,23 @@ def add_compare(sub: argparse.ArgumentParser) -> None:
         default=1,
         help="draws of calibration images per seed, for post-training strategies (default: 1)",
     )
+    sub.add_argument(
+        "--dry-run",
+        action="store_true",
+        help="compute nothing: list the runs, what of them is kept in --out, and how long the rest "
+        "takes by what was measured there",
+    )
     add_experiment(sub)
     add_advice(sub)
 
 
 def run(options: argparse.Namespace) -> int:
+    if options.strategy is None:
+        raise InputError("the following arguments are required: STRATEGY (see `qstrategies list`)")
     widths = Widths(options.weight_bits, options.activation_bits)
     base = configuration(options, options.strategy, widths)
-    return _conclude(_run_all(options, base, [options.strategy], [widths.weights]), options)
+    configs = _plan(base, [options.strategy], [widths.weights], [base.seed])
+    return _conclude(_run_all(options, configs), options)
 
 
 def compare(options: argparse.Namespace) -> int:
@@ -85,12 +97,17 @@ def compare(options: argparse.Namespace) -> int:
     activations = _whole_numbers("--activation-bits", options.activation_bits)
     base = configuration(options, "no_norm", Widths(bits[0], activations[0]))
     advice = margin_and_constraints(options)
-    more = {
-        "seeds": options.seeds,
-        "activation_bits": activations,
-        "draws": options.calibration_draws,
-    }
-    return _conclude(_run_all(options, base, options.strategies, bits, **more), options, *advice)
+    configs = _plan(
+        base,
+        options.strategies,
+        bits,
+        range(base.seed, base.seed + options.seeds),
+        activation_bits=activations,
+        draws=options.calibration_draws,
+    )
+    if options.dry_run:
+        return _foretell(options, configs)
+    return _conclude(_run_all(options, configs), options, *advice)
 
 
 def _whole_numbers(flag: str, texts: str) -> list[int]:
@@ -101,23 +118,26 @@ def _whole_numbers(flag: str, texts: str) -> list[int]:
         raise InputError(f"{flag} {texts!r}: expected whole numbers, as 8,4,3,2") from None
 
 
-def _run_all(
-    options: argparse.Namespace,
+def _plan(
     base: ExperimentConfig,
     strategies: Sequence[str],
     bits: Sequence[int],
-    seeds: int = 1,
+    seeds: Sequence[int],
     **axes: Any,
-) -> list[RunRecord]:
-    from qstrategies.experiment.comparison import default_strategies, plan, run_all
+) -> list[ExperimentConfig]:
+    from qstrategies.experiment.comparison import default_strategies, plan
+
+    return plan(base, strategies or default_strategies(base), bits, seeds, **axes)
+
+
+def _run_all(options: argparse.Namespace, configs: Sequence[ExperimentConfig]) -> list[RunRecord]:
+    from qstrategies.experiment.comparison import run_all
     from qstrategies.experiment.workspace import Workspace
     from qstrategies.progress import Progress
     from qstrategies.trackers import open_tracker
     from qstrategies.training.hardware import keep_freed_memory
 
     keep_freed_memory()
-    numbers = range(base.seed, base.seed + seeds)
-    configs = plan(base, strategies or default_strategies(base), bits, numbers, **axes)
     scheduling = scheduling_of(options)
     progress = Progress(quiet=options.quiet)
     trackers = [open_tracker(name, options.out) for name in dict.fromkeys(options.track)]
@@ -126,6 +146,28 @@ def _run_all(
         return run_all(configs, workspace, **scheduling)
     finally:
         progress.close()
+
+
+def _foretell(options: argparse.Namespace, configs: Sequence[ExperimentConfig]) -> int:
+    """Say what ``_run_all`` would do."""
+    from qstrategies.experiment.forecast import forecast
+    from qstrategies.experiment.workspace import Workspace
+    from qstrategies.progress import Progress
+
+    take_worker_threads(options)
+    progress = Progress(quiet=options.quiet)
+    found = forecast(configs, Workspace(options.out, location(options), progress))
+    if options.json:
+        show_json(dataclasses.asdict(found))
+        return 0
+    for title, pieces in (("runs", found.runs), ("trainings", found.trainings)):
+        kept = sum(piece.kept for piece in pieces)
+        show(f"{title}: {kept} of {len(pieces)} are kept")
+        for piece in pieces:
+            show(f"  {'kept ' if piece.kept else 'to do'}  {piece.name}")
+    unknown = f"unknown: no such run was measured in {options.out}"
+    show(f"time for the rest, one stage at a time: {found.expected or unknown}")
+    return 0
 
 
 def _conclude(

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from qstrategies.cli.computing import add_scheduling
+from qstrategies.cli.config_file import add_config
 from qstrategies.cli.location import add_location
 from qstrategies.cli.values import file, folder, number, whole
 from qstrategies.errors import InputError, check_choice
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
 
 def add_experiment(sub: argparse.ArgumentParser) -> None:
     """What one run or several are made with."""
+    add_config(sub)
     _add_training(sub)
     _add_quantization(sub)
     _add_data(sub)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from qstrategies.errors import InputError
 from qstrategies.experiment.checkpoint import is_trained
-from qstrategies.experiment.computing import compute, resources_of
+from qstrategies.experiment.computing import compute, resources_of, scheduler_for
 from qstrategies.experiment.dependencies import Inputs, changed
 from qstrategies.experiment.tasks import tasks_of
 from qstrategies.experiment.workspace import Workspace, check_config
@@ -128,7 +128,7 @@ def run_all(
     Raises:
         InputError: another process writes to the same folder; all runs are refused alike.
     """
-    chosen = "processes" if jobs > 1 and scheduler == "in_process" else scheduler
+    chosen = scheduler_for(scheduler, jobs)
     resources = resources_of(chosen, jobs, threads, workspace.folder)
     with exclusive(workspace.folder):
         finished = finished_runs(configs, workspace)

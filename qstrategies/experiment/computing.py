@@ -23,6 +23,12 @@ from qstrategies.schedulers.base import Outcome, Resources, Task
 from qstrategies.schedulers.folder import Place, work
 
 
+def scheduler_for(scheduler: str, jobs: int) -> str:
+    """What computes ``jobs`` stages at a time where ``scheduler`` was asked for: several in this
+    process are "processes"."""
+    return "processes" if jobs > 1 and scheduler == "in_process" else scheduler
+
+
 def resources_of(scheduler: str, jobs: int, threads: int | None, folder: Path) -> Resources:
     """For ``jobs`` stages at a time, each with ``threads`` (None: what is left to it).
 

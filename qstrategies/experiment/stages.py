@@ -45,7 +45,7 @@ def stage(
     same bits. A damaged file is made again, and ``say`` hears of it.
     """
     key = content_key(depends_on)
-    path = folder / f"{key[:24]}.safetensors"
+    path = stage_file(folder, key)
     model = build()
     if exists(path):
         try:
@@ -58,6 +58,11 @@ def stage(
         tensor.data = tensor.data.clone(memory_format=torch.contiguous_format)
     _write(path, key, model, history)
     return Stage(model.eval(), history, key)
+
+
+def stage_file(folder: Path, key: str) -> Path:
+    """Where in ``folder`` the model of ``key`` is kept."""
+    return folder / f"{key[:24]}.safetensors"
 
 
 def tensors_sha256(tensors: Mapping[str, Tensor]) -> str:

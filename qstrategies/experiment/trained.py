@@ -80,13 +80,32 @@ def tuned_settings(config: ExperimentConfig) -> dict[str, Any] | None:
     return settings
 
 
+def float_inputs(config: ExperimentConfig, workspace: Workspace) -> dict[str, Any]:
+    """All that the float model of ``config`` depends on."""
+    if is_trained(config):
+        inputs = Inputs(workspace.dataset).of_training(config, BASELINE)
+        return {"given": config.model, "inputs": inputs}
+    return _common(config, workspace, parent_of(config)) | float_settings(config)
+
+
+def tuned_inputs(
+    config: ExperimentConfig, workspace: Workspace, float_key: str
+) -> dict[str, Any] | None:
+    """All that the model which continues that of ``float_key`` depends on; None if nothing is
+    trained."""
+    settings = tuned_settings(config)
+    if settings is None:
+        return None
+    return _common(config, workspace, config.strategy) | {"parent": float_key} | settings
+
+
 def float_stage(config: ExperimentConfig, workspace: Workspace) -> Stage:
     """The float model of the strategy itself, or of the one that it starts from."""
     if is_trained(config):
         return _given(config, workspace)
     recipe = parent_of(config)
     strategy = _parent(config)
-    depends_on = _common(config, workspace, recipe) | float_settings(config)
+    depends_on = float_inputs(config, workspace)
 
     def build() -> nn.Module:
         return model_for(config, workspace)
@@ -97,21 +116,19 @@ def float_stage(config: ExperimentConfig, workspace: Workspace) -> Stage:
 
 def _given(config: ExperimentConfig, workspace: Workspace) -> Stage:
     """The float model that is trained already."""
-    inputs = Inputs(workspace.dataset).of_training(config, BASELINE)
     model = model_for(config, workspace)
-    key = content_key({"given": config.model, "inputs": inputs})
+    key = content_key(float_inputs(config, workspace))
     return Stage(model.eval(), History((), ()), key)
 
 
 def tuned_stage(config: ExperimentConfig, workspace: Workspace, baseline: Stage) -> Stage | None:
     """What the strategy adds to the float model it starts from; None if it adds no training."""
-    settings = tuned_settings(config)
-    if settings is None:
+    depends_on = tuned_inputs(config, workspace, baseline.key)
+    if depends_on is None:
         return None
     kind = STRATEGIES.get(config.strategy)
     course, strategy = kind.course, kind(**config.options)
     schedule: TrainingConfig = getattr(config, str(course.schedule))
-    depends_on = _common(config, workspace, config.strategy) | {"parent": baseline.key} | settings
 
     def build() -> nn.Module:
         fresh = course.fresh
