@@ -30,7 +30,7 @@ from qstrategies.runtimes.onnx_runtime import All
 
 ROOT = Path(__file__).parent.parent
 CORTEX_M = ROOT / "examples" / "cortex_m" / "run"
-ROUNDS, TIMED = 5, 500
+ROUNDS, TIMED = 5, 2000
 HEADER = """\
 | file | images | unequal logits | C, us an image | ONNX Runtime, us an image | ratio | Cortex-M3 |
 | --- | ---: | ---: | ---: | ---: | ---: | --- |"""

@@ -17,6 +17,7 @@ import qstrategies as qs
 from qstrategies.errors import InputError
 from qstrategies.export.c99.arena import arena_of
 from qstrategies.export.c99.text import kernel
+from qstrategies.export.forms import write_form
 from qstrategies.runtimes import RUNTIMES
 from qstrategies.specification.lowering import program_of
 
@@ -114,6 +115,18 @@ def test_several_inputs_and_outputs_are_cross_checked(tmp_path):
     (check,) = (each for each in report.checks if each.runtime == "c99")
     assert (check.file, check.images, check.rows_equal) == ("model.c", 16, 1.0)
     assert file.form == "c99" and file.size == file.path.stat().st_size
+
+
+def test_it_is_a_form_beside_the_onnx_file(tmp_path):
+    torch.manual_seed(0)
+    data = (torch.rand(8, 5),)
+    quantized = qs.quantize(nn.Linear(5, 3).eval(), [data], data)
+    file = write_form("c", quantized, tmp_path / "net.onnx", {"model": "none"})
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["net.c", "net.h", "net_test.c"]
+    assert (
+        file.path == tmp_path / "net.c"
+        and compiled(tmp_path, "net.c", "net_test.c").returncode == 0
+    )
 
 
 ROUNDINGS = """

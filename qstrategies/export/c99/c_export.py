@@ -130,11 +130,11 @@ class _Source:
     def text(self) -> str:
         used = dict.fromkeys(each for piece in self.pieces for each in piece.kernels)
         order = [name for name in ORDER if name in used]
-        totals = max((piece.totals for piece in self.pieces), default=0)
+        row = max((piece.row for piece in self.pieces), default=0)
         memory = (
             [f"static uint8_t arena[{self.name.upper()}_ARENA_SIZE];"] if self.arena.size else []
         )
-        memory += [f"static int32_t totals[{totals}];"] if totals else []
+        memory += [f"static int16_t row[{row}];"] if row else []
         parts = [
             f'#include "{self.name}.h"',
             *map(kernel, [*order, "copy"]),

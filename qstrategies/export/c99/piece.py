@@ -16,13 +16,13 @@ from qstrategies.specification.program import Array
 class Piece:
     """What a node becomes: constants, calls, and the kernels that they need, in their order.
 
-    ``totals``: for how many int32 it needs room.
+    ``row``: for how many values of a window it needs room.
     """
 
     constants: tuple[str, ...] = ()
     calls: tuple[str, ...] = ()
     kernels: tuple[str, ...] = ()
-    totals: int = 0
+    row: int = 0
 
 
 @dataclass
@@ -53,13 +53,13 @@ class Place:
         self.constants.append(str(table))
         return table.name
 
-    def call(self, kernels: Sequence[str], fields: Mapping[str, Any], totals: int = 0) -> Piece:
+    def call(self, kernels: Sequence[str], fields: Mapping[str, Any], row: int = 0) -> Piece:
         """A call of the last of ``kernels`` with a struct of ``fields``."""
         name = f"node_{self.number}"
-        given = [*self.x, self.y, f"&{name}", *(["totals"] if totals else [])]
+        given = [*self.x, self.y, f"&{name}", *(["row"] if row else [])]
         text = structure(kernels[-1], name, fields)
         call = f"{kernels[-1]}({', '.join(given)});"
-        return Piece((*self.constants, text), (call,), tuple(kernels), totals)
+        return Piece((*self.constants, text), (call,), tuple(kernels), row)
 
     def plain(self, kernel: str, *arguments: object) -> Piece:
         """A call of ``kernel`` without a struct."""

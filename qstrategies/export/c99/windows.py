@@ -47,8 +47,8 @@ def convolution(place: Place) -> Piece:
     transposed = isinstance(node, TransposedConvolution)
     outer, inner, *kernel = node.weight.shape
     grouped = node.weight.reshape(node.groups, outer // node.groups, inner, -1)
-    ordered = grouped.transpose((0, 3, 1, 2) if transposed else (0, 3, 2, 1))
-    _, _, inputs, outputs = ordered.shape
+    ordered = grouped.swapaxes(1, 2) if transposed else grouped
+    _, outputs, inputs, places = ordered.shape
     fields = {
         "window": _window(node, kernel, transposed=transposed),
         "images": node.inputs[0].shape[0],
@@ -57,7 +57,7 @@ def convolution(place: Place) -> Piece:
         "outputs": outputs,
         **_products(place, ordered),
     }
-    return place.call(_LAYER, fields, outputs)
+    return place.call(_LAYER, fields, node.groups * inputs * places)
 
 
 def linear(place: Place) -> Piece:
@@ -72,9 +72,9 @@ def linear(place: Place) -> Piece:
         "groups": 1,
         "inputs": inputs,
         "outputs": outputs,
-        **_products(place, node.weight.T),
+        **_products(place, node.weight),
     }
-    return place.call(_LAYER, fields, outputs)
+    return place.call(_LAYER, fields, inputs)
 
 
 def _products(place: Place, weight: Array) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-/* inputs and outputs are the channels of one group; weight [group][kernel][input][output]. */
+/* inputs and outputs are the channels of one group; weight [group][output][input][kernel]. */
 struct convolution {
     struct window window;
     int32_t images, groups, inputs, outputs, zero_point;
@@ -7,54 +7,57 @@ struct convolution {
     struct rounding rounding;
 };
 
-/* Add to total [output] what the kernel reads of image [input][element] for result p. */
-static void add_products(const struct convolution *c, const uint8_t *image, const int32_t p[3],
-                         const int8_t *weight, int32_t *total)
+/* What the kernel reads of image [channel][element] for result p, as row [channel][kernel], less
+   the zero point; 0 for what lies outside. */
+static void gather(const struct convolution *c, const uint8_t *image, const int32_t p[3],
+                   int16_t *row)
 {
     const struct window *w = &c->window;
-    const int32_t elements = volume(w->x_size);
-    int32_t k[3];
+    const int32_t elements = volume(w->x_size), places = volume(w->kernel);
+    const int32_t channels = c->groups * c->inputs;
+    int32_t k[3], place = 0;
 
     for (k[0] = 0; k[0] < w->kernel[0]; k[0]++)
         for (k[1] = 0; k[1] < w->kernel[1]; k[1]++)
-            for (k[2] = 0; k[2] < w->kernel[2]; k[2]++, weight += c->inputs * c->outputs) {
+            for (k[2] = 0; k[2] < w->kernel[2]; k[2]++, place++) {
                 const int32_t at = element(w, p, k);
 
-                for (int32_t i = 0; at >= 0 && i < c->inputs; i++) {
-                    const int32_t value = image[i * elements + at] - c->zero_point;
-                    const int8_t *const row = weight + i * c->outputs;
+                for (int32_t i = 0; i < channels; i++) {
+                    const int32_t value = at < 0 ? 0 : image[i * elements + at] - c->zero_point;
 
-                    if (value == 0) /* often, behind a ReLU */
-                        continue;
-                    for (int32_t o = 0; o < c->outputs; o++)
-                        total[o] += value * row[o];
+                    row[i * places + place] = (int16_t)value;
                 }
             }
 }
 
-/* x [image][group][input][element] to y [image][group][output][result]; total has room for the
-   outputs of one group. */
-static void convolution(const uint8_t *x, uint8_t *y, const struct convolution *c, int32_t *total)
+static int32_t dot(const int16_t *row, const int8_t *weight, int32_t count)
 {
-    const struct window *w = &c->window;
-    const int32_t elements = volume(w->x_size), results = volume(w->y_size);
-    const int32_t weights = volume(w->kernel) * c->inputs * c->outputs;
+    int32_t total = 0;
 
-    for (int32_t n = 0; n < c->images * c->groups; n++) {
-        const int32_t first = n % c->groups * c->outputs;
+    for (int32_t i = 0; i < count; i++)
+        total += row[i] * (int16_t)weight[i];
+    return total;
+}
 
+/* x [image][group][input][element] to y [image][group][output][result]; row has room for what the
+   kernel reads of all channels. */
+static void convolution(const uint8_t *x, uint8_t *y, const struct convolution *c, int16_t *row)
+{
+    const int32_t elements = volume(c->window.x_size), results = volume(c->window.y_size);
+    const int32_t count = c->inputs * volume(c->window.kernel);
+    const int32_t channels = c->groups * c->outputs;
+
+    for (int32_t n = 0; n < c->images; n++)
         for (int32_t r = 0; r < results; r++) {
             int32_t p[3];
 
-            locate(w, r, p);
-            for (int32_t o = 0; o < c->outputs; o++)
-                total[o] = c->bias[first + o];
-            add_products(c, x + n * c->inputs * elements, p, c->weight + n % c->groups * weights,
-                         total);
-            for (int32_t o = 0; o < c->outputs; o++)
-                total[o] = rounded(total[o], first + o, &c->rounding);
-            for (int32_t o = 0; o < c->outputs; o++)
-                y[(n * c->outputs + o) * results + r] = (uint8_t)total[o];
+            locate(&c->window, r, p);
+            gather(c, x + n * c->groups * c->inputs * elements, p, row);
+            for (int32_t o = 0; o < channels; o++) {
+                const int16_t *const group = row + o / c->outputs * count;
+                const int32_t total = c->bias[o] + dot(group, c->weight + o * count, count);
+
+                y[(n * channels + o) * results + r] = rounded(total, o, &c->rounding);
+            }
         }
-    }
 }
