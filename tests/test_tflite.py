@@ -15,7 +15,7 @@ from qstrategies.execution.verify import together_text, verify, verify_together
 from qstrategies.export.tflite.windows import Window
 from qstrategies.runtimes import RUNTIMES, runtimes_for
 from qstrategies.runtimes.base import Runtime
-from qstrategies.tflite_file import load_tflite
+from qstrategies.tflite_file import load_tflite, schema
 
 pytest.importorskip("tflite", reason="the package tflite is not installed")
 
@@ -95,7 +95,7 @@ LAYERS = {
 SUMS = {
     "a sum": lambda x: x + x[:, :, :1].relu(),
     "a sum before a relu": lambda x: (x + x[:, 1:2].relu()).relu(),
-    "a sum far beyond its range": lambda x: (x + x).clamp(-0.01, 0.02),
+    "a sum far beyond its range": lambda x: (x + x).clamp(-0.001, 0.002),
     "a difference": lambda x: x - x[:, :1],
     "odd means": nn.AvgPool2d(3, 2, 1),
     "even means": nn.AvgPool2d(2),
@@ -290,3 +290,22 @@ def test_each_executor_describes_itself_and_gives_the_logits_of_the_onnx_file(na
     logits = kind(paths[1]).run(pixels)
     assert logits.shape == (20, 5) and logits.dtype == np.float32
     np.testing.assert_array_equal(logits, RUNTIMES.get("onnxruntime-all")(paths[0]).run(pixels))
+
+
+@pytest.mark.parametrize("per_channel", [True, False])
+@pytest.mark.parametrize("bits", [3, 2])
+def test_weights_of_four_bits_are_packed(bits, per_channel, tmp_path):
+    net = nn.Sequential(
+        nn.Conv2d(4, 5, 3), nn.ReLU(), nn.Conv2d(5, 5, 3, groups=5), nn.Flatten(), nn.Linear(80, 3)
+    )
+    config = qs.QuantizationConfig(**FIXED, weight_bits=bits, per_channel=per_channel)
+    assert set(steps_apart(Behind(net), tmp_path, config=config).values()) == {0.0}
+    file = load_tflite(tmp_path / "model.tflite")
+    tensors = [file.graph.Tensors(place) for place in range(file.graph.TensorsLength())]
+    weights = {each.Name().decode(): each for each in tensors if b"weight" in each.Name()}
+    kinds = schema().TensorType
+    narrow = [name for name, each in weights.items() if each.Type() == kinds.INT4]
+    assert len(narrow) == 3 and len(weights) == 4, "all but those of the depthwise layer"
+    for name in narrow:
+        size = int(np.prod(weights[name].ShapeAsNumpy()))
+        assert len(file.data(weights[name].Buffer())) == -(-size // 2)

@@ -8,6 +8,7 @@ from typing import Any
 
 from qstrategies.errors import check_choice
 from qstrategies.export.c99.c_export import export_c
+from qstrategies.export.int4 import export_int4
 from qstrategies.export.onnx_export import ExportedModel
 from qstrategies.export.tflite.tflite_export import export_tflite
 from qstrategies.quantization.model import QuantizedModel
@@ -23,6 +24,7 @@ def _export_c(
 
 WRITERS: dict[str, tuple[str, Write]] = {
     "c": (".c", _export_c),
+    "int4": (".int4.onnx", export_int4),
     "tflite": (".tflite", export_tflite),
 }
 """The suffix of each form, and what writes it."""

@@ -107,13 +107,13 @@ def export_onnx(
         asked = {name: getattr(quantized.config, name) for name in ("saturation", "levels")}
         asked |= {"fixed_point": True} if quantized.config.fixed_point else {}
         metadata = {**asked, **(metadata or {})}
-    files = [_save(portable, path, "portable", metadata, quantized)]
+    files = [saved(portable, path, "portable", metadata, quantized)]
     _save_vectors(files[0])
     model = ir.from_proto(portable)
     if optimize_for is not None and lower(model.graph, optimize_for):
         fast = onnx.shape_inference.infer_shapes(_plain(ir.to_proto(model)))
         files.append(
-            _save(
+            saved(
                 fast, path.with_suffix(".fast.onnx"), "fast", metadata, quantized, portable=files[0]
             )
         )
@@ -140,7 +140,7 @@ def export_float_onnx(
     batch = {0: torch.export.Dim("batch")}
     whole = _FromPixels(model, 1 / input_scale) if dtype == torch.uint8 else model.eval()
     proto = exported(whole, (example,), [batch], input_names=["image"], output_names=["logits"])
-    return _save(_plain(proto), path, "float", metadata)
+    return saved(_plain(proto), path, "float", metadata)
 
 
 class _FromPixels(nn.Module):
@@ -153,7 +153,7 @@ class _FromPixels(nn.Module):
         return self.model(image.float() / self.steps)
 
 
-def _save(
+def saved(
     proto: onnx.ModelProto,
     path: Path,
     form: str,
@@ -162,6 +162,11 @@ def _save(
     portable: ExportedModel | None = None,
 ) -> ExportedModel:
     _write_out_defaults(proto)
+    """Write ``proto``, which is ``quantized`` in ``form``, with its certificate and ``metadata``.
+
+    Raises:
+        SelfCheckError: it does not keep what was asked for.
+    """
     onnx.checker.check_model(proto, full_check=True)
     certificate = None if quantized is None else _certificate(proto, form, quantized.config)
     same_as = _proven_same(certificate, portable)
@@ -198,8 +203,8 @@ def _save_vectors(file: ExportedModel) -> None:
 
 
 def _certificate(proto: onnx.ModelProto, form: str, config: QuantizationConfig) -> dict[str, Any]:
-    """The summary of the certificate, which must not deny what was asked for; the "fast" form is
-    not for fixed-point kernels."""
+    """The summary of the certificate, which must not deny what was asked for; only the portable
+    form is for fixed-point kernels."""
     certificate = certify_model(proto)
     layers = {layer.node for layer in certificate.layers}
     unsafe = [each for each in certificate.breaches["saturation_safe"] if each.node in layers]
@@ -207,7 +212,7 @@ def _certificate(proto: onnx.ModelProto, form: str, config: QuantizationConfig) 
         raise SelfCheckError(f"{unsafe[0].node}: {unsafe[0].reason}")
     apart = certificate.breaches["integer_kernels"]
     ties = [each for each in certificate.breaches[FIXED_POINT] if each not in apart]
-    if config.fixed_point and form != "fast" and ties:
+    if config.fixed_point and form == "portable" and ties:
         raise SelfCheckError(f"{ties[0].node}: {ties[0].reason}")
     return certificate.summary
 

@@ -34,7 +34,7 @@ PIXELS = ("float32", "uint8")
 CHECKS = ("full", "quick")
 
 
-FORMS = ("c", "tflite")
+FORMS = ("c", "int4", "tflite")
 """What a model may be written as besides ONNX."""
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from qstrategies.export.nibbles import fits_nibbles
 from qstrategies.export.tflite.flatbuffer import Quantization
 from qstrategies.export.tflite.windows import VALID, Window, only_images, padded
 from qstrategies.export.tflite.writer import IMAGE, TfliteWriter, no_form, writes
@@ -32,7 +33,8 @@ def _convolution(node: Convolution, to: TfliteWriter) -> None:
         settings["DepthMultiplier"] = len(weight) // channels
     else:
         operands = [x, *_parameters(node, to, weight.transpose(0, 2, 3, 1))]
-        code, version, options = "CONV_2D", 3, "Conv2DOptions"
+        code, options = "CONV_2D", "Conv2DOptions"
+        version = 7 if packs(node) else 3
     to.file.operator(code, version, operands, to.give(node.output, IMAGE), options, **settings)
 
 
@@ -65,15 +67,28 @@ def _linear(node: Linear, to: TfliteWriter) -> None:
     else:
         x = to.take(entry)
     operands = [x, *_parameters(node, to, weight)]
-    version = 4 if _one_scale(node) else 12
-    made = to.give(node.output)
-    options = "FullyConnectedOptions"
+    made, options = to.give(node.output), "FullyConnectedOptions"
+    version = _version(node)
     to.file.operator("FULLY_CONNECTED", version, operands, made, options, **activation(node))
+
+
+def packs(layer: Layer) -> bool:
+    """Whether the weights of ``layer`` are stored in 4 bits: where they fit, in convolutions of all
+    channels and linear layers, which all kernels take so."""
+    whole = type(layer) is Linear or (type(layer) is Convolution and layer.groups == 1)
+    return whole and fits_nibbles(layer.rounded_layer.weight)
 
 
 def activation(layer: Layer) -> dict[str, int]:
     """The option for what follows the products of ``layer``."""
     return {"FusedActivationFunction": RELU if layer.relu else 0}
+
+
+def _version(layer: Linear) -> int:
+    """Of the kernel that takes its weights: in 4 bits, with one scale, with one per channel."""
+    if packs(layer):
+        return 10
+    return 4 if _one_scale(layer) else 12
 
 
 def _one_scale(layer: Layer) -> bool:
@@ -93,7 +108,8 @@ def _parameters(layer: Layer, to: TfliteWriter, weight: Array, axis: int = 0) ->
         scale, bias_scale = scale[:1], bias_scale[:1]
     scale, bias_scale = (each * _nudge(layer) for each in (scale, bias_scale))
     weight, bias = np.ascontiguousarray(weight), layer.rounded_layer.bias
+    store = to.constant_of_four_bits if packs(layer) else to.constant
     return [
-        to.constant(f"{layer.name}.weight", weight, Quantization(scale, axis=axis)),
+        store(f"{layer.name}.weight", weight, Quantization(scale, axis=axis)),
         to.constant(f"{layer.name}.bias", bias, Quantization(bias_scale)),
     ]

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 
 from qstrategies.errors import InputError
+from qstrategies.export.nibbles import nibbles
 from qstrategies.export.tflite.flatbuffer import Quantization, TfliteFile
 from qstrategies.operators.base import Array, Node, Quantizer, TensorSpec
 from qstrategies.quantization.integer_graph import IntegerGraph
@@ -94,15 +95,16 @@ class TfliteWriter:
         n, c, *sizes = shape
         return (n, *([1] * (2 - len(sizes))), *sizes, c)
 
-    def constant(
-        self, name: str, array: Array, quantization: Quantization | None = None, kind: str = ""
-    ) -> int:
-        """A constant tensor; equal ones without a quantization are one. ``kind`` as in the schema
-        where it is not that of ``array``."""
+    def constant_of_four_bits(self, name: str, array: Array, quantization: Quantization) -> int:
+        """A constant of int4."""
+        return self.file.tensor(name, array.shape, "INT4", quantization, nibbles(array))
+
+    def constant(self, name: str, array: Array, quantization: Quantization | None = None) -> int:
+        """A constant tensor; equal ones without a quantization are one."""
         key = array.dtype.str, array.shape, array.tobytes()
         if quantization is None and key in self.constants:
             return self.constants[key]
-        kind = kind or KINDS[array.dtype.name]
+        kind = KINDS[array.dtype.name]
         made = self.file.tensor(name, array.shape, kind, quantization, array.tobytes())
         if quantization is None:
             self.constants[key] = made
