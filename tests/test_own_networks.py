@@ -1073,3 +1073,29 @@ def test_parts_that_were_written_through_another_name_are_refused(read):
     x = images()
     with pytest.raises(qs.InputError, match="write that out of place"):
         qs.quantize(filled(MADE["zeros"], written), [x], x)
+
+
+class WithFirstState(nn.Module):
+    """A recurrent layer that is given zeros, one for every example in their second dimension."""
+
+    def __init__(self, kind, batch_first):
+        super().__init__()
+        torch.manual_seed(0)
+        self.batch_first = batch_first
+        self.body = kind(12, 6, batch_first=batch_first)
+        self.last = nn.Linear(6, 3)
+
+    def forward(self, x):
+        state = x.new_zeros(1, x.size(0), 6)
+        given = (state, state) if isinstance(self.body, nn.LSTM) else state
+        found = self.body(x if self.batch_first else x.transpose(0, 1), given)[0]
+        return self.last(found[:, -1] if self.batch_first else found[-1])
+
+
+@pytest.mark.parametrize("batch_first", [True, False])
+@pytest.mark.parametrize("kind", [nn.LSTM, nn.GRU, nn.RNN])
+def test_a_first_state_with_the_batch_in_its_second_dimension(kind, batch_first, tmp_path):
+    x = images(8, (10, 12))
+    quantized, files = check(WithFirstState(kind, batch_first), tmp_path, [x], islands=4)
+    found = outputs_of_file(files[0].path, quantized, [x])[0]
+    assert decibels(quantized.reference()(x), found) > 60, "float32 rounds islands"

@@ -50,17 +50,19 @@ class Part(nn.Module):
 
 
 class Repeated(nn.Module):
-    """``row`` once for every example of the tensor that it is given; trained if it is a
-    parameter."""
+    """``row`` once for every example of the tensor that it is given, along ``dim``; trained if it
+    is a parameter."""
 
     row: Tensor
 
-    def __init__(self, row: Tensor) -> None:
+    def __init__(self, row: Tensor, dim: int) -> None:
         super().__init__()
+        self.dim = dim
         hold(self, "row", row)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.row.expand(x.shape[0], *self.row.shape[1:])
+        before, after = self.row.shape[: self.dim], self.row.shape[self.dim + 1 :]
+        return self.row.expand(*before, x.shape[0], *after)
 
 
 class FunctionCall(nn.Module):

@@ -18,9 +18,11 @@ class VariesWithBatch:
 
 @dataclass(frozen=True)
 class RowPerExample:
-    """A constant with one equal row for every example: a class token, positions."""
+    """A constant with an equal slice along ``dim`` for every example: a class token, positions, a
+    first state."""
 
     row: Tensor
+    dim: int = 0
 
 
 @dataclass(frozen=True)
@@ -35,11 +37,15 @@ def shape_over_batches(two: Tensor, three: Tensor) -> Shape:
     return tuple(a if a == b else None for a, b in zip(two.shape, three.shape, strict=True))
 
 
-def equal_rows(value: Any, other: Any) -> bool:
-    """Whether a tensor has one row per example, all alike."""
-    if not (isinstance(value, Tensor) and isinstance(other, Tensor)) or value.dim() == 0:
-        return False
-    return value.shape[1:] == other.shape[1:] and same(value[:1].expand_as(other), other)
+def repeated_along(value: Any, other: Any) -> int | None:
+    """The dimension along which a tensor has one slice per example, all alike; None if it has
+    none."""
+    if not (isinstance(value, Tensor) and isinstance(other, Tensor)) or value.dim() != other.dim():
+        return None
+    apart = [place for place, size in enumerate(value.shape) if size != other.shape[place]]
+    if len(apart) != 1 or not same(value.narrow(apart[0], 0, 1).expand_as(other), other):
+        return None
+    return apart[0]
 
 
 def fixed(value: Any, other: Any) -> Any:

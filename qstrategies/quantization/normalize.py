@@ -27,8 +27,8 @@ from qstrategies.quantization.capture import Captured
 from qstrategies.quantization.meanings import (
     RowPerExample,
     Stale,
-    equal_rows,
     fixed,
+    repeated_along,
     shape_over_batches,
 )
 from qstrategies.quantization.observe import (
@@ -127,8 +127,9 @@ class Rebuild:
     def _constant(self, node: fx.Node, value: Any, other: Any) -> Any:
         """What depends on no input; numbers made of the batch size among it."""
         if holds_tensor(value) and not same(value, other):
-            if equal_rows(value, other):
-                return RowPerExample(self._trained(node, value[:1]))
+            dim = repeated_along(value, other)
+            if dim is not None:
+                return RowPerExample(self._trained(node, value.narrow(dim, 0, 1)), dim)
             # what the input is written into later is known then, as it was before
             return Stale(f"{describe(node)} gives other values in every run: it cannot be exported")
         return fixed(self._trained(node, value), other)
@@ -282,13 +283,13 @@ class Rebuild:
             if isinstance(value, Stale):
                 raise InputError(value.reason)
             if isinstance(value, RowPerExample):
-                return value.row if broadcasts else self._repeated(node, value.row)
+                return value.row if broadcasts else self._repeated(node, value)
             return value
 
         return map_arg(arguments, one)
 
-    def _repeated(self, node: fx.Node, row: Tensor) -> fx.Node:
-        """``row`` for as many examples as the input has."""
+    def _repeated(self, node: fx.Node, value: RowPerExample) -> fx.Node:
+        """``value`` for as many examples as the input has."""
         entry = next(
             each
             for each in self.graph.nodes
@@ -296,10 +297,12 @@ class Rebuild:
         )
         emitted = self.add(
             node.name,
-            Float(Repeated(row), "expand", "it is a constant for every example"),
+            Float(Repeated(value.row, value.dim), "expand", "it is a constant for every example"),
             [entry],
         )
-        emitted.meta["shape"], emitted.meta["dtype"] = (None, *row.shape[1:]), row.dtype
+        sizes: list[int | None] = list(value.row.shape)
+        sizes[value.dim] = None
+        emitted.meta["shape"], emitted.meta["dtype"] = tuple(sizes), value.row.dtype
         self.env[node] = emitted
         return emitted
 
