@@ -1033,6 +1033,22 @@ def test_tensors_made_for_the_batch(make, fill, count):
     assert decibels(expected, quantized.reference()(x)) > 30
 
 
+EXPANDED = {
+    "expand": lambda x: torch.arange(6.0).expand(x.shape[0], 3, 12, -1),
+    "repeat": lambda x: torch.arange(6.0).repeat(x.shape[0], 3, 12, 1),
+    "view": lambda x: torch.arange(12.0).repeat(x.shape[0]).view(x.shape[0], 1, -1, 1),
+}
+
+
+@pytest.mark.parametrize("make", EXPANDED.values(), ids=EXPANDED)
+def test_constants_expanded_to_the_batch(make):
+    net, x = filled(make, FILLED["to add"]), images(16)
+    quantized = qs.quantize(net, [x], x)
+    with torch.no_grad():
+        assert decibels(net(x), quantized.reference()(x)) > 30
+    assert "expand" not in vars(torch.Tensor)
+
+
 def test_a_state_that_begins_with_zeros_is_integers_from_end_to_end(tmp_path):
     class Recurrent(nn.Module):
         def __init__(self):

@@ -5,7 +5,8 @@ from __future__ import annotations
 
 import math
 import operator
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,8 +31,12 @@ PLAIN = (
     nn.BatchNorm3d,
 )
 
-SIZED = (torch.zeros, torch.ones, torch.empty, torch.rand, torch.randn)
-"""They take sizes one by one, and do not ask them whether they are proxies."""
+TAKE_SIZES: dict[Any, tuple[str, ...]] = {
+    torch: ("zeros", "ones", "empty", "rand", "randn", "eye"),
+    torch.Tensor: ("expand", "view", "reshape", "repeat", "tile", "new_zeros", "new_ones"),
+}
+"""What takes sizes one by one and does not ask them whether they are proxies; the methods are those
+of a tensor that depends on no input."""
 
 
 def plain_base(module: nn.Module) -> type[nn.Module] | None:
@@ -108,10 +113,14 @@ class _Tracer(fx.Tracer):
     proxy_buffer_attributes = True  # their methods take sizes of the input too
 
     def __init__(self, leaves: Collection[str], arguments: Arguments | None = None) -> None:
-        super().__init__(autowrap_functions=SIZED)
-        self._autowrap_search.append(torch)
+        super().__init__()
         self.leaves, self.arguments = leaves, arguments
         self.concrete: Concrete | None = None
+
+    def trace(self, root: Any, concrete_args: Any = None) -> fx.Graph:
+        """The graph of ``root``."""
+        with _sizes_may_be_proxies():
+            return super().trace(root, concrete_args)
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         if module_qualified_name in self.leaves or plain_base(m) is not None:
@@ -188,6 +197,38 @@ class _Tracer(fx.Tracer):
         return lambda *given: root_fn(*given, **kwargs), [self.root, *args]
 
 
+@contextmanager
+def _sizes_may_be_proxies() -> Iterator[None]:
+    own = [(owner, name) for owner, names in TAKE_SIZES.items() for name in names]
+    before = {each: vars(each[0]).get(each[1]) for each in own}
+    for owner, name in own:
+        setattr(owner, name, _recording(owner, name))
+    try:
+        yield
+    finally:
+        for (owner, name), known in before.items():
+            if known is None:
+                delattr(owner, name)  # it is inherited
+            else:
+                setattr(owner, name, known)
+
+
+def _recording(owner: Any, name: str) -> Callable[..., Any]:
+    """``owner.name``, a node of the graph where a size is a proxy."""
+    original = getattr(owner, name)
+    op, target = ("call_function", original) if owner is torch else ("call_method", name)
+
+    def called(*args: Any, **kwargs: Any) -> Any:
+        sizes = [each for each in args if isinstance(each, fx.Proxy)]
+        return (
+            sizes[0].tracer.create_proxy(op, target, args, kwargs)
+            if sizes
+            else original(*args, **kwargs)
+        )
+
+    return called
+
+
 def capture(model: nn.Module, arguments: Arguments, left: Mapping[str, str]) -> Captured:
     """Trace ``model``, the modules ``left`` (name to reason) as leaves.
 
@@ -198,8 +239,6 @@ def capture(model: nn.Module, arguments: Arguments, left: Mapping[str, str]) -> 
     while True:
         try:
             graph = _Tracer(leaves, arguments).trace(model)
-            for node in graph.nodes:  # or each GraphModule would wrap torch.zeros for good
-                node.meta.pop("is_wrapped", None)
             return Captured(fx.GraphModule(model, graph), leaves)
         except (
             Exception
