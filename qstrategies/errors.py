@@ -39,3 +39,8 @@ def check_range(kind: str, value: float, low: float, high: float) -> None:
 class SelfCheckError(InputError):
     """What was made is not the user's model: nothing is returned. A fault of this package, which
     names the place."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(
+            f"{message}. The fault is not yours: report it, and leave the layers there in float"
+        )

@@ -140,14 +140,14 @@ def check_file(path: Path, most: int | None = LARGEST_FILE) -> None:
     """Raise ``InputError`` unless ``path`` is a regular file that is neither empty nor larger than
     ``most`` bytes; it is not opened."""
     if not path.exists():
-        raise InputError(f"no such file: {str(path)!r}")
+        raise InputError(f"no such file: {str(path)!r}; give the path of one")
     if not path.is_file():
         raise InputError(
             f"{str(path)!r} is a {'folder' if path.is_dir() else 'device or pipe'}: expected a file"
         )
     size = path.stat().st_size
     if size == 0:
-        raise InputError(f"{str(path)!r} is empty")
+        raise InputError(f"{str(path)!r} is empty: write it again")
     if most is not None and size > most:
         raise InputError(f"{str(path)!r} has {size >> 20} MB: at most {most >> 20} MB are read")
 

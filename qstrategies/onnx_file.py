@@ -88,7 +88,7 @@ def _refuse_foreign_parts(model: onnx.ModelProto, path: Path) -> None:
             for name in (node.op_type, node.domain, *node.input, *node.output)
         ]
         if not all(isinstance(name, str) for name in [*names, *(item.name for item in named)]):
-            raise InputError(f"{str(path)!r} has names that are no UTF-8 text")
+            raise InputError(f"{str(path)!r} has names that are no UTF-8 text: export it again")
         for node in graph.node:
             if node.domain not in ("", "ai.onnx"):
                 raise InputError(
@@ -131,7 +131,7 @@ def read_metadata(path: Path) -> dict[str, Any]:
     if model.producer_name != "qstrategies":
         raise InputError(
             f"{str(path)!r} was not exported by qstrategies (its producer is "
-            f"{model.producer_name!r})"
+            f"{model.producer_name!r}): export it with qs.export_onnx"
         )
     return metadata_of(model, path)
 
@@ -147,7 +147,7 @@ def metadata_of(model: onnx.ModelProto, path: Path) -> dict[str, Any]:
     try:
         found = {item.key: load(item.value) for item in model.metadata_props}
     except InputError as error:
-        raise InputError(f"{str(path)!r} has damaged metadata: {error}") from None
+        raise InputError(f"{str(path)!r} has damaged metadata: {error}; export it again") from None
     return checked_metadata(found, path)
 
 
@@ -157,7 +157,7 @@ def checked_metadata(found: dict[str, Any], path: Path) -> dict[str, Any]:
     try:
         return found | {name: build(kind, found[name], name) for name, kind in named.items()}
     except InputError as error:
-        raise InputError(f"{str(path)!r} has damaged metadata: {error}") from None
+        raise InputError(f"{str(path)!r} has damaged metadata: {error}; export it again") from None
 
 
 def content_hash(model: onnx.ModelProto) -> str:

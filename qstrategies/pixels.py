@@ -39,7 +39,9 @@ class Normalization:
 
     def __post_init__(self) -> None:
         if len(self.mean) != len(self.std):
-            raise InputError(f"{len(self.mean)} means and {len(self.std)} standard deviations")
+            raise InputError(
+                f"{len(self.mean)} means and {len(self.std)} standard deviations: give both"
+            )
         wrong = [value for value in self.std if not value > 0]
         if wrong:
             raise InputError(f"standard deviation {wrong[0]!r}: expected a number above zero")

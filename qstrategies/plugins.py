@@ -98,7 +98,7 @@ def _count() -> int:
 def _module_name(path: Path) -> tuple[str, Path]:
     """The dotted name of the module that ``path`` is, and the folder in which that is found."""
     if path.suffix != ".py":
-        raise InputError(f"{str(path)!r} is no Python file (.py)")
+        raise InputError(f"{str(path)!r} is no Python file: expected .py")
     if "." in path.stem:
         raise InputError(
             f"{str(path)!r}: {path.stem!r} is no name of a module: give it another without dots"

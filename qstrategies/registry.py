@@ -135,7 +135,7 @@ class Registry(Generic[T]):
         except Exception as error:
             raise InputError(
                 f"{self.kind} {plugin.name!r} of {origin} cannot be loaded: "
-                f"{type(error).__name__}: {error}"
+                f"{type(error).__name__}: {error}; mend or remove that package"
             ) from error
         finally:
             _distribution.reset(loading)

@@ -45,7 +45,10 @@ def run_limited(arguments: Sequence[str], subject: Path, seconds: int) -> int:
             "of the memory"
         )
     if code < 0:
-        raise InputError(f"{str(subject)!r} makes a runtime crash ({signal.Signals(-code).name})")
+        raise InputError(
+            f"{str(subject)!r} makes a runtime crash ({signal.Signals(-code).name}): "
+            "it is damaged or hostile, leave it"
+        )
     return code
 
 

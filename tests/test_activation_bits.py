@@ -128,7 +128,9 @@ def test_a_narrow_quantizer_is_round_then_clip(bits):
 
 
 def test_a_reduced_range_goes_with_8_bits_only():
-    with pytest.raises(InputError, match="reduce_range makes 8-bit activations 7 bits wide: got 4"):
+    with pytest.raises(
+        InputError, match="reduce_range makes 8-bit activations 7 bits wide: leave it out with 4"
+    ):
         qs.QuantizationConfig(activation_bits=4, reduce_range=True)
 
 

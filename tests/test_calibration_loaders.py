@@ -167,7 +167,7 @@ def test_finish_takes_the_same_loaders():
         ([], "needs at least one batch"),
         (["a"], "expected a tensor or an array"),
         ([X[0]], r"has shape \(6,\): expected \[batch, 6\]"),
-        ([{"u": X, "v": X}], r"keys \['u', 'v'\]: the model takes 'input'"),
+        ([{"u": X, "v": X}], r"keys \['u', 'v'\]: expected 'input'"),
         ([X.to("meta")], "holds no values: it is on the device 'meta'"),
         ([X.int()], "expected real values, or give input_scale"),
         ([X[:0]], "calibration batch 1, input 'input_1' has no examples"),
@@ -180,7 +180,9 @@ def test_what_is_no_batch_is_refused(batches, message):
 
 @pytest.mark.parametrize("values", [X.abs().mul(100).long(), -X.abs().mul(9).int()])
 def test_whole_numbers_beyond_bytes_are_no_pixels(values):
-    with pytest.raises(qs.InputError, match=r"with input_scale=0.00392157 they lie in \[0, 1\]"):
+    with pytest.raises(
+        qs.InputError, match=r"with input_scale=0.00392157 they must lie in \[0, 1\]"
+    ):
         qs.quantize(single().eval(), [values], X[:2].clamp(0, 1), input_scale=1 / 255)
 
 

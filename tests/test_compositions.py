@@ -81,14 +81,14 @@ def test_what_comes_after_training_keeps_the_parent_of_what_comes_before():
 @pytest.mark.parametrize(
     ("parts", "reason"),
     [
-        ({"late": Late, "early": Early}, "in the order of their work it is 'early\\+late'"),
+        ({"late": Late, "early": Early}, "put them in the order of their work, 'early\\+late'"),
         ({"late": Late, "qat": STRATEGIES.get("qat")}, "late and qat both continue"),
         ({"a": Rounds, "b": Rounds}, "a and b both decide the integers of weights"),
         ({"a": Early, "b": Early}, "the option 'size'"),
-        ({"qat": STRATEGIES.get("qat"), "after": After}, "order of their work it is 'after\\+qat'"),
-        (named("ptq_best", "qat"), "qat trains the quantizers that ptq_best"),
-        (named("qat", "mse_clip"), "qat trains the quantizers that mse_clip"),
-        (named("mixed", "cle", "lsq"), "in the order of their work it is 'cle\\+mixed\\+lsq'"),
+        ({"qat": STRATEGIES.get("qat"), "after": After}, "order of their work, 'after\\+qat'"),
+        (named("ptq_best", "qat"), "qat trains the quantizers of ptq_best"),
+        (named("qat", "mse_clip"), "qat trains the quantizers of mse_clip"),
+        (named("mixed", "cle", "lsq"), "put them in the order of their work, 'cle\\+mixed\\+lsq'"),
     ],
 )
 def test_parts_that_do_not_go_together_are_refused_with_the_reason(parts, reason):

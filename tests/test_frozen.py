@@ -109,9 +109,9 @@ def test_the_gradient_of_a_step_is_the_integers_times_that_of_the_weight(net):
 
 
 def test_integers_are_chosen_before_their_steps_are_trained(net):
-    with pytest.raises(qs.InputError, match="of their work it is 'adaround\\+efficient_qat'"):
+    with pytest.raises(qs.InputError, match="of their work, 'adaround\\+efficient_qat'"):
         STRATEGIES.get("efficient_qat+adaround")
-    with pytest.raises(qs.InputError, match="are chosen by calibration batches: got none"):
+    with pytest.raises(qs.InputError, match="are chosen by calibration batches: give some"):
         qs.prepare(net, images(), "adaround+efficient_qat")
     nearest = integers(trained(net, "efficient_qat", 0).finish())
     assert all(each.any() for each in nearest.values())

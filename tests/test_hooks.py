@@ -301,7 +301,7 @@ def test_a_state_of_something_else_is_refused(net):
     state = qs.prepare(net, images(), "qat").model.state_dict()
     with pytest.raises(qs.InputError, match="does not fit"):
         qs.resume(net, images(), "no_norm", state)
-    with pytest.raises(qs.InputError, match="not that of a trainee"):
+    with pytest.raises(qs.InputError, match="expected that of trainee"):
         qs.resume(net, images(), "no_norm", net.state_dict())
 
 

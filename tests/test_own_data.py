@@ -473,7 +473,7 @@ REFUSALS = {
     "a class left out": (lambda: qs.datasets.from_arrays(REALS, Y * 2), "no example of class 1, 3"),
     "few names": (
         lambda: qs.datasets.from_arrays(REALS, Y, classes=["a", "b"]),
-        r"labels from 0 to 2: classes are numbered 0\.\.\.1",
+        r"labels from 0 to 2: they must be 0\.\.\.1",
     ),
     "no train": (
         lambda: qs.datasets.from_arrays({"test": (REALS, Y)}),
@@ -503,7 +503,7 @@ REFUSALS = {
     ),
     "means": (
         lambda: qs.datasets.from_arrays(REALS, Y, normalize=([0], [1])),
-        "1 means: inputs have 5 channels",
+        "1 means: give 5, one for each channel",
     ),
     "no std": (
         lambda: qs.datasets.from_arrays(REALS, Y, normalize=([0] * 5, [0] * 5)),
@@ -561,7 +561,9 @@ def test_what_does_not_fit_is_said_at_once_with_the_remedy(case):
 
 
 def test_a_folder_without_pictures_is_refused(tmp_path):
-    with pytest.raises(qs.InputError, match="has no folders of pictures, one for each class"):
+    with pytest.raises(
+        qs.InputError, match="has no folders of pictures: expected one for each class"
+    ):
         qs.datasets.image_folder(tmp_path, size=8)
     (tmp_path / "red").mkdir()
     (tmp_path / "red" / "a.png").write_bytes(b"no picture")
@@ -586,7 +588,7 @@ def test_a_damaged_or_foreign_file_is_refused(tmp_path):
         with pytest.raises(qs.InputError, match=message):
             qs.datasets.from_arrays(tmp_path / name)
     for name, message in (
-        ("ragged.csv", "row 3: 1 values for 2 columns"),
+        ("ragged.csv", "row 3: 1 values, expected 2"),
         ("empty.csv", "no rows"),
     ):
         with pytest.raises(qs.InputError, match=message):

@@ -270,7 +270,7 @@ def test_a_layer_left_in_float_keeps_its_weights(choice, place, tmp_path):
         ({"leave_in_float": ["convv"]}, "unknown module 'convv'.*'conv'"),
         (
             {"model": Graph(lambda m, x: (m.a(x), 3), a=conv())},
-            "output 1 is 3: it does not depend on the input",
+            "output 1 is 3, which does not depend on the input",
         ),
     ],
 )

@@ -963,7 +963,7 @@ def plain():
 def test_what_is_no_module_is_refused_with_the_remedy(made):
     model = made(plain())
     for entry in (lambda: qs.quantize(model, [X], X), lambda: qs.prepare(model, X, "qat")):
-        with pytest.raises(qs.InputError, match="give the module|a model is a torch.nn.Module"):
+        with pytest.raises(qs.InputError, match="give the module|expected a torch.nn.Module"):
             entry()
 
 

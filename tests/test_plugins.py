@@ -109,7 +109,7 @@ def test_an_error_in_a_helper_is_named_where_it_is(bring, capsys):
     [
         ("none.py", "no such file: "),
         (".", "is a folder"),
-        ("things.txt", "is no Python file (.py)"),
+        ("things.txt", "is no Python file: expected .py"),
         ("json.py", "has the name of the module 'json'"),
         ("a.b.py", "is no name of a module: give it another without dots"),
     ],

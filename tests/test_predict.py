@@ -115,8 +115,8 @@ def test_what_is_no_choice_between_classes_is_given_as_it_is(tmp_path, capsys):
     ("array", "message"),
     [
         (np.zeros((3, 8, 10), np.uint8), r"\[3, 8, 10\]: expected \[3, 10, 8\] or \[N, 3, 10, 8\]"),
-        (np.zeros((3, 10, 8), np.float32), "float32: the file takes pixels, whole numbers from 0"),
-        (np.full((3, 10, 8), 256), "256: the file takes pixels, whole numbers from 0 to 255"),
+        (np.zeros((3, 10, 8), np.float32), "float32: expected pixels, whole numbers from 0"),
+        (np.full((3, 10, 8), 256), "256: expected pixels, whole numbers from 0 to 255"),
         (np.array(["a"]), "it holds <U1: expected numbers"),
         (np.array([{}]), "is no array: Object arrays cannot be loaded"),
         (np.zeros((0, 3, 10, 8), np.uint8), "it is empty"),

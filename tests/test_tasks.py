@@ -208,7 +208,7 @@ def test_scores_are_paired_like_hits():
         ),
         (
             qs.Task(lambda o, t: o, lambda o, t: o[:, 0], "mine"),
-            "the loss of the task of 'odd' gives no single number",
+            "the loss of the task of 'odd' must give a single number",
         ),
         ("multilabel", "the task of 'odd' does not take what model 'odd' gives"),
     ],

@@ -275,7 +275,7 @@ def test_verify_finds_what_rounds_ties_otherwise_and_another_models_file(tmp_pat
 
 def test_verify_refuses_runtimes_of_other_files(tmp_path):
     paths = both(tmp_path)
-    with pytest.raises(InputError, match="'litert-xnnpack' takes .tflite files: got .onnx"):
+    with pytest.raises(InputError, match="'litert-xnnpack' runs only .tflite files: got .onnx"):
         verify(paths[0], runtimes=["litert-xnnpack"])
     with pytest.raises(InputError, match="unknown suffix"):
         verify(tmp_path / "m.txt")

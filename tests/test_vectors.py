@@ -174,5 +174,5 @@ def test_a_real_output_has_no_vectors(tmp_path):
     del model.graph.node[-1].input[1:]
     model.graph.output[0].type.tensor_type.elem_type = onnx.TensorProto.UINT8
     onnx.save(model, str(tmp_path / "bytes.onnx"))
-    with pytest.raises(InputError, match="output 'logits' is no tensor of 8-bit integers"):
+    with pytest.raises(InputError, match="output 'logits' must be a tensor of 8-bit integers"):
         golden_vectors(tmp_path / "bytes.onnx")

@@ -17,7 +17,7 @@ def number(low: float, high: float) -> Callable[[str], float]:
         try:
             value = float(text)
         except ValueError:
-            raise ArgumentTypeError(f"{text!r} is not a number") from None
+            raise ArgumentTypeError(f"{text!r} is not a number: expected one, as 0.5") from None
         return _within(value, text, low, high)
 
     return parse
@@ -30,7 +30,9 @@ def whole(low: int, high: int) -> Callable[[str], int]:
         try:
             value = int(text)
         except ValueError:
-            raise ArgumentTypeError(f"{_shortened(text)!r} is not a whole number") from None
+            raise ArgumentTypeError(
+                f"{_shortened(text)!r} is not a whole number: expected one, as 5"
+            ) from None
         return _within(value, text, low, high)
 
     return parse
@@ -59,7 +61,7 @@ def json_file(text: str) -> Path:
     """The path of a file to write, whose name ends in .json."""
     path = file(text)
     if path.suffix != ".json":
-        raise ArgumentTypeError(f"{text!r} does not end in .json")
+        raise ArgumentTypeError(f"{text!r} does not end in .json: expected the name of a JSON file")
     return path
 
 
@@ -75,5 +77,5 @@ def _path(text: str) -> Path:
     if not text.strip():
         raise ArgumentTypeError(f"{text!r} is empty: expected a path")
     if "\0" in text:
-        raise ArgumentTypeError(f"{text!r} has a NUL character, which no path has")
+        raise ArgumentTypeError(f"{text!r} has a NUL character, which no path has: leave it out")
     return Path(text)

@@ -54,7 +54,9 @@ def made_dataset(name: str, location: Location) -> Dataset:
     except InputError:
         raise
     except Exception as error:  # whatever the code of a user raises
-        raise InputError(f"dataset {name!r} cannot be made: {reason(error)}") from error
+        raise InputError(
+            f"dataset {name!r} cannot be made: {reason(error)}; its code must run"
+        ) from error
     if not isinstance(dataset, Dataset):
         raise InputError(
             f"the dataset {name!r} gives a {type(dataset).__name__}: expected a Dataset, as the "

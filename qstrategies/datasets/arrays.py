@@ -107,7 +107,9 @@ def _npz(path: Path) -> Pairs:
         with doing("read", path), np.load(path, allow_pickle=False) as file:
             arrays = {name: file[name] for name in file.files}
     except (ValueError, AttributeError, EOFError) as error:
-        raise InputError(f"{str(path)!r} is no .npz file of plain arrays: {error}") from None
+        raise InputError(
+            f"{str(path)!r} is no .npz file of plain arrays: {error}; write it with np.savez"
+        ) from None
     pairs: dict[str, dict[str, Any]] = {}
     for name, array in arrays.items():
         split, role = _place(name)

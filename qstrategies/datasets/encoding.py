@@ -158,7 +158,7 @@ def _vector(labels: Any, split: str) -> NDArray[Any]:
             "each example, as labels.argmax(1) of one-hot rows"
         )
     if not len(array):
-        raise InputError(f"the split {split!r} has no examples")
+        raise InputError(f"the split {split!r} has no examples: give at least 2")
     return array
 
 
@@ -169,7 +169,7 @@ def _numbered(
     order = list(names or found)
     missing = [name for name in found if name not in order]
     if missing:
-        raise InputError(f"the label {missing[0]!r} is none of the classes {', '.join(order)}")
+        raise InputError(f"the label {missing[0]!r} is not valid. Valid: {', '.join(order)}")
     places = {name: place for place, name in enumerate(order)}
     numbered = {
         key: np.array([places[str(name)] for name in array]) for key, array in arrays.items()
@@ -182,7 +182,7 @@ def _check_numbers(arrays: dict[str, NDArray[Any]], names: Sequence[str] | None)
     high = max(int(array.max()) for array in arrays.values())
     if low < 0 or (names and high >= len(names)):
         allowed = f"0...{len(names) - 1}" if names else "0, 1, 2..."
-        raise InputError(f"labels from {low} to {high}: classes are numbered {allowed}")
+        raise InputError(f"labels from {low} to {high}: they must be {allowed}")
 
 
 def check_trained(labels: dict[str, Tensor], names: Sequence[str]) -> None:
@@ -191,4 +191,6 @@ def check_trained(labels: dict[str, Tensor], names: Sequence[str]) -> None:
     untrained = [name for name, count in zip(names, examples, strict=True) if not count]
     if untrained:
         shown = ", ".join(untrained[:5])
-        raise InputError(f"no example of class {shown} in the split 'train' to learn it from")
+        raise InputError(
+            f"no example of class {shown} in the split 'train' to learn it from: give some"
+        )

@@ -45,7 +45,7 @@ def image_folder(
     if min(height, width) < 1:
         raise InputError(f"size {size!r}: expected pixels above zero")
     if not folder.is_dir():
-        raise InputError(f"no such folder: {str(folder)!r}")
+        raise InputError(f"no such folder: {str(folder)!r}: expected one of pictures")
     chosen = Settings.of(settings)
     splits = {each.name: each for each in _folders(folder) if each.name.lower() in SPLITS}
     found = splits or {"train": folder}
@@ -71,10 +71,11 @@ def _pictures(folder: Path, classes: Sequence[str] | None) -> list[Path]:
     empty = [kind.name for kind in kinds if not any(_is_picture(file) for file in kind.iterdir())]
     if not files:
         raise InputError(
-            f"{str(folder)!r} has no folders of pictures, one for each class: {', '.join(SUFFIXES)}"
+            f"{str(folder)!r} has no folders of pictures: expected one for each class, of "
+            f"{', '.join(SUFFIXES)}"
         )
     if empty and classes is None:
-        raise InputError(f"the class folder {str(folder / empty[0])!r} has no pictures")
+        raise InputError(f"the class folder {str(folder / empty[0])!r} has no pictures: remove it")
     return files
 
 
@@ -117,7 +118,9 @@ def picture(path: Path, size: tuple[int, int], *, grey: bool) -> np.ndarray:
         with Image.open(path) as opened:
             image = opened.convert("L" if grey else "RGB")
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise InputError(f"{str(path)!r} is not an image that Pillow reads: {error}") from None
+        raise InputError(
+            f"{str(path)!r} is not an image that Pillow reads: {error}; remove it"
+        ) from None
     scale = min(image.height / height, image.width / width)
     left, top = (image.width - scale * width) / 2, (image.height - scale * height) / 2
     box = (left, top, left + scale * width, top + scale * height)

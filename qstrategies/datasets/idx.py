@@ -127,7 +127,9 @@ class IdxDataset(Dataset):
         for suffix in _OPENERS:
             if (path := folder / (name + suffix)).is_file():
                 return path
-        raise InputError(f"{str(folder)!r} has no file {name!r} (plain, .gz or .xz) of {self.name}")
+        raise InputError(
+            f"{str(folder)!r} has no file {name!r} (plain, .gz or .xz) of {self.name}: put it there"
+        )
 
 
 def read_idx(name: str, data: bytes) -> Tensor:
@@ -142,7 +144,7 @@ def read_idx(name: str, data: bytes) -> Tensor:
     sizes = [int.from_bytes(data[place : place + 4]) for place in range(4, start, 4)]
     whole = 0 < math.prod(sizes) == len(data) - start
     if data[:3] != b"\0\0\x08" or not whole:
-        raise InputError(f"{name!r} is not an IDX file of bytes")
+        raise InputError(f"{name!r} is not an IDX file of bytes: restore it from its origin")
     return torch.frombuffer(bytearray(data), dtype=torch.uint8, offset=start).reshape(sizes)
 
 

@@ -129,7 +129,9 @@ def _named(parts: Mapping[str, Part]) -> dict[str, Part]:
 
 def _cut(split: str, part: Part, labels: Tensor, settings: Settings) -> _Cut:
     if len(part.source) != len(labels):
-        raise InputError(f"{split!r} has {len(part.source)} inputs and {len(labels)} labels")
+        raise InputError(
+            f"{split!r} has {len(part.source)} inputs and {len(labels)} labels: give one for each"
+        )
     source = Encoded(part.source, settings.input_scale, what=f"inputs of {split!r}")
     return _Cut(source, torch.arange(len(labels)), labels)
 
@@ -201,7 +203,9 @@ def _normalization(asked: Any, train: _Cut, settings: Settings) -> Normalization
         return None
     sample = train.sample
     if sample.dtype == torch.int64 or not sample.dim():
-        raise InputError("normalize is for pixels and real values: inputs are whole numbers")
+        raise InputError(
+            "normalize is for pixels and real values: inputs are whole numbers: leave it out"
+        )
     if asked == "train":
         return _measured(train, settings)
     try:
@@ -213,7 +217,7 @@ def _normalization(asked: Any, train: _Cut, settings: Settings) -> Normalization
     found = Normalization(mean, std)
     if found.channels != len(sample):
         raise InputError(
-            f"normalize has {found.channels} means: inputs have {len(sample)} channels"
+            f"normalize has {found.channels} means: give {len(sample)}, one for each channel"
         )
     return found
 

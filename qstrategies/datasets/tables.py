@@ -43,11 +43,13 @@ def from_table(data: Any, target: str, **settings: Any) -> MadeDataset:
         check_choice("column", target, table)
     features = [name for name in next(iter(tables.values())) if name != target]
     if not features:
-        raise InputError(f"no columns but the target {target!r}")
+        raise InputError(f"no columns but the target {target!r}: give some to learn from")
     for split, table in tables.items():
         if set(table) != {*features, target}:
             found = ", ".join(sorted(set(table) ^ {*features, target}))
-            raise InputError(f"the split {split!r} has not the same columns as the first: {found}")
+            raise InputError(
+                f"the split {split!r} must have the columns of the first: {found} differ"
+            )
     blocks = {name: _values(name, tables) for name in features}
     chosen = Settings.of({"normalize": "train", **settings})
     classifies = chosen.judged_by is CLASSIFICATION
@@ -90,11 +92,12 @@ def _read(path: Path) -> Columns:
     for number, row in enumerate(rows, 2):
         if len(row) != len(header):
             raise InputError(
-                f"{str(path)!r}, row {number}: {len(row)} values for {len(header)} columns"
+                f"{str(path)!r}, row {number}: {len(row)} values, expected {len(header)}"
             )
     columns = {name: _column([row[place] for row in rows]) for place, name in enumerate(header)}
     if len(columns) < len(header) or not rows:
-        raise InputError(f"{str(path)!r} has {'no rows' if not rows else 'a column name twice'}")
+        fault = "a column name twice" if rows else "no rows"
+        raise InputError(f"{str(path)!r} has {fault}: expected a row of names, and rows below it")
     return columns
 
 

@@ -53,7 +53,7 @@ def _part(data: Any, split: str, settings: Settings) -> Part:
         return _streamed(data, split)
     source = Examples(dataset, collate, split)
     if not len(source):
-        raise InputError(f"the split {split!r} has no examples")
+        raise InputError(f"the split {split!r} has no examples: give at least 2")
     _check_repeatable(source)
     return _scanned(source, workers, settings)
 
@@ -145,7 +145,7 @@ def _streamed(data: Any, split: str) -> Part:
     batched = isinstance(data, DataLoader) and data.batch_size is not None
     pairs = [_pair(each, split) if batched else _collated([each], split) for each in data]
     if not pairs:
-        raise InputError(f"the split {split!r} has no examples")
+        raise InputError(f"the split {split!r} has no examples: give at least 2")
     labels = [label for _, found in pairs for label in found]
     return Part(InMemory(_stacked([inputs for inputs, _ in pairs], split, torch.cat)), labels)
 

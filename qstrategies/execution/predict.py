@@ -119,7 +119,7 @@ class _Takes:
                 f"{said}{list(values.shape)}: expected [{sizes}] or [N, {sizes}] of {name!r}"
             )
         if not len(values):
-            raise InputError(f"{said}it is empty")
+            raise InputError(f"{said}it is empty: give at least one example")
         if self.runtime.dtypes[name] != np.uint8:
             return values
         if "input_scale" in self.metadata:
@@ -128,7 +128,7 @@ class _Takes:
             return for_file(reals, self.metadata, takes_integers=integers)
         found = values.dtype if values.dtype.kind == "f" else values.max()
         if values.dtype.kind == "f" or values.min() < 0 or found > 255:
-            raise InputError(f"{said}{found}: the file takes pixels, whole numbers from 0 to 255")
+            raise InputError(f"{said}{found}: expected pixels, whole numbers from 0 to 255")
         return values
 
 
@@ -139,7 +139,7 @@ def _loaded(path: Path) -> Any:
         found = np.load(path, allow_pickle=False)
         return found if isinstance(found, np.ndarray) else dict(found)
     except Exception as error:  # zipfile, zlib and NumPy raise many unrelated types
-        raise InputError(f"{str(path)!r} is no array: {error}") from None
+        raise InputError(f"{str(path)!r} is no array: {error}; write it with np.save") from None
 
 
 def _light_on_dark(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:

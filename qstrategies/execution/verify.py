@@ -100,7 +100,7 @@ def _names(runtimes: Sequence[str] | None, subjects: Sequence[Subject]) -> list[
     for name in runtimes:
         kind = RUNTIMES.get(name)  # an unknown name is an error before anything runs
         if kind.suffix not in suffixes:
-            raise InputError(f"{name!r} takes {kind.suffix} files: got {', '.join(suffixes)}")
+            raise InputError(f"{name!r} runs only {kind.suffix} files: got {', '.join(suffixes)}")
     return list(runtimes)
 
 
@@ -121,7 +121,9 @@ def _reference(
 ) -> Evaluation:
     kind = RUNTIMES.get(subject.reference)
     if (reason := kind.missing()) is not None:
-        raise InputError(f"{str(subject.path)!r} is verified by {subject.reference}: {reason}")
+        raise InputError(
+            f"{str(subject.path)!r} needs {subject.reference} to be verified: {reason}"
+        )
     with refusing(subject.reference, subject.path):
         expected = run_in_batches(kind(subject.path), *inputs)
     guessed = "dataset" not in subject.metadata

@@ -71,7 +71,9 @@ def check_format(path: Path) -> None:
             f"{str(path)!r} is a pickle, which can run anything and is not loaded. Convert it "
             f"once: {convert} (where the weights lie deeper, add ['state_dict'] or what it is)"
         )
-    raise InputError(f"{str(path)!r} is no safetensors file")
+    raise InputError(
+        f"{str(path)!r} is no safetensors file: write it with safetensors.torch.save_file"
+    )
 
 
 def read(path: Path) -> dict[str, Tensor]:
@@ -82,7 +84,7 @@ def read(path: Path) -> dict[str, Tensor]:
         with doing("read", path):
             return load_file(path)
     except SafetensorError as error:
-        raise InputError(f"{str(path)!r} is damaged: {error}") from None
+        raise InputError(f"{str(path)!r} is damaged: {error}; write it again") from None
 
 
 def fill(model: nn.Module, path: Path) -> None:

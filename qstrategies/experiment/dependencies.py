@@ -133,7 +133,7 @@ def fresh_model(name: str, seed: int) -> nn.Module:
             model: Any = copy.deepcopy(factory) if is_object else factory()
         except Exception as error:
             raise InputError(
-                f"model {name!r} cannot be built: {source_code.reason(error)}"
+                f"model {name!r} cannot be built: {source_code.reason(error)}; its code must run"
             ) from error
     if not isinstance(model, nn.Module):
         kind = type(model).__name__

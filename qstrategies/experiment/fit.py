@@ -73,7 +73,7 @@ def _check_task(outputs: Any, config: ExperimentConfig, dataset: Dataset) -> Non
             f"targets {_described(targets)}: {reason}"
         ) from None
     if not isinstance(loss, Tensor) or loss.numel() != 1:
-        raise InputError(f"the loss of the task of {config.dataset!r} gives no single number")
+        raise InputError(f"the loss of the task of {config.dataset!r} must give a single number")
 
 
 def _described(inputs: Tensor) -> str:

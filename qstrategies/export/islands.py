@@ -59,7 +59,10 @@ def export_islands(graph: IntegerGraph) -> ExportedIslands:
     except Exception as error:
         names = ", ".join(sorted({island.name for island in islands}))
         lines = str(error).strip().splitlines() or [type(error).__name__]
-        raise InputError(f"what stays in float cannot be exported ({names}): {lines[0]}") from None
+        raise InputError(
+            f"what stays in float cannot be exported ({names}): {lines[0]}; rewrite it with "
+            "operators of ONNX"
+        ) from None
     ends = {}
     for island, chosen, result in zip(islands, places, proto.graph.output, strict=True):
         names_in = tuple(proto.graph.input[place].name for place in chosen)

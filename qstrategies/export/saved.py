@@ -80,7 +80,9 @@ def load(path: Path | str) -> QuantizedModel:
     except FileError:
         raise
     except (InputError, AttributeError, LookupError, TypeError, ValueError) as error:
-        raise InputError(f"{str(path)!r} is no saved model: {error}") from None
+        raise InputError(
+            f"{str(path)!r} is no saved model: {error}; write it again with qs.save"
+        ) from None
 
 
 def _loaded(data: bytes) -> QuantizedModel:

@@ -70,7 +70,9 @@ class Node:
         if not fits:
             name = self.proto.name or ", ".join(self.proto.output)
             described = " ".join([self.proto.op_type, what]).strip()
-            raise InputError(f"the operator {described} is not read ({name!r})")
+            raise InputError(
+                f"the operator {described} is not read ({name!r}): give it as a torch.nn.Module"
+            )
 
     @property
     def spatial(self) -> int:

@@ -36,7 +36,9 @@ class BoundedStep(LearnedStep):
     ) -> None:
         assert site.weight is not None
         if is_transposed(site.layer):
-            raise InputError(f"{site.name!r} is a transposed convolution: its sums are not bounded")
+            raise InputError(
+                f"{site.name!r} is a transposed convolution, which has no bound: leave it in float"
+            )
         super().__init__(like, len(site.weight))
         largest = 2 ** (accumulator_bits - 1) - 1
         bias = int(SHARE_OF_BIAS * largest)

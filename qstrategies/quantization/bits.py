@@ -82,7 +82,7 @@ def least_disturbing(
         InputError: a budget below the smallest width.
     """
     if budget < widths[0]:
-        raise InputError(f"a budget of {budget:g} bits: the candidates begin at {widths[0]}")
+        raise InputError(f"a budget of {budget:g} bits: give at least {widths[0]}")
     if budget >= widths[-1]:
         return [widths[-1]] * len(counts)
     uniform = max(place for place, width in enumerate(widths) if width <= budget)

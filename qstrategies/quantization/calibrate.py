@@ -141,7 +141,7 @@ def _checked(
             "the example"
         )
     if not tensor.numel():
-        raise InputError(f"{where} has no examples")
+        raise InputError(f"{where} has no examples: give at least one")
     if dtype != torch.float32:
         if tensor.is_floating_point():
             raise InputError(
@@ -160,7 +160,7 @@ def _checked(
     tensor = tensor.float()
     # seventeen times as fast as torch.isfinite of every value
     if not torch.isfinite(tensor.amax() - tensor.amin()):
-        raise InputError(f"{where} holds NaN or infinity")
+        raise InputError(f"{where} holds NaN or infinity: leave that example out")
     if input_scale is not None:
         check_pixels(tensor, input_scale, where)
     return tensor
@@ -174,7 +174,7 @@ def check_pixels(tensor: Tensor, input_scale: float, where: str) -> None:
     if low < -input_scale / 2 or high > top + input_scale / 2:
         raise InputError(
             f"{where} holds values from {low:g} to {high:g}: with "
-            f"input_scale={input_scale:g} they lie in [0, {top:g}]"
+            f"input_scale={input_scale:g} they must lie in [0, {top:g}]"
         )
 
 

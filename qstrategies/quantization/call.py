@@ -77,7 +77,8 @@ class Call:
         sizes = tuple(-1 if size is None else size for size in self.shape)
         if sizes.count(-1) > 1:
             raise InputError(
-                f"{describe(self.node)} has the batch size in two dimensions: it cannot be exported"
+                f"{describe(self.node)} has the batch size in two dimensions, which no file can: "
+                "keep it in the first"
             )
         return x if shape_of(x) == self.shape else self.emit(Reshape(sizes), x)
 
@@ -152,7 +153,8 @@ def _refuse_batch_numbers(node: fx.Node, arguments: Any) -> None:
     def leaf(_: str, value: Any) -> None:
         if isinstance(value, VariesWithBatch):
             raise InputError(
-                f"{describe(node)} computes with the batch size: it cannot be exported"
+                f"{describe(node)} computes with the batch size, which no file can: take that "
+                "out of forward"
             )
 
     mapped(arguments, leaf)
@@ -184,7 +186,7 @@ def slices(
         call = Call(rebuild, node, value, other)
         shape = shape_of(x)
         if shape[dim] is None:
-            raise InputError(f"{describe(node)} splits the batch: it cannot be exported")
+            raise InputError(f"{describe(node)} splits the batch: take that out of forward")
         part = call.emit(
             Slice(dim, start, start + count), x, shape=(*shape[:dim], count, *shape[dim + 1 :])
         )

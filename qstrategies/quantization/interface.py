@@ -107,14 +107,14 @@ class InputSpec:
 
     def _check_finite(self, values: Tensor) -> None:
         if not torch.isfinite(values).all():
-            raise InputError(f"input {self.name!r} holds NaN or infinity")
+            raise InputError(f"input {self.name!r} holds NaN or infinity: leave that example out")
 
     def _check_range(self, values: Tensor, top: float, what: str) -> None:
         low, high = (float(end) for end in torch.aminmax(values)) if values.numel() else (0.0, 0.0)
         slack = top / 510
         if low < -slack or high > top + slack:
             raise InputError(
-                f"input {self.name!r} holds values from {low:g} to {high:g}: {what} lie in "
+                f"input {self.name!r} holds values from {low:g} to {high:g}: {what} must lie in "
                 f"[0, {top:g}]"
             )
 

@@ -265,7 +265,8 @@ class Rebuild:
             if isinstance(value, fx.Node) or value is None:
                 return value
             raise InputError(
-                f"output {path or 'of the model'} is {value!r:.60}: it does not depend on the input"
+                f"output {path or 'of the model'} is {value!r:.60}, which does not depend on the "
+                "input: leave it out"
             )
 
         outputs = mapped(values, leaf)

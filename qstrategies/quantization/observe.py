@@ -96,7 +96,9 @@ class _Observer(fx.Interpreter):
             reshapes = n.op == "call_method" and n.target in RESHAPES_IN_PLACE
             value = self._reshaped(n) if reshapes else super().run_node(n)
         except Exception as error:
-            raise InputError(f"{describe(n)} fails on the example: {_first_line(error)}") from None
+            raise InputError(
+                f"{describe(n)} fails on the example: {_first_line(error)}; give one that fits"
+            ) from None
         changed = [node for node, tensor in tensors.items() if tensor._version != versions[node]]
         same = None
         if isinstance(value, Tensor) and not changed:

@@ -229,7 +229,7 @@ def allotted(
     if not overrides(prepared.recipe, "weight_bits"):
         return prepared
     if not batches:
-        raise InputError("bits per layer are measured on calibration batches: got none")
+        raise InputError("bits per layer are measured on calibration batches: give some")
     bits = prepared.recipe.weight_bits(prepared, batches)
     return placed(replace(prepared, bits=bits), saturating_nodes(prepared.graph), trains=trains)
 

@@ -148,7 +148,7 @@ def _start(forms: Prepared, batches: Sequence[tuple[Tensor, ...]]) -> IntegerGra
         InputError: no batch where its recipe looks at some.
     """
     if not batches and sees_batches(forms.recipe):
-        raise InputError("the integers to begin with are chosen by calibration batches: got none")
+        raise InputError("the integers to begin with are chosen by calibration batches: give some")
     plain = replace(forms, graph=_sharing_nothing(forms.graph))
     found = placed(plain, fold(plain))
     inputs = batches or [example_inputs(found)]

@@ -285,4 +285,6 @@ class ActivationQuantizer(nn.Module):
 def check_finite(values: Tensor, what: str) -> None:
     """Raise ``NotFiniteError`` if one of ``values`` is NaN or infinite."""
     if not math.isfinite(values.detach().sum()):  # several times as fast as torch.isfinite
-        raise NotFiniteError(f"not finite: {what}. The model cannot be quantized")
+        raise NotFiniteError(
+            f"not finite: {what}. Quantize a model whose training has not diverged"
+        )

@@ -182,9 +182,7 @@ def _bias_steps(
     if not quantizer.exact:
         steps = steps.clamp(-LARGEST_BIAS, LARGEST_BIAS)
     if steps.abs().max() > LARGEST_BIAS:
-        raise InputError(
-            f"the bias of {name!r} does not fit int32: its input's range is too small beside it"
-        )
+        raise InputError(f"the bias of {name!r} does not fit int32: leave the layer in float")
     return steps
 
 

@@ -78,7 +78,7 @@ class Arguments:
             (path, as_tensor(each)) for path, each in leaves({**named, **extra}) if each is not None
         ]
         if not found:
-            raise InputError("the example holds no tensor")
+            raise InputError("the example holds no tensor: give what the model takes")
         names, tensors = zip(*found, strict=True)
         return cls(args, kwargs, names, tensors, tuple(parameters))
 
@@ -108,7 +108,7 @@ class Arguments:
         rest = [*given.values(), *args[len(self.parameters) :]]
         found = [each for _, each in leaves([*ordered.values(), *rest]) if each is not None]
         if len(found) != len(self.names):
-            raise InputError(f"got {len(found)} tensors: the model takes {self._list()}")
+            raise InputError(f"got {len(found)} tensors: expected {self._list()}")
         return found
 
     def tensors_of(self, batch: Any) -> tuple[Tensor, ...]:
@@ -125,8 +125,7 @@ class Arguments:
         found = [each for _, each in leaves(batch) if each is not None]
         if len(found) < len(self.names):
             raise InputError(
-                f"a batch of {len(found)} tensors: the model takes {len(self.names)}, "
-                f"{self._list()}"
+                f"a batch of {len(found)} tensors: expected {len(self.names)}, {self._list()}"
             )
         return tuple(as_tensor(each) for each in found[: len(self.names)])
 
@@ -139,7 +138,7 @@ class Arguments:
         if len(self.names) == 1 and len(fitting) == 1:
             return (as_tensor(fitting[0]),)
         raise InputError(
-            f"a batch with the keys {sorted(map(str, batch))}: the model takes {self._list()}"
+            f"a batch with the keys {sorted(map(str, batch))}: expected {self._list()}"
         )
 
     def _paths(self) -> Sequence[str]:
@@ -204,7 +203,7 @@ def as_tensor(value: Any) -> Tensor:
     Raises ``InputError`` for anything else."""
     if isinstance(value, Tensor):
         if value.is_meta:
-            raise InputError("a tensor holds no values: it is on the device 'meta'")
+            raise InputError("a tensor holds no values: it is on the device 'meta'. Load them")
         return value.detach().cpu()
     array = np.array(value) if hasattr(value, "__array__") else None
     if array is not None and array.dtype.kind in "fiub" and array.dtype.isnative:
@@ -227,7 +226,7 @@ def as_module(model: Any) -> nn.Module:
         raise InputError("TorchScript cannot be captured: give the module that it was made of")
     if not isinstance(model, nn.Module):
         raise InputError(
-            f"a model is a torch.nn.Module or the path of an ONNX file: got {type(model).__name__}"
+            f"expected a torch.nn.Module or the path of an ONNX file: got {type(model).__name__}"
         )
     compiled: Any = getattr(model, "_orig_mod", model)
     return compiled

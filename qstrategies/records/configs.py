@@ -129,7 +129,8 @@ class QuantizationConfig:
             check_choice("observer", self.observer, OBSERVERS)
         if self.reduce_range and self.activation_bits < 8:
             raise InputError(
-                f"reduce_range makes 8-bit activations 7 bits wide: got {self.activation_bits} bits"
+                f"reduce_range makes 8-bit activations 7 bits wide: leave it out with "
+                f"{self.activation_bits} bits"
             )
 
     @property

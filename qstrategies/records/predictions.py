@@ -119,16 +119,20 @@ class Predictions:
             what = "scores" if found.are_scores else "classes"
             raise InputError(
                 f"{str(folder / FILE)!r} does not belong to its record: it has {what}, the record "
-                f"is of {record.metric.name}"
+                f"is of {record.metric.name}; run it again"
             )
         for name, value in found.figures(record.metric).items():
             noted = getattr(record, name)
             if noted is None or not math.isclose(noted, value, rel_tol=ROUNDING, abs_tol=ROUNDING):
                 said = f"{name} is {noted} in the record beside it and {value} by the predictions"
-                raise InputError(f"{str(folder / FILE)!r} does not belong to its record: {said}")
+                raise InputError(
+                    f"{str(folder / FILE)!r} does not belong to its record: {said}; run it again"
+                )
         if record.classes is not None and found.largest_class >= record.classes:
             said = f"it has the class {found.largest_class}, the model has {record.classes}"
-            raise InputError(f"{str(folder / FILE)!r} does not belong to its record: {said}")
+            raise InputError(
+                f"{str(folder / FILE)!r} does not belong to its record: {said}; run it again"
+            )
         return found
 
     def figures(self, metric: Metric) -> dict[str, float]:

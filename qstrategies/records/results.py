@@ -306,4 +306,6 @@ def read_record(path: Path) -> RunRecord:
     except FileError:
         raise
     except InputError as error:
-        raise InputError(f"{str(path)!r} is {error}") from None
+        raise InputError(
+            f"{str(path)!r} is {error}; remove it, and run the same command again"
+        ) from None

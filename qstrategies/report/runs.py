@@ -275,5 +275,7 @@ def _findings(path: Path) -> list[Finding]:
     except FileError:
         raise
     except InputError as error:
-        raise InputError(f"{str(path)!r} is not a diagnosis: {error}") from None
+        raise InputError(
+            f"{str(path)!r} is not a diagnosis: {error}; run qstrategies diagnose again"
+        ) from None
     return found["findings"]

@@ -57,7 +57,9 @@ class C99(Runtime):
         done = subprocess.run([self.program], input=data, capture_output=True, check=False)
         sizes = [int(np.prod(end["shape"])) for end in self.outputs]
         if done.returncode or len(done.stdout) != examples * sum(sizes):
-            raise InputError(f"{str(self.path)!r} ended with the code {done.returncode}")
+            raise InputError(
+                f"{str(self.path)!r} ended with the code {done.returncode}: export it again"
+            )
         found = np.frombuffer(done.stdout, np.uint8).reshape(examples, sum(sizes))
         parts = np.split(found, np.cumsum(sizes)[:-1], 1)
         return joined([_real(*pair) for pair in zip(parts, self.outputs, strict=True)])

@@ -59,7 +59,9 @@ class Ray(Scheduler):
             self.ray.init(log_to_driver=False)
         except Exception as error:  # of many kinds
             where = os.environ[ADDRESS]
-            raise InputError(f"no cluster of Ray at {ADDRESS}={where!r}: {error}") from None
+            raise InputError(
+                f"no cluster of Ray at {ADDRESS}={where!r}: {error}; start one: `ray start --head`"
+            ) from None
 
     def submit(self, task: Task) -> None:
         parents = [self.references[name] for name in task.parents]

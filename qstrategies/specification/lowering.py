@@ -52,7 +52,9 @@ def lowered(model: onnx.ModelProto, digest: str = "") -> Program:
     for guarantee in EXACT:
         for breach in certificate.breaches[guarantee]:
             text = f"it is not {GUARANTEES[guarantee]}: {breach.node}: {breach.reason}"
-            raise InputError(f"no integers say what the file computes: {text}")
+            raise InputError(
+                f"no integers say what the file computes: {text}; export it with exact scales"
+            )
     return _Lowering(_of_one_example(model)).program(digest)
 
 
@@ -98,8 +100,10 @@ class _Lowering:
             try:
                 self.values[node.proto.output[0]] = self._value(call)
             except InputError as error:
-                reason = f"{call.kind} {call.name!r} has no integer semantics here: {error}"
-                raise InputError(reason) from None
+                raise InputError(
+                    f"{call.kind} {call.name!r} has no integer semantics here: {error}; write the "
+                    "model without it"
+                ) from None
         shaped = [replace(end, shape=self.shapes[end.tensor]) for end in outputs]
         return Program(digest, inputs, tuple(shaped), tuple(self.nodes))
 

@@ -154,7 +154,9 @@ def stored_vectors(path: Path) -> Vectors | None:
     try:
         found: Vectors = build(Vectors, load(read_bytes(beside)))
     except InputError as error:
-        raise InputError(f"{str(beside)!r} holds no golden vectors: {error}") from None
+        raise InputError(
+            f"{str(beside)!r} holds no golden vectors: {error}; write them again"
+        ) from None
     return found
 
 
@@ -285,12 +287,12 @@ def _input(
     shape = tuple(dim.dim_value or 1 for dim in value.type.tensor_type.shape.dim)
     reader, kind = readers.get(value.name), value.type.tensor_type.elem_type
     if kind not in (TensorProto.UINT8, TensorProto.FLOAT):
-        raise InputError(f"input {value.name!r} is neither uint8 nor float32")
+        raise InputError(f"input {value.name!r} must be uint8 or float32")
     if kind == TensorProto.UINT8:
         qparams = (1.0, 0) if reader is None else _qparams(reader, constants)
         return End(value.name, shape, "uint8", value.name, *qparams)
     if reader is None:
-        raise InputError(f"input {value.name!r} is not quantized")
+        raise InputError(f"input {value.name!r} must be quantized")
     return End(value.name, shape, "float32", reader.output[0], *_qparams(reader, constants))
 
 
@@ -299,13 +301,13 @@ def _output(
 ) -> End:
     maker = makers.get(value.name)
     if maker is None or maker.op_type != "DequantizeLinear":
-        raise InputError(f"output {value.name!r} is no tensor of 8-bit integers")
+        raise InputError(f"output {value.name!r} must be a tensor of 8-bit integers")
     return End(value.name, (), "float32", maker.input[0], *_qparams(maker, constants))
 
 
 def _qparams(node: onnx.NodeProto, constants: Constants) -> tuple[float, int]:
     values = [constants.get(name) for name in node.input[1:3]]
     if len(values) != 2 or any(value is None or value.size != 1 for value in values):
-        raise InputError(f"{node.name!r} has no scale and zero point for the whole tensor")
+        raise InputError(f"{node.name!r} must have one scale and zero point for the whole tensor")
     scale, zero_point = (value.item() for value in values if value is not None)
     return float(scale), int(zero_point)

@@ -21,7 +21,7 @@ class Strategies(Registry[type[Strategy]]):
             return super().get(name)
         parts = {part: super(Strategies, self).get(part) for part in name.split(SIGN)}
         if len(parts) <= name.count(SIGN):
-            raise InputError(f"{name!r} names a strategy twice")
+            raise InputError(f"{name!r} names a strategy twice: leave one out")
         return composed(parts)
 
     def made(self, strategy: str | Strategy) -> Strategy:

@@ -184,7 +184,7 @@ class Strategy(Recipe):
     def settle(self, model: FakeQuantizedModel, batches: Sequence[tuple[Tensor, ...]]) -> None:
         count = int(self.values.get("norm_batches", 0))
         if count and not batches:
-            raise InputError("norm_batches measures on calibration batches: got none")
+            raise InputError("norm_batches measures on calibration batches: give some")
         if count:
             reestimate(model, batches[:count])
 

@@ -109,10 +109,14 @@ def _refuse(whole: str, parts: Mapping[str, Kind]) -> None:
     for name, kind in parts.items():
         decides = kind.chooses_chain or any(uses(kind, hook) for hook in BEFORE_TRAINING)
         if quantized and _stage(kind) == 2 and decides:
-            raise InputError(f"{whole!r}: {quantized[0]} trains the quantizers that {name} chooses")
+            raise InputError(
+                f"{whole!r}: {quantized[0]} trains the quantizers of {name}: leave one out"
+            )
         if measuring and kind.course.fresh:
             reason = f"on which {measuring[0]} would measure nothing"
-            raise InputError(f"{whole!r}: {name} begins with a fresh model, {reason}")
+            raise InputError(
+                f"{whole!r}: {name} begins with a fresh model: leave one out, {reason}"
+            )
 
 
 def _refuse_order(whole: str, parts: Mapping[str, Kind]) -> None:
@@ -124,22 +128,26 @@ def _refuse_order(whole: str, parts: Mapping[str, Kind]) -> None:
     turns = {name: _turn(kind, early) for name, kind in parts.items()}
     ordered = sorted(turns, key=turns.__getitem__)
     if ordered != list(turns):
-        raise InputError(f"{whole!r}: in the order of their work it is {SIGN.join(ordered)!r}")
+        raise InputError(f"{whole!r}: put them in the order of their work, {SIGN.join(ordered)!r}")
 
 
 def _refuse_twice(whole: str, parts: Mapping[str, Kind]) -> None:
     continuing = [name for name, kind in parts.items() if _stage(kind) == 1]
     if len(continuing) > 1:
-        raise InputError(f"{whole!r}: {' and '.join(continuing)} both continue a float model")
+        raise InputError(
+            f"{whole!r}: {' and '.join(continuing)} both continue a float model: leave one out"
+        )
     for thing in dict.fromkeys(ALONE.values()):
         hooks = [hook for hook, given in ALONE.items() if given == thing]
         found = [name for name, kind in parts.items() if any(uses(kind, each) for each in hooks)]
         if len(found) > 1:
-            raise InputError(f"{whole!r}: {' and '.join(found)} both decide the {thing}")
+            raise InputError(
+                f"{whole!r}: {' and '.join(found)} both decide the {thing}: leave one out"
+            )
     options = [option for kind in parts.values() for option in kind.options]
     twice = sorted({option for option in options if options.count(option) > 1})
     if twice:
-        raise InputError(f"{whole!r}: several of them have the option {twice[0]!r}")
+        raise InputError(f"{whole!r}: several of them have the option {twice[0]!r}: leave one out")
 
 
 def _course(parts: Mapping[str, Kind]) -> Course:

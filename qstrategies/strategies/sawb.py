@@ -47,7 +47,9 @@ def threshold(rows: Tensor, side: float) -> Tensor:
     """The clipping threshold [rows] for ``side`` levels on either side of zero; the largest weight
     where the line gives nothing above zero (weights of one size)."""
     if side not in COEFFICIENTS:
-        raise InputError(f"no coefficients are known for {2 * side + 1:g} levels without zero")
+        raise InputError(
+            f"no coefficients are known for {2 * side + 1:g} levels without zero: take other bits"
+        )
     first, second = COEFFICIENTS[side]
     sizes = rows.abs()
     found = first * sizes.square().mean(1).sqrt() + second * sizes.mean(1)

@@ -128,8 +128,8 @@ class Trainee:
     def _check_step(self) -> None:
         if self._has_loss and not self._penalized:
             raise InputError(
-                f"{type(self.strategy).__name__} adds to the loss: it is the task's loss + "
-                "trainee.penalty(outputs) at every step"
+                f"{type(self.strategy).__name__} adds to the loss: call "
+                "trainee.penalty(outputs) at every step, and add what it gives"
             )
         if not self._begun:
             self._check_ranges()
@@ -183,7 +183,9 @@ class Trainee:
         try:
             self.model.load_state_dict(state)
         except RuntimeError as error:
-            raise InputError(f"the state does not fit: {' '.join(str(error).split())}") from None
+            raise InputError(
+                f"the state does not fit: {' '.join(str(error).split())}; give that of this model"
+            ) from None
         self._untouched = Untouched(self.model)
 
     def _bare_copy(self) -> nn.Module:
@@ -268,7 +270,7 @@ def resume(
         InputError: as ``prepare``; a state of something else.
     """
     if STEPS not in state:
-        raise InputError(f"the state has no {STEPS!r}: it is not that of a trainee's model")
+        raise InputError(f"the state has no {STEPS!r}: expected that of trainee.model")
     resumed = prepare(model, example, strategy, **settings)
     resumed._load(state)
     return resumed

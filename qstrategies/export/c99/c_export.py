@@ -81,7 +81,9 @@ class _Source:
             try:
                 self.pieces.append(CALLS[type(node)](Place(number, node, self.arena.places)))
             except InputError as error:
-                raise InputError(f"{node.output.name!r} has no form in C: {error}") from None
+                raise InputError(
+                    f"{node.output.name!r} has no form in C: {error}; export it as ONNX"
+                ) from None
 
     @property
     def parameters(self) -> str:

@@ -166,7 +166,7 @@ class TfliteWriter:
     def _input(self, spec: TensorSpec) -> int:
         if spec.quantizer is None:
             raise InputError(
-                f"input {spec.name!r} is not quantized: a TFLite file of integers takes integers"
+                f"input {spec.name!r} is not quantized: leave its first layer out of leave_in_float"
             )
         return self.give(spec, entry_layout(spec))
 
@@ -256,7 +256,9 @@ def shapes_of_one_example(graph: IntegerGraph) -> dict[str, tuple[int, ...]]:
     values: dict[str, torch.Tensor] = {}
     for spec in graph.inputs:
         if None in spec.shape[1:]:
-            raise InputError(f"input {spec.name!r} has a size that varies: TFLite wants fixed ones")
+            raise InputError(
+                f"input {spec.name!r} has a size that varies: give an example of a fixed one"
+            )
         sizes = [1 if size is None else size for size in spec.shape]
         values[spec.name] = torch.empty(sizes, device="meta")
     for node in graph.nodes:
