@@ -512,3 +512,8 @@ def test_a_file_of_another_tool_is_read_and_its_faults_are_named(tmp_path, per_c
     assert not found.holds("integer_kernels") and not found.holds("saturation_safe")
     assert any("no power of two" in item.reason for item in found.breaches["integer_kernels"])
     assert any("Sigmoid" in item.reason for item in found.breaches["float_executors"])
+
+
+def test_a_certificate_shows_itself_in_a_line(exported):
+    shown = repr(certify(exported))
+    assert len(shown) < 250 and "exact on integer kernels: yes" in shown

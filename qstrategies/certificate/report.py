@@ -92,6 +92,11 @@ class Certificate:
             "others": self.others,
         }
 
+    def __repr__(self) -> str:
+        kept = {name: "yes" if self.holds(name) else "no" for name in GUARANTEES}
+        verdicts = ", ".join(f"{GUARANTEES[name]}: {each}" for name, each in kept.items())
+        return f"Certificate({len(self.layers)} layers, {self.others} other nodes; {verdicts})"
+
     def as_text(self) -> str:
         """A table of the layers and the four verdicts, for a terminal."""
         names = [(line(layer.node), line(layer.weights)) for layer in self.layers] or [("", "")]
