@@ -51,13 +51,16 @@ class Generated:
     sha256: Sha256 = ""
 
     def integers(self, shape: Sequence[int]) -> NDArray[np.uint8]:
-        """The elements, uint8 of ``shape``: see ``GENERATOR``."""
-        x, span = self.seed, self.high - self.low + 1
-        elements = bytearray(int(np.prod(shape)))
-        for index in range(len(elements)):
-            x = (1664525 * x + 1013904223) & 0xFFFFFFFF
-            elements[index] = self.low + ((x >> 24) * span >> 8)
-        return np.frombuffer(bytes(elements), np.uint8).reshape(shape)
+        """The elements, uint8 of ``shape``: see ``GENERATOR``.
+
+        Element n is made of ``a^n seed + c (a^(n-1) + ... + a + 1)``, modulo 2^32 as uint32 is.
+        """
+        count = int(np.prod(shape))
+        powers = np.cumprod(np.full(count, 1664525, np.uint32), dtype=np.uint32)
+        sums = np.cumsum(np.append(np.uint32(1), powers[:-1]), dtype=np.uint32)
+        x = powers * np.uint32(self.seed) + sums * np.uint32(1013904223)
+        elements = self.low + ((x >> 24).astype(np.int64) * (self.high - self.low + 1) >> 8)
+        return elements.astype(np.uint8).reshape(shape)
 
 
 @dataclass(frozen=True)

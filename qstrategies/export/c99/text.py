@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import textwrap
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -24,12 +24,14 @@ class Table:
 
     def __str__(self) -> str:
         head = f"static const {self.kind} {self.name}[{len(self.values)}] = {{"
-        return f"{head}\n{filled(map(str, self.values))}\n}};"
+        return f"{head}\n{filled(list(map(str, self.values)))}\n}};"
 
 
-def filled(words: Iterable[str]) -> str:
-    """Words with commas between them, in lines of at most ``WIDTH``."""
-    return textwrap.fill(", ".join(words), WIDTH, initial_indent="    ", subsequent_indent="    ")
+def filled(words: Sequence[str]) -> str:
+    """Words with commas between them, in lines of at most ``WIDTH``, as many in each."""
+    most = max(1, (WIDTH - 4) // (max(map(len, words)) + 2))
+    lines = [", ".join(words[start : start + most]) for start in range(0, len(words), most)]
+    return "    " + ",\n    ".join(lines)
 
 
 def initializer(value: Any) -> str:
