@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import datetime
 import json
+import subprocess
 import sys
 from collections import defaultdict
 from importlib.metadata import version
@@ -20,9 +21,11 @@ from qstrategies.datasets.base import Location
 from qstrategies.errors import InputError
 from qstrategies.execution.verify import verify
 from qstrategies.experiment.environment import describe
+from qstrategies.export.forms import executors_of
 from qstrategies.files import atomic_write
 from qstrategies.onnx_file import read_metadata
-from qstrategies.runtimes import RUNTIMES, runtimes_for
+from qstrategies.runtimes import RUNTIMES
+from qstrategies.runtimes.c99 import COMPILER
 from qstrategies.runtimes.onnxruntime_web import FOLDER as WEB
 from qstrategies.text import markdown
 
@@ -44,6 +47,10 @@ def version_of(runtime: str) -> str:
     """The version of what computes in ``runtime``."""
     if runtime == "onnxruntime-web":
         return json.loads((WEB / "package.json").read_text())["dependencies"]["onnxruntime-web"]
+    if runtime == "c99":
+        command = [COMPILER, "-dumpfullversion"]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        return f"{COMPILER} {done.stdout.strip()}"
     return version(PACKAGES.get(runtime, "onnxruntime"))
 
 
@@ -58,19 +65,22 @@ def table(reports: list[dict[str, Any]]) -> str:
         "| runtime | version | images per file | portable | fast |",
         "| --- | --- | ---: | ---: | ---: |",
     ]
-    for name in runtimes_for(Path("model.onnx")):
+    for name in executors_of(Path("model.onnx")):
         both = [found[name, fast] for fast in (False, True)]
         if not any(both):
             reason = markdown(next(report["skipped"][name] for report in reports))
             lines.append(f"| {name} | skipped: {reason} | - | - | - |")
             continue
         images = max(check["images"] for checks in both for check in checks)
-        same = [
-            f"{sum(check['rows_equal'] == 1 for check in checks)} of {len(checks)}"
-            for checks in both
-        ]
+        same = list(map(_same, both))
         lines.append(f"| {name} | {version_of(name)} | {images} | {same[0]} | {same[1]} |")
     return "\n".join(lines)
+
+
+def _same(checks: list[dict[str, Any]]) -> str:
+    """How many files gave the same bits, of those that the runtime takes."""
+    equal = sum(check["rows_equal"] == 1 for check in checks)
+    return f"{equal} of {len(checks)}" if checks else "-"
 
 
 def main() -> int:
@@ -100,7 +110,7 @@ def main() -> int:
     chosen = parser.parse_args()
     if not chosen.files:
         raise InputError("no files: name some, or run this where exported/ is")
-    for name in runtimes_for(Path("model.onnx")):
+    for name in executors_of(Path("model.onnx")):
         RUNTIMES.get(name).image_limit = SLOW.get(name)
     reports = [verify(path, Location(folder=chosen.data_dir)) for path in chosen.files]
     models = sorted({read_metadata(path)["model"] for path in chosen.files})
@@ -111,7 +121,8 @@ def main() -> int:
     )
     head += (
         "So many files have logits that are bit-equal to those of PyTorch on every image, by "
-        "model and form of the file.\n"
+        "model and form of the file. The C99 form is made of the portable file; [c99.md](c99.md) "
+        "has it on an emulated microcontroller too.\n"
     )
     for model in models:
         found = [

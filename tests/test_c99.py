@@ -15,6 +15,9 @@ from torch import nn
 
 import qstrategies as qs
 from qstrategies.errors import InputError
+from qstrategies.evaluation import Evaluation
+from qstrategies.execution.crosscheck import check_runtime
+from qstrategies.execution.verify import verify
 from qstrategies.export.c99.arena import arena_of
 from qstrategies.export.c99.text import kernel
 from qstrategies.export.forms import write_form
@@ -127,6 +130,22 @@ def test_it_is_a_form_beside_the_onnx_file(tmp_path):
         file.path == tmp_path / "net.c"
         and compiled(tmp_path, "net.c", "net_test.c").returncode == 0
     )
+
+
+def test_verify_makes_it_of_an_onnx_file(location, tmp_path):
+    torch.manual_seed(0)
+    data = (torch.rand(16, 5),)
+    quantized = qs.quantize(nn.Linear(5, 3).eval(), [data], data)
+    for pixels in ("uint8", "float32"):
+        path = tmp_path / f"{pixels}.onnx"
+        qs.export_onnx(quantized, path, pixels=pixels)
+        report = verify(path, location, ["c99"])
+        assert report["checks"][0]["file"] == path.name and report["verdict"] == "same"
+    images = np.zeros((2, 1, 28, 28), np.uint8)
+    reference = Evaluation(np.zeros((2, 10), np.float32), None)
+    found = check_runtime("c99", QAT.with_suffix(".fast.onnx"), [images], reference, 0.25)
+    assert found.file == "qat.fast.onnx"
+    assert "Cast 'image_as_float' has no integer semantics" in found.reason
 
 
 ROUNDINGS = """

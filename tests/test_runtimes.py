@@ -16,6 +16,7 @@ from qstrategies.execution.crosscheck import check_runtimes
 from qstrategies.execution.distance import compare
 from qstrategies.execution.predict import predict
 from qstrategies.execution.verify import report_text, verify
+from qstrategies.export.forms import executors_of
 from qstrategies.onnx_file import read_metadata
 from qstrategies.runtimes import RUNTIMES, runtimes_for
 from qstrategies.runtimes.base import Runtime
@@ -199,7 +200,7 @@ def test_verify_finds_pytorchs_bits_and_notices_one_changed_weight(exported, loc
     assert report["verdict"] == "same"
     assert {check["runtime"]: check["pytorch_bits"] for check in report["checks"]} == {
         name: None if (RUNTIMES.get(name).image_limit or 500) < 500 else True
-        for name in runtimes_for(exported)
+        for name in executors_of(exported)
         if RUNTIMES.get(name).missing() is None
     }
     assert "the same bits everywhere" in report_text(report)

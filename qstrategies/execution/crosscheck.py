@@ -25,6 +25,7 @@ from qstrategies.execution.distance import (
     unexplained,
     verdict,
 )
+from qstrategies.export.forms import MAKERS
 from qstrategies.export.onnx_export import ExportedModel
 from qstrategies.guest import guest
 from qstrategies.quantization.model import QuantizedModel
@@ -215,12 +216,12 @@ def check_runtime(
     output_scale: Steps,
 ) -> Checked | Skipped:
     """Runtime ``name`` over as many examples as it takes against ``reference``, or why it gives
-    nothing."""
+    nothing. One that takes another form of ``path`` gets that if it can be made."""
     kind = RUNTIMES.get(name)
     if (reason := kind.missing()) is not None:
         return Skipped(runtime=name, reason=reason)
     if kind.suffix != path.suffix:
-        return Skipped(runtime=name, file=path.name, reason=f"it takes {kind.suffix} files")
+        return _check_made(kind.suffix, name, path, inputs, reference, output_scale)
     examples = [array[: kind.image_limit] for array in inputs]
     try:
         with refusing(name, path):
@@ -232,6 +233,21 @@ def check_runtime(
     if unexplained(check):
         check = replace(check, known=_explanation(runtime, path, examples, outputs))
     return Checked(check, outputs)
+
+
+def _check_made(suffix: str, name: str, path: Path, *given: Any) -> Checked | Skipped:
+    """``check_runtime`` of the form with ``suffix`` that is made of ``path`` here."""
+    make = MAKERS.get((path.suffix, suffix))
+    if make is None:
+        return Skipped(runtime=name, file=path.name, reason=f"it takes {suffix} files")
+    with tempfile.TemporaryDirectory() as folder:
+        try:
+            found = check_runtime(name, make(path, Path(folder)).path, *given)
+        except InputError as error:
+            return Skipped(runtime=name, file=path.name, reason=str(error))
+    if isinstance(found, Skipped):
+        return replace(found, file=path.name)
+    return replace(found, check=replace(found.check, file=path.name))
 
 
 def _explanation(

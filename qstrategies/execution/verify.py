@@ -23,10 +23,11 @@ from qstrategies.execution.distance import (
 )
 from qstrategies.execution.divergence import first_divergence
 from qstrategies.execution.subject import REFERENCES, Subject
+from qstrategies.export.forms import executors_of
 from qstrategies.guest import guest
 from qstrategies.onnx_file import INTEGRITY
 from qstrategies.records import Skipped
-from qstrategies.runtimes import RUNTIMES, runtimes_for
+from qstrategies.runtimes import RUNTIMES
 from qstrategies.runtimes.base import refusing
 from qstrategies.specification.vectors import first_difference, stored_vectors
 from qstrategies.tasks import CLASSIFICATION
@@ -86,7 +87,7 @@ def verify_together(
         inputs, labels = _examples(subject, location)
         if reference is None:
             reference = _reference(subject, inputs, labels)
-        taken = [name for name in names if RUNTIMES.get(name).suffix == subject.path.suffix]
+        taken = [name for name in names if name in executors_of(subject.path)]
         reports.append(_report(subject, inputs, reference, taken))
     different = any(report["verdict"] == "different" for report in reports)
     return {"files": reports, "verdict": "different" if different else "same"}
@@ -95,13 +96,12 @@ def verify_together(
 def _names(runtimes: Sequence[str] | None, subjects: Sequence[Subject]) -> list[str]:
     """All of ``runtimes``, or those for ``subjects``."""
     suffixes = dict.fromkeys(subject.path.suffix for subject in subjects)
-    if runtimes is None:
-        return [name for suffix in suffixes for name in runtimes_for(Path(f"model{suffix}"))]
-    for name in runtimes:
+    known = [name for suffix in suffixes for name in executors_of(Path(f"model{suffix}"))]
+    for name in runtimes or ():
         kind = RUNTIMES.get(name)  # an unknown name is an error before anything runs
-        if kind.suffix not in suffixes:
+        if name not in known:
             raise InputError(f"{name!r} runs only {kind.suffix} files: got {', '.join(suffixes)}")
-    return list(runtimes)
+    return known if runtimes is None else list(runtimes)
 
 
 def _examples(

@@ -12,6 +12,7 @@ from qstrategies.export.int4 import export_int4
 from qstrategies.export.onnx_export import ExportedModel
 from qstrategies.export.tflite.tflite_export import export_tflite
 from qstrategies.quantization.model import QuantizedModel
+from qstrategies.runtimes import RUNTIMES
 
 Write = Callable[[QuantizedModel, Path, Mapping[str, Any] | None], ExportedModel]
 
@@ -28,6 +29,15 @@ WRITERS: dict[str, tuple[str, Write]] = {
     "tflite": (".tflite", export_tflite),
 }
 """The suffix of each form, and what writes it."""
+
+MAKERS: dict[tuple[str, str], Callable[[Path, Path], ExportedModel]] = {(".onnx", ".c"): export_c}
+"""What makes a form of one suffix of a file of another, in a folder."""
+
+
+def executors_of(path: Path) -> list[str]:
+    """The names of the runtimes that take ``path``, or a form that can be made of it."""
+    made = [after for before, after in MAKERS if before == path.suffix]
+    return [name for name in RUNTIMES.names() if RUNTIMES.get(name).suffix in (path.suffix, *made)]
 
 
 def write_form(

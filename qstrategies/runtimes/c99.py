@@ -27,7 +27,8 @@ ENDS = re.compile(r"^/\* qstrategies-c99 (\{.*\}) \*/$", re.M)
 
 @RUNTIMES.register("c99")
 class C99(Runtime):
-    """Takes the integers of the inputs. The source is compiled and run: it must be one's own."""
+    """Takes what the ONNX file takes that it is made of. The source is compiled and run: it must be
+    one's own."""
 
     summary = "the C99 form, compiled here"
     suffix = ".c"
@@ -52,7 +53,7 @@ class C99(Runtime):
 
     def run(self, *inputs: NDArray[Any]) -> NDArray[np.float32]:
         examples = len(inputs[0])
-        read = [inputs[end["place"]].astype(np.uint8) for end in self.inputs]
+        read = [_integers(inputs[end["place"]], end) for end in self.inputs]
         data = np.concatenate([array.reshape(examples, -1) for array in read], 1).tobytes()
         done = subprocess.run([self.program], input=data, capture_output=True, check=False)
         sizes = [int(np.prod(end["shape"])) for end in self.outputs]
@@ -73,6 +74,14 @@ def _ends(path: Path) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
         raise refused("the C99 executor", path, ValueError("its header is none of export_c"))
     ends = json.loads(found.group(1))
     return ends["inputs"], ends["outputs"]
+
+
+def _integers(array: NDArray[Any], end: dict[str, Any]) -> NDArray[np.uint8]:
+    """Of real values, for a file that takes such; else as they are."""
+    if end["dtype"] == "uint8":
+        return array.astype(np.uint8)
+    steps = np.rint(array.astype(np.float32) / np.float32(end["scale"])) + end["zero_point"]
+    return np.clip(steps, 0, 255).astype(np.uint8)
 
 
 def _real(integers: NDArray[np.uint8], end: dict[str, Any]) -> NDArray[np.float32]:
