@@ -25,9 +25,9 @@ def lines(page):
 def network():
     """A network of images, in evaluation mode."""
     if importlib.util.find_spec("torchvision") is not None:
-        from torchvision.models import mobilenet_v2
+        from qstrategies.datasets.torchvision_import import torchvision
 
-        return mobilenet_v2().eval()
+        return torchvision().models.mobilenet_v2().eval()
     block = [nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU6()]
     return nn.Sequential(*block, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 10)).eval()
 
