@@ -48,9 +48,15 @@ class Sealed:
 
 def sealed(content: bytes) -> Sealed:
     """``content``, whose metadata hold ``NO_HASH``, with the SHA-256 of it all in that place."""
-    assert content.count(NO_HASH.encode()) == 1
+    place = _entry(NO_HASH)  # equal weights of 48 are zeros in text too
+    assert content.count(place) == 1
     digest = sha256(content)
-    return Sealed(content.replace(NO_HASH.encode(), digest.encode()), digest)
+    return Sealed(content.replace(place, _entry(digest)), digest)
+
+
+def _entry(digest: str) -> bytes:
+    """How the metadata hold a hash."""
+    return json.dumps({HASH_KEY: digest})[1:-1].encode()
 
 
 @dataclass(frozen=True, eq=False)

@@ -15,7 +15,7 @@ from qstrategies.execution.verify import together_text, verify, verify_together
 from qstrategies.export.tflite.windows import Window
 from qstrategies.runtimes import RUNTIMES, runtimes_for
 from qstrategies.runtimes.base import Runtime
-from qstrategies.tflite_file import load_tflite, schema
+from qstrategies.tflite_file import load_tflite, metadata_bytes, schema, sealed
 
 pytest.importorskip("tflite", reason="the package tflite is not installed")
 
@@ -191,6 +191,13 @@ def test_the_file_says_whether_it_was_altered(tmp_path):
     content[-20] ^= 1
     path.write_bytes(content)
     assert load_tflite(path).unchanged is False
+
+
+def test_weights_may_look_like_the_place_of_the_hash():
+    weights = bytes([48] * 256)
+    made = sealed(weights + metadata_bytes({"note": "ours"}) + weights)
+    assert made.content.startswith(weights) and made.content.endswith(weights)
+    assert made.content.count(made.digest.encode()) == 1
 
 
 def test_the_same_model_gives_the_same_bytes(tmp_path):
