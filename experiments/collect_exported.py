@@ -1,5 +1,5 @@
 """Copy the int8 models of a comparison into exported/, with golden vectors, card and checksums:
-python experiments/collect_exported.py RUNS."""
+python experiments/collect_exported.py RUNS [--into exported]."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from pathlib import Path
 
 from qstrategies.cli import guarded
 from qstrategies.experiment.comparison import read_records
+from qstrategies.export.tflite.memory import memory_of
 from qstrategies.files import atomic_write, sha256
 from qstrategies.onnx_file import read_metadata
 from qstrategies.records import RunRecord
@@ -33,13 +34,18 @@ and the outputs in full, which are those of `NAME.fast.onnx` too.
 
 Versions: {versions}. Code: commit {commit}.
 
-| file | accuracy | float model | bytes | how trained |
-| --- | ---: | ---: | ---: | --- |
+| file | accuracy | float model | bytes | RAM | how trained |
+| --- | ---: | ---: | ---: | ---: | --- |
+"""  # noqa: E501
+TFLITE = """\
+`NAME.tflite` has the same integers for LiteRT and TensorFlow Lite Micro, and gives the same bits there: int8 less 128, one image [1, 28, 28, 1]
+at a time. It is used from flash as it is; RAM is what its tensors need at once, to which TensorFlow Lite Micro adds some kilobytes of its own.
+
 """  # noqa: E501
 
 
-def collect(runs: Path) -> int:
-    """Write models, golden vectors, CARD.md and SHA256SUMS."""
+def collect(runs: Path, into: Path) -> int:
+    """Write models, golden vectors, CARD.md and SHA256SUMS to ``into``."""
     records = [
         record
         for record in read_records(runs)
@@ -50,24 +56,33 @@ def collect(runs: Path) -> int:
         for name in record.files:
             data = (runs / record.config.run_id / name).read_bytes()
             target = file_name(record.config.strategy) + name.removeprefix("model")
-            atomic_write(TARGET / target, data)
+            atomic_write(into / target, data)
             lines.append(
                 f"| {markdown(target)} | {record.int8_accuracy:.2%} | "
-                f"{record.float_accuracy:.2%} | {len(data)} | {markdown(how(record))} |"
+                f"{record.float_accuracy:.2%} | {len(data)} | {ram(into / target)} | "
+                f"{markdown(how(record))} |"
             )
             sums.append(f"{sha256(data)}  {target}")
         vectors = vectors_path(runs / record.config.run_id / "model.onnx").read_bytes()
         target = file_name(record.config.strategy) + SUFFIX
-        atomic_write(TARGET / target, vectors)
+        atomic_write(into / target, vectors)
         sums.append(f"{sha256(vectors)}  {target}")
-    metadata = read_metadata(TARGET / f"{records[0].config.strategy}.onnx")
+    metadata = read_metadata(into / f"{records[0].config.strategy}.onnx")
     versions = ", ".join(f"{name} {version}" for name, version in metadata["packages"].items())
     header = HEADER.format(
         labels=" ".join(metadata["labels"]), versions=versions, commit=metadata["commit"]
     )
-    atomic_write(TARGET / "CARD.md", header + "\n".join(lines) + "\n")
-    atomic_write(TARGET / "SHA256SUMS", "\n".join(sums) + "\n")
+    if any("tflite" in record.config.forms for record in records):
+        before, table = header.split("Versions: ")
+        header = f"{before}{TFLITE}Versions: {table}"
+    atomic_write(into / "CARD.md", header + "\n".join(lines) + "\n")
+    atomic_write(into / "SHA256SUMS", "\n".join(sums) + "\n")
     return 0
+
+
+def ram(path: Path) -> str:
+    """Bytes of the tensors that the TFLite file ``path`` needs at once; "-" for any other."""
+    return str(memory_of(path).activations) if path.suffix == ".tflite" else "-"
 
 
 def how(record: RunRecord) -> str:
@@ -84,4 +99,6 @@ def how(record: RunRecord) -> str:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("runs", type=Path, help="the folder that compare wrote")
-    sys.exit(guarded(lambda: collect(parser.parse_args().runs)))
+    parser.add_argument("--into", type=Path, default=TARGET, help="default: exported/")
+    chosen = parser.parse_args()
+    sys.exit(guarded(lambda: collect(chosen.runs, chosen.into)))

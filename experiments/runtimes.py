@@ -19,11 +19,11 @@ from typing import Any
 from qstrategies.cli import guarded
 from qstrategies.datasets.base import Location
 from qstrategies.errors import InputError
+from qstrategies.execution.subject import Subject
 from qstrategies.execution.verify import verify
 from qstrategies.experiment.environment import describe
 from qstrategies.export.forms import executors_of
 from qstrategies.files import atomic_write
-from qstrategies.onnx_file import read_metadata
 from qstrategies.runtimes import RUNTIMES
 from qstrategies.runtimes.c99 import COMPILER
 from qstrategies.runtimes.onnxruntime_web import FOLDER as WEB
@@ -35,12 +35,31 @@ PACKAGES = {
     "tract": "tract",
     "numpy-integer": "numpy",
     "onnx-reference": "onnx",
+    "litert-builtin": "ai-edge-litert",
+    "litert-reference": "ai-edge-litert",
+    "litert-xnnpack": "ai-edge-litert",
+    "tflite-micro": "tflite-micro",
 }
 
 
 SLOW = {
-    "onnx-reference": 32
+    "onnx-reference": 32,
+    "litert-reference": 2000,
+    "tflite-micro": 1000,
 }  # images of each file; all others run the whole split, as slow as they are
+
+
+OTHERS = """
+## Others that were tried
+
+- ncnn 1.0.20261020: its importer (pnnx) leaves QuantizeLinear and DequantizeLinear as they are, which ncnn does not know, and
+  ncnn does not load the result. Its own int8 files have scales that its own tool finds.
+- ESP-DL's simulator (esp-ppq 1.3.12): it reads the graph, but its executor fails at the first QuantizeLinear or DequantizeLinear; it
+  quantizes float models with scales of its own.
+- ONNX files with weights of 4 bits (`--form int4`, operator set 21, IR 10): ONNX Runtime 1.16.3 refuses them; 1.20.1 and 1.32.0, onnxruntime-web
+  1.30.0, OpenVINO 2026.4.1 and the ONNX reference evaluator give the bits of the portable file; OpenCV 5.0 and tract 0.23.9 do not load them.
+- MNN's converter installs packages by itself when it starts, so it was not run.
+"""  # noqa: E501
 
 
 def version_of(runtime: str) -> str:
@@ -54,33 +73,51 @@ def version_of(runtime: str) -> str:
     return version(PACKAGES.get(runtime, "onnxruntime"))
 
 
+def form_of(path: Path) -> str:
+    """The form of a file, by its name."""
+    if path.suffix == ".onnx":
+        return "fast" if ".fast." in path.name else "portable"
+    return path.suffix.removeprefix(".")
+
+
 def table(reports: list[dict[str, Any]]) -> str:
     """One line per runtime: how many files of each form it gave the same bits for, and on how many
     images of each."""
-    found: dict[tuple[str, bool], list[dict[str, Any]]] = defaultdict(list)
+    found: dict[tuple[str, str], list[dict[str, Any]]] = defaultdict(list)
+    skipped: dict[str, str] = {}
     for report in reports:
+        skipped |= report["skipped"]
         for check in report["checks"]:
-            found[check["runtime"], ".fast." in report["file"]].append(check)
+            found[check["runtime"], form_of(Path(report["file"]))].append(check)
+    files = [Path(report["file"]) for report in reports]
+    forms = list(dict.fromkeys(form_of(file) for file in files))
     lines = [
-        "| runtime | version | images per file | portable | fast |",
-        "| --- | --- | ---: | ---: | ---: |",
+        f"| runtime | version | images per file | {' | '.join(forms)} |",
+        f"| --- | --- | ---: | {' | '.join(['---:'] * len(forms))} |",
     ]
-    for name in executors_of(Path("model.onnx")):
-        both = [found[name, fast] for fast in (False, True)]
-        if not any(both):
-            reason = markdown(next(report["skipped"][name] for report in reports))
-            lines.append(f"| {name} | skipped: {reason} | - | - | - |")
+    names = dict.fromkeys(name for file in files for name in executors_of(file))
+    for name in names:
+        groups = [found[name, form] for form in forms]
+        if not any(groups):
+            cells = " | ".join("-" for _ in forms)
+            lines.append(f"| {name} | skipped: {markdown(skipped[name])} | - | {cells} |")
             continue
-        images = max(check["images"] for checks in both for check in checks)
-        same = list(map(_same, both))
-        lines.append(f"| {name} | {version_of(name)} | {images} | {same[0]} | {same[1]} |")
+        images = max(check["images"] for checks in groups for check in checks)
+        cells = " | ".join(map(same, groups))
+        lines.append(f"| {name} | {version_of(name)} | {images} | {cells} |")
     return "\n".join(lines)
 
 
-def _same(checks: list[dict[str, Any]]) -> str:
-    """How many files gave the same bits, of those that the runtime takes."""
+def same(checks: list[dict[str, Any]]) -> str:
+    """How many of ``checks`` found the same bits; "-" of none."""
     equal = sum(check["rows_equal"] == 1 for check in checks)
     return f"{equal} of {len(checks)}" if checks else "-"
+
+
+def title_of(path: Path) -> str:
+    """What is said of the model in ``path``, above the table of all alike."""
+    metadata = Subject.of(path).metadata
+    return f"{metadata['model']}{' with fixed_point' * bool(metadata.get('fixed_point'))}"
 
 
 def main() -> int:
@@ -88,7 +125,11 @@ def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    committed = sorted(Path("exported").glob("*.onnx"))
+    committed = [
+        *sorted(Path("exported").glob("*.onnx")),
+        *sorted(Path("exported/fixed_point").glob("*.onnx")),
+        *sorted(Path("exported/fixed_point").glob("*.tflite")),
+    ]
     parser.add_argument(
         "files",
         type=Path,
@@ -110,10 +151,10 @@ def main() -> int:
     chosen = parser.parse_args()
     if not chosen.files:
         raise InputError("no files: name some, or run this where exported/ is")
-    for name in executors_of(Path("model.onnx")):
+    for name in RUNTIMES.names():
         RUNTIMES.get(name).image_limit = SLOW.get(name)
     reports = [verify(path, Location(folder=chosen.data_dir)) for path in chosen.files]
-    models = sorted({read_metadata(path)["model"] for path in chosen.files})
+    titles = {path: title_of(path) for path in chosen.files}
     cpu = ", ".join([describe()["cpu"], *describe()["cpu_flags"]])
     head = (
         "# Runtimes\n\nWritten by `python experiments/runtimes.py` on "
@@ -124,13 +165,13 @@ def main() -> int:
         "model and form of the file. The C99 form is made of the portable file; [c99.md](c99.md) "
         "has it on an emulated microcontroller too.\n"
     )
-    for model in models:
+    for title in sorted(set(titles.values())):
         found = [
             report
             for path, report in zip(chosen.files, reports, strict=True)
-            if read_metadata(path)["model"] == model
+            if titles[path] == title
         ]
-        head += f"\n## {model}, {len(found)} files\n\n{table(found)}\n"
+        head += f"\n## {title}, {len(found)} files\n\n{table(found)}\n"
         apart = {
             (check["runtime"], check["known"])
             for report in found
@@ -140,7 +181,7 @@ def main() -> int:
         head += "".join(
             f"\n{name}: {known or 'DIFFERENT'}.\n" for name, known in sorted(apart, key=str)
         )
-    atomic_write(chosen.out, head.encode())
+    atomic_write(chosen.out, (head + OTHERS).encode())
     print(head)
     return 0
 

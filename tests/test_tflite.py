@@ -265,6 +265,10 @@ def test_verify_compares_both_forms_of_a_model(tmp_path, capfd):
     names = {check["runtime"] for each in report["files"] for check in each["checks"]}
     assert set(INSTALLED) < names and "onnxruntime-all" in names
     assert all(each["unchanged"] for each in report["files"])
+    memory = report["files"][1]["memory"]
+    flash, alive = paths[1].stat().st_size, 4 * 36 + max(3 * 64, 4 * 36)
+    assert memory == {"flash": flash, "activations": alive}
+    assert f"on a chip: {flash} bytes of flash, {alive} of" in together_text(report)
     assert "Together: the same bits everywhere" in together_text(report)
     assert main(["verify", *map(str, paths), "--runtime", "litert-xnnpack"]) == 0
     assert "Together: the same bits everywhere" in capfd.readouterr().out
@@ -316,3 +320,14 @@ def test_weights_of_four_bits_are_packed(bits, per_channel, tmp_path):
     for name in narrow:
         size = int(np.prod(weights[name].ShapeAsNumpy()))
         assert len(file.data(weights[name].Buffer())) == -(-size // 2)
+
+
+def test_steps_of_results_that_are_finer_than_those_of_sums_leave_nothing_to_round(tmp_path):
+    net = nn.Sequential(nn.ReLU(), nn.Conv2d(4, 4, 1, groups=4), nn.ReLU6(), nn.Conv2d(4, 2, 1))
+    with torch.no_grad():
+        net[1].weight.mul_(60)
+    config = qs.QuantizationConfig(**FIXED, weight_bits=2)
+    assert set(steps_apart(Behind(net), tmp_path, config=config).values()) == {0.0}
+    layer = quantized(Behind(net), config=config).graph.layers[1]
+    steps = layer.bias_scale * layer.rounded_layer.factor / layer.output.grid.scale
+    assert steps.max() >= 1, "the case is one"

@@ -4,7 +4,7 @@ They multiply an int32 sum by a 31-bit number and shift the product: once or twi
 up or away from zero. Where that number stands for a power of two, ``M = 2^-k``, and every sum of a
 channel ends in the same count ``p`` of zero bits before its last one, all agree if
 
-* ``k <= p``: there is nothing to round, or
+* ``k <= p``, or all sums are multiples of 2^k: there is nothing to round, or
 * ``k >= p + 2``, no sum is a tie, and ``p >= 1``, the first of two roundings halves an even number,
   or
 * ``p = 0`` and ``k >= 2``, with the float32 just below the scale in the file of the kernels, as
@@ -38,11 +38,13 @@ class Sums:
     Attributes:
         step: of the sums.
         zeros: how many zero bits they all end in, or -1 where that varies.
+        least: how many they end in at least.
         largest: of their magnitudes, partial sums included.
     """
 
     step: Array
     zeros: Array
+    least: Array
     largest: Array
 
     @classmethod
@@ -52,9 +54,10 @@ class Sums:
         weights = np.bitwise_or.reduce(rows.astype(np.int64), axis=1)
         last, coarsest = whole & -whole, weights & -weights
         alike = (whole != 0) & ((weights == 0) | (coarsest > last))
-        constant_zero = (whole == 0) & (weights == 0)  # which nobody rounds
         zeros = np.where(alike, np.log2(np.maximum(last, 1)), -1)
-        return cls(step, np.where(constant_zero, 62, zeros).astype(np.int64), largest)
+        together = weights | whole
+        shared = np.where(together == 0, 2**62, together & -together)  # nobody rounds a zero
+        return cls(step, zeros, np.log2(shared.astype(np.float64)), largest)
 
     def breaches(self, to: Quantizer) -> Iterator[str]:
         """Why kernels may round them to other integers of ``to``."""
@@ -63,7 +66,7 @@ class Sums:
             yield "a scale of its sums is no power of two times that of its result"
             return
         shift, zeros = -np.log2(ratio), self.zeros
-        rounds = (zeros < 0) | (shift > zeros)
+        rounds = shift > self.least
         if (rounds & (zeros < 0)).any():
             yield "a sum may be a tie: weights and bias do not end in zero bits as they have to"
         elif (rounds & (shift < zeros + 2)).any():

@@ -24,6 +24,7 @@ from qstrategies.execution.distance import (
 from qstrategies.execution.divergence import first_divergence
 from qstrategies.execution.subject import REFERENCES, Subject
 from qstrategies.export.forms import executors_of
+from qstrategies.export.tflite.memory import memory_of
 from qstrategies.guest import guest
 from qstrategies.onnx_file import INTEGRITY
 from qstrategies.records import Skipped
@@ -159,6 +160,7 @@ def _report(
         "file": str(path),
         "unchanged": subject.unchanged,
         "vectors": vectors,
+        "memory": vars(memory_of(path)) if path.suffix == ".tflite" else None,
         **{name: metadata.get(key) for name, key in RECORDED.items()},
         "checks": checks,
         "skipped": skipped,
@@ -234,6 +236,9 @@ def report_text(report: dict[str, Any]) -> str:
                 lines.append(line(f"{'':<22} first divergence: {check['first_divergence']}"))
             lines += [line(f"{'':<22} known: {check['known']}")] if check["known"] else []
     lines += [line(f"{name:<22} skipped: {reason}") for name, reason in report["skipped"].items()]
+    if report["memory"] is not None:
+        memory = "{flash} bytes of flash, {activations} of activations".format(**report["memory"])
+        lines.append(f"on a chip: {memory}")
     if report["vectors"] is not None:
         lines.append(line(f"golden vectors: {report['vectors']}"))
     return "\n".join([*lines, f"Verdict: {verdict(report['verdict'] == 'same', report['apart'])}"])

@@ -37,7 +37,8 @@ class _Folded:
     """A layer as it is exported, before it is rounded: ``weight`` and ``bias`` with the norm folded
     in by ``factor``, and the ``scale`` [out_channels] of the weight.
 
-    ``entry`` is that of what it reads, [1]; None where nothing was seen of it.
+    ``entry`` is that of what it reads, [1]; None where nothing was seen of it. ``result`` is that
+    of what is made of it, if it is known.
     """
 
     factor: Tensor
@@ -45,6 +46,7 @@ class _Folded:
     bias: Tensor
     scale: Tensor
     entry: Tensor | None
+    result: float | None
 
     def rounded_bias(self, quantizer: WeightQuantizer) -> Tensor:
         """In steps of the accumulator, as ``quantizer`` rounds it, with the gradient of the real
@@ -52,7 +54,7 @@ class _Folded:
         if self.entry is None:
             return self.bias
         step = self.scale.detach().double() * self.entry.double()
-        whole = (quantizer.whole_steps(self.bias.detach() / step) * step).float()
+        whole = (quantizer.bias_steps(self.bias.detach(), step, self.result) * step).float()
         return straight_through(whole, self.bias)
 
 
@@ -117,7 +119,7 @@ class FakeQuantizedLayer(nn.Module):
         if entry is not None:
             fitted = self.quantizer.fitted(scale.detach(), bias.detach(), entry, self._shifted())
             scale = straight_through(fitted, scale) if scale.requires_grad else fitted
-        return _Folded(factor, weight, bias, scale, entry)
+        return _Folded(factor, weight, bias, scale, entry, self._result_scale())
 
     def _entry_scale(self) -> Tensor | None:
         """Of what the layer reads, [1]; None where nothing was seen of it."""
@@ -132,6 +134,11 @@ class FakeQuantizedLayer(nn.Module):
         if found is None or not (int(found[1]) or self.quantizer.fixed_point):
             return None
         return float(found[0])
+
+    def _result_scale(self) -> float | None:
+        """That of what is made of the layer."""
+        found = None if self.output is None else self.output.current()
+        return None if found is None else float(found[0])
 
     def _shaped(self, scale: Tensor) -> Tensor:
         """``scale`` [out_channels] to go with the weight."""

@@ -11,7 +11,8 @@ between two steps of the smaller weights: with ``f`` of 2 or 4, ``w = f u`` and 
 * With ``f`` of 2 and ``k >= 2`` sums are odd, never a tie, and the TFLite file has the float32 just
   below the scale: the multiplier is 2^31 - 2^7, whose first product rounds to the sum itself.
 
-Both need sums below 2^22 in steps of ``u``, and steps of at most half of the output's.
+Both need sums below 2^22 in steps of ``u``. Where such a step is one of the result, or several, the
+bias is whole, and there is nothing to round.
 """
 
 from __future__ import annotations
@@ -38,8 +39,6 @@ LARGEST_SUM = 2**22
 twice as large, up to which the float32 just below a power of two rounds on the right side."""
 LARGEST_PRODUCTS = 3 * 2**20
 LARGEST_BIAS = 2**20
-STEPS_OF_RESULT = 2.0
-"""The least that a step of the output is worth, in steps of the accumulator."""
 
 
 def stored_factor(levels: LevelSet, *, pairs: bool) -> int:

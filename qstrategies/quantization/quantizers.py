@@ -163,10 +163,15 @@ class WeightQuantizer(nn.Module):
             pairs=self.pairs,
         )
 
-    def whole_steps(self, bias: Tensor) -> Tensor:
-        """``bias`` in steps of the accumulator, as it is exported: whole, or half-way between
-        two."""
-        return torch.floor(bias) + 0.5 if self.fixed_point else torch.round(bias)
+    def bias_steps(self, bias: Tensor, step: Tensor, result: float | None) -> Tensor:
+        """``bias`` in steps ``step`` of the accumulator, as it is exported: whole; for fixed-point
+        kernels half-way between two, where steps of the ``result`` (None if not known) are coarser,
+        so that sums are rounded."""
+        steps = bias / step
+        if not self.fixed_point:
+            return torch.round(steps)
+        rounds = step < (math.inf if result is None else result)
+        return torch.where(rounds, torch.floor(steps) + 0.5, torch.round(steps))
 
     def scale(self, weight: Tensor) -> Tensor:
         """The scale [out_channels] of ``weight`` itself."""

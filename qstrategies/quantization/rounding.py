@@ -44,13 +44,14 @@ class Way:
 class Scaled:
     """A layer's real weight and bias as they are exported, and its scale [out_channels].
 
-    ``step`` is the scale, shaped to go with the weight.
+    ``step`` is the scale, shaped to go with the weight; ``result`` that of what is made of it.
     """
 
     weight: Tensor
     bias: Tensor
     scale: Tensor
     step: Tensor
+    result: float
 
 
 @torch.no_grad()
@@ -71,7 +72,7 @@ def scaled(
     scale = quantizer.fitted(scale, bias, entry_scale, shifted)
     per_tensor = is_transposed(layer)  # their kernels take one scale
     step = scale[0] if per_tensor else scale.reshape(-1, *[1] * (weight.dim() - 1))
-    return Scaled(weight, bias, scale, step)
+    return Scaled(weight, bias, scale, step, output.scale)
 
 
 @torch.no_grad()
@@ -83,14 +84,14 @@ def rounded_layer(
     Raises:
         InputError: a bias that does not fit int32.
     """
-    name, scale, entry_scale = problem.name, found.scale, torch.tensor([entry.scale])
-    steps = _bias_steps(name, found.bias, scale, entry_scale, quantizer)
+    scale = found.scale
+    steps = _bias_steps(found, found.bias, entry, problem.name, quantizer)
     integers = _integers(way, problem, scale, steps, quantizer)
     if overrides(way.recipe, "correct_bias"):
         corrected = way.recipe.correct_bias(problem, integers * found.step)
         room = torch.maximum(steps.abs(), (BIAS_BUDGET / mantissa(scale)).floor())
         room = room.clamp(max=quantizer.largest_bias)
-        steps = _bias_steps(name, corrected, scale, entry_scale, quantizer)
+        steps = _bias_steps(found, corrected, entry, problem.name, quantizer)
         steps = steps.clamp(-room, room) if quantizer.exact else steps
     factor = quantizer.factor
     return RoundedLayer(
@@ -176,9 +177,10 @@ def _balanced_channels(
 
 
 def _bias_steps(
-    name: str, bias: Tensor, scale: Tensor, entry_scale: Tensor, quantizer: WeightQuantizer
+    found: Scaled, bias: Tensor, entry: Quantizer, name: str, quantizer: WeightQuantizer
 ) -> Tensor:
-    steps = quantizer.whole_steps(bias.double() / (scale.double() * entry_scale.double()))
+    step = found.scale.double() * entry.scale
+    steps = quantizer.bias_steps(bias.double(), step, found.result)
     if not quantizer.exact:
         steps = steps.clamp(-LARGEST_BIAS, LARGEST_BIAS)
     if steps.abs().max() > LARGEST_BIAS:

@@ -8,8 +8,7 @@ int32 before they saturate.
 
 Fixed-point kernels round a sum's ties each in its own way: its operands must lie on the grid of
 the result, so that there is nothing to round, and within 2^6 of it: LiteRT's optimized kernel adds
-the zero point in 16 bits, ``2 * 255 * 2^6 + 128 = 2^15``. And a step of a layer's result must be
-two of its accumulator (``fixed_point.py``).
+the zero point in 16 bits, ``2 * 255 * 2^6 + 128 = 2^15``.
 """
 
 from __future__ import annotations
@@ -25,7 +24,6 @@ from qstrategies.operators.addition import Add, Subtract
 from qstrategies.operators.base import Quantizer
 from qstrategies.operators.product import Multiply
 from qstrategies.quantization.exact_forms import is_layer, module_at, output_rows
-from qstrategies.quantization.fixed_point import STEPS_OF_RESULT
 from qstrategies.quantization.prepare import Prepared
 
 FINEST = 2.0**-13
@@ -33,9 +31,6 @@ FINEST = 2.0**-13
 point of the result, in the finest of the three: 4 (255 2^13 + 255) + 255 2^13 < 2^24."""
 FINEST_FIXED = 2.0**-6
 """The same in fixed-point kernels."""
-COARSEST = 2.0**32
-"""Of all steps. What asks for more asks for ever: a layer whose result shares the quantizer of what
-it reads, say; then some node stays as it is, and is refused."""
 MOST_STEPS = 2.0**30
 
 
@@ -45,7 +40,7 @@ def coarsened(prepared: Prepared, chosen: Mapping[int, Quantizer]) -> dict[int, 
     while True:
         steps = _Steps(prepared, found).needed()
         finer = {group: step for group, step in steps.items() if step > found[group].scale}
-        if not finer or max(finer.values()) > COARSEST:
+        if not finer:
             return found
         for group, step in finer.items():
             found[group] = _with_step(found[group], step)
@@ -99,26 +94,11 @@ class _Steps:
     def _of_result(self, node: fx.Node) -> float:
         if self._adds(node):
             return self._finest(node)
-        if self.fixed_point and is_layer(self.graph, node):
-            return max(STEPS_OF_RESULT * self._accumulated(node), self._fitting_sum(node))
         module = module_at(self.graph, node)
         if isinstance(module, Multiply):
             a, *b = map(_reach, self._inputs(node))
             return _fitting(a * max(b, default=a))
-        return self._fitting_sum(node) if is_layer(self.graph, node) else 0.0
-
-    def _fitting_sum(self, layer: fx.Node) -> float:
-        return _fitting(self._largest_sum(layer))
-
-    @torch.no_grad()
-    def _accumulated(self, layer: fx.Node) -> float:
-        """The largest step of the accumulator of a layer's channels, before weights are stored
-        larger."""
-        module, quantizer = module_at(self.graph, layer), self.prepared.weights[str(layer.target)]
-        (entry,) = self._inputs(layer)
-        scale = quantizer.exported_scale(output_rows(module))
-        scale = quantizer.fitted(scale, module.bias, torch.tensor([entry.scale]), None)
-        return entry.scale * float(scale.max())
+        return _fitting(self._largest_sum(node)) if is_layer(self.graph, node) else 0.0
 
     @torch.no_grad()
     def _largest_sum(self, layer: fx.Node) -> float:
