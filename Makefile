@@ -2,7 +2,7 @@ PYTHON ?= python3
 VENV := .venv
 READY := $(VENV)/.ready
 
-.PHONY: run test lint clean
+.PHONY: run test lint docs clean
 .DELETE_ON_ERROR:
 
 run: $(READY)
@@ -15,6 +15,11 @@ lint: $(READY)
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
+
+docs: $(READY)
+	$(VENV)/bin/python -m pip install --quiet --constraint constraints.txt --editable '.[docs]'
+	rm -rf build/site
+	$(VENV)/bin/python docs/site/build.py build/site
 
 $(READY): setup.cfg pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "qstrategies needs Python 3.11 or newer; give another with: make PYTHON=python3.12")'
