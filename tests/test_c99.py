@@ -226,6 +226,10 @@ def test_what_has_no_form_in_c_is_refused_by_name(tmp_path):
     exact = qs.quantize(network, [examples], examples)
     with pytest.raises(InputError, match="'my model' is no name for C"):
         qs.export_c(exact, tmp_path, "my model")
+    broken = qs.export_c(exact, tmp_path, "broken").path
+    broken.write_text(broken.read_text()[:-3])
+    with pytest.raises(InputError, match="the C compiler cannot load or run"):
+        RUNTIMES.get("c99")(broken)
     (tmp_path / "other.c").write_text("int x;\n")
     (tmp_path / "other.h").write_text("extern int x;\n")
     with pytest.raises(InputError, match="its header is none of export_c"):

@@ -24,6 +24,7 @@ REASONS = (
     "export/c99/",
     "experiment/stages",
     "runtimes/exact",
+    "specification/layers",
     "specification/operators",
     "specification/values",
     "tflite_file",

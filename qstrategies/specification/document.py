@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 
 from qstrategies.files import atomic_write, sha256
+from qstrategies.specification.ends import End
 from qstrategies.specification.lowering import program_of
 from qstrategies.specification.program import Node, Program, Rounding, Tensor
-from qstrategies.specification.vectors import End
 from qstrategies.text import markdown
 
 SCHEMA = "qstrategies-specification"

@@ -17,6 +17,7 @@ from qstrategies.errors import InputError
 from qstrategies.files import read_bytes, sha256
 from qstrategies.onnx_file import load_checked
 from qstrategies.runtimes.exact import opset_of
+from qstrategies.specification.ends import ends_of
 from qstrategies.specification.operators import OPERATORS
 from qstrategies.specification.program import Node, Program, Table, Tensor
 from qstrategies.specification.values import (
@@ -31,7 +32,6 @@ from qstrategies.specification.values import (
     fraction,
     fractions,
 )
-from qstrategies.specification.vectors import ends_of
 
 
 def program_of(path: Path | str) -> Program:

@@ -14,7 +14,7 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from qstrategies.specification.vectors import End
+from qstrategies.specification.ends import End
 
 Array = NDArray[Any]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -22,9 +23,10 @@ from qstrategies.files import atomic_write, read_bytes, sha256
 from qstrategies.guest import guest
 from qstrategies.onnx_file import load_checked
 from qstrategies.quantization.model import QuantizedModel
+from qstrategies.specification.ends import End
 from qstrategies.specification.lowering import lowered
 from qstrategies.specification.program import Program
-from qstrategies.specification.vectors import End, vectors_of
+from qstrategies.specification.vectors import vectors_of
 
 IDENTIFIER = r"[A-Za-z][A-Za-z0-9_]{0,30}"
 MARK = "qstrategies-c99"
@@ -177,9 +179,6 @@ ORDER = (
 def _sizes(upper: str, kind: str, ends: Sequence[End]) -> list[str]:
     lines = []
     for number, end in enumerate(ends):
-        size = 1
-        for each in end.shape:
-            size *= each
         lines.append(comment(f"{end.name} {list(end.shape)}"))
-        lines.append(f"#define {upper}_{kind}_{number}_SIZE {size}")
+        lines.append(f"#define {upper}_{kind}_{number}_SIZE {math.prod(end.shape)}")
     return lines
