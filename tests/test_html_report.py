@@ -347,3 +347,13 @@ def test_axe_finds_no_fault_and_the_page_does_not_scroll_sideways(written, tmp_p
     assert violations == []
     assert wide <= 0
     assert dark is ("preferredColorScheme" in "".join(flags))
+
+
+@in_a_browser
+def test_the_verdict_is_seen_at_1280_pixels_without_scrolling(written, tmp_path):
+    script = """
+      const heads = [...document.querySelectorAll("th")].filter(item => item.textContent.trim() === "verdict");
+      return heads.map(item => item.getBoundingClientRect().right);"""
+    page = (written[1] / "report.html").read_text()
+    (right,) = in_browser(page, script, tmp_path, "--window-size=1280,900")
+    assert 0 < right <= 1280

@@ -114,9 +114,10 @@ def _append(page: Path, *trees: str) -> None:
 
 
 def polish(page: str) -> str:
-    """The HTML ``page`` with what the theme leaves out: the level of the sidebar's headings, and
-    the keyboard in what scrolls."""
+    """The HTML ``page`` with what the theme leaves out: the level of the sidebar's headings, the
+    keyboard in what scrolls, and a colon behind parameters, where Sphinx has ``--``."""
     page = page.replace('role="heading"', 'role="heading" aria-level="2"')
+    page = page.replace("</strong> -- ", "</strong>: ")
     page = page.replace("<pre>", '<pre tabindex="0">')
     return page.replace('<div class="table-wrapper', '<div tabindex="0" class="table-wrapper')
 

@@ -24,6 +24,7 @@ exclude_patterns = ["files"]  # what pages link to
 html_theme = "furo"
 html_title = f"qstrategies {release}"
 html_copy_source = False
+html_show_copyright = False
 html_show_sourcelink = False
 html_static_path = ["static"]
 html_css_files = ["site.css"]
