@@ -57,19 +57,31 @@ class Step:
 
 class Network(nn.Module):
     """Steps one behind another, each of which reads what stands at some places: the inputs have the
-    first of them."""
+    first of them.
 
-    def __init__(self, inputs: int, steps: Sequence[Step], ends: Sequence[int]) -> None:
+    ``twice``: all of it again for half of the inputs in reverse order, and the sums of both, as in
+    a Siamese network.
+    """
+
+    def __init__(
+        self, inputs: int, steps: Sequence[Step], ends: Sequence[int], *, twice: bool
+    ) -> None:
         super().__init__()
         self.inputs, self.steps, self.ends = inputs, tuple(steps), tuple(ends)
+        self.twice = twice
         self.held = nn.ModuleList(step.module for step in steps)
 
     def forward(self, x: Tensor, *others: Tensor) -> Any:
-        tensors = [x, *others]
+        found = self._once([x, *others])
+        if self.twice:
+            again = self._once([0.5 * each for each in reversed([x, *others])])
+            found = [one + other for one, other in zip(found, again, strict=True)]
+        return found[0] if len(found) == 1 else tuple(found)
+
+    def _once(self, tensors: list[Tensor]) -> list[Tensor]:
         for step in self.steps:
             tensors += step(tensors)
-        found = tuple(tensors[end] for end in self.ends)
-        return found[0] if len(found) == 1 else found
+        return [tensors[end] for end in self.ends]
 
     def __str__(self) -> str:
         place, lines = self.inputs, []
@@ -79,7 +91,8 @@ class Network(nn.Module):
             read = ", ".join(f"t{each}" for each in step.places)
             lines.append(f"  {names} = {step.module}({read})")
             place += count
-        return "\n".join([*lines, f"  return {', '.join(f't{end}' for end in self.ends)}"])
+        ends = ", ".join(f"t{end}" for end in self.ends)
+        return "\n".join([*lines, f"  return {ends}{', of it called twice' * self.twice}"])
 
 
 @dataclass(frozen=True)
@@ -143,7 +156,7 @@ def case(number: int) -> Case:
     exact = happens(random, 0.97)
     usual = happens(random, 0.5)
     steps, ends = _Drawer(random, shapes, exact=exact).drawn()
-    network = Network(len(shapes), steps, ends).eval()
+    network = Network(len(shapes), steps, ends, twice=happens(random, 0.1)).eval()
     _weights(network, random, usual=usual)
     config = qs.QuantizationConfig(
         weight_bits=random.choice((8, 8, 8, 7, 6, 5, 4, 3, 2)),
@@ -170,8 +183,11 @@ def case(number: int) -> Case:
 
 
 def smaller(found: Case) -> Iterator[Case]:
-    """``found`` with one output only, or without one of its steps."""
+    """``found`` called once, with one output only, or without one of its steps."""
     network = found.network
+    if network.twice:
+        once = Network(network.inputs, network.steps, network.ends, twice=False)
+        yield replace(found, network=once.eval())
     if len(network.ends) > 1:
         for end in network.ends:
             yield _with(found, network.steps, [end])
@@ -205,7 +221,8 @@ def _without(found: Case, left_out: int) -> Case | None:
 
 
 def _with(found: Case, steps: Sequence[Step], ends: Sequence[int]) -> Case:
-    network = Network(found.network.inputs, steps, list(dict.fromkeys(ends)))
+    before = found.network
+    network = Network(before.inputs, steps, list(dict.fromkeys(ends)), twice=before.twice)
     return replace(found, network=network.eval())
 
 

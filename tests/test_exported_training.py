@@ -116,7 +116,7 @@ def test_a_norm_that_no_layer_takes_normalizes_while_it_trains():
     apart = trainee.model(images(50, 9)) - model(images(50, 9))
     assert float(apart.detach().abs().max()) < 0.05, "8 bits of activations"
     names = {name for name, _ in trainee.model.named_parameters()}
-    assert {"images.layer.weight", "rows.layer.weight"} <= names
+    assert {"images_layer.weight", "rows_layer.weight"} <= names
 
 
 def test_what_is_evaluated_has_the_gradients_of_what_is_trained():

@@ -936,7 +936,7 @@ def test_another_function_is_refused_there_too():
         course = STRATEGIES.get("cle").course
 
         def rewrite(self, graph):
-            graph.get_submodule("2.layer").bias.mul_(0.99)
+            graph.get_submodule("2_layer").bias.mul_(0.99)
 
     x = images(4, (3, 5, 5))
     with torch.no_grad(), pytest.raises(SelfCheckError, match="into exact forms changed it"):
@@ -1115,3 +1115,12 @@ def test_a_first_state_with_the_batch_in_its_second_dimension(kind, batch_first,
     quantized, files = check(WithFirstState(kind, batch_first), tmp_path, [x], islands=4)
     found = outputs_of_file(files[0].path, quantized, [x])[0]
     assert decibels(quantized.reference()(x), found) > 60, "float32 rounds islands"
+
+
+def test_relu6_between_norms_that_no_layer_takes(tmp_path):
+    net = nn.Sequential(nn.BatchNorm2d(3), nn.ReLU6(), nn.BatchNorm2d(3), nn.Conv2d(3, 4, 3))
+    with torch.no_grad():
+        for norm in (net[0], net[2]):
+            norm.weight.copy_(torch.tensor([3.0, -2.0, 4.0]))
+            norm.running_var.fill_(0.5)
+    check(net, tmp_path)

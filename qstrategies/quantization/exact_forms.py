@@ -177,7 +177,7 @@ def layers_before_norms(graph: fx.GraphModule) -> None:
             if len(shape_of(node)) == 2:
                 _as_image(graph, node, norm.num_features)
             source: Any = node.args[0]
-            layer = _of_ones(graph, source, f"{node.target}.layer", norm.num_features)
+            layer = _of_ones(graph, source, f"{node.target}_layer", norm.num_features)
             node.replace_input_with(source, layer)
 
 
