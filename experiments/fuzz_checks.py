@@ -37,7 +37,7 @@ REFUSALS = {
     "not finite": "a range that is not finite",
     "has no fixed-point form": "fixed-point kernels would round it apart",
 }
-NO_TFLITE = ("has no TFLite form", "is not quantized: leave its first layer", "TFLite wants fixed ones")
+NO_TFLITE = ("has no TFLite form", "is not quantized", "TFLite wants fixed ones")
 ONNX_RUNTIME = tuple(f"onnxruntime-{level}" for level in ("disabled", "basic", "extended", "all"))
 Outputs = NDArray[Any]
 
