@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import json
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +16,9 @@ import torch
 from fuzz_networks import Case
 from numpy.typing import NDArray
 from torch import Tensor
+
+sys.path.insert(0, str(Path(__file__).parent.parent / "tools"))
+import check_spec
 
 import qstrategies as qs
 from qstrategies.errors import InputError, SelfCheckError
@@ -27,6 +32,7 @@ from qstrategies.quantization.structure import leaves
 from qstrategies.records import ENGINES
 from qstrategies.runtimes import RUNTIMES, runtimes_for
 from qstrategies.runtimes.base import Runtime, joined
+from qstrategies.specification.vectors import vectors_path
 
 CALIBRATION, TEST = 16, (7, 1)
 REFUSALS = {
@@ -89,6 +95,8 @@ def _bits(found: Case, quantized: QuantizedModel, folder: Path) -> str:
         assert files[0].certificate is not None
         proven["tflite"] = files[0].certificate["fixed_point"]
         files += _tflite(quantized, folder)
+    if files and proven["portable"]:
+        _check_specification(files[0].path)
     unequal = _unequal(found, quantized, files)
     wrong = [str(each) for each in unequal if proven[each.file]]
     if wrong:
@@ -98,6 +106,15 @@ def _bits(found: Case, quantized: QuantizedModel, folder: Path) -> str:
     bits = "other bits" if unequal else "the same bits"
     bits += ", on fixed-point kernels too" if files[-1].form == "tflite" else ""
     return bits if proven[""] else f"not certified, {bits}"
+
+
+def _check_specification(path: Path) -> None:
+    """The independent checker computes the golden vectors of the file from its specification."""
+    specification = json.loads(qs.specify(path).json)
+    try:
+        check_spec.check(specification, json.loads(vectors_path(path).read_text()))
+    except check_spec.WrongError as error:
+        raise FaultError(f"not as specified: {error}") from None
 
 
 def _tflite(quantized: QuantizedModel, folder: Path) -> list[qs.ExportedModel]:
