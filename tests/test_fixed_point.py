@@ -10,107 +10,114 @@ from torch import nn
 import qstrategies as qs
 from qstrategies.certificate import certify_model
 from qstrategies.errors import InputError, SelfCheckError
-from qstrategies.quantization.fixed_point import LARGEST_SUM, stored_factor, tie_free_scale
+from qstrategies.quantization.fixed_point import largest_sum, stored_factor, tie_free_scale
 from qstrategies.quantization.quantizers import WeightQuantizer
-from qstrategies.quantization.scales import largest_pair
+from qstrategies.quantization.scales import largest_pair, mantissa
 from qstrategies.records.levels import LevelSet
 
 NUDGE = 1 - 2.0**-24
+"""What makes a power of two the float32 just below."""
 
 
-def half_even(sums, shift):
+def half_even(sums, m, shift):
     """ONNX Runtime, XNNPACK, oneDNN: one float32 product, to nearest, halves to even."""
-    return np.rint(sums.astype(np.float32) * np.float32(2.0**-shift)).astype(np.int64)
+    return np.rint(sums.astype(np.float32) * np.float32(m * 2.0**-shift)).astype(np.int64)
 
 
-def half_away(sums, shift):
+def half_away(sums, m, shift):
     """ncnn, MNN, LiteRT's reference linear layer: halves away from zero."""
-    return np.sign(sums) * ((np.abs(sums) + (1 << (shift - 1))) >> shift)
+    return np.sign(sums) * ((np.abs(sums) * m + (1 << (shift - 1))) >> shift)
 
 
-def half_up(sums, shift):
+def half_up(sums, m, shift):
     """ESP-DL, NNoM, TOSA: a shift of the sum and a half."""
-    return (sums + (1 << (shift - 1))) >> shift
+    return (sums * m + (1 << (shift - 1))) >> shift
 
 
-def multiplier(shift, nudge):
+def multiplier(m, shift, nudge):
     """TFLite's QuantizeMultiplier: 31 bits of a number in [1/2, 1), and a power of two."""
-    fraction, exponent = np.frexp(2.0**-shift * nudge)
+    fraction, exponent = np.frexp(m * 2.0**-shift * nudge)
     whole = int(np.floor(fraction * 2.0**31 + 0.5))
     return whole, -int(exponent)
 
 
-def twice_away(sums, shift, nudge):
+def twice_away(sums, m, shift, nudge):
     """gemmlowp, TFLite Micro, CMSIS-NN, esp-nn: halves up, then halves away from zero."""
-    whole, rest = multiplier(shift, nudge)
+    whole, rest = multiplier(m, shift, nudge)
     high = (sums * whole + (1 << 30)) >> 31
     return np.sign(high) * ((np.abs(high) + (1 << rest >> 1)) >> rest)
 
 
-def twice_up(sums, shift, nudge):
+def twice_up(sums, m, shift, nudge):
     """ruy on x86: halves up in both."""
-    whole, rest = multiplier(shift, nudge)
+    whole, rest = multiplier(m, shift, nudge)
     return (((sums * whole + (1 << 30)) >> 31) + (1 << rest >> 1)) >> rest
 
 
-def once_up(sums, shift, nudge):
+def once_up(sums, m, shift, nudge):
     """TFLITE_SINGLE_ROUNDING, ruy: 64 bits, halves up."""
-    whole, rest = multiplier(shift, nudge)
+    whole, rest = multiplier(m, shift, nudge)
     return (sums * whole + (1 << (30 + rest))) >> (31 + rest)
 
 
-def product(sums, shift, nudge):
+def product(sums, m, shift, nudge):
     """XNNPACK with the scale that the file holds: as ONNX Runtime, but for the nudge."""
-    return np.rint(sums.astype(np.float32) * np.float32(2.0**-shift * nudge)).astype(np.int64)
+    return np.rint(sums.astype(np.float32) * np.float32(m * 2.0**-shift * nudge)).astype(np.int64)
 
 
 PLAIN = [half_even, half_away, half_up]
 SCALED = [twice_away, twice_up, once_up, product]
 
 
-def disagree(sums, shift, nudge=1.0):
-    """The families whose results are not those of ONNX Runtime."""
-    expected = half_even(sums, shift)
-    found = {each.__name__: each(sums, shift) for each in PLAIN}
-    found |= {each.__name__: each(sums, shift, nudge) for each in SCALED}
+def disagree(sums, shift, m=1, nudge=1.0):
+    """The families whose results are not those of ONNX Runtime, for ``M = m 2^-shift``."""
+    expected = half_even(sums, m, shift)
+    found = {each.__name__: each(sums, m, shift) for each in PLAIN}
+    found |= {each.__name__: each(sums, m, shift, nudge) for each in SCALED}
     return {name for name, values in found.items() if (values != expected).any()}
 
 
-def sums_of(factor, shift, largest=LARGEST_SUM):
+def sums_of(factor, shift, m=1, more=1):
     """Sums that layers may have, stored ``factor`` times as large: all small ones, all beside ties
-    and the largest."""
+    and the largest (``more`` times those that they may have)."""
+    largest = largest_sum(factor) // m * more
     small = np.arange(-(2**14), 2**14)
-    ties = ((2 * np.arange(-300, 300)[:, None] + 1) << (shift - 1)) // factor + np.arange(-3, 4)
+    ties = ((2 * np.arange(-300, 300)[:, None] + 1) << (shift - 1)) // (factor * m)
     ends = largest - np.arange(1, 2**10)
-    units = np.concatenate([small, ties.ravel(), ends, -ends])
+    units = np.concatenate([small, (ties + np.arange(-3, 4)).ravel(), ends, -ends])
     units = units[np.abs(units) < largest]
     return units.astype(np.int64) * factor + factor // 2
 
 
 @pytest.mark.parametrize("shift", range(2, 20))
 def test_all_kernel_families_round_odd_sums_alike_with_the_nudge(shift):
-    assert disagree(sums_of(2, shift), shift, NUDGE) == set()
+    assert disagree(sums_of(2, shift), shift, nudge=NUDGE) == set()
 
 
-@pytest.mark.parametrize("shift", range(3, 21))
-def test_all_kernel_families_round_sums_of_two_modulo_four_alike(shift):
-    assert disagree(sums_of(4, shift), shift) == set()
+@pytest.mark.parametrize(("factor", "m"), [(4, 1), (8, 1), (8, 3), (16, 1), (16, 3), (16, 5)])
+@pytest.mark.parametrize("shift", [*range(5, 13), 16, 20])
+def test_all_kernel_families_round_odd_multiples_alike(shift, factor, m):
+    assert disagree(sums_of(factor, shift, m), shift, m) == set()
 
 
 def test_each_condition_is_needed():
-    assert {"half_away", "half_up"} <= disagree(sums_of(1, 4), 4), "ties"
+    assert {"half_away", "half_up"} <= disagree(sums_of(4, 4) // 4, 4), "ties"
     assert {"twice_away", "twice_up"} <= disagree(sums_of(2, 4), 4), "odd sums without the nudge"
     assert "twice_away" in disagree(sums_of(4, 4) + 1, 4), "three modulo four"
-    assert disagree(sums_of(4, 2), 2) >= {"half_away"}, "a shift of two at four times"
-    assert disagree(sums_of(2, 1), 1, NUDGE) >= {"half_away"}, "a shift of one at twice"
-    assert "product" in disagree(sums_of(2, 15, 4 * LARGEST_SUM), 15, NUDGE), "sums above 2^23"
+    assert {"half_away"} <= disagree(sums_of(4, 2), 2), "a shift of two at four times"
+    assert {"half_away"} <= disagree(sums_of(2, 1), 1, nudge=NUDGE), "a shift of one at twice"
+    assert "product" in disagree(sums_of(2, 15, more=4), 15, nudge=NUDGE), "sums above 2^23"
+    assert "twice_away" in disagree(sums_of(4, 8, 3), 8, 3), "a mantissa of two bits at four times"
 
 
 @pytest.mark.parametrize(
     ("bits", "pairs", "factor"),
-    [(7, True, 2), (7, False, 2), (6, True, 2), (6, False, 4), (5, True, 4), (4, True, 4)],
+    [
+        *[(7, True, 2), (7, False, 2), (6, True, 2), (6, False, 4), (5, True, 4), (5, False, 8)],
+        *[(4, True, 8), (4, False, 16), (3, True, 2), (2, True, 4)],
+    ],
 )
-def test_weights_are_stored_four_times_as_large_where_they_fit(bits, pairs, factor):
+def test_weights_are_stored_as_large_as_they_fit(bits, pairs, factor):
     levels = LevelSet.of("narrow", bits)
     assert stored_factor(levels, pairs=pairs) == factor
     assert factor * levels.largest <= 127
@@ -118,17 +125,17 @@ def test_weights_are_stored_four_times_as_large_where_they_fit(bits, pairs, fact
 
 
 @pytest.mark.parametrize("columns", [1, 9, 300, 40_000])
-@pytest.mark.parametrize("bits", [7, 4, 2])
-def test_scales_are_powers_of_two_with_sums_that_fit(bits, columns):
+@pytest.mark.parametrize("bits", [7, 5, 4, 2])
+def test_scales_have_short_mantissas_and_sums_that_fit(bits, columns):
     rows = torch.randn(6, columns, generator=torch.Generator().manual_seed(columns))
     levels = LevelSet.of("narrow", bits)
+    factor = stored_factor(levels, pairs=False)
     step = rows.abs().amax(1) / levels.largest
-    scale = tie_free_scale(rows, step, levels, largest_pair(rows) / 32, per_channel=True)
-    assert (torch.frexp(scale)[0] == 0.5).all() and (scale >= step).all()
+    scale = tie_free_scale(rows, step, levels, factor, per_channel=True)
+    assert (scale >= step).all() and (mantissa(scale) * 2 <= max(factor, 2)).all()
     steps = torch.round(rows / scale[:, None])
-    assert largest_pair(steps).max() <= 32 or columns == 1
     one_sided = torch.maximum(steps.clamp(min=0).sum(1), -steps.clamp(max=0).sum(1))
-    assert (one_sided * 255 < LARGEST_SUM).all()
+    assert (one_sided * 255 * mantissa(scale) < largest_sum(factor)).all()
 
 
 STRATEGIES = ["no_norm", "cle+gptq", "octav"]
@@ -149,13 +156,16 @@ def check_layers(made, *, pairs):
     for layer in made.graph.layers:
         rounded, factor = layer.rounded_layer, layer.rounded_layer.factor
         rows = rounded.weight.reshape(len(rounded.bias), -1).astype(np.int64)
-        shift = -np.log2(layer.bias_scale / layer.output.grid.scale)
-        assert factor in (2, 4) and (rows % factor == 0).all()
-        assert (shift == np.rint(shift)).all()
+        ratio = torch.from_numpy(layer.bias_scale / layer.output.grid.scale)
+        odd = mantissa(ratio).numpy()
+        shift = -np.log2(ratio.numpy() / odd)
+        assert factor in (2, 4, 8, 16) and (rows % factor == 0).all()
+        assert (odd < max(factor / 2, 2)).all()
         rounds = shift > np.log2(factor)
         assert (rounded.bias % factor == np.where(rounds, factor // 2, 0)).all()
         sides = np.maximum(rows.clip(0).sum(1), -rows.clip(max=0).sum(1))
-        assert (sides * 255 + np.abs(rounded.bias) < factor * LARGEST_SUM).all()
+        bound = (sides * 255 + np.abs(rounded.bias)) * odd
+        assert (bound < factor * largest_sum(factor)).all()
         assert not pairs or largest_pair(torch.from_numpy(rows).float()).max() <= 128
 
 
@@ -289,7 +299,7 @@ def times(factor):
 FAULTS = {
     "an odd weight": ("first.weight_real/0", plus_one, "a sum may be a tie"),
     "an even bias": ("first.bias_real/0", plus_one, "a sum may be a tie"),
-    "a long mantissa": ("first.weight_real/1", times(np.float32(1.5)), "no power of two times"),
+    "a long mantissa": ("first.weight_real/1", times(np.float32(1.5)), "the mantissa of a scale"),
     "large sums": ("first.bias_real/0", times(2**13 + 1), "its sums reach"),
     "a coarse sum": ("relu_1.quantized/1", times(np.float32(4)), "values between two steps"),
 }

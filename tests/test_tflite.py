@@ -135,7 +135,9 @@ def test_signals_are_images_of_height_one(tmp_path):
     [
         {"activation_bits": 4},
         {"per_channel": False},
-        {"weight_bits": 5},
+        {"weight_bits": 5, "saturation": "vnni_or_arm"},
+        {"weight_bits": 4, "saturation": "vnni_or_arm"},
+        {"weight_bits": 4},
         {"weight_bits": 6, "saturation": "vnni_or_arm"},
         {"weight_bits": 3},
         {"weight_bits": 2, "levels": "full"},

@@ -1,14 +1,14 @@
 """What fixed-point kernels round apart: ties, and sums that their first rounding moves onto one.
 
 They multiply an int32 sum by a 31-bit number and shift the product: once or twice rounded, halves
-up or away from zero. Where that number stands for a power of two, ``M = 2^-k``, and every sum of a
-channel ends in the same count ``p`` of zero bits before its last one, all agree if
+up or away from zero. Where that number stands for ``M = m 2^-k`` with an odd ``m``, and every sum
+of a channel ends in the same count ``p`` of zero bits before its last one, all agree if
 
 * ``k <= p``, or all sums are multiples of 2^k: there is nothing to round, or
-* ``k >= p + 2``, no sum is a tie, and ``p >= 1``, the first of two roundings halves an even number,
-  or
-* ``p = 0`` and ``k >= 2``, with the float32 just below the scale in the file of the kernels, as
-  ``export_tflite`` writes it: the first rounding then gives the sum itself, below 2^23.
+* ``k >= p + 2``, no sum is a tie, and ``m`` has at most ``p`` bits: the first of two roundings, of
+  the sum times ``m`` over 2^bits, has nothing to round, or
+* ``p = 0``, ``m = 1`` and ``k >= 2``, with the float32 just below the scale in the file of the
+  kernels, as ``export_tflite`` writes it: the first rounding gives the sum itself, below 2^23.
 
 Sums end alike if all weights are multiples of 2^(p + 1) and the bias is an odd multiple of 2^p,
 whatever flows in.
@@ -62,17 +62,19 @@ class Sums:
     def breaches(self, to: Quantizer) -> Iterator[str]:
         """Why kernels may round them to other integers of ``to``."""
         ratio = self.step / to.scale
-        if (mantissa(ratio) != 1).any():
-            yield "a scale of its sums is no power of two times that of its result"
-            return
-        shift, zeros = -np.log2(ratio), self.zeros
+        odd, zeros = mantissa(ratio), self.zeros
+        shift = -np.log2(ratio / odd)
         rounds = shift > self.least
+        bits = np.floor(np.log2(odd)) + 1
+        if (rounds & (odd > 1) & (bits > zeros)).any():
+            yield "the mantissa of a scale is longer than its sums end in zero bits"
+            return
         if (rounds & (zeros < 0)).any():
             yield "a sum may be a tie: weights and bias do not end in zero bits as they have to"
         elif (rounds & (shift < zeros + 2)).any():
             yield "a step of its result is less than two of its sums: they tie"
         most = np.where(zeros == 0, LARGEST_NUDGED, FLOAT_EXACT)
-        if (rounds & (self.largest > most)).any():
+        if (rounds & (self.largest * odd > most)).any():
             yield f"its sums reach {int(self.largest.max())}: above 2^23, or even ones above 2^24"
 
 

@@ -3,16 +3,17 @@
 Microcontrollers multiply a sum by a fixed-point number and shift it: they round halves up, or away
 from zero, and most of them twice (docs/exactness.md has the rules). All of them give what ONNX
 Runtime gives where no sum is a tie and the first of two roundings has nothing to round. So weights
-are rounded to 7 bits at most and stored twice or four times as large, and the bias lies half-way
-between two steps of the smaller weights: with ``f`` of 2 or 4, ``w = f u`` and ``b = f k + f / 2``.
+are rounded to 7 bits at most and stored ``f`` times as large, a power of two, and the bias lies
+half-way between two steps of the smaller weights: ``w = f u`` and ``b = f k + f / 2``.
 
-* With ``f`` of 4 and ``M = 2^-k``, ``k >= 3``, all sums are even, so that halving them rounds
-  nothing, and no multiple of four, so that none is a tie.
-* With ``f`` of 2 and ``k >= 2`` sums are odd, never a tie, and the TFLite file has the float32 just
+* With ``f`` of 4 or more all sums are odd multiples of 2^p = f / 2. ``M = m 2^-k`` with an odd
+  ``m`` of at most ``p`` bits stands for the multiplier ``m 2^(31 - bits)``, whose first product is
+  a whole number; the second rounding meets no tie, as ``m`` and the rest of the sum are odd.
+* With ``f`` of 2 sums are odd, never a tie, and ``M = 2^-k``; the TFLite file has the float32 just
   below the scale: the multiplier is 2^31 - 2^7, whose first product rounds to the sum itself.
 
-Both need sums below 2^22 in steps of ``u``. Where such a step is one of the result, or several, the
-bias is whole, and there is nothing to round.
+Sums times ``m`` stay below 2^24, or 2^23 with ``f`` of 2. Where a step of ``u`` is a multiple of
+the result's, the bias is whole, and there is nothing to round.
 """
 
 from __future__ import annotations
@@ -30,50 +31,73 @@ from qstrategies.quantization.scales import (
     HIGHEST,
     LARGEST_PAIR,
     SMALLEST_SCALE,
+    mantissa,
     power_of_two_above,
+    round_up_mantissa,
 )
 from qstrategies.records.levels import LevelSet
 
-LARGEST_SUM = 2**22
-"""In steps of the smaller weights: 2^24 stored four times as large, which float32 holds, and 2^23
-twice as large, up to which the float32 just below a power of two rounds on the right side."""
-LARGEST_PRODUCTS = 3 * 2**20
-LARGEST_BIAS = 2**20
+FACTORS = (16, 8, 4, 2)
+LARGEST_OF_FOUR_BITS = 7
 
 
 def stored_factor(levels: LevelSet, *, pairs: bool) -> int:
-    """How many times as large as ``levels`` weights are stored: 4 where they then fit 8 bits (with
-    ``pairs``, two of them 128), or else 2; 2 also where only that fits 4 bits."""
-    fits = 4 * levels.largest <= 128 and not (pairs and 8 * levels.largest > LARGEST_PAIR)
-    packs = 2 * levels.largest < 8 < 4 * levels.largest
-    return 4 if fits and not packs else 2
+    """How many times as large as ``levels`` weights are stored: the most that fits 4 bits; where
+    none does, the most that fits 8 (with ``pairs``, two of them 128), which leaves the longest
+    mantissas; at least 2."""
+    most = LARGEST_PAIR // 2 if pairs else LARGEST_PAIR
+    for limit in (LARGEST_OF_FOUR_BITS, most):
+        fitting = [factor for factor in FACTORS if factor * levels.largest <= limit]
+        if fitting:
+            return fitting[0]
+    return 2
+
+
+def mantissa_bits(factor: int) -> int:
+    """How many bits the mantissa of a scale may have where weights are stored ``factor`` times as
+    large."""
+    return max(factor.bit_length() - 2, 1)
+
+
+def largest_sum(factor: int) -> int:
+    """What a sum times its mantissa may be, in steps of the smaller weights."""
+    return 2**22 if factor == 2 else 2**24 // factor
 
 
 def tie_free_scale(
-    rows: Tensor, step: Tensor, levels: LevelSet, largest_pair: Tensor | None, *, per_channel: bool
+    rows: Tensor, step: Tensor, levels: LevelSet, factor: int, *, per_channel: bool
 ) -> Tensor:
-    """The power of two from ``step`` on with which no sum exceeds ``LARGEST_PRODUCTS``.
+    """The scale from ``step`` on with a mantissa that ``factor`` allows, and with sums of products
+    that leave a quarter of ``largest_sum`` for the bias.
 
     Args:
         rows: the weight [out_channels, products].
         step: what is asked for, [out_channels].
-        largest_pair: the least step [out_channels] with which two weights fit; None for any.
 
     Returns:
         Shape [out_channels].
     """
-    scale = step.expand(len(rows)).clamp(min=SMALLEST_SCALE)
-    if largest_pair is not None:
-        scale = torch.maximum(scale, largest_pair)
-    scale = power_of_two_above(scale)
+    wanted = step.expand(len(rows)).clamp(min=SMALLEST_SCALE)
+    bits = torch.full_like(wanted, mantissa_bits(factor))
     while True:
+        scale = round_up_mantissa(wanted, bits)
         scale = scale if per_channel else scale.max().expand_as(scale)
         steps = (rows / scale[:, None]).round_().clamp_(levels.quant_min, levels.quant_max)
         one_sided = torch.maximum(steps.clamp(min=0).sum(1), -steps.clamp(max=0).sum(1))
-        exceeds = one_sided * HIGHEST > LARGEST_PRODUCTS
+        most = 3 / 4 * largest_sum(factor) / HIGHEST
+        exceeds = one_sided.double() * mantissa(scale) > most
         if not exceeds.any():
             return scale
-        scale = torch.where(exceeds, 2 * scale, scale)
+        # a power of two first, then twice as coarse
+        wanted = torch.where(exceeds & (bits == 0), 2 * wanted, wanted)
+        bits = torch.where(exceeds, 0, bits)
+
+
+def short_bias(scale: Tensor, bias: Tensor, entry_scale: Tensor, factor: int) -> Tensor:
+    """``scale``, but the power of two above in channels whose ``bias`` times the mantissa would
+    take more than a quarter of ``largest_sum``."""
+    units = bias.abs().double() / (scale.double() * entry_scale.double()) * mantissa(scale)
+    return torch.where(units > largest_sum(factor) / 4, power_of_two_above(scale), scale)
 
 
 @torch.no_grad()

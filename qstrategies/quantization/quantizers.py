@@ -17,8 +17,8 @@ from torch import Tensor, nn
 
 from qstrategies.errors import NotFiniteError
 from qstrategies.quantization.fixed_point import (
-    LARGEST_BIAS,
-    LARGEST_SUM,
+    largest_sum,
+    short_bias,
     stored_factor,
     tie_free_scale,
 )
@@ -32,6 +32,7 @@ from qstrategies.quantization.scales import (
     fit_layer,
     largest,
     largest_pair,
+    mantissa,
     round_to_levels_,
     straight_through,
     weight_scale,
@@ -87,7 +88,7 @@ class WeightQuantizer(nn.Module):
         self.levels, self.level_set = levels, LevelSet.of(levels, bits)
         self.quant_min, self.quant_max = self.level_set.quant_min, self.level_set.quant_max
         self.factor = stored_factor(self.level_set, pairs=pairs) if fixed_point else 1
-        self.largest_bias = LARGEST_BIAS if fixed_point else math.inf
+        self.largest_bias = largest_sum(self.factor) // 4 if fixed_point else math.inf
 
     @property
     def chosen(self) -> bool:
@@ -107,7 +108,7 @@ class WeightQuantizer(nn.Module):
     @property
     def largest_sum(self) -> int:
         """What the largest partial sum times the scale's mantissa may be."""
-        return LARGEST_SUM if self.fixed_point else FLOAT_EXACT
+        return largest_sum(self.factor) if self.fixed_point else FLOAT_EXACT
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -147,13 +148,17 @@ class WeightQuantizer(nn.Module):
             return scale
         shifted = None if shifted is None else shifted * self.factor  # the stored step is finer
         fitted = fit_layer(scale, bias, entry_scale, shifted, self.largest_bias)
+        if self.fixed_point:
+            fitted = short_bias(fitted, bias, entry_scale, self.factor)
         return fitted if self.per_channel else fitted.max().expand_as(fitted)
 
     def on_grid(self, rows: Tensor, step: Tensor) -> Tensor:
         """The scale [out_channels] that is exported where ``step`` is wanted."""
         if self.fixed_point:
-            fits = largest_pair(rows) / self.largest_pair if self.limits_pairs else None
-            return tie_free_scale(rows, step, self.level_set, fits, per_channel=self.per_channel)
+            if self.limits_pairs:
+                step = torch.maximum(step, largest_pair(rows) / self.largest_pair)
+            alike = {"per_channel": self.per_channel}
+            return tie_free_scale(rows, step, self.level_set, self.factor, **alike)
         return weight_scale(
             rows,
             step,
@@ -170,7 +175,7 @@ class WeightQuantizer(nn.Module):
         steps = bias / step
         if not self.fixed_point:
             return torch.round(steps)
-        rounds = step < (math.inf if result is None else result)
+        rounds = step / mantissa(step) < (math.inf if result is None else result)
         return torch.where(rounds, torch.floor(steps) + 0.5, torch.round(steps))
 
     def scale(self, weight: Tensor) -> Tensor:

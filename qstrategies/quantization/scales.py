@@ -119,7 +119,7 @@ def weight_scale(
         scale = scale.max().expand_as(scale)
     bound = (one_sided / scale + rounding) * HIGHEST
     bits_left = torch.log2(ACCUMULATOR_BUDGET / bound).floor().clamp(0, MAX_MANTISSA_BITS)
-    return _round_up_mantissa(scale, bits_left if per_channel else bits_left.min().expand_as(scale))
+    return round_up_mantissa(scale, bits_left if per_channel else bits_left.min().expand_as(scale))
 
 
 def exceeds_pair(levels: LevelSet) -> bool:
@@ -156,7 +156,7 @@ def _place_of_largest(rows: Tensor) -> Tensor:
     return torch.from_numpy(rows.detach().numpy().argmax(1, keepdims=True))
 
 
-def _round_up_mantissa(scale: Tensor, bits: Tensor) -> Tensor:
+def round_up_mantissa(scale: Tensor, bits: Tensor) -> Tensor:
     """``scale`` rounded up to ``m 2^e`` with ``2^(bits-1) <= m <= 2^bits`` and m
     reciprocal-safe."""
     fraction, exponent = torch.frexp(scale)
