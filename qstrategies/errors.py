@@ -36,11 +36,12 @@ def check_range(kind: str, value: float, low: float, high: float) -> None:
         raise InputError(f"{kind} {value!r} is out of range: it must lie in {low:g}...{high:g}")
 
 
+REPORT = "The fault is not yours: report it, and leave the layers there in float"
+
+
 class SelfCheckError(InputError):
     """What was made is not the user's model: nothing is returned. A fault of this package, which
-    names the place."""
+    names the place, unless there is another ``remedy``."""
 
-    def __init__(self, message: str) -> None:
-        super().__init__(
-            f"{message}. The fault is not yours: report it, and leave the layers there in float"
-        )
+    def __init__(self, message: str, remedy: str = REPORT) -> None:
+        super().__init__(f"{message}. {remedy}")

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, fx, nn
 
-from qstrategies.errors import SelfCheckError
+from qstrategies.errors import REPORT, SelfCheckError
 from qstrategies.operators.base import Node
 from qstrategies.operators.layer import Layer
 from qstrategies.quantization.exact_forms import module_at
@@ -44,6 +44,10 @@ SLACK = 1e-3
 """Of a step, beside the half that rounding may move: real inputs lie on the grid, so that float32
 is nearly exact."""
 EXAMPLES = 8
+UNSEEN = (
+    "Autocast, hooks on the whole model and what lies outside of its modules are not seen: take "
+    "them out of forward, or leave the module with them in float"
+)
 
 
 @torch.no_grad()
@@ -55,7 +59,7 @@ def check_forms(
     args, kwargs = arguments.filled([tensor.clone() for tensor in inputs])
     expected = [each for _, each in leaves(user(*args, **kwargs)) if isinstance(each, Tensor)]
     hint = f"something in the forward of {type(user).__name__} was not captured"
-    check_outputs(graph, inputs, expected, hint)
+    check_outputs(graph, inputs, expected, hint, UNSEEN)
 
 
 @torch.no_grad()
@@ -69,10 +73,14 @@ def check_rewritten(
 
 @torch.no_grad()
 def check_outputs(
-    graph: fx.GraphModule, inputs: Sequence[Tensor], expected: Sequence[Tensor], hint: str
+    graph: fx.GraphModule,
+    inputs: Sequence[Tensor],
+    expected: Sequence[Tensor],
+    hint: str,
+    remedy: str = REPORT,
 ) -> None:
-    """Raise ``SelfCheckError``, with ``hint``, unless ``graph`` gives ``expected`` for ``inputs``,
-    up to float rounding."""
+    """Raise ``SelfCheckError``, with ``hint`` and ``remedy``, unless ``graph`` gives ``expected``
+    for ``inputs``, up to float rounding."""
     found = FloatNetwork(graph).run(*(tensor.clone() for tensor in inputs))
     for number, (ours, theirs) in enumerate(zip(found, expected, strict=True)):
         if ours.shape != theirs.shape:
@@ -85,7 +93,8 @@ def check_outputs(
         shaken = _Shaken(graph).run(*(tensor.clone() for tensor in inputs))[number]
         if not away <= SHAKES * _apart(shaken, ours):
             error = away / size if size else 1.0
-            raise SelfCheckError(f"output {number} is {error:.1%} away from the model's: {hint}")
+            message = f"output {number} is {error:.1%} away from the model's: {hint}"
+            raise SelfCheckError(message, remedy)
 
 
 def _apart(ours: Tensor, theirs: Tensor) -> float:
