@@ -50,6 +50,12 @@ def test_every_strategy_has_a_page_with_its_paper_options_and_file(pages):
         assert Path(sys.modules[kind.__module__].__file__).read_text().strip() in page
 
 
+def test_a_strategy_has_the_advice_that_names_it(pages):
+    said = " ".join(pages._advice("cle"))
+    assert "equalize first" in said and "`cle+lsq`" in said and "](../comparison.md)" in said
+    assert pages._advice("clamp") == []
+
+
 def test_results_name_a_command_and_a_date(pages, tmp_path):
     text = "# Title\n\nWritten by `python experiments/x.py --y 1` on 2026-01-02: ...\n"
     (tmp_path / "x.md").write_text(text)

@@ -15,6 +15,7 @@ import qstrategies as qs
 from qstrategies.cli import COMMANDS, commands, parser
 from qstrategies.records import GROUPS
 
+DOCS = Path(__file__).parent.parent
 TASKS: dict[str, list[str]] = {
     "From a network to a checked file": [
         "quantize",
@@ -185,7 +186,7 @@ def strategy(name: str) -> str:
     lines = [f"# {name}", "", f"{kind.summary[0].upper()}{kind.summary[1:]}.", ""]
     lines += [f"{text}\n" for text in said]
     lines += [f"Paper: <{kind.paper}>\n"] if kind.paper else []
-    lines += ["## When", "", _course(kind.course), "", *_options(kind.options)]
+    lines += ["## When", "", _course(kind.course), "", *_advice(name), *_options(kind.options)]
     lines += ["## How to", "", "```", f"qstrategies run {name} --weight-bits 4", "```", ""]
     lines += [
         "Where it was run, its figures are in [which strategy](../strategies.md). The file:\n"
@@ -204,6 +205,15 @@ def _course(course: Any) -> str:
     long = "as long as a float model" if course.schedule == "training" else "for the tuning epochs"
     compared = f", compared with {start}" if course.fresh and course.parent else ""
     return f"In training: {begins} is trained {how}, {long}{compared}."
+
+
+def _advice(name: str) -> list[str]:
+    """What the page on strategies says of ``name``, alone or composed with others."""
+    advice = (DOCS / "strategies.md").read_text().partition("<!--")[0]
+    points = re.findall(r"^- .*(?:\n  .*)*", advice, re.M)
+    named = re.compile(rf"`([^`]*\+)?{name}(\+[^`]*)?`")
+    found = [point.replace("](", "](../") for point in points if named.search(point)]
+    return [*found, ""] if found else []
 
 
 def _options(options: Any) -> list[str]:
