@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from qstrategies.certificate import certify
 from qstrategies.execution.crosscheck import run_in_batches
 from qstrategies.execution.distance import logits_hash
 from qstrategies.experiment.comparison import DEFAULT_STRATEGIES
@@ -120,3 +121,26 @@ def test_the_readmes_client_runs(mnist, tmp_path):
         cwd=FOLDER.parent,
     )
     assert done.stdout.strip() == str(mnist["test"].labels[0].item()), done.stderr
+
+
+FIXED_POINT = FOLDER / "fixed_point"
+
+
+def test_checksums_of_the_models_for_fixed_point_kernels_hold():
+    lines = (FIXED_POINT / "SHA256SUMS").read_text().splitlines()
+    sums = dict(reversed(line.split("  ")) for line in lines)
+    files = [path for path in FIXED_POINT.iterdir() if path.name not in ("SHA256SUMS", "CARD.md")]
+    assert sums == {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+
+
+@pytest.mark.parametrize("strategy", ["no_norm", "qat"])
+def test_models_for_fixed_point_kernels_are_certified_and_give_the_same_bits_there(strategy, mnist):
+    pytest.importorskip("tflite", reason="the package tflite is not installed")
+    paths = [FIXED_POINT / f"{strategy}{suffix}" for suffix in (".onnx", ".tflite")]
+    assert certify(paths[0]).holds("fixed_point")
+    images = mnist["test"].images.numpy()[:100]
+    expected = RUNTIMES.get("onnxruntime-all")(paths[0]).run(images)
+    for name in runtimes_for(paths[1]):
+        if RUNTIMES.get(name).missing() is None:
+            found = RUNTIMES.get(name)(paths[1]).run(images)
+            np.testing.assert_array_equal(found, expected, err_msg=name)
