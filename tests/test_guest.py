@@ -3,6 +3,8 @@ rounds leave nothing behind."""
 
 import copy
 import gc
+import importlib
+import importlib.util
 import inspect
 import logging
 import os
@@ -201,7 +203,36 @@ def made(tmp_path_factory, location):
         "location": location,
         "cnn": qs.MODELS.get("cnn")(),
         "data": first_batches(workspace),
+        "pt2e": converted(),
     }
+
+
+def converted():
+    """What torchao's PT2E makes of ``MODEL``; None where that is not installed."""
+    if importlib.util.find_spec("torchao") is None:
+        return None
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of torchao, about what it registers
+        pt2e = importlib.import_module("torchao.quantization.pt2e.quantize_pt2e")
+        x86 = importlib.import_module("torchao.quantization.pt2e.quantizer.x86_inductor_quantizer")
+        quantizer = x86.X86InductorQuantizer()
+        quantizer.set_global(x86.get_default_x86_inductor_quantization_config())
+        net, sizes = copy.deepcopy(MODEL).eval(), ({0: torch.export.Dim.AUTO},)
+        program = torch.export.export(net, (DATA,), dynamic_shapes=sizes, strict=True)
+        observed = pt2e.prepare_pt2e(program.module(), quantizer)
+        observed(DATA)
+        return pt2e.convert_pt2e(observed)
+
+
+def from_pt2e(made):
+    if made["pt2e"] is None:
+        pytest.skip("torchao is not installed: pip install 'qstrategies[pt2e]'")
+    return qs.from_pt2e(made["pt2e"], [DATA])
+
+
+def export_tflite(made):
+    pytest.importorskip("tflite", reason="the package tflite is not installed")
+    return qs.export_tflite(made["model"], made["folder"] / "model.tflite")
 
 
 def first_batches(workspace):
@@ -234,6 +265,11 @@ CALLS = {
         location=m["location"],
         quiet=True,
     ),
+    "export_c": lambda m: qs.export_c(m["model"], m["folder"] / "c"),
+    "export_tflite": export_tflite,
+    "specify": lambda m: qs.specify(m["exported"][0].path),
+    "golden_vectors": lambda m: qs.golden_vectors(m["exported"][0].path),
+    "from_pt2e": from_pt2e,
     "from_onnx": lambda m: qs.from_onnx(m["folder"] / "relu.onnx"),
     "summarise": lambda m: qs.summarise(qs.run_all([m["config"]], m["workspace"])),
 }
