@@ -8,7 +8,8 @@ import pytest
 from conftest import small
 
 from qstrategies.cli import main
-from qstrategies.experiment.forecast import forecast
+from qstrategies.experiment import forecast as module
+from qstrategies.experiment.forecast import Forecast, Piece, forecast
 from qstrategies.experiment.trained import float_stage, tuned_stage
 from qstrategies.experiment.workspace import Workspace
 from qstrategies.progress import Work, clock
@@ -79,3 +80,13 @@ def test_the_command_lists_it_and_writes_nothing(wanted, tmp_path, location, cap
         return
     assert "runs: 0 of 2 are kept" in shown and "trainings: 0 of 2 are kept" in shown
     assert "qat w8 seed 0, epochs: 1" in shown and "unknown: no such run was measured" in shown
+
+
+def test_no_time_is_said_where_nothing_is_left(tmp_path, location, monkeypatch, capsys):
+    done = Forecast([Piece("no_norm-w8", kept=True)], [], "")
+    monkeypatch.setattr(module, "forecast", lambda *_: done)
+    words = ["compare", "no_norm", "--bits", "8", "--dry-run", "--out", str(tmp_path)]
+    assert main(words) == 0
+    assert capsys.readouterr().out == (
+        "runs: 1 of 1 are kept\n  kept   no_norm-w8\ntrainings: 0 of 0 are kept\n"
+    )

@@ -165,8 +165,9 @@ def _foretell(options: argparse.Namespace, configs: Sequence[ExperimentConfig]) 
         show(f"{title}: {kept} of {len(pieces)} are kept")
         for piece in pieces:
             show(f"  {'kept ' if piece.kept else 'to do'}  {piece.name}")
-    unknown = f"unknown: no such run was measured in {options.out}"
-    show(f"time for the rest, one stage at a time: {found.expected or unknown}")
+    if not all(piece.kept for piece in found.runs):
+        unknown = f"unknown: no such run was measured in {options.out}"
+        show(f"time for the rest, one stage at a time: {found.expected or unknown}")
     return 0
 
 
