@@ -9,10 +9,13 @@ from torch import nn
 
 import qstrategies as qs
 from qstrategies.certificate import certify_model
+from qstrategies.cli import parser
+from qstrategies.cli.settings import configuration
 from qstrategies.errors import InputError, SelfCheckError
 from qstrategies.quantization.fixed_point import largest_sum, stored_factor, tie_free_scale
 from qstrategies.quantization.quantizers import WeightQuantizer
 from qstrategies.quantization.scales import largest_pair, mantissa
+from qstrategies.records import Widths
 from qstrategies.records.levels import LevelSet
 
 NUDGE = 1 - 2.0**-24
@@ -333,3 +336,12 @@ def test_nothing_is_exported_as_fixed_point_that_is_not_certified(tmp_path, monk
     made = qs.quantize(nn.Conv2d(3, 4, 3), [data], data[:2], config=config)
     with pytest.raises(SelfCheckError, match="a sum may be a tie"):
         qs.export_onnx(made, tmp_path / "m.onnx")
+
+
+def test_the_command_line_asks_for_fixed_point_and_further_forms():
+    words = ["run", "no_norm", "--fixed-point", "--form", "tflite", "--form", "int4"]
+    made = configuration(parser().parse_args(words), "no_norm", Widths(8, 8))
+    assert made.quantization.fixed_point and made.forms == ("tflite", "int4")
+    wrong = parser().parse_args([*words, "--form", "tflit"])
+    with pytest.raises(InputError, match="Did you mean 'tflite'"):
+        configuration(wrong, "no_norm", Widths(8, 8))
