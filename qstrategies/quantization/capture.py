@@ -3,19 +3,16 @@ can."""
 
 from __future__ import annotations
 
-import math
-import operator
-from collections.abc import Callable, Collection, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import fx, nn
 
 from qstrategies.errors import InputError, unknown
 from qstrategies.quantization.concrete import Concrete, NotKnownError
 from qstrategies.quantization.observe import describe, two_batches
+from qstrategies.quantization.proxies import SizedProxy, sizes_may_be_proxies
 from qstrategies.quantization.structure import Arguments
 
 PLAIN = (
@@ -30,13 +27,6 @@ PLAIN = (
     nn.BatchNorm2d,
     nn.BatchNorm3d,
 )
-
-TAKE_SIZES: dict[Any, tuple[str, ...]] = {
-    torch: ("zeros", "ones", "empty", "rand", "randn", "eye"),
-    torch.Tensor: ("expand", "view", "reshape", "repeat", "tile", "new_zeros", "new_ones"),
-}
-"""What takes sizes one by one and does not ask them whether they are proxies; the methods are those
-of a tensor that depends on no input."""
 
 
 def plain_base(module: nn.Module) -> type[nn.Module] | None:
@@ -61,51 +51,6 @@ class Captured:
     leaves: Mapping[str, str]
 
 
-class _Proxy(fx.Proxy):
-    """A proxy whose numbers are known where they follow from the example's sizes, and whose
-    ``x += y`` is recorded as what it is: a change in place, for every name of ``x``."""
-
-    def _number(self) -> Any:
-        return self.tracer.concrete_value(self.node)  # type: ignore[attr-defined]
-
-    def __index__(self) -> int:
-        return operator.index(self._number())
-
-    def __len__(self) -> int:
-        parts: int = self.tracer.count(self.node)  # type: ignore[attr-defined]
-        return parts
-
-    def __int__(self) -> int:
-        return int(self._number())
-
-    def __float__(self) -> float:
-        return float(self._number())
-
-    def __ceil__(self) -> int:
-        return math.ceil(self._number())
-
-    def __floor__(self) -> int:
-        return math.floor(self._number())
-
-    def __setitem__(self, key: Any, value: Any) -> None:
-        self.tracer.create_proxy("call_function", operator.setitem, (self, key, value), {})
-
-    def __iadd__(self, other: Any) -> fx.Proxy:
-        return self._in_place(operator.iadd, other)
-
-    def __isub__(self, other: Any) -> fx.Proxy:
-        return self._in_place(operator.isub, other)
-
-    def __imul__(self, other: Any) -> fx.Proxy:
-        return self._in_place(operator.imul, other)
-
-    def __itruediv__(self, other: Any) -> fx.Proxy:
-        return self._in_place(operator.itruediv, other)
-
-    def _in_place(self, function: Any, other: Any) -> fx.Proxy:
-        return self.tracer.create_proxy("call_function", function, (self, other), {})
-
-
 class _Tracer(fx.Tracer):
     """Leaves are what is left in float, torch's own modules, and subclasses of layers with the
     forward of their base."""
@@ -119,7 +64,7 @@ class _Tracer(fx.Tracer):
 
     def trace(self, root: Any, concrete_args: Any = None) -> fx.Graph:
         """The graph of ``root``."""
-        with _sizes_may_be_proxies():
+        with sizes_may_be_proxies():
             return super().trace(root, concrete_args)
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
@@ -182,7 +127,7 @@ class _Tracer(fx.Tracer):
 
     def proxy(self, node: fx.Node) -> fx.Proxy:
         """A proxy that also records assignments to parts of a tensor."""
-        return _Proxy(node, self)
+        return SizedProxy(node, self)
 
     def create_args_for_root(
         self, root_fn: Callable[..., Any], is_module: bool, concrete_args: Any = None
@@ -195,38 +140,6 @@ class _Tracer(fx.Tracer):
         proxies = [self.create_proxy("placeholder", name, (), {}) for name in self.arguments.names]
         args, kwargs = self.arguments.filled(proxies)
         return lambda *given: root_fn(*given, **kwargs), [self.root, *args]
-
-
-@contextmanager
-def _sizes_may_be_proxies() -> Iterator[None]:
-    own = [(owner, name) for owner, names in TAKE_SIZES.items() for name in names]
-    before = {each: vars(each[0]).get(each[1]) for each in own}
-    for owner, name in own:
-        setattr(owner, name, _recording(owner, name))
-    try:
-        yield
-    finally:
-        for (owner, name), known in before.items():
-            if known is None:
-                delattr(owner, name)  # it is inherited
-            else:
-                setattr(owner, name, known)
-
-
-def _recording(owner: Any, name: str) -> Callable[..., Any]:
-    """``owner.name``, a node of the graph where a size is a proxy."""
-    original = getattr(owner, name)
-    op, target = ("call_function", original) if owner is torch else ("call_method", name)
-
-    def called(*args: Any, **kwargs: Any) -> Any:
-        sizes = [each for each in args if isinstance(each, fx.Proxy)]
-        return (
-            sizes[0].tracer.create_proxy(op, target, args, kwargs)
-            if sizes
-            else original(*args, **kwargs)
-        )
-
-    return called
 
 
 def capture(model: nn.Module, arguments: Arguments, left: Mapping[str, str]) -> Captured:

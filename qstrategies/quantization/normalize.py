@@ -39,12 +39,11 @@ from qstrategies.quantization.observe import (
     describe,
     holds_tensor,
     observe,
-    overlap,
-    place,
     same,
     two_batches,
 )
 from qstrategies.quantization.structure import mapped
+from qstrategies.quantization.writes import is_whole, names_of, refuse_own_view, stale
 
 
 @dataclass(frozen=True)
@@ -171,8 +170,8 @@ class Rebuild:
         elif isinstance(fact.value, Tensor):
             self.env[node] = self._call(node, fact.value, other)
             if fact.changed is not None:
-                self._refuse_own_view(node, fact.changed)
-                self._rename(node, fact.changed)
+                refuse_own_view(self.two, node, fact.changed)
+                self._written(node, fact.changed)
             self.env.update(dict.fromkeys(fact.reshaped, self.env[node]))
         else:
             self.env[node] = self._several(node, fact.value, other)
@@ -225,38 +224,16 @@ class Rebuild:
         before = self.two[changed].value
         call = Call(self, node, before, self.three[changed].value)
         self.env[node] = call.island(assigns=True)
-        self._rename(node, changed)
+        self._written(node, changed)
 
-    def _refuse_own_view(self, node: fx.Node, changed: fx.Node) -> None:
-        """What reads elements while it changes them gives this or that."""
-        target = self.two[changed].value
-        for source in node.all_input_nodes:
-            value = self.two[source].value
-            own = isinstance(value, Tensor) and place(value) != place(target)
-            if own and overlap(value, target):
-                raise InputError(
-                    f"{describe(node)} reads another view of the tensor that it changes: write "
-                    "that out of place"
-                )
-
-    def _rename(self, node: fx.Node, changed: fx.Node) -> None:
-        """Let every name of the changed tensor mean the new value; other views of it mean nothing
-        any more."""
-        target = self.two[changed].value
-        for old, fact in self.two.items():
-            if old is node or old not in self.env or not isinstance(fact.value, Tensor):
-                continue
-            same_place = place(fact.value) == place(target)
-            if not (same_place or overlap(fact.value, target)):
+    def _written(self, node: fx.Node, changed: fx.Node) -> None:
+        """Let every name of the tensor that ``node`` changed mean the new value; other views of it
+        mean nothing any more."""
+        for old in names_of(self.two, changed):
+            if old is node or old not in self.env:
                 continue
             self.varying.add(old)
-            if same_place:
-                self.env[old] = self.env[node]
-            else:
-                self.env[old] = Stale(
-                    f"{describe(old)} is read after {describe(node)} changed a part of it "
-                    "in place: write that out of place"
-                )
+            self.env[old] = self.env[node] if is_whole(self.two, old, changed) else stale(old, node)
 
     def _outputs(self, end: fx.Node) -> Any:
         values = self.take(end.args[0])
