@@ -53,7 +53,8 @@ def lowered(model: onnx.ModelProto, digest: str = "") -> Program:
         for breach in certificate.breaches[guarantee]:
             text = f"it is not {GUARANTEES[guarantee]}: {breach.node}: {breach.reason}"
             raise InputError(
-                f"no integers say what the file computes: {text}; export it with exact scales"
+                f"no integers say what the file computes: {text}; export it with exact scales, and "
+                "without parts in float"
             )
     return _Lowering(_of_one_example(model)).program(digest)
 
