@@ -166,7 +166,8 @@ class TfliteWriter:
     def _input(self, spec: TensorSpec) -> int:
         if spec.quantizer is None:
             raise InputError(
-                f"input {spec.name!r} is not quantized: leave its first layer out of leave_in_float"
+                f"input {spec.name!r} is not quantized: nothing reads it, or what does is left in "
+                "float: take it out of forward, or its first layer out of leave_in_float"
             )
         return self.give(spec, entry_layout(spec))
 
