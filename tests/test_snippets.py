@@ -121,6 +121,16 @@ def test_the_snippets_of_your_network_run(tmp_path, monkeypatch, capsys):
     assert names["trainee"].steps == 1
 
 
+def test_the_snippet_of_microcontrollers_writes_both_files(tmp_path, monkeypatch):
+    pytest.importorskip("tflite", reason="needs the extra tflite")
+    monkeypatch.chdir(tmp_path)
+    images = torch.rand(8, 1, 8, 8)
+    model = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(144, 3)).eval()
+    (code,) = snippets("docs/microcontrollers.md")
+    exec(code, {"qs": qs, "model": model, "batches": [images], "example": images})
+    assert (tmp_path / "model.tflite").is_file() and (tmp_path / "model.onnx").is_file()
+
+
 def test_the_snippet_of_commands_reads_a_record(records, tmp_path, monkeypatch, capsys):
     """It would train on all of MNIST; the record is that of a short run."""
     monkeypatch.chdir(tmp_path)
@@ -140,6 +150,6 @@ def test_the_options_file_of_the_page_is_taken(tmp_path, monkeypatch, capsys):
 
 
 def test_no_page_has_python_that_no_test_runs():
-    run_here = {"README.md", "index.md", "your_network.md", "commands.md"}
+    run_here = {"README.md", "index.md", "your_network.md", "microcontrollers.md", "commands.md"}
     with_code = {page.name for page in PAGES if snippets(page.relative_to(ROOT))}
     assert with_code <= run_here | ELSEWHERE

@@ -24,6 +24,7 @@ FROM_ELSEWHERE = {
     "changelog.md": "CHANGELOG.md",
     "exported.md": "exported/README.md",
     "card.md": "exported/CARD.md",
+    "card_fixed_point.md": "exported/fixed_point/CARD.md",
 }
 """Pages that lie outside docs/, by their names in the site."""
 NAVIGATION: dict[str, list[str]] = {
@@ -38,8 +39,10 @@ NAVIGATION: dict[str, list[str]] = {
         "config",
         "deploy",
         "c99",
+        "microcontrollers",
         "exported",
         "card",
+        "card_fixed_point",
         "contributing",
     ],
     "Which strategy": ["strategies"],

@@ -255,6 +255,8 @@ def results(names: Iterable[str], folder: Path) -> str:
 def _made_by(name: str, text: str) -> str:
     """The first command that a page of ``text`` names."""
     named = COMMAND.search(text)
+    if named is None and name not in MADE_BY:
+        raise ValueError(f"{name}.md names no command: if it is no result, name it in build.py")
     return named[0] if named else MADE_BY[name]
 
 
