@@ -64,7 +64,7 @@ class Network(nn.Module):
     """
 
     def __init__(
-        self, inputs: int, steps: Sequence[Step], ends: Sequence[int], *, twice: bool
+        self, inputs: int, steps: Sequence[Step], ends: Sequence[int], *, twice: bool = False
     ) -> None:
         super().__init__()
         self.inputs, self.steps, self.ends = inputs, tuple(steps), tuple(ends)
@@ -186,7 +186,7 @@ def smaller(found: Case) -> Iterator[Case]:
     """``found`` called once, with one output only, or without one of its steps."""
     network = found.network
     if network.twice:
-        once = Network(network.inputs, network.steps, network.ends, twice=False)
+        once = Network(network.inputs, network.steps, network.ends)
         yield replace(found, network=once.eval())
     if len(network.ends) > 1:
         for end in network.ends:

@@ -48,9 +48,8 @@ def _network(drawing, number):
             module = drawing.draw(random, *[shape] * drawing.inputs)
             if module is None:
                 continue
-            steps = [Step(module, tuple(range(drawing.inputs)))]
-            network = Network(drawing.inputs, steps, [drawing.inputs]).eval()
-            network(*(each.clone() for each in inputs))
+            module.eval()(*(each.clone() for each in inputs))
         except REFUSED_BY_TORCH:
             continue
-        return network, inputs
+        steps = [Step(module, tuple(range(drawing.inputs)))]
+        return Network(drawing.inputs, steps, [drawing.inputs]).eval(), inputs
