@@ -49,7 +49,7 @@ def tensors_beside(module):
 
 @pytest.mark.parametrize("strategy", TRAINED)
 def test_nothing_of_a_model_in_training_stays_behind(net, strategy):
-    trainee = qs.prepare(net, images(8), strategy, calibration=[images(8)])
+    trainee = qs.prepare(net, images(8), strategy, calibration=[images(8)], steps=2)
     outputs = trainee.model(images(8))
     trainee.penalty(outputs, criterion=torch.Tensor.mean)
     modules = (trainee.model, *trainee.model._views)

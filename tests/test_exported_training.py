@@ -110,6 +110,14 @@ def test_so_it_does_for_norms_that_no_layer_takes(strategy, settings):
     assert all(bool(each.weight.grad.abs().sum() > 0) for each in norms)
 
 
+@pytest.mark.parametrize("strategy", ["clamp+qat", "kure"])
+def test_strategies_leave_the_layers_of_such_norms_alone(strategy):
+    trainee = trained(strategy, model=Standing())
+    ones = [each for name, each in trainee.model.named_parameters() if "_layer." in name]
+    assert all(torch.equal(each, torch.ones_like(each)) for each in ones)
+    assert torch.isfinite(trainee.finish([images(50)]).module()(images(50, 9))).all()
+
+
 def test_a_norm_that_no_layer_takes_normalizes_while_it_trains():
     model = Standing().train()
     trainee = qs.prepare(model, images(), "qat", leave_in_float=[nn.Conv2d, nn.Linear])

@@ -109,9 +109,10 @@ def entry_layers(graph: fx.GraphModule) -> None:
 
 
 def _of_ones(graph: fx.GraphModule, node: fx.Node, name: str, channels: int) -> fx.Node:
-    """A depthwise layer that changes nothing, behind ``node``."""
-    kind = CONVOLUTIONS[len(shape_of(node)) - 2]
+    """A depthwise layer that changes nothing, and is no layer of the user's, behind ``node``."""
+    kind: Any = CONVOLUTIONS[len(shape_of(node)) - 2]
     layer = kind(channels, channels, 1, groups=channels, bias=False)
+    layer.of_ones = True
     nn.init.ones_(layer.weight)
     return _inserted(graph, node, name, layer.eval().requires_grad_(False))
 

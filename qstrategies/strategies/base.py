@@ -208,8 +208,8 @@ def _own_class(layer: nn.Module) -> None:
 
 
 def weighted_layers(model: nn.Module) -> Iterator[Any]:
-    """Every convolutional and linear layer with something to train, in the order of
-    ``model.modules()``, those of fake-quantized models included."""
+    """Every convolutional and linear layer of the user's, in the order of ``model.modules()``, in
+    fake-quantized models too."""
     kinds = (
         nn.Linear,
         nn.Conv1d,
@@ -220,4 +220,4 @@ def weighted_layers(model: nn.Module) -> Iterator[Any]:
         nn.ConvTranspose3d,
     )
     layers = (module for module in model.modules() if isinstance(module, kinds))
-    return (layer for layer in layers if any(each.requires_grad for each in layer.parameters()))
+    return (layer for layer in layers if not getattr(layer, "of_ones", False))
