@@ -15,7 +15,7 @@ from qstrategies.experiment.workspace import Workspace
 from qstrategies.progress import Work, clock
 from qstrategies.records import RECORD, QuantizationConfig
 
-FOUR_BITS = QuantizationConfig(weight_bits=4)
+FIVE_BITS = QuantizationConfig(weight_bits=5)
 
 
 def files(folder):
@@ -36,13 +36,13 @@ def test_what_is_finished_is_kept_and_nothing_is_left(records, workspace):
 def test_kept_trainings_are_those_that_are_not_repeated(records, workspace, tmp_path, monkeypatch):
     shutil.copytree(workspace.stages, tmp_path / "stages")
     again = Workspace(tmp_path, workspace.location)
-    configs = [small(name, quantization=FOUR_BITS) for name in ("no_norm", "finetune", "qat")]
+    configs = [small(name, quantization=FIVE_BITS) for name in ("no_norm", "finetune", "qat")]
     foretold = forecast(configs, again)
     assert [piece.kept for piece in foretold.runs] == [False, False, False]
     assert {piece.name: piece.kept for piece in foretold.trainings} == {
         "no_norm seed 0, epochs: 1": True,
         "finetune seed 0, epochs: 1": True,
-        "qat w4 seed 0, epochs: 1": False,
+        "qat w5 seed 0, epochs: 1": False,
     }
     trained = []
     monkeypatch.setattr(again.progress, "advance", lambda work, *_: trained.append(work))
@@ -58,7 +58,7 @@ def test_the_time_is_what_such_work_took(records, tmp_path, location):
         source = tmp_path / record.config.run_id / RECORD
         source.parent.mkdir()
         source.write_text(record.to_json())
-    found = forecast([small("qat", quantization=FOUR_BITS)], Workspace(tmp_path, location))
+    found = forecast([small("qat", quantization=FIVE_BITS)], Workspace(tmp_path, location))
     epochs = sum(record.curve[0].seconds for record in chosen)
     rest = {**records["qat"].seconds, "train": 0}
     assert found.expected == clock(epochs + sum(rest.values()))
