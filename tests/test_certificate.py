@@ -12,13 +12,12 @@ from onnx import TensorProto, helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
 from qstrategies.certificate import certify, certify_model
-from qstrategies.certificate.report import FIXED_POINT, GUARANTEES
+from qstrategies.certificate.report import GUARANTEES
 from qstrategies.onnx_file import read_metadata
 from qstrategies.runtimes import RUNTIMES
 from qstrategies.runtimes.exact_movement import GatherElements
 
 EXPORTED = sorted((Path(__file__).parent.parent / "exported").glob("*.onnx"))
-BASIC = set(GUARANTEES) - {FIXED_POINT}
 EXACT = {"integer_kernels", "float_executors"}
 
 
@@ -123,8 +122,7 @@ def between(
 def broken(model):
     """What a model breaks of all but fixed-point kernels: {(guarantee, node)}, and all reasons in
     one text."""
-    found = dict(certify_model(model).breaches)
-    del found[FIXED_POINT]
+    found = certify_model(model).breaches
     return {(name, item.node) for name in found for item in found[name]}, "; ".join(
         item.reason for name in found for item in found[name]
     )
@@ -262,7 +260,7 @@ FAULTS = {
         layer([GOOD[0], [1, 60, 60, 60]], transB=1, w=[0.25, 1001 * 2.0**-16], y=(1.0, 0)),
         {"float_executors"}, {LAYER}, "channel 1: sums of up to",
     ),
-    "int32": (layer(np.full((1, 70000), 127), transB=1, shape=(1, 70000)), BASIC, {LAYER}, "overflow int32"),
+    "int32": (layer(np.full((1, 70000), 127), transB=1, shape=(1, 70000)), set(GUARANTEES), {LAYER}, "overflow int32"),
     "reciprocal": (layer(GOOD, transB=1, w=13 * 2.0**-10), {"integer_kernels"}, {LAYER}, "as its reciprocal"),
     "zero point first": (layer(GOOD, transB=1, w=2.0**-19), EXACT, {Q}, "add the zero point 128 before rounding"),
 }  # fmt: skip
@@ -387,10 +385,10 @@ UNPROVEN = {
         [node("Cast", ["x"], "i", to=TensorProto.INT8), node("DequantizeLinear", ["i", "sx"], "r")], {}, {}, "integers can overflow", EXACT,
     ),
     "linear resize": ([node("Resize", ["d", "", "by"], "r", mode="linear")], {"by": np.float32([1, 1, 2, 2])}, {}, "'linear'", EXACT),
-    "varying factors": ([node("MatMul", ["d", "d"], "r")], {}, {}, "not constant", BASIC),
+    "varying factors": ([node("MatMul", ["d", "d"], "r")], {}, {}, "not constant", set(GUARANTEES)),
     "alpha": (
         [node("Gemm", ["d", "c"], "r", alpha=0.3)],
-        {"c": np.float32(np.eye(4))}, {"shape": (1, 4)}, "alpha is 0.3", BASIC,
+        {"c": np.float32(np.eye(4))}, {"shape": (1, 4)}, "alpha is 0.3", set(GUARANTEES),
     ),
     "float constant rounded at load": (
         [
@@ -459,7 +457,7 @@ def test_the_text_and_the_json_hold_the_verdicts(exported):
         == read_metadata(exported)["certificate"]
     )
     shown = found.as_text()
-    assert all(f"{GUARANTEES[name]:<30} yes" in shown for name in BASIC)
+    assert all(f"{GUARANTEES[name]:<30} yes" in shown for name in GUARANTEES)
     assert "exact on fixed-point kernels   NO" in shown
     unsafe = certify_model(FAULTS["saturation"][0])
     assert (

@@ -313,7 +313,7 @@ def test_the_certificate_finds_what_fixed_point_kernels_round_apart(name, certif
     where, change, reason = FAULTS[name]
     assert certify_model(certified).holds("fixed_point")
     found = planted(certified, where, change)
-    assert any(reason in breach.reason for breach in found.breaches["fixed_point"]), found.as_text()
+    assert any(reason in breach.reason for breach in found.fixed_point_breaches), found.as_text()
     assert found.holds("saturation_safe") or name == "an odd weight"
 
 
@@ -322,7 +322,7 @@ def test_a_result_with_steps_of_two_sums_ties_but_one_of_single_sums_has_nothing
 ):
     steps = [np.float32(2.0**-exponent) for exponent in range(1, 16)]
     found = [planted(certified, "relu.quantized/1", times(step)) for step in steps]
-    reasons = ["; ".join(each.reason for each in one.breaches["fixed_point"]) for one in found]
+    reasons = ["; ".join(each.reason for each in one.fixed_point_breaches) for one in found]
     ties = ["less than two of its sums" in reason for reason in reasons]
     assert any(ties) and not ties[0] and not ties[-1]
 

@@ -71,6 +71,7 @@ WITHOUT_PRODUCTS = frozenset({
 })  # fmt: skip
 """Operators that hide no sums of products, which could saturate."""
 MOST_WALKS = 8  # each may find shapes for the next
+ALL = (*GUARANTEES, FIXED_POINT)
 
 
 def certify_model(model: onnx.ModelProto) -> Certificate:
@@ -82,7 +83,8 @@ def certify_model(model: onnx.ModelProto) -> Certificate:
         # some may be shapes that the inference could not compute
         walk = _walked(model, walk.made)
     breaches = {name: tuple(found) for name, found in walk.breaches.items()}
-    return Certificate(tuple(walk.layers), breaches, walk.others)
+    on_fixed_point = breaches.pop(FIXED_POINT)
+    return Certificate(tuple(walk.layers), breaches, walk.others, on_fixed_point)
 
 
 def _walked(model: onnx.ModelProto, known: Mapping[str, Array]) -> _Walk:
@@ -110,16 +112,16 @@ class _Walk:
         self.known = known
         self.made: dict[str, Array] = {}
         self.layers: list[Layer] = []
-        self.breaches: dict[str, list[Breach]] = {name: [] for name in GUARANTEES}
+        self.breaches: dict[str, list[Breach]] = {name: [] for name in ALL}
         self.others = 0
         self.opset = opset_of(model)
         self.kinds: dict[str, Kind] = {}
         try:
             self.kinds = inferred_kinds(model, known)
         except UnprovenError as error:
-            self._breach("the graph", str(error), tuple(GUARANTEES))
+            self._breach("the graph", str(error), ALL)
         if model.functions:
-            self._breach("the graph", "it defines operators of its own", tuple(GUARANTEES))
+            self._breach("the graph", "it defines operators of its own", ALL)
         self.claims = dict(contradictions(model, self.kinds))
         self.tensors = entries_of(model)
         self.quantizers: dict[str, Quantizer] = {}
@@ -156,7 +158,7 @@ class _Walk:
 
     def _unproven(self, node: onnx.NodeProto, reason: str) -> None:
         harmless = node.op_type in WITHOUT_PRODUCTS
-        self._breach(node.name, reason, EXACT if harmless else tuple(GUARANTEES))
+        self._breach(node.name, reason, EXACT if harmless else ALL)
 
     def _breach(self, where: str, reason: str, guarantees: Sequence[str] = EXACT) -> None:
         for guarantee in guarantees:

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from qstrategies.certificate import certify_model
-from qstrategies.certificate.report import EXACT, FIXED_POINT
+from qstrategies.certificate.report import EXACT
 from qstrategies.errors import SelfCheckError, check_choice
 from qstrategies.export.islands import IR_VERSION, exported
 from qstrategies.export.lowering import LOWERINGS, lower
@@ -211,7 +211,7 @@ def _certificate(proto: onnx.ModelProto, form: str, config: QuantizationConfig) 
     if config.exact and config.saturation == "any_kernel" and unsafe:
         raise SelfCheckError(f"{unsafe[0].node}: {unsafe[0].reason}")
     apart = certificate.breaches["integer_kernels"]
-    ties = [each for each in certificate.breaches[FIXED_POINT] if each not in apart]
+    ties = [each for each in certificate.fixed_point_breaches if each not in apart]
     if config.fixed_point and form == "portable" and ties:
         raise SelfCheckError(f"{ties[0].node}: {ties[0].reason}")
     return certificate.summary
