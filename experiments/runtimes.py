@@ -12,6 +12,7 @@ import json
 import subprocess
 import sys
 from collections import defaultdict
+from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -49,6 +50,13 @@ SLOW = {
 }  # images of each file; all others run the whole split, as slow as they are
 
 
+COMMITTED = ("*.onnx", "fixed_point/*.onnx", "fixed_point/*.tflite")
+HEAD = """# Runtimes
+
+Written by `python experiments/runtimes.py` on {date}: {cpu}.
+So many files have logits that are bit-equal to those of PyTorch on every image, by model and form of the file. The C99 form is made of
+the portable file; [c99.md](c99.md) has it on an emulated microcontroller too.
+"""  # noqa: E501
 OTHERS = """
 ## Others that were tried
 
@@ -120,69 +128,55 @@ def title_of(path: Path) -> str:
     return f"{metadata['model']}{' with fixed_point' * bool(metadata.get('fixed_point'))}"
 
 
-def main() -> int:
-    """The command line."""
+def section(title: str, reports: list[dict[str, Any]]) -> str:
+    """The table of the files that ``title`` names, and why an executor is apart."""
+    apart = {
+        (check["runtime"], check["known"])
+        for report in reports
+        for check in report["checks"]
+        if check["runtime"] in report["apart"]
+    }
+    notes = [f"\n{name}: {known or 'DIFFERENT'}.\n" for name, known in sorted(apart, key=str)]
+    return f"\n## {title}, {len(reports)} files\n\n{table(reports)}\n{''.join(notes)}"
+
+
+def page(found: Mapping[Path, dict[str, Any]]) -> str:
+    """All of docs/runtimes.md, from the report of each file."""
+    by_title = defaultdict(list)
+    for path, report in found.items():
+        by_title[title_of(path)].append(report)
+    cpu = ", ".join([describe()["cpu"], *describe()["cpu_flags"]])
+    head = HEAD.format(date=datetime.date.today(), cpu=cpu)
+    return head + "".join(section(*each) for each in sorted(by_title.items())) + OTHERS
+
+
+def arguments() -> argparse.Namespace:
+    """Of the command line."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    committed = [
-        *sorted(Path("exported").glob("*.onnx")),
-        *sorted(Path("exported/fixed_point").glob("*.onnx")),
-        *sorted(Path("exported/fixed_point").glob("*.tflite")),
-    ]
+    committed = [path for pattern in COMMITTED for path in sorted(Path("exported").glob(pattern))]
     parser.add_argument(
-        "files",
-        type=Path,
-        nargs="*",
-        default=committed,
-        help="exported models (default: those in exported/)",
+        "files", type=Path, nargs="*", default=committed, help="default: those in exported/"
     )
     parser.add_argument(
-        "--data-dir",
-        type=Path,
-        help="folder with the IDX files of a dataset that is not in the package",
+        "--data-dir", type=Path, help="with the IDX files of a dataset that is not in the package"
     )
-    parser.add_argument(
-        "--out",
-        type=Path,
-        default=Path("docs/runtimes.md"),
-        help="what to write (default: docs/runtimes.md)",
-    )
-    chosen = parser.parse_args()
+    parser.add_argument("--out", type=Path, default=Path("docs/runtimes.md"), help="what to write")
+    return parser.parse_args()
+
+
+def main() -> int:
+    """The command line."""
+    chosen = arguments()
     if not chosen.files:
         raise InputError("no files: name some, or run this where exported/ is")
     for name in RUNTIMES.names():
         RUNTIMES.get(name).image_limit = SLOW.get(name)
-    reports = [verify(path, Location(folder=chosen.data_dir)) for path in chosen.files]
-    titles = {path: title_of(path) for path in chosen.files}
-    cpu = ", ".join([describe()["cpu"], *describe()["cpu_flags"]])
-    head = (
-        "# Runtimes\n\nWritten by `python experiments/runtimes.py` on "
-        f"{datetime.date.today()}: {cpu}.\n"
-    )
-    head += (
-        "So many files have logits that are bit-equal to those of PyTorch on every image, by "
-        "model and form of the file. The C99 form is made of the portable file; [c99.md](c99.md) "
-        "has it on an emulated microcontroller too.\n"
-    )
-    for title in sorted(set(titles.values())):
-        found = [
-            report
-            for path, report in zip(chosen.files, reports, strict=True)
-            if titles[path] == title
-        ]
-        head += f"\n## {title}, {len(found)} files\n\n{table(found)}\n"
-        apart = {
-            (check["runtime"], check["known"])
-            for report in found
-            for check in report["checks"]
-            if check["runtime"] in report["apart"]
-        }
-        head += "".join(
-            f"\n{name}: {known or 'DIFFERENT'}.\n" for name, known in sorted(apart, key=str)
-        )
-    atomic_write(chosen.out, (head + OTHERS).encode())
-    print(head)
+    location = Location(folder=chosen.data_dir)
+    text = page({path: verify(path, location) for path in chosen.files})
+    atomic_write(chosen.out, text.encode())
+    print(text)
     return 0
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from qstrategies.export.c99.piece import Piece, Place
 from qstrategies.export.c99.rounding import quotient_of, rounding_of
-from qstrategies.specification.program import Addition, Extremum, Mean, Move, Product
+from qstrategies.specification.program import Addition, Extremum, Mean, Move
 
 OUTSIDE = -(2**31)
 
@@ -53,28 +53,27 @@ def _pair(place: Place) -> dict[str, Any]:
     }
 
 
-def addition(place: Place) -> Piece:
-    node: Addition = place.node
-    fields = {
+def _rounded_pair(place: Place) -> dict[str, Any]:
+    """The fields that a sum and a product have in common."""
+    a, b = place.node.zero_points
+    return {
         "pair": _pair(place),
-        "a_zero_point": node.zero_points[0],
-        "b_zero_point": node.zero_points[1],
-        "a_factor": node.factors[0],
-        "b_factor": node.factors[1],
+        "a_zero_point": a,
+        "b_zero_point": b,
         "rounding": rounding_of(place),
     }
+
+
+def addition(place: Place) -> Piece:
+    node: Addition = place.node
+    a, b = node.factors
+    fields = {**_rounded_pair(place), "a_factor": a, "b_factor": b}
     return place.call(("rounding", "rounded", "dimensions", "offset", "pair", "addition"), fields)
 
 
 def product(place: Place) -> Piece:
-    node: Product = place.node
-    fields = {
-        "pair": _pair(place),
-        "a_zero_point": node.zero_points[0],
-        "b_zero_point": node.zero_points[1],
-        "rounding": rounding_of(place),
-    }
-    return place.call(("rounding", "rounded", "dimensions", "offset", "pair", "product"), fields)
+    pieces = ("rounding", "rounded", "dimensions", "offset", "pair", "product")
+    return place.call(pieces, _rounded_pair(place))
 
 
 def extremum(place: Place) -> Piece:
