@@ -34,8 +34,6 @@ and the outputs in full, which are those of `NAME.fast.onnx` too.
 
 Versions: {versions}. Code: commit {commit}.
 
-| file | accuracy | float model | bytes | RAM | how trained |
-| --- | ---: | ---: | ---: | ---: | --- |
 """  # noqa: E501
 TFLITE = """\
 `NAME.tflite` has the same integers for LiteRT and TensorFlow Lite Micro, and gives the same bits there: int8 less 128, one image [1, 28, 28, 1]
@@ -51,17 +49,18 @@ def collect(runs: Path, into: Path) -> int:
         for record in read_records(runs)
         if record.config.quantization.weight_bits == 8 and record.config.seed == 0
     ]
-    lines, sums = [], []
+    for_chips = any("tflite" in record.config.forms for record in records)
+    columns = ["file", "accuracy", "float model", "bytes", *["RAM"] * for_chips, "how trained"]
+    rows: list[list[str]] = [columns, ["---", *["---:"] * (len(columns) - 2), "---"]]
+    sums = []
     for record in records:
         for name in record.files:
             data = (runs / record.config.run_id / name).read_bytes()
             target = file_name(record.config.strategy) + name.removeprefix("model")
             atomic_write(into / target, data)
-            lines.append(
-                f"| {markdown(target)} | {record.int8_accuracy:.2%} | "
-                f"{record.float_accuracy:.2%} | {len(data)} | {ram(into / target)} | "
-                f"{markdown(how(record))} |"
-            )
+            accuracies = [f"{record.int8_accuracy:.2%}", f"{record.float_accuracy:.2%}"]
+            sizes = [str(len(data)), *[ram(into / target)] * for_chips]
+            rows.append([markdown(target), *accuracies, *sizes, markdown(how(record))])
             sums.append(f"{sha256(data)}  {target}")
         vectors = vectors_path(runs / record.config.run_id / "model.onnx").read_bytes()
         target = file_name(record.config.strategy) + SUFFIX
@@ -72,10 +71,10 @@ def collect(runs: Path, into: Path) -> int:
     header = HEADER.format(
         labels=" ".join(metadata["labels"]), versions=versions, commit=metadata["commit"]
     )
-    if any("tflite" in record.config.forms for record in records):
-        before, table = header.split("Versions: ")
-        header = f"{before}{TFLITE}Versions: {table}"
-    atomic_write(into / "CARD.md", header + "\n".join(lines) + "\n")
+    if for_chips:
+        header = header.replace("Versions: ", f"{TFLITE}Versions: ", 1)
+    table = "".join(f"| {' | '.join(row)} |\n" for row in rows)
+    atomic_write(into / "CARD.md", header + table)
     atomic_write(into / "SHA256SUMS", "\n".join(sums) + "\n")
     return 0
 
