@@ -8,6 +8,7 @@ from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 import torch
 from drawn import drawn_networks
@@ -118,6 +119,28 @@ def test_several_inputs_and_outputs_are_cross_checked(tmp_path):
     (check,) = (each for each in report.checks if each.runtime == "c99")
     assert (check.file, check.images, check.rows_equal) == ("model.c", 16, 1.0)
     assert file.form == "c99" and file.size == file.path.stat().st_size
+
+
+NAMES = ["*/ int extra; /*", "/* begins", "\\", "a\n#error no", "??/"]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_whatever_tensors_are_called_it_is_the_same_c(qat, name, tmp_path):
+    model = onnx.load(QAT)
+    graph = model.graph
+    values = [*graph.input, *graph.output, *graph.value_info]
+    named = {value.name for value in values}.union(*(node.output for node in graph.node))
+    for node in graph.node:
+        for names in (node.input, node.output):
+            names[:] = [f"{each}{name}" if each in named else each for each in names]
+        node.name += name
+    for value in values:
+        value.name += name
+    onnx.save(model, tmp_path / "named.onnx")
+    path = qs.export_c(tmp_path / "named.onnx", tmp_path, "qat").path
+    assert compiled(tmp_path, "qat.c", "qat_test.c").returncode == 0
+    bare = [re.sub(r"/\*.*?\*/", "", each.read_text(), flags=re.S) for each in (path, qat)]
+    assert bare[0] == bare[1]
 
 
 def test_it_is_a_form_beside_the_onnx_file(tmp_path):

@@ -122,13 +122,13 @@ class _Source:
         return "\n".join(lines) + "\n"
 
     def _described(self) -> str:
-        """The ends as JSON that ends no comment."""
+        """The ends as JSON that neither ends a comment nor begins another."""
         inputs = [
             dataclasses.asdict(end) | {"place": self.given.index(end.name)}
             for end in self.program.inputs
         ]
         outputs = [dataclasses.asdict(end) for end in self.program.outputs]
-        return json.dumps({"inputs": inputs, "outputs": outputs}).replace("/", "\\/")
+        return json.dumps({"inputs": inputs, "outputs": outputs}).replace("*", "\\u002a")
 
     @property
     def text(self) -> str:
