@@ -8,11 +8,14 @@ import sys
 from pathlib import Path
 
 from qstrategies.cli import guarded
+from qstrategies.datasets import made_dataset
+from qstrategies.datasets.base import Location
+from qstrategies.execution.subject import Subject
 from qstrategies.experiment.comparison import read_records
 from qstrategies.export.tflite.memory import memory_of
 from qstrategies.files import atomic_write, sha256
-from qstrategies.onnx_file import read_metadata
-from qstrategies.records import RunRecord
+from qstrategies.models import MODELS
+from qstrategies.records import ExperimentConfig, RunRecord
 from qstrategies.specification.vectors import SUFFIX, vectors_path
 from qstrategies.text import file_name, markdown
 
@@ -20,11 +23,12 @@ TARGET = Path(__file__).parent.parent / "exported"
 HEADER = """\
 # Card of the exported models
 
-What: int8 models of the shared CNN (conv 1-32, BN, ReLU, pool; conv 32-64, BN, ReLU, pool; linear 1600-10), one per
-strategy, 8 weight bits, seed 0, from one comparison (`qstrategies compare`, then `python experiments/collect_exported.py runs`).
+What: int8 models of `{model}` ({layers}), one per strategy,
+8 weight bits, seed 0, from one comparison (`{command}`, then `python experiments/collect_exported.py runs`).
 
-Input: `image`, uint8 [batch, 1, 28, 28], raw grey pixels 0...255, light strokes on dark ground. Output: `logits`, float32
-[batch, 10]. Labels: {labels}. Trained on the 55 000 training images of MNIST; accuracy on its 10 000 test images.
+Input: `image`, uint8 [batch, {shape}], raw grey pixels 0...255, light strokes on dark ground. Output: `logits`, float32
+[batch, {classes}]. Labels: {labels}. Trained on the training images of `{dataset}` ({data}) but for
+those for validation; accuracy on its test images.
 
 `NAME.onnx` computes in integers throughout; `NAME.fast.onnx` suits the kernels of ONNX Runtime, its first layer in float. Both give the
 same bits, in every engine of PyTorch and every optimisation level of ONNX Runtime. Opset 19, IR 9.
@@ -32,14 +36,21 @@ same bits, in every engine of PyTorch and every optimisation level of ONNX Runti
 `NAME.vectors.json` has golden vectors: inputs that a generator of one line makes, the SHA-256 of every tensor of `NAME.onnx` for them,
 and the outputs in full, which are those of `NAME.fast.onnx` too.
 
-Versions: {versions}. Code: commit {commit}.
+{forms}Versions: {packages}. Code: commit {commit}.
 
 """  # noqa: E501
-TFLITE = """\
+NOTES = {
+    "safetensors": """\
+`NAME.safetensors` is for PyTorch: `qs.load(path)` has `int8(engine)`, `reference()`, `module()`.
+
+""",
+    "tflite": """\
 `NAME.tflite` has the same integers for LiteRT and TensorFlow Lite Micro, and gives the same bits there: int8 less 128, one image [1, 28, 28, 1]
 at a time. It is used from flash as it is; RAM is what its tensors need at once, to which TensorFlow Lite Micro adds some kilobytes of its own.
 
-"""  # noqa: E501
+""",  # noqa: E501
+}
+"""By form."""
 
 
 def collect(runs: Path, into: Path) -> int:
@@ -66,17 +77,45 @@ def collect(runs: Path, into: Path) -> int:
         target = file_name(record.config.strategy) + SUFFIX
         atomic_write(into / target, vectors)
         sums.append(f"{sha256(vectors)}  {target}")
-    metadata = read_metadata(into / f"{records[0].config.strategy}.onnx")
-    versions = ", ".join(f"{name} {version}" for name, version in metadata["packages"].items())
-    header = HEADER.format(
-        labels=" ".join(metadata["labels"]), versions=versions, commit=metadata["commit"]
-    )
-    if for_chips:
-        header = header.replace("Versions: ", f"{TFLITE}Versions: ", 1)
     table = "".join(f"| {' | '.join(row)} |\n" for row in rows)
-    atomic_write(into / "CARD.md", header + table)
+    first = Subject.of(into / f"{file_name(records[0].config.strategy)}.onnx")
+    atomic_write(into / "CARD.md", head(records[0].config, first) + table)
     atomic_write(into / "SHA256SUMS", "\n".join(sums) + "\n")
     return 0
+
+
+def head(config: ExperimentConfig, file: Subject) -> str:
+    """What the card says above its table."""
+    metadata, (shape, *_) = file.metadata, file.shapes
+    model = MODELS.get(config.model)
+    dataset = made_dataset(config.dataset, Location())
+    packages = ", ".join(f"{name} {version}" for name, version in metadata["packages"].items())
+    return HEADER.format(
+        model=config.model,
+        layers=" ".join((model.__doc__ or "").partition(".\n")[0].split()),
+        command=command(config),
+        shape=", ".join(map(str, shape[1:])),
+        classes=len(metadata["labels"]),
+        labels=", ".join(metadata["labels"]),
+        dataset=config.dataset,
+        data=dataset.summary,
+        forms="".join(NOTES[form] for form in config.forms if form in NOTES),
+        packages=packages,
+        commit=metadata["commit"],
+    )
+
+
+def command(config: ExperimentConfig) -> str:
+    """What wrote the runs, but for where data is found."""
+    default = ExperimentConfig(strategy=config.strategy)
+    words = ["qstrategies compare"]
+    words += [
+        f"--{name} {getattr(config, name)}"
+        for name in ("model", "dataset")
+        if getattr(config, name) != getattr(default, name)
+    ]
+    words += ["--fixed-point"] * config.quantization.fixed_point
+    return " ".join([*words, *(f"--form {form}" for form in config.forms)])
 
 
 def ram(path: Path) -> str:

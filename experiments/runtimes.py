@@ -1,7 +1,10 @@
-"""Which runtime gives the same bits on which models, over the whole test split: writes
+"""Which executor gives the same bits on which models, over whole test splits: writes
 docs/runtimes.md.
 
-python experiments/runtimes.py [FILE...] [--data-dir FOLDER] [--out docs/runtimes.md]
+python experiments/runtimes.py [FILE...] [--data-dir FOLDER] [--older PYTHON...] [--out FILE]
+
+Files of one model stand in one column. An ONNX file with golden vectors runs in a browser and on an
+emulated microcontroller too, one with NAME.safetensors beside it in PyTorch.
 """
 
 from __future__ import annotations
@@ -12,22 +15,30 @@ import json
 import subprocess
 import sys
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+
+from elsewhere import (
+    Found,
+    chromium,
+    in_older_runtime,
+    in_pytorch,
+    on_microcontroller,
+)
 
 from qstrategies.cli import guarded
+from qstrategies.datasets import DATASETS, made_dataset
 from qstrategies.datasets.base import Location
 from qstrategies.errors import InputError
 from qstrategies.execution.subject import Subject
 from qstrategies.execution.verify import verify
 from qstrategies.experiment.environment import describe
-from qstrategies.export.forms import executors_of
 from qstrategies.files import atomic_write
 from qstrategies.runtimes import RUNTIMES
 from qstrategies.runtimes.c99 import COMPILER
 from qstrategies.runtimes.onnxruntime_web import FOLDER as WEB
+from qstrategies.specification.vectors import vectors_path
 from qstrategies.text import markdown
 
 PACKAGES = {
@@ -50,12 +61,13 @@ SLOW = {
 }  # images of each file; all others run the whole split, as slow as they are
 
 
-COMMITTED = ("*.onnx", "fixed_point/*.onnx", "fixed_point/*.tflite")
+COMMITTED = ("**/*.onnx", "**/*.tflite")
 HEAD = """# Runtimes
 
 Written by `python experiments/runtimes.py` on {date}: {cpu}.
-So many files have logits that are bit-equal to those of PyTorch on every image, by model and form of the file. The C99 form is made of
-the portable file; [c99.md](c99.md) has it on an emulated microcontroller too.
+So many files of each model in [exported/](../exported/README.md) have outputs of which every bit is that of the reference (ONNX Runtime without
+optimisations), on every example of the test split, or as many as it says. Executors take files of different forms: portable and fast
+ONNX, TFLite, the C99 form (made here of the portable file), the saved model of PyTorch.
 """  # noqa: E501
 OTHERS = """
 ## Others that were tried
@@ -81,73 +93,96 @@ def version_of(runtime: str) -> str:
     return version(PACKAGES.get(runtime, "onnxruntime"))
 
 
-def form_of(path: Path) -> str:
-    """The form of a file, by its name."""
-    if path.suffix == ".onnx":
-        return "fast" if ".fast." in path.name else "portable"
-    return path.suffix.removeprefix(".")
-
-
-def table(reports: list[dict[str, Any]]) -> str:
-    """One line per runtime: how many files of each form it gave the same bits for, and on how many
-    images of each."""
-    found: dict[tuple[str, str], list[dict[str, Any]]] = defaultdict(list)
-    skipped: dict[str, str] = {}
-    for report in reports:
-        skipped |= report["skipped"]
-        for check in report["checks"]:
-            found[check["runtime"], form_of(Path(report["file"]))].append(check)
-    files = [Path(report["file"]) for report in reports]
-    forms = list(dict.fromkeys(form_of(file) for file in files))
-    lines = [
-        f"| runtime | version | images per file | {' | '.join(forms)} |",
-        f"| --- | --- | ---: | {' | '.join(['---:'] * len(forms))} |",
-    ]
-    names = dict.fromkeys(name for file in files for name in executors_of(file))
-    for name in names:
-        groups = [found[name, form] for form in forms]
-        if not any(groups):
-            cells = " | ".join("-" for _ in forms)
-            lines.append(f"| {name} | skipped: {markdown(skipped[name])} | - | {cells} |")
-            continue
-        images = max(check["images"] for checks in groups for check in checks)
-        cells = " | ".join(map(same, groups))
-        lines.append(f"| {name} | {version_of(name)} | {images} | {cells} |")
-    return "\n".join(lines)
-
-
-def same(checks: list[dict[str, Any]]) -> str:
-    """How many of ``checks`` found the same bits; "-" of none."""
-    equal = sum(check["rows_equal"] == 1 for check in checks)
-    return f"{equal} of {len(checks)}" if checks else "-"
+def location_of(dataset: str, data: Path | None) -> Location:
+    """Where ``dataset`` is found: in the package, or the folder ``data``."""
+    packaged = getattr(DATASETS.get(dataset), "packaged", None)
+    return Location(folder=None if packaged else data)
 
 
 def title_of(path: Path) -> str:
-    """What is said of the model in ``path``, above the table of all alike."""
+    """What is said of the model in ``path``, above the column of all alike."""
     metadata = Subject.of(path).metadata
-    return f"{metadata['model']}{' with fixed_point' * bool(metadata.get('fixed_point'))}"
+    return f"{metadata['model']}{', fixed point' * bool(metadata.get('fixed_point'))}"
 
 
-def section(title: str, reports: list[dict[str, Any]]) -> str:
-    """The table of the files that ``title`` names, and why an executor is apart."""
-    apart = {
-        (check["runtime"], check["known"])
-        for report in reports
-        for check in report["checks"]
-        if check["runtime"] in report["apart"]
+def found_in(
+    path: Path, data: Path | None, older: Sequence[Path], in_browser: Callable[[Path], list[Found]]
+) -> tuple[list[Found], dict[str, str]]:
+    """What every executor makes of ``path``, and why others were skipped."""
+    subject = Subject.of(path)
+    dataset = subject.metadata["dataset"]
+    location = location_of(dataset, data)
+    report = verify(path, location)
+    checks = report["checks"]
+    found = [
+        Found(
+            check["runtime"],
+            version_of(check["runtime"]),
+            str(check["images"]),
+            check["rows_equal"] == 1 and check["pytorch_bits"] is not False,
+            check["known"],
+        )
+        for check in checks
+    ]
+    if path.suffix == ".onnx":
+        images = made_dataset(dataset, location).splits["test"].images
+        inputs = [subject.takes(images)]
+        found += in_pytorch(path, inputs)
+        found += [in_older_runtime(python, path, inputs[0]) for python in older]
+        found += in_browser(path)
+        portable = vectors_path(path).exists()
+        found += on_microcontroller(path) if portable else []
+    return found, report["skipped"]
+
+
+def table(found: Mapping[Path, Sequence[Found]], skipped: Mapping[str, str]) -> str:
+    """A row for each executor, a column for each model: how many of its files have the bits."""
+    columns = defaultdict(list)
+    for path, each in found.items():
+        columns[title_of(path)].append(each)
+    names = dict.fromkeys(each.executor for group in found.values() for each in group)
+    headings = [f"{title}, {len(groups)} files" for title, groups in columns.items()]
+    lines = [
+        f"| executor | version | examples | {' | '.join(headings)} |",
+        f"| --- | --- | ---: | {' | '.join(['---:'] * len(columns))} |",
+    ]
+    for name in sorted(names):
+        cells = [
+            [each for group in groups for each in group if each.executor == name]
+            for groups in columns.values()
+        ]
+        first = next(each for cell in cells for each in cell)
+        counts = " | ".join(map(same, cells))
+        lines.append(f"| {name} | {first.version} | {first.over} | {counts} |")
+    lines += [
+        f"| {name} | skipped: {markdown(reason)} | - | {' | '.join(['-'] * len(columns))} |"
+        for name, reason in sorted(skipped.items())
+        if name not in names
+    ]
+    return "\n".join(lines)
+
+
+def same(cell: Sequence[Found]) -> str:
+    """How many of a cell found the same bits; "-" of none."""
+    return f"{sum(each.equal for each in cell)} of {len(cell)}" if cell else "-"
+
+
+def apart(found: Iterable[Sequence[Found]]) -> str:
+    """Why executors are apart, one line for each reason."""
+    reasons = {
+        (each.executor, each.reason or "DIFFERENT")
+        for group in found
+        for each in group
+        if not each.equal
     }
-    notes = [f"\n{name}: {known or 'DIFFERENT'}.\n" for name, known in sorted(apart, key=str)]
-    return f"\n## {title}, {len(reports)} files\n\n{table(reports)}\n{''.join(notes)}"
+    return "".join(f"\n{name}: {reason}.\n" for name, reason in sorted(reasons))
 
 
-def page(found: Mapping[Path, dict[str, Any]]) -> str:
-    """All of docs/runtimes.md, from the report of each file."""
-    by_title = defaultdict(list)
-    for path, report in found.items():
-        by_title[title_of(path)].append(report)
+def page(found: Mapping[Path, Sequence[Found]], skipped: Mapping[str, str]) -> str:
+    """All of docs/runtimes.md."""
     cpu = ", ".join([describe()["cpu"], *describe()["cpu_flags"]])
     head = HEAD.format(date=datetime.date.today(), cpu=cpu)
-    return head + "".join(section(*each) for each in sorted(by_title.items())) + OTHERS
+    return f"{head}\n{table(found, skipped)}\n{apart(found.values())}{OTHERS}"
 
 
 def arguments() -> argparse.Namespace:
@@ -162,6 +197,14 @@ def arguments() -> argparse.Namespace:
     parser.add_argument(
         "--data-dir", type=Path, help="with the IDX files of a dataset that is not in the package"
     )
+    parser.add_argument(
+        "--older",
+        type=Path,
+        nargs="*",
+        default=[],
+        metavar="PYTHON",
+        help="interpreters with NumPy and another ONNX Runtime",
+    )
     parser.add_argument("--out", type=Path, default=Path("docs/runtimes.md"), help="what to write")
     return parser.parse_args()
 
@@ -173,8 +216,14 @@ def main() -> int:
         raise InputError("no files: name some, or run this where exported/ is")
     for name in RUNTIMES.names():
         RUNTIMES.get(name).image_limit = SLOW.get(name)
-    location = Location(folder=chosen.data_dir)
-    text = page({path: verify(path, location) for path in chosen.files})
+    found: dict[Path, list[Found]] = {}
+    skipped: dict[str, str] = {}
+    with chromium() as in_browser:
+        for path in chosen.files:
+            found[path], reasons = found_in(path, chosen.data_dir, chosen.older, in_browser)
+            skipped |= reasons
+            print(f"{path}: {sum(each.equal for each in found[path])} of {len(found[path])}")
+    text = page(found, skipped)
     atomic_write(chosen.out, text.encode())
     print(text)
     return 0

@@ -12,6 +12,7 @@ from safetensors import safe_open
 from torch import nn
 
 import qstrategies as qs
+from qstrategies.export.forms import write_form
 from qstrategies.export.saved import KEY, VERSION
 
 Pair = namedtuple("Pair", "low high")
@@ -137,3 +138,11 @@ def test_a_file_that_means_something_else_is_refused(saved, tmp_path, change):
     path.write_bytes(safetensors.numpy.save(arrays, {KEY: f"{_seal(text, arrays)} {text}"}))
     with pytest.raises(qs.InputError, match="is no saved model"):
         qs.load(path)
+
+
+def test_a_run_keeps_its_model_for_pytorch(tmp_path):
+    quantized = qs.quantize(Net().eval(), [images()], images())
+    file = write_form("safetensors", quantized, tmp_path / "model.onnx")
+    assert file.path == tmp_path / "model.safetensors" and file.size == file.path.stat().st_size
+    expected, found = (each.int8()(images()) for each in (quantized, qs.load(file.path)))
+    assert torch.equal(expected.boxes, found["boxes"])

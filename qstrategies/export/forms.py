@@ -10,7 +10,9 @@ from qstrategies.errors import check_choice
 from qstrategies.export.c99.c_export import export_c
 from qstrategies.export.int4 import export_int4
 from qstrategies.export.onnx_export import ExportedModel
+from qstrategies.export.saved import save
 from qstrategies.export.tflite.tflite_export import export_tflite
+from qstrategies.files import sha256
 from qstrategies.quantization.model import QuantizedModel
 from qstrategies.runtimes import RUNTIMES
 
@@ -23,9 +25,19 @@ def _export_c(
     return export_c(quantized, path.parent, path.stem)
 
 
+def _save(
+    quantized: QuantizedModel, path: Path, _: Mapping[str, Any] | None = None
+) -> ExportedModel:
+    save(quantized, path)
+    content = path.read_bytes()
+    digest = sha256(content)
+    return ExportedModel(path, "safetensors", digest, len(content), digest, quantized=quantized)
+
+
 WRITERS: dict[str, tuple[str, Write]] = {
     "c": (".c", _export_c),
     "int4": (".int4.onnx", export_int4),
+    "safetensors": (".safetensors", _save),
     "tflite": (".tflite", export_tflite),
 }
 """The suffix of each form, and what writes it."""

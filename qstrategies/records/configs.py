@@ -34,7 +34,7 @@ PIXELS = ("float32", "uint8")
 CHECKS = ("full", "quick")
 
 
-FORMS = ("c", "int4", "tflite")
+FORMS = ("c", "int4", "safetensors", "tflite")
 """What a model may be written as besides ONNX."""
 
 
