@@ -30,6 +30,8 @@ from qstrategies.schedulers import SCHEDULERS
 from qstrategies.schedulers.base import Outcome, Perform, Resources, Task
 
 SLEEPING = 60
+ONE_BY_ONE = ("in_process", "folder")
+"""These compute one stage at a time, the second one beside workers elsewhere."""
 HEAD = """# What schedulers cost
 
 Written by `python experiments/scheduling.py` on {cpu}.
@@ -138,7 +140,7 @@ def main() -> int:
     text += "".join(f"{row(name, small, large)}\n" for name in chosen.schedulers)
     floats = [task for task in large if not task.parents][:SLEEPING]
     text += SLEEP.format(stages=len(floats), half=len(floats) // 2)
-    at_once = [name for name in chosen.schedulers if name != "in_process"]
+    at_once = [name for name in chosen.schedulers if name not in ONE_BY_ONE]
     text += "".join(f"{sleeping_row(name, floats)}\n" for name in at_once)
     text += SIMULATED + simulated.table(counts)
     one, two, beside = real([1]), real([2]), real([1, 1])
