@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, fx, nn
 from torch.nn import functional
+from torch.nn.utils import skip_init
 
 from qstrategies.operators.arithmetic import centered, padded, products, window_count, windows
 from qstrategies.operators.base import (
@@ -176,7 +177,8 @@ def _emit(
     if any(map(any, pads)) and (mode != "zeros" or not symmetric):
         x = padded_image(call, x, pads, "constant" if mode == "zeros" else mode)
         pads = [(0, 0)] * dimensions
-    layer = CONVOLUTIONS[dimensions](
+    layer = skip_init(
+        CONVOLUTIONS[dimensions],
         per_group * groups,
         outputs,
         tuple(kernel),
@@ -207,7 +209,8 @@ def _draw(random: Random, shape: Sizes) -> nn.Module | None:
         return None
     groups = random.choice([each for each in (1, 1, 2, 3, inputs) if inputs % each == 0])
     pads: Any = several(random, (0, 0, 1, 2), dimensions)
-    layer = CONVOLUTIONS[dimensions](
+    layer = skip_init(
+        CONVOLUTIONS[dimensions],
         inputs,
         groups * random.randint(1, 3),
         several(random, (1, 2, 3), dimensions),

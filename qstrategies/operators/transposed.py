@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor, fx, nn
 from torch.nn import functional
+from torch.nn.utils import skip_init
 
 from qstrategies.operators.arithmetic import centered, products, windows
 from qstrategies.operators.base import (
@@ -138,7 +139,8 @@ def _functional_transposed(
     unusual = any(extra >= step for extra, step in zip(more, strides, strict=True))
     if unusual and None in call.shape[2:]:
         return None
-    layer = TRANSPOSED[dimensions](
+    layer = skip_init(
+        TRANSPOSED[dimensions],
         inputs,
         per_group * groups,
         tuple(kernel),
@@ -180,7 +182,8 @@ def _draw(random: Random, shape: Sizes) -> nn.Module | None:
     if dimensions not in TRANSPOSED:
         return None
     groups = random.choice([each for each in (1, 1, 2, 3, inputs) if inputs % each == 0])
-    layer = TRANSPOSED[dimensions](
+    layer = skip_init(
+        TRANSPOSED[dimensions],
         inputs,
         groups * random.randint(1, 3),
         several(random, (1, 2, 3), dimensions),
