@@ -2,9 +2,8 @@
 improving low-precision network quantization via bin regularization (Han et al., ICCV 2021).
 
 Adds strength * sum over layers and bins of (mean of the bin's weights - its centre)^2 + the
-variance of its weights (equations 5 and 6, from memory; the variance only of bins with more than
-two weights), so that each bin becomes a peak. Distances are in steps, which are LSQ's and get no
-gradient here.
+variance of its weights (equation 5, as the implementation of github.com/7abushahla/BR reads it), so
+that each bin becomes a peak. Distances are in steps, which are LSQ's and get no gradient here.
 """
 
 from __future__ import annotations
@@ -48,4 +47,4 @@ def spread(layer: FakeQuantizedLayer) -> Tensor:
     squares = steps.new_zeros(bins).index_add(0, inside, (steps.flatten() - means[inside]).square())
     centres = torch.arange(bins, device=steps.device) * levels.spacing + low
     apart = (means - centres).square() * (counts > 0)
-    return (apart + squares / used * (counts > 2)).sum()
+    return (apart + squares / used).sum()

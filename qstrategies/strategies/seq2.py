@@ -5,7 +5,7 @@ Of k levels each is the middle of one of k equal bins of [-alpha, alpha]: with 2
 ternary weights; its lsq is for more). w gets the gradient where |w| < 0.99 alpha, not only up to
 the outermost level; alpha gets q - w / alpha there and q outside, with the gradient scale of lsq.
 
-alpha begins at the largest weight of a channel (from memory) and is learned as the steps of lsq.
+alpha begins at the largest weight of a channel (their train.py) and is learned as the steps of lsq.
 """
 
 from __future__ import annotations
