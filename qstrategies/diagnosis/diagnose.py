@@ -22,6 +22,7 @@ from qstrategies.quantization.prepare import Prepared, prepare
 from qstrategies.quantization.scales import LARGEST_PAIR, largest_pair
 from qstrategies.quantization.structure import Arguments
 from qstrategies.records import MARGIN, QuantizationConfig
+from qstrategies.records.levels import LevelSet
 from qstrategies.text import json_text, line
 
 Inputs = Tensor | tuple[Tensor, ...]
@@ -232,11 +233,11 @@ def _accuracy(outputs: Tensor, labels: Tensor | None) -> float | None:
 
 
 def _weight_sites(simulation: Simulation, config: QuantizationConfig) -> list[Site]:
-    levels = config.level_set
     found = []
     for layer in simulation.layers:
-        floating, rounded, scale = simulation.weights(layer)
-        interval = (levels.quant_min * scale, levels.quant_max * scale)
+        floating, rounded, step = simulation.weights(layer)
+        levels = LevelSet.of(config.levels, simulation.nodes[layer].rounded_layer.bits)
+        interval = (levels.quant_min * step, levels.quant_max * step)
         found.append(site(layer, "weight", floating, rounded, interval, levels.count))
     return found
 

@@ -49,14 +49,14 @@ class Simulation:
         ]
 
     def weights(self, layer: str) -> tuple[Tensor, Tensor, Tensor]:
-        """The weight of ``layer`` in float and rounded, one row per output channel, and the scale
-        of every channel."""
+        """The weight of ``layer`` in float and rounded, one row per output channel, and the step of
+        every channel."""
         node = self.nodes[layer]
         module: Any = self.prepared.graph.get_submodule(layer)
         unit = self.pixel_step(node.inputs[0].name)
         floating = output_rows(module).detach().flatten(1) * unit
         rounded = output_rows(module, torch.from_numpy(node.constants[0])).flatten(1)
-        return floating, rounded, torch.from_numpy(node.rounded_layer.scale).expand(len(floating))
+        return floating, rounded, torch.from_numpy(node.rounded_layer.step).expand(len(floating))
 
     def integers(self, layer: str) -> Tensor:
         """The integer weights of ``layer``, one row per output channel."""

@@ -34,6 +34,16 @@ class RoundedLayer:
     bits: int = 8
     factor: int = 1
 
+    @property
+    def levels(self) -> Array:
+        """What the weight was rounded to, int8."""
+        return self.weight // np.int8(self.factor)
+
+    @property
+    def step(self) -> Array:
+        """The real value of one of ``levels``, float32 [out_channels]."""
+        return self.scale * np.float32(self.factor)
+
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Layer(Node):

@@ -42,15 +42,19 @@ def decide(prepared: Prepared, batches: Sequence[tuple[Tensor, ...]] = ()) -> In
 
 
 def quantizers(prepared: Prepared) -> dict[int, Quantizer]:
-    """The quantizer of every group; pixels are the integers themselves, their step is folded into
+    """The quantizer of every group, as it is exported."""
+    found = wanted(prepared)
+    return coarsened(prepared, found) if prepared.config.exact else found
+
+
+def wanted(prepared: Prepared) -> dict[int, Quantizer]:
+    """That of every group by itself; pixels are the integers themselves, their step is folded into
     the layers."""
     found = dict.fromkeys(prepared.pixel_groups, Quantizer(1.0))
     for group in prepared.placement.members:
         if group not in found:
             found[group] = decided(prepared.activations[group])
-    # The one thing that training does not see: what a sum asks for is known of the folded graph.
-    # It concerns steps that are 2^13 times finer than those beside them.
-    return coarsened(prepared, found) if prepared.config.exact else found
+    return found
 
 
 def build(

@@ -15,7 +15,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
-from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_linear_bn_eval
 
 from qstrategies.errors import InputError
 from qstrategies.operators.addition import Add, Subtract
@@ -210,6 +209,18 @@ def norm_factor(layer: Any, norm: Any) -> Tensor:
     return factor.reshape(shape)
 
 
+def folded_parameters(layer: Any, norm: Any | None) -> tuple[Tensor, Tensor]:
+    """The weight and the bias [out_channels] of ``layer`` with ``norm`` folded in, if there is one
+    (Jacob et al., arXiv 1712.05877, section 3.2)."""
+    bias = layer.bias
+    if bias is None:
+        bias = torch.zeros(len(output_rows(layer)), device=layer.weight.device)
+    if norm is None:
+        return layer.weight, bias
+    factor = norm_factor(layer, norm)
+    return layer.weight * factor, (bias - norm.running_mean) * factor.flatten() + norm.bias
+
+
 def _as_image(graph: fx.GraphModule, node: fx.Node, channels: int) -> None:
     """Let ``node`` work on rows as on images of one pixel."""
     source: Any = node.args[0]
@@ -224,8 +235,7 @@ def _as_image(graph: fx.GraphModule, node: fx.Node, channels: int) -> None:
 
 @torch.no_grad()
 def fold_norms(graph: fx.GraphModule) -> None:
-    """Batch normalizations into the layers before them; the folded layer stands where the norm
-    stood, under its name."""
+    """Batch normalizations into the layers before them, which then stand where the norms stood."""
     for node in list(graph.graph.nodes):
         norm = module_at(graph, node)
         if not isinstance(norm, NORM_KINDS):
@@ -233,12 +243,8 @@ def fold_norms(graph: fx.GraphModule) -> None:
         assert folds(graph, node), node
         before: Any = node.args[0]
         layer = module_at(graph, before)
-        if isinstance(layer, nn.Linear):
-            folded: nn.Module = fuse_linear_bn_eval(layer, norm)
-        else:
-            transposed = is_transposed(layer)
-            folded = fuse_conv_bn_eval(layer, norm, transpose=transposed)
-        graph.set_submodule(str(before.target), folded.requires_grad_(False))
+        weight, bias = folded_parameters(layer, norm)
+        layer.weight, layer.bias = nn.Parameter(weight, False), nn.Parameter(bias, False)
         node.target, node.args = before.target, before.args
         graph.graph.erase_node(before)
     graph.recompile()

@@ -10,10 +10,12 @@ from torch import Tensor, fx, nn
 from torch.nn import functional
 
 from qstrategies.operators.transposed import is_transposed
-from qstrategies.quantization.exact_forms import norm_factor, output_rows
+from qstrategies.quantization.decide import wanted
+from qstrategies.quantization.exact_forms import folded_parameters, norm_factor, output_rows
 from qstrategies.quantization.prepare import Prepared
 from qstrategies.quantization.quantizers import ActivationQuantizer, WeightQuantizer
 from qstrategies.quantization.scales import straight_through
+from qstrategies.quantization.steps import coarsened
 
 Ends = tuple[ActivationQuantizer | None, ActivationQuantizer | None]
 
@@ -102,23 +104,15 @@ class FakeQuantizedLayer(nn.Module):
         return folded.weight / scale, scale / folded.factor
 
     def _folded(self) -> _Folded:
-        layer, norm = self.layer, self.norm
-        bias = layer.bias
-        if bias is None:
-            bias = torch.zeros(len(output_rows(layer)), device=layer.weight.device)
-        if norm is None:
-            return self._with_scale(torch.ones((), device=bias.device), layer.weight, bias)
-        factor = norm_factor(layer, norm)
-        moved = (bias - norm.running_mean) * factor.flatten() + norm.bias
-        return self._with_scale(factor, layer.weight * factor, moved)
-
-    def _with_scale(self, factor: Tensor, weight: Tensor, bias: Tensor) -> _Folded:
         """The scale raised as the surroundings ask for."""
-        scale = self.quantizer.exported_scale(output_rows(self.layer, weight))
+        layer, norm = self.layer, self.norm
+        weight, bias = folded_parameters(layer, norm)
+        scale = self.quantizer.exported_scale(output_rows(layer, weight))
         entry = self._entry_scale()
         if entry is not None:
             fitted = self.quantizer.fitted(scale.detach(), bias.detach(), entry, self._shifted())
             scale = straight_through(fitted, scale) if scale.requires_grad else fitted
+        factor = torch.ones(()) if norm is None else norm_factor(layer, norm)
         return _Folded(factor, weight, bias, scale, entry, self._result_scale())
 
     def _entry_scale(self) -> Tensor | None:
@@ -189,6 +183,28 @@ class FakeQuantizedLayer(nn.Module):
         settings = (layer.stride, layer.padding, layer.output_padding, layer.groups, layer.dilation)
         result: Tensor = function(x, weight, bias, *settings)
         return result
+
+
+class RaisedSteps(nn.Module):
+    """Lets the activation quantizers of ``forms`` know what ``steps.py`` makes of their steps.
+
+    In training one batch late, since what an operand is rounded to depends on sums behind it; that
+    a layer gives no more than 2^31 steps is seen in evaluation only.
+    """
+
+    def __init__(self, forms: Prepared) -> None:
+        super().__init__()
+        self.forms = forms
+
+    def forward(self) -> None:
+        activations = self.forms.activations
+        if not all(each.seen for each in activations.values()):
+            return
+        own = wanted(self.forms)
+        chosen = coarsened(self.forms, own)
+        for group, quantizer in activations.items():
+            same = chosen[group] == own[group]
+            quantizer.raised = None if same else chosen[group]
 
 
 class ExportedLayer(nn.Module):

@@ -25,6 +25,7 @@ from qstrategies.quantization.calibrate import (
 )
 from qstrategies.quantization.decide import decide
 from qstrategies.quantization.exact_forms import (
+    BROADCASTING,
     drop_training_only,
     entry_layers,
     fold_norms,
@@ -36,6 +37,7 @@ from qstrategies.quantization.exact_forms import (
 from qstrategies.quantization.fake_quantized import (
     ExportedLayer,
     FakeQuantizedLayer,
+    RaisedSteps,
     ends_of,
     quantizer_of,
 )
@@ -73,7 +75,12 @@ class FakeQuantizedModel(nn.Module):
             {name.replace(".", "_"): quantizer for name, quantizer in forms.weights.items()}
         )
         view = _training_view(forms)
-        self._views = (view, _exported_view(view))  # in a tuple: all modules are registered already
+        exported = _exported_view(view)
+        self._views = (view, exported)  # in a tuple: all modules are registered already
+        if forms.config.exact:
+            raised = RaisedSteps(forms)
+            for each in self._views if _meet(forms.graph) else (exported,):
+                _begin(each, "raised_steps", raised)
 
     @property
     def view(self) -> fx.GraphModule:
@@ -245,6 +252,20 @@ def _quantize_weight(forms: Prepared, view: fx.GraphModule, node: fx.Node, copie
     made = FakeQuantizedLayer(layer, norm, forms.weights[str(node.target)], ends_of(forms, node))
     copied.target = f"{node.name}_with_fake_quantized_weight"
     view.add_submodule(copied.target, made)
+
+
+def _meet(graph: fx.GraphModule) -> bool:
+    """Whether ``graph`` has sums or products of two tensors."""
+    return any(isinstance(module, BROADCASTING) for module in graph.modules())
+
+
+def _begin(view: fx.GraphModule, name: str, module: nn.Module) -> None:
+    """Let ``module`` be called before all else."""
+    view.add_submodule(name, module)
+    first = next(node for node in view.graph.nodes if node.op != "placeholder")
+    with view.graph.inserting_before(first):
+        view.graph.call_module(name)
+    view.recompile()
 
 
 def _append(view: fx.GraphModule, node: fx.Node, name: str, module: nn.Module) -> None:

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from qstrategies.errors import NotFiniteError
+from qstrategies.operators.base import Quantizer
 from qstrategies.quantization.fixed_point import (
     largest_sum,
     short_bias,
@@ -210,8 +211,9 @@ class ActivationQuantizer(nn.Module):
 
     In training it observes every batch and rounds it to the quantizer that results at once; what
     has seen nothing rounds nothing. ``name`` is that of the (first) tensor, ``interval`` what all
-    its readers cut its values to, which then need no wider range. A reduced range only chooses the
-    scale: kernels saturate at ``saturates_at``, beyond its ``quant_max``.
+    its readers cut its values to, which then need no wider range, ``raised`` the finest that what
+    is around allows, if its own is finer (``steps.py``). A reduced range only chooses the scale:
+    kernels saturate at ``saturates_at``, beyond its ``quant_max``.
     """
 
     def __init__(self, observer: Any) -> None:
@@ -224,6 +226,7 @@ class ActivationQuantizer(nn.Module):
         self.quant_max: int = observer.quant_max
         self.saturates_at = self.quant_max
         self.latest: tuple[Tensor, Tensor] | None = None
+        self.raised: Quantizer | None = None
 
     @property
     def highest(self) -> int:
@@ -254,23 +257,33 @@ class ActivationQuantizer(nn.Module):
         return self.figures is not None
 
     def renewed(self) -> tuple[Tensor, Tensor]:
-        """``qparams``, which the layers around then know as the ``latest``."""
-        scale, zero_point = self.qparams()
+        """``raised_qparams``, which the layers around then know as the ``latest``."""
+        scale, zero_point = self.raised_qparams()
         self.latest = scale.detach(), zero_point
         return scale, zero_point
 
     def current(self) -> tuple[Tensor, Tensor] | None:
-        """``qparams`` without gradients, in training those of the latest batch; None before
+        """``raised_qparams`` without gradients, in training those of the latest batch; None before
         anything was seen."""
         if self.training and self.latest is not None:
             return self.latest
         if not self.seen:
             return None
-        scale, zero_point = self.qparams()
+        scale, zero_point = self.raised_qparams()
         return scale.detach(), zero_point
 
+    def raised_qparams(self) -> tuple[Tensor, Tensor]:
+        """``qparams``, but those of ``raised`` where these are finer."""
+        scale, zero_point = self.qparams()
+        if self.raised is None:
+            return scale, zero_point
+        finer = scale < self.raised.scale
+        coarse = scale.clamp(min=self.raised.scale)
+        return coarse, torch.where(finer, self.raised.zero_point, zero_point)
+
     def qparams(self) -> tuple[Tensor, Tensor]:
-        """Scale and zero point as they are exported, each [1].
+        """Scale and zero point as they are exported where nothing around asks for coarser ones,
+        each [1].
 
         Raises:
             NotFiniteError: values or a learned range that are NaN or infinite.

@@ -23,7 +23,13 @@ from torch import fx
 from qstrategies.operators.addition import Add, Subtract
 from qstrategies.operators.base import Quantizer
 from qstrategies.operators.product import Multiply
-from qstrategies.quantization.exact_forms import is_layer, module_at, output_rows
+from qstrategies.quantization.exact_forms import (
+    folded_norm,
+    folded_parameters,
+    is_layer,
+    module_at,
+    output_rows,
+)
 from qstrategies.quantization.prepare import Prepared
 
 FINEST = 2.0**-13
@@ -104,10 +110,11 @@ class _Steps:
     def _largest_sum(self, layer: fx.Node) -> float:
         """The largest magnitude that a layer can give."""
         module = module_at(self.graph, layer)
+        weight, bias = folded_parameters(module, folded_norm(self.graph, layer))
         unit = self.prepared.weights[str(layer.target)].unit
         reach = _reach(*self._inputs(layer)) * unit
-        sums = output_rows(module).flatten(1).abs().sum(1) * reach
-        return float(sums.max() if module.bias is None else (sums + module.bias.abs()).max())
+        sums = output_rows(module, weight).flatten(1).abs().sum(1) * reach
+        return float((sums + bias.abs()).max())
 
     def _of_operand(self, members: Sequence[str]) -> float:
         """The least that one of the additions asks for which read a group; 0 where others read it

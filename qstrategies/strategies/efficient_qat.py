@@ -34,7 +34,7 @@ class EfficientQat(Lsq):
         return FrozenStep(default, site)
 
     def begin(self, model: FakeQuantizedModel, start: IntegerGraph) -> None:
-        integers = {layer.name: layer.rounded_layer.weight for layer in start.layers}
+        integers = {layer.name: layer.rounded_layer.levels for layer in start.layers}
         for layer in model.layers:
             if isinstance(layer.quantizer, FrozenStep):
                 layer.quantizer.begin(layer, integers[layer.quantizer.name])
