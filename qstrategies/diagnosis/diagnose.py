@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
@@ -20,7 +19,7 @@ from qstrategies.quantization.exact_forms import NORM_KINDS, folds, module_at
 from qstrategies.quantization.float_graph import normalized_copy
 from qstrategies.quantization.prepare import Prepared, prepare
 from qstrategies.quantization.scales import LARGEST_PAIR, largest_pair
-from qstrategies.quantization.structure import Arguments
+from qstrategies.quantization.structure import Arguments, copy_of
 from qstrategies.records import MARGIN, QuantizationConfig
 from qstrategies.records.levels import LevelSet
 from qstrategies.text import json_text, line
@@ -148,7 +147,7 @@ def diagnose(  # noqa: PLR0913 - one keyword per setting
             f"labels of shape {tuple(labels.shape)}: expected "
             f"{tuple(inputs[0].shape[:1])}, one per example"
         )
-    model = copy.deepcopy(model).eval()
+    model = copy_of(model).eval()
     first = tuple(tensor[:2] for tensor in inputs)
 
     def calibrated(chosen: Sequence[Inputs]) -> Prepared:

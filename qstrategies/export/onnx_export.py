@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -33,6 +32,7 @@ from qstrategies.onnx_file import (
 )
 from qstrategies.pixels import PIXEL_SCALE
 from qstrategies.quantization.model import QuantizedModel
+from qstrategies.quantization.structure import copy_of
 from qstrategies.records import PIXELS, QuantizationConfig
 from qstrategies.specification.vectors import golden_vectors, vectors_path
 
@@ -146,7 +146,7 @@ def export_float_onnx(
 class _FromPixels(nn.Module):
     def __init__(self, model: nn.Module, steps: float) -> None:
         super().__init__()
-        self.model = copy.deepcopy(model).eval()
+        self.model = copy_of(model).eval()
         self.steps = int(steps) if steps.is_integer() else steps
 
     def forward(self, image: torch.Tensor) -> torch.Tensor:

@@ -3,6 +3,7 @@ dequantization and a quantization."""
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 from random import Random
 from typing import Any
@@ -46,7 +47,20 @@ class Part(nn.Module):
         self.module, self.place = module, place
 
     def forward(self, *tensors: Tensor) -> Any:
-        return self.module(*tensors)[self.place]
+        several = self.module(*tensors)
+        by_name = dataclasses.is_dataclass(several)
+        return getattr(several, self.place) if by_name else several[self.place]
+
+
+class OnCopies(nn.Module):
+    """``module``, which changes what it is given in place, on copies of that."""
+
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__()
+        self.module = module
+
+    def forward(self, *tensors: Tensor) -> Any:
+        return self.module(*(tensor.clone() for tensor in tensors))
 
 
 class Repeated(nn.Module):

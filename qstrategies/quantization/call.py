@@ -14,8 +14,8 @@ from torch.fx.node import map_arg
 
 from qstrategies.errors import InputError
 from qstrategies.operators import RECOGNIZERS
-from qstrategies.operators.base import FORMS, Shape, shape_of
-from qstrategies.operators.island import Float, FunctionCall, Part
+from qstrategies.operators.base import FORMS, Recognizer, Shape, shape_of
+from qstrategies.operators.island import Float, FunctionCall, OnCopies, Part
 from qstrategies.operators.movement import Reshape
 from qstrategies.operators.slicing import Slice
 from qstrategies.quantization.capture import plain_base
@@ -101,11 +101,7 @@ class Call:
             rebuild.take(each, broadcasts=broadcasts) for each in (node.args, node.kwargs)
         )
         args = args if module is None else (module, *args)
-        try:
-            inspect.signature(recognizer).bind(self, *args, **kwargs)
-        except TypeError:
-            return None
-        return recognizer(self, *args, **kwargs)
+        return recognizer(self, *args, **kwargs) if _takes(recognizer, self, args, kwargs) else None
 
     def _floats(self) -> bool:
         """Whether all tensors here are float32: integers and booleans have no quantizer."""
@@ -137,9 +133,23 @@ class Call:
             name = target if isinstance(target, str) else getattr(target, "__name__", str(target))
             reason = f"{name} has no exact integer form with these arguments"
             inner = FunctionCall(_assigned if assigns else target, args, kwargs, tensors)
+        if rebuild.two[node].changed is not None and not assigns:
+            inner = OnCopies(inner)  # every name of what it changes means its result from now on
         for place_ in path:
             inner = Part(inner, place_)
         return self.emit(Float(inner.eval(), name, reason), *tensors)
+
+
+def _takes(recognizer: Recognizer, call: Call, args: Any, kwargs: Any) -> bool:
+    """Whether ``recognizer`` has these parameters, with tensors of the graph where it wants
+    them."""
+    signature = inspect.signature(recognizer)
+    try:
+        bound = signature.bind(call, *args, **kwargs)
+    except TypeError:
+        return False
+    wanted = [name for name, each in signature.parameters.items() if each.annotation == "fx.Node"]
+    return all(isinstance(bound.arguments.get(name), fx.Node) for name in wanted)
 
 
 def _assigned(x: Tensor, index: Any, value: Any) -> Tensor:

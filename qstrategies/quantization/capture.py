@@ -12,7 +12,7 @@ from torch import fx, nn
 from qstrategies.errors import InputError, unknown
 from qstrategies.quantization.concrete import Concrete, NotKnownError
 from qstrategies.quantization.observe import describe, two_batches
-from qstrategies.quantization.proxies import SizedProxy, sizes_may_be_proxies
+from qstrategies.quantization.proxies import SizedProxy, own_attributes, sizes_may_be_proxies
 from qstrategies.quantization.structure import Arguments
 
 PLAIN = (
@@ -64,7 +64,7 @@ class _Tracer(fx.Tracer):
 
     def trace(self, root: Any, concrete_args: Any = None) -> fx.Graph:
         """The graph of ``root``."""
-        with sizes_may_be_proxies():
+        with sizes_may_be_proxies(), own_attributes(root):
             return super().trace(root, concrete_args)
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:

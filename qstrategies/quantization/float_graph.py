@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Collection
 from typing import Any
 
 from torch import nn
 
-from qstrategies.errors import InputError
 from qstrategies.quantization.aten import as_functions, is_exported
 from qstrategies.quantization.capture import Captured, capture, left_names
 from qstrategies.quantization.normalize import Normalized, normalize
 from qstrategies.quantization.selfcheck import check_forms
-from qstrategies.quantization.structure import Arguments, mapped
+from qstrategies.quantization.structure import Arguments, copy_of, mapped
 
 
 def normalized_copy(
@@ -38,12 +36,7 @@ def normalized_copy(
 
 
 def _float_copy(model: nn.Module) -> nn.Module:
-    try:
-        copied = copy.deepcopy(model)
-    except Exception as error:
-        raise InputError(
-            f"{type(model).__name__} cannot be copied ({error}): quantize it under torch.no_grad"
-        ) from None
+    copied = copy_of(model)
     module: Any
     for module in copied.modules():
         module.stays_in_eval = copied.training and not module.training

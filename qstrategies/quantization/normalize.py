@@ -42,7 +42,7 @@ from qstrategies.quantization.observe import (
     same,
     two_batches,
 )
-from qstrategies.quantization.structure import mapped
+from qstrategies.quantization.structure import as_container, mapped
 from qstrategies.quantization.writes import is_whole, names_of, refuse_own_view, stale
 
 
@@ -118,10 +118,11 @@ class Rebuild:
 
     def _read(self, node: fx.Node) -> Sequence[fx.Node]:
         """The nodes whose values ``node`` reads, not only their type."""
-        if node.target not in OF_THEIR_TYPE:
-            return node.all_input_nodes
-        first = node.args[0] if node.args else None
-        return [source for source in node.all_input_nodes if source is not first]
+        of_its_type = OF_THEIR_TYPE.get(node.target)
+        args = [each for place, each in enumerate(node.args) if place != of_its_type]
+        read: list[fx.Node] = []
+        map_arg((args, node.kwargs), read.append)
+        return read
 
     def _constant(self, node: fx.Node, value: Any, other: Any) -> Any:
         """What depends on no input; numbers made of the batch size among it."""
@@ -148,10 +149,8 @@ class Rebuild:
     def _property(self, node: fx.Node, value: Any, other: Any) -> Any:
         """What depends on the input and is no tensor: a size or a type, else it is not known before
         the input is."""
-        first: Any = node.args[0] if node.args else None
-        source = self.env.get(first)
-        if node.target is operator.getitem and not isinstance(source, fx.Node):
-            return self.take(node.args[0])[node.args[1]]
+        if self._is_part(node):
+            return self._part(node)
         if node.target not in QUERIES:
             raise InputError(
                 f"{describe(node)} depends on the values of the input, which a file "
@@ -186,10 +185,23 @@ class Rebuild:
             module, nn.modules.dropout._DropoutNd
         )
 
+    def _is_part(self, node: fx.Node) -> bool:
+        """Whether ``node`` takes a part, by its place or name, of what holds several."""
+        takes = node.target in (operator.getitem, getattr)
+        return takes and isinstance(self.env[node.args[0]], tuple | list | Mapping)  # type: ignore[index]
+
+    def _part(self, node: fx.Node) -> Any:
+        source: Any = node.args[0]
+        parts, key = self.take(source), node.args[1]
+        if node.target is getattr and not isinstance(parts, Mapping):
+            found = self.two[source].value  # a tuple with names, as torch.max gives one
+            key = next(place for place, each in enumerate(found) if each is getattr(found, key))
+        return parts[key]
+
     def _call(self, node: fx.Node, value: Tensor, other: Tensor) -> fx.Node:
         """The node of a form, or of an island, that gives what ``node`` gives."""
-        if node.target is operator.getitem and not isinstance(self.env[node.args[0]], fx.Node):  # type: ignore[index]
-            part: fx.Node = self.take(node.args[0])[node.args[1]]
+        if self._is_part(node):
+            part: fx.Node = self._part(node)
             return part
         call = Call(self, node, value, other)
         found = call.recognized()
@@ -199,13 +211,14 @@ class Rebuild:
         """What a node gives that is a container of tensors: parts of its input, or of an island."""
         if isinstance(node.target, type):  # a dataclass, made at the end of forward
             return node.target(*self.take(node.args), **self.take(node.kwargs))
-        if node.target is operator.getitem and not isinstance(self.env[node.args[0]], fx.Node):  # type: ignore[index]
-            return self.take(node.args[0])[node.args[1]]
+        if self._is_part(node):
+            return self._part(node)
         if node.target in SPLITS:
             return slices(self, node, values, other)
         return self._parts(node, values, other, ())
 
     def _parts(self, node: fx.Node, value: Any, other: Any, path: tuple[Any, ...]) -> Any:
+        value, other = as_container(value), as_container(other)
         if isinstance(value, Tensor):
             return Call(self, node, value, other).island(path)
         if isinstance(value, Mapping):
@@ -306,8 +319,10 @@ class Rebuild:
 
 
 def _taken(root: nn.Module, name: str) -> bool:
-    try:
-        root.get_submodule(name)
-    except AttributeError:
-        return False
+    """Whether ``name`` is that of a module, or of anything that modules have, as ``half``."""
+    found: Any = root
+    for each in name.split("."):
+        if not hasattr(found, each):
+            return False
+        found = getattr(found, each)
     return True

@@ -26,18 +26,13 @@ QUERIES = {
 }
 """Calls that give a property of a tensor and no value of it."""
 
-OF_THEIR_TYPE = {
-    "new_zeros",
-    "new_ones",
-    "new_full",
-    "new_tensor",
-    "new_empty",
-    torch.zeros_like,
-    torch.ones_like,
-    torch.full_like,
-    torch.empty_like,
+OF_THEIR_TYPE: dict[Any, int] = {
+    **dict.fromkeys(("new_zeros", "new_ones", "new_full", "new_tensor", "new_empty"), 0),
+    **dict.fromkeys((torch.zeros_like, torch.ones_like, torch.full_like, torch.empty_like), 0),
+    **dict.fromkeys((torch.rand_like, torch.randn_like, torch.randint_like), 0),
+    **dict.fromkeys(("type_as", "to", "expand_as", "view_as", "reshape_as"), 1),
 }
-"""Calls that read no value of their first argument, only its type."""
+"""Calls that read no value of the argument at a place, only its type and shape."""
 
 
 def two_batches(example: Sequence[Tensor]) -> list[tuple[Tensor, ...]]:

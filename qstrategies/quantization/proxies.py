@@ -81,6 +81,18 @@ def sizes_may_be_proxies() -> Iterator[None]:
                 setattr(owner, name, known)
 
 
+@contextmanager
+def own_attributes(root: Any) -> Iterator[None]:
+    """Give every module in ``root`` back the buffers and attributes that a forward may set."""
+    before = [(each, vars(each).copy(), each._buffers.copy()) for each in root.modules()]
+    try:
+        yield
+    finally:
+        for module, attributes, buffers in before:
+            vars(module).update(attributes)
+            module._buffers.update(buffers)
+
+
 def _recording(owner: Any, name: str) -> Callable[..., Any]:
     """``owner.name``, a node of the graph where a size is a proxy."""
     original = getattr(owner, name)

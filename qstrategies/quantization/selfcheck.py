@@ -17,13 +17,14 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, fx, nn
 
-from qstrategies.errors import REPORT, SelfCheckError
+from qstrategies.errors import REPORT, InputError, SelfCheckError
 from qstrategies.operators.base import Node
 from qstrategies.operators.layer import Layer
 from qstrategies.quantization.exact_forms import module_at
 from qstrategies.quantization.executables import Reference
 from qstrategies.quantization.integer_graph import IntegerGraph
 from qstrategies.quantization.interface import InputSpec
+from qstrategies.quantization.observe import same
 from qstrategies.quantization.quantizers import WeightQuantizer
 from qstrategies.quantization.recipe import CHOOSE_INTEGERS, overrides
 from qstrategies.quantization.saturation import FloatNetwork
@@ -56,10 +57,31 @@ def check_forms(
 ) -> None:
     """Raise ``SelfCheckError`` unless ``graph`` gives what ``user``, in evaluation mode, gives for
     ``inputs``."""
-    args, kwargs = arguments.filled([tensor.clone() for tensor in inputs])
-    expected = [each for _, each in leaves(user(*args, **kwargs)) if isinstance(each, Tensor)]
+
+    def called() -> list[Tensor]:
+        args, kwargs = arguments.filled([tensor.clone() for tensor in inputs])
+        return [each for _, each in leaves(user(*args, **kwargs)) if isinstance(each, Tensor)]
+
+    before = _state(user)
+    expected = called()
+    if _state(user) != before and not same(expected, called()):
+        raise InputError(
+            f"{type(user).__name__} gives other outputs when it is called again, in evaluation "
+            "mode: no file keeps a state or draws random numbers. Take that out of forward"
+        )
     hint = f"something in the forward of {type(user).__name__} was not captured"
     check_outputs(graph, inputs, expected, hint, UNSEEN)
+
+
+def _state(module: nn.Module) -> list[Any]:
+    """What tells that a call has changed a buffer, set an attribute or drawn random numbers."""
+    found: list[Any] = torch.get_rng_state().tolist()
+    for each in module.modules():
+        found += [
+            (id(buffer), buffer._version) for buffer in each._buffers.values() if buffer is not None
+        ]
+        found += [id(value) for value in vars(each).values() if isinstance(value, Tensor)]
+    return found
 
 
 @torch.no_grad()

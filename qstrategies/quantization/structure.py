@@ -3,6 +3,7 @@ dataclasses."""
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import inspect
 import itertools
@@ -19,10 +20,17 @@ from qstrategies.errors import InputError
 Leaf = Callable[[str, Any], Any]
 
 
+def as_container(value: Any) -> Any:
+    """``value``, a dict of its fields if it is a dataclass."""
+    if isinstance(value, type) or not dataclasses.is_dataclass(value):
+        return value
+    return {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
+
+
 def mapped(value: Any, leaf: Leaf, path: str = "") -> Any:
     """``value`` with ``leaf(path, x)`` in the place of everything that is no container."""
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        fields = {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
+    fields = as_container(value)
+    if fields is not value:
         return type(value)(**mapped(fields, leaf, path))
     if isinstance(value, Mapping):
         items = {name: mapped(each, leaf, _joined(path, name)) for name, each in value.items()}
@@ -230,6 +238,32 @@ def as_module(model: Any) -> nn.Module:
         )
     compiled: Any = getattr(model, "_orig_mod", model)
     return compiled
+
+
+def copy_of(model: nn.Module) -> nn.Module:
+    """A deep copy. What a forward has kept of a training step is there without its history, which
+    cannot be copied.
+
+    Raises ``InputError`` for attributes that Python cannot copy.
+    """
+    kept = (each for module in model.modules() for each in _tensors_in(vars(module)))
+    memo = {id(each): each.detach().clone() for each in kept if not each.is_leaf}
+    try:
+        return copy.deepcopy(model, memo)
+    except Exception as error:
+        raise InputError(
+            f"{type(model).__name__} cannot be copied ({error}): keep what cannot out of its "
+            "attributes"
+        ) from None
+
+
+def _tensors_in(value: Any) -> Iterator[Tensor]:
+    """The tensors in plain containers, however deep."""
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, dict | list | tuple):
+        for each in value.values() if isinstance(value, dict) else value:
+            yield from _tensors_in(each)
 
 
 def device_of(module: nn.Module) -> torch.device:

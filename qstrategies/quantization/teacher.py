@@ -11,7 +11,7 @@ from torch.nn import functional
 
 from qstrategies.quantization.exact_forms import drop_training_only, fold_norms
 from qstrategies.quantization.qat import FakeQuantizedModel
-from qstrategies.quantization.structure import leaves
+from qstrategies.quantization.structure import copy_of, leaves
 
 
 class Teacher:
@@ -25,7 +25,7 @@ class Teacher:
             fold_norms(forms)
             self.model: nn.Module = forms
         else:
-            self.model = copy.deepcopy(model).eval()
+            self.model = copy_of(model).eval()
         self.model.requires_grad_(False)
 
     @torch.no_grad()

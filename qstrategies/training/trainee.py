@@ -3,7 +3,6 @@ them (``loop.py``)."""
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any
 
@@ -17,7 +16,7 @@ from qstrategies.quantization.model import QuantizedModel
 from qstrategies.quantization.qat import FakeQuantizedModel, prepare_qat
 from qstrategies.quantization.quantizers import ActivationQuantizer
 from qstrategies.quantization.recipe import overrides
-from qstrategies.quantization.structure import as_module, device_of
+from qstrategies.quantization.structure import as_module, copy_of, device_of
 from qstrategies.records import QuantizationConfig
 from qstrategies.strategies import STRATEGIES
 from qstrategies.strategies.base import Step, Strategy
@@ -190,7 +189,7 @@ class Trainee:
 
     def _bare_copy(self) -> nn.Module:
         """``model`` without what this trainee and a framework have put around its forward."""
-        copied = copy.deepcopy(self.model)
+        copied = copy_of(self.model)
         if self._hook is not None:  # of the user's own, all stay
             del copied._forward_hooks[self._hook.id]
             del copied._forward_hooks_with_kwargs[self._hook.id]
@@ -249,7 +248,7 @@ def prepare(  # noqa: PLR0913 - one keyword per setting
         trained = prepare_qat(model, recipe=chosen, calibration=calibration, **request)
         return Trainee(_placed_as(model, trained).train(), chosen, steps)
     device_of(model)  # which refuses one without values
-    copied = copy.deepcopy(model)
+    copied = copy_of(model)
     if not copied.training:  # else what is in evaluation mode is frozen
         copied.train()
     return Trainee(copied, chosen, steps, request)

@@ -1,0 +1,178 @@
+"""What engineers write in a forward: each comes out as what they wrote, or is refused in one
+line."""
+
+import dataclasses
+
+import pytest
+import torch
+from everywhere import check, decibels, images
+from torch import nn
+from torch.nn import functional as F
+
+import qstrategies as qs
+
+
+class Written(nn.Module):
+    """``function`` of the module itself and of what a convolution gives, before another one."""
+
+    def __init__(self, function, **attributes):
+        super().__init__()
+        torch.manual_seed(1)
+        self.before, self.function = nn.Conv2d(3, 8, 3, padding=1), function
+        for name, value in attributes.items():
+            if isinstance(value, torch.Tensor):
+                self.register_buffer(name, value)
+            else:
+                setattr(self, name, value)
+        self.after = nn.LazyConv2d(4, 1)
+        self(images(2))
+
+    def forward(self, x):
+        return self.after(self.function(self, self.before(x)))
+
+
+def changes(change):
+    """``change`` works in place on what is read before and after it, under two names."""
+
+    def function(_, y):
+        z = y * 1.5
+        same, before = z, z - 0.25
+        changed = change(z, y)
+        return torch.cat([before, changed, same * 0.5], 1)
+
+    return function
+
+
+CHANGES = {
+    "copy_": lambda z, y: z.copy_(y.abs()),
+    "masked_fill_": lambda z, y: z.masked_fill_(y > 0.2, 0.1),
+    "zero_": lambda z, _: z.zero_(),
+    "addcmul_": lambda z, y: z.addcmul_(y, y, value=0.5),
+    "cumsum_": lambda z, _: z.cumsum_(1),
+    "index_fill_": lambda z, _: z.index_fill_(1, torch.tensor([1, 3]), 0.5),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
+def test_an_island_that_works_in_place_changes_only_what_it_means_to(change, tmp_path):
+    check(Written(changes(change)), tmp_path, islands=None, export=False)
+
+
+METHODS = {
+    "double": lambda _, y: y.double().float(),
+    "half": lambda _, y: y.half().float(),
+    "type": lambda _, y: y.type(torch.float64).type_as(y),
+    "to": lambda _, y: y.to(torch.float64).to(y),
+    "cpu": lambda _, y: y.cpu().softmax(1),
+}
+
+
+@pytest.mark.parametrize("method", METHODS.values(), ids=METHODS)
+def test_methods_that_modules_have_too(method, tmp_path):
+    check(Written(method), tmp_path, islands=None, export=False)
+
+
+@dataclasses.dataclass
+class Found:
+    values: torch.Tensor
+    count: int = 1
+
+
+class GivesOne(nn.Module):
+    """Cannot be traced, and gives a dataclass."""
+
+    def forward(self, x):
+        return Found(x.relu() if float(x.detach().abs().max()) >= 0 else x)
+
+
+NAMED = {
+    "maximum": lambda _, y: y.max(1, keepdim=True).values,
+    "function": lambda _, y: torch.max(y, dim=1, keepdim=True).values * 0.5,
+    "median": lambda _, y: y.median(dim=2, keepdim=True)[0],
+    "topk": lambda _, y: y.topk(3, 1).values,
+    "sort": lambda _, y: torch.sort(y, 1).values,
+    "dataclass": lambda self, y: self.part(y).values,
+}
+
+
+@pytest.mark.parametrize("read", NAMED.values(), ids=NAMED)
+def test_results_that_are_read_by_name(read, tmp_path):
+    check(Written(read, part=GivesOne()), tmp_path, islands=None, export=False)
+
+
+def _counts(self, y):
+    self.calls += 1
+    self.last = y.mean((2, 3))
+    return y
+
+
+def _averages(self, y):
+    self.average = self.average * 0.9 + y.mean((0, 2, 3)) * 0.1
+    return y - self.average[:, None, None]
+
+
+def _averages_in_place(self, y):
+    self.average.mul_(0.9).add_(y.mean((0, 2, 3)), alpha=0.1)
+    return y - self.average[:, None, None]
+
+
+def _recurs(self, y):
+    self.state = 0 if self.state is None else self.state * 0.5 + y.mean()
+    return y + self.state
+
+
+def test_what_a_forward_keeps_and_does_not_read_is_no_matter():
+    net, x = Written(_counts, calls=torch.zeros(())).eval(), images()
+    with torch.no_grad():
+        expected = net(x)
+    assert decibels(expected, qs.quantize(net, [x], x).reference()(x)) > 20
+    assert net.calls == 2 and isinstance(net.last, torch.Tensor)
+
+
+def _keeps(self, y):
+    self.kept = [y, {"mean": y.mean()}]
+    return y
+
+
+@pytest.mark.parametrize("kind", ["weight_norm", "attribute"])
+def test_a_model_that_keeps_what_it_computed_in_a_training_step(kind):
+    net = Written(_keeps if kind == "attribute" else lambda _, y: y)
+    if kind == "weight_norm":
+        nn.utils.weight_norm(net.after)
+    x = images()
+    net(x).sum().backward()
+    with torch.no_grad():
+        expected = net.eval()(x)
+    net.train()(x).sum().backward()
+    assert decibels(expected, qs.quantize(net, [x], x).reference()(x)) > 20
+    qs.prepare(net, x, "no_norm").model(x).sum().backward()
+
+
+STATES = {
+    "average": (_averages, {"average": torch.zeros(8)}),
+    "average in place": (_averages_in_place, {"average": torch.zeros(8)}),
+    "attribute": (_recurs, {"state": None}),
+    "noise": (lambda _, y: y + torch.randn_like(y), {}),
+    "dropout": (lambda _, y: F.dropout(y, 0.5, True), {}),
+}
+
+
+@pytest.mark.parametrize("name", STATES)
+def test_a_state_that_outputs_depend_on_is_refused(name):
+    function, attributes = STATES[name]
+    x = images()
+    with pytest.raises(qs.InputError, match="called again|other values in every run|'dropout'"):
+        qs.quantize(Written(function, **attributes).eval(), [x], x)
+
+
+MADE = {
+    "type_as": lambda y: torch.arange(12).type_as(y).repeat(y.shape[0], 8, 12, 1),
+    "to": lambda y: torch.arange(12).to(y).expand(y.shape[0], 8, 12, -1),
+    "expand_as": lambda y: torch.arange(12.0).expand_as(y),
+    "reshape_as": lambda y: torch.arange(8.0 * 144).repeat(y.size(0)).reshape_as(y) / 100,
+}
+
+
+@pytest.mark.parametrize("made", MADE.values(), ids=MADE)
+def test_constants_with_the_type_or_shape_of_a_tensor(made, tmp_path):
+    check(Written(lambda _, y: torch.cat([y, made(y) / 12], 1)), tmp_path, islands=None)
