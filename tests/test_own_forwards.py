@@ -3,6 +3,7 @@ line."""
 
 import dataclasses
 
+import numpy as np
 import pytest
 import torch
 from everywhere import check, decibels, images
@@ -176,3 +177,94 @@ MADE = {
 @pytest.mark.parametrize("made", MADE.values(), ids=MADE)
 def test_constants_with_the_type_or_shape_of_a_tensor(made, tmp_path):
     check(Written(lambda _, y: torch.cat([y, made(y) / 12], 1)), tmp_path, islands=None)
+
+
+@torch.jit.script
+def gated(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+    return torch.tanh(x) * torch.sigmoid(y)
+
+
+def _on_its_device(_, y):
+    with torch.autocast(device_type=y.device.type, enabled=False):
+        return y.to(y.dtype) * torch.arange(y.shape[-1], device=y.device, dtype=y.dtype) / 12
+
+
+SIZES = {
+    "np.prod": lambda _, y: y.view(-1, int(np.prod(y.shape[1:]))).view(y.shape),
+    "np.prod, as it is": lambda _, y: y.view(y.shape[0], np.prod(y.size()[1:])).view(y.shape),
+    "np.sqrt": lambda _, y: y / np.sqrt(y.shape[1]) * np.float32(1.5),
+    "of NumPy first": lambda _, y: np.float32(1.5) * y - np.float64(0.25),
+    "a tensor of sizes": lambda _, y: y / torch.tensor([y.shape[2], y.size(3)]).float().mean(),
+    "as_tensor": lambda _, y: y * torch.as_tensor(y.shape[1] * 0.1),
+    "full": lambda _, y: y + torch.full((1, 1, 1, y.size(3)), y.size(1) * 0.1),
+    "a device and a type": _on_its_device,
+    "a scripted function": lambda _, y: gated(y, y * 2),
+    "negative padding": lambda _, y: F.pad(y, (-1, 2, -2, 0)),
+    "cropping": lambda _, y: nn.ZeroPad2d((-1, -2, 0, -3))(y),
+    "the size of another": lambda self, y: self.up(F.max_pool2d(y, 2), output_size=y.shape[2:]),
+}
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
+@pytest.mark.parametrize("compute", SIZES.values(), ids=SIZES)
+def test_sizes_and_numbers_of_other_libraries(compute, tmp_path):
+    up = nn.ConvTranspose2d(8, 8, 3, 2, 1)
+    check(Written(compute, up=up), tmp_path)
+    assert np.prod([2, 3]) == 6 and np.prod.__module__ == "numpy"
+
+
+def test_a_scripted_module_stays_in_float(tmp_path):
+    class Scripted(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return x * torch.sigmoid(x)
+
+    net = Written(lambda self, y: self.part(y), part=torch.jit.script(Scripted()))
+    check(net, tmp_path, islands=1, export=False)
+
+
+def test_wrappers_of_several_devices_are_what_they_wrap():
+    net, x = Written(lambda _, y: y.relu()).eval(), images()
+    ours = qs.quantize(nn.DataParallel(net), [x], x)
+    assert torch.equal(ours.reference()(x), qs.quantize(net, [x], x).reference()(x))
+
+
+class Bags(nn.Module):
+    """PyTorch exports it as a loop."""
+
+    def __init__(self):
+        super().__init__()
+        self.bags, self.last = nn.EmbeddingBag(20, 8), nn.Linear(8, 3)
+
+    def forward(self, tokens):
+        return self.last(self.bags(tokens))
+
+
+def test_an_island_with_a_loop(tmp_path):
+    tokens = torch.randint(0, 20, (8, 6))
+    quantized, files = check(Bags(), tmp_path, (tokens,), islands=1)
+    report = qs.cross_check(files, tokens, ["onnxruntime-all"])
+    assert all(each.rows_equal == 1 for each in report.checks), quantized
+
+
+def test_what_cannot_be_exported_is_refused_by_the_name_of_its_operator(tmp_path):
+    x = images()
+    quantized = qs.quantize(Written(lambda _, y: y.cumprod(1)).eval(), [x], x)
+    with pytest.raises(qs.InputError, match="cumprod"):
+        qs.export_onnx(quantized, tmp_path / "model.onnx")
+
+
+@pytest.mark.parametrize("reduce", [lambda y: y.mean(), lambda y: y.transpose(0, 1) * 2.0])
+def test_outputs_without_rows_of_examples_are_not_compared(reduce, tmp_path):
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer = nn.Linear(12, 4)
+
+        def forward(self, x):
+            y = self.layer(x[:, 0])
+            return y, reduce(y)
+
+    x = images()
+    exported = qs.export_onnx(qs.quantize(Net(), [x], x), tmp_path / "model.onnx")
+    with pytest.raises(qs.InputError, match="first dimension"):
+        qs.cross_check(exported, x)

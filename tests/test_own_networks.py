@@ -169,7 +169,18 @@ def _narrow(y):
     return y.mean((2, 3), keepdim=True)
 
 
+class GeneralizedMean(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.power = nn.Parameter(torch.tensor([2.0]))
+
+    def forward(self, y):
+        mean = F.avg_pool2d((y.abs() + 0.5).pow(self.power), 4)
+        return mean.pow(1.0 / self.power)
+
+
 ONE_ELEMENT = {
+    "generalized mean": GeneralizedMean(),
     "of no dimension": lambda y: torch.tensor(0.7) * y + torch.tensor(-0.3),
     "of one": lambda y: (y - torch.tensor([0.3])) / torch.tensor([-0.7]),
     "of four": lambda y: torch.tensor([[[[0.2]]]]) - y * torch.full((1, 1, 1, 1), 3.0),
@@ -208,7 +219,14 @@ CALLED_TWICE = {
     "norm": lambda y: SHARED_NORM(F.relu(SHARED_NORM(y))),
     "SiLU": lambda y: F.silu(F.silu(y)),
 }
+POINTWISE = {
+    "rounding": lambda y: torch.floor(y * 8) + (y * 8).round() - torch.ceil(y) + y.frac(),
+    "logarithms": lambda y: torch.log1p(y.abs()) + (y**2 + 1).log() - torch.log2(y.exp() + 1),
+    "waves": lambda y: torch.sin(y) * y.cos() + torch.atan(y) - y.sinh(),
+    "GELU by hand": lambda y: 0.5 * y * (1 + torch.erf(y / 2**0.5)),
+}
 EXACT = {
+    **POINTWISE,
     **{f"in place, {name}": _old_name(change) for name, change in IN_PLACE.items()},
     **NUMBERS,
     **CLAMPS,

@@ -94,7 +94,8 @@ def cross_check(
             pixels).
 
     Raises:
-        InputError: an unknown runtime, or another number of inputs than the model has.
+        InputError: an unknown runtime, another number of inputs than the model has, or outputs
+            without one row per example.
     """
     files = [exported] if isinstance(exported, ExportedModel) else list(exported)
     quantized = files[0].quantized
@@ -104,6 +105,12 @@ def cross_check(
             f"got {len(tensors)} inputs: expected "
             f"{len(quantized.inputs) if quantized else 'an int8 export'}"
         )
+    for name, output in zip(quantized.output_names, quantized.graph.outputs, strict=True):
+        if output.shape[:1] != (None,):
+            raise InputError(
+                f"output {name!r} has the shape {list(output.shape)}, and no examples in its first "
+                "dimension: give it one there, or leave it out"
+            )
     integers = [
         spec.integers(tensor) for spec, tensor in zip(quantized.inputs, tensors, strict=True)
     ]

@@ -58,9 +58,8 @@ def export_islands(graph: IntegerGraph) -> ExportedIslands:
         proto = exported(_Together(islands, places), tuple(inputs), dynamic)
     except Exception as error:
         names = ", ".join(sorted({island.name for island in islands}))
-        lines = str(error).strip().splitlines() or [type(error).__name__]
         raise InputError(
-            f"what stays in float cannot be exported ({names}): {lines[0]}; rewrite it with "
+            f"what stays in float cannot be exported ({names}): {_cause(error)}; rewrite it with "
             "operators of ONNX"
         ) from None
     ends = {}
@@ -68,6 +67,14 @@ def export_islands(graph: IntegerGraph) -> ExportedIslands:
         names_in = tuple(proto.graph.input[place].name for place in chosen)
         ends[island.output.name] = Ends(names_in, result.name)
     return ExportedIslands(ends, proto.graph)
+
+
+def _cause(error: BaseException) -> str:
+    """The first line of what an exporter's error comes from."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return lines[0]
 
 
 class ExportedIslands:
@@ -95,7 +102,7 @@ class ExportedIslands:
             node = self.makers.get(name)
             if node is not None and name not in given and node.name not in wanted:
                 wanted.add(node.name)
-                open_names += node.input
+                open_names += _read(node)
         return [node for node in self.graph.node if node.name in wanted]
 
     def _copy(
@@ -103,12 +110,12 @@ class ExportedIslands:
     ) -> None:
         copied = onnx.NodeProto()
         copied.CopyFrom(node)
-        for index, name in enumerate(node.input):
+        for name in _read(node):
             if name in self.tensors and name not in renamed:
                 renamed[name] = to.constant(
                     f"{island}.{name}", onnx.numpy_helper.to_array(self.tensors[name])
                 )
-            copied.input[index] = renamed.get(name, name)
+        _rename_read(copied, renamed)
         for index, name in enumerate(node.output):
             renamed[name] = to.free_name(f"{island}.{name}") if name else name
             copied.output[index] = renamed[name]
@@ -116,6 +123,30 @@ class ExportedIslands:
         del copied.metadata_props[:]
         copied.doc_string = ""
         to.nodes.append(copied)
+
+
+def _read(node: onnx.NodeProto) -> list[str]:
+    """The names that ``node`` reads, in the bodies of its loops and branches too."""
+    names = list(node.input)
+    for body in _bodies(node):
+        for each in body.node:
+            names += _read(each)
+        names += [each.name for each in body.output]
+    return names
+
+
+def _bodies(node: onnx.NodeProto) -> list[onnx.GraphProto]:
+    return [each.g for each in node.attribute if each.type == onnx.AttributeProto.GRAPH]
+
+
+def _rename_read(node: onnx.NodeProto, renamed: Mapping[str, str]) -> None:
+    """Give what ``node`` reads the names that it has outside. In place."""
+    node.input[:] = [renamed.get(name, name) for name in node.input]
+    for body in _bodies(node):
+        for each in body.node:
+            _rename_read(each, renamed)
+        for value in body.output:
+            value.name = renamed.get(value.name, value.name)
 
 
 class OnnxPart(nn.Module):
@@ -135,7 +166,7 @@ class OnnxPart(nn.Module):
 
     def _model(self) -> bytes:
         nodes = ExportedIslands({}, self.graph).needed(self.ends)
-        read = {name for node in nodes for name in node.input}
+        read = {name for node in nodes for name in _read(node)}
         constants = [tensor for tensor in self.graph.initializer if tensor.name in read]
         inputs = [each for each in self.graph.input if each.name in self.ends.inputs]
         outputs = [each for each in self.graph.output if each.name == self.ends.output]

@@ -209,8 +209,7 @@ def _draw(random: Random, shape: Sizes) -> nn.Module | None:
         return None
     groups = random.choice([each for each in (1, 1, 2, 3, inputs) if inputs % each == 0])
     pads: Any = several(random, (0, 0, 1, 2), dimensions)
-    layer = skip_init(
-        CONVOLUTIONS[dimensions],
+    layer = CONVOLUTIONS[dimensions](
         inputs,
         groups * random.randint(1, 3),
         several(random, (1, 2, 3), dimensions),

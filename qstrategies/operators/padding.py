@@ -24,6 +24,7 @@ from qstrategies.operators.base import (
 )
 from qstrategies.operators.drawing import Applied, Sizes, draws
 from qstrategies.operators.movement import Movement, moves
+from qstrategies.operators.slicing import Slice
 
 MODES = {"constant": "constant", "reflect": "reflect", "replicate": "edge", "circular": "wrap"}
 
@@ -98,9 +99,26 @@ def _pad(
         return None
     pairs = [(pad[place], pad[place + 1]) for place in range(0, len(pad), 2)]
     pads = ((0, 0),) * (rank - len(pairs)) + tuple(reversed(pairs))
-    if min(itertools.chain(*pads)) < 0:
-        return None
-    return call.emit(Pad(pads, mode), input) if any(pad) else input
+    cut = _cut(call, input, pads)
+    pads = tuple((max(low, 0), max(high, 0)) for low, high in pads)
+    if cut is None or not any(itertools.chain(*pads)):
+        return cut
+    return call.emit(Pad(pads, mode), cut)
+
+
+def _cut(call: Call, x: fx.Node, pads: Sequence[tuple[int, int]]) -> fx.Node | None:
+    """``x`` without what negative ``pads`` take away, None where a size is not known: what is left
+    is padded, and runtimes do not agree on negative padding."""
+    for dim, (low, high) in enumerate(pads):
+        size = shape_of(x)[dim]
+        if low >= 0 and high >= 0:
+            continue
+        if size is None:
+            return None
+        start, stop = max(-low, 0), size - max(-high, 0)
+        shape = (*shape_of(x)[:dim], stop - start, *shape_of(x)[dim + 1 :])
+        x = call.emit(Slice(dim, start, stop), x, shape=shape)
+    return x
 
 
 _PADS: dict[Any, str] = {
@@ -120,7 +138,7 @@ def _pad_module(call: Call, module: Any, x: fx.Node) -> fx.Node | None:
 @draws()
 def _draw(random: Random, shape: Sizes) -> nn.Module:
     count = 2 * random.randint(1, len(shape))
-    amounts = [random.randint(0, 2) for _ in range(count)]
+    amounts = [random.choice((-1, 0, 1, 2)) for _ in range(count)]
     return Applied(functional.pad, amounts, random.choice(list(MODES)))
 
 

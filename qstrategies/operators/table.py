@@ -31,7 +31,7 @@ from qstrategies.operators.base import (
     recognizes,
     shape_of,
 )
-from qstrategies.operators.drawing import Applied, Sizes, draws, happens
+from qstrategies.operators.drawing import Applied, Sizes, draws, happens, spelling
 from qstrategies.operators.layer import own_parameter
 
 MODULES = (
@@ -73,18 +73,13 @@ FUNCTIONS = (
     functional.tanhshrink,
     functional.threshold,
 )
+POSITIVE = ("log", "log10", "log1p", "log2", "reciprocal", "rsqrt", "sqrt")
+"""What is finite for positive numbers."""
 BY_NAME = (
-    "abs",
-    "exp",
-    "neg",
-    "pow",
-    "reciprocal",
-    "rsqrt",
-    "sigmoid",
-    "sign",
-    "sqrt",
-    "square",
-    "tanh",
+    *("abs", "arctan", "asinh", "atan", "ceil", "cos", "cosh", "erf", "erfc", "exp", "exp2"),
+    *("expm1", "floor", "frac", "neg", "round", "sigmoid", "sign", "sin", "sinh"),
+    *("square", "tan", "tanh", "trunc"),
+    *POSITIVE,
 )
 OTHER_NAMES: dict[Any, Any] = {
     functional.leaky_relu_: functional.leaky_relu,
@@ -94,10 +89,8 @@ OTHER_NAMES: dict[Any, Any] = {
     torch.celu: functional.celu,
     torch.selu: functional.selu,
     operator.neg: torch.neg,
-    operator.pow: torch.pow,
     operator.abs: torch.abs,
     "__neg__": torch.neg,
-    "__pow__": torch.pow,
     "__abs__": torch.abs,
 }
 
@@ -222,6 +215,13 @@ def _apply(function: Any, settings: tuple[Any, ...], named: dict[str, Any], x: T
     return result
 
 
+def _power(call: Call, input: Any, exponent: Any) -> fx.Node | None:
+    if isinstance(input, fx.Node) and isinstance(exponent, Tensor):
+        return with_number(call, torch.pow, input, exponent)
+    return _function(torch.pow, call, input, exponent)
+
+
+recognizes(torch.pow, "pow", "pow_", operator.pow, "__pow__")(_power)
 for _each in FUNCTIONS:
     recognizes(_each)(functools.partial(_function, _each))
 for _target, _each in OTHER_NAMES.items():
@@ -264,21 +264,36 @@ def _draw_trained(random: Random, _: Sizes) -> nn.Module:
 
 @draws()
 def _draw_function(random: Random, _: Sizes) -> nn.Module:
-    others = [each for each in OTHER_NAMES if each not in ("__pow__", operator.pow)]
-    target = random.choice([*FUNCTIONS, *others])
+    target = random.choice([*FUNCTIONS, *OTHER_NAMES])
     return Applied(target, *SETTINGS.get(target, ()))
 
 
 @draws()
-def _draw_name(random: Random, _: Sizes) -> nn.Module:
+def _draw_function_of_torch(random: Random, _: Sizes) -> nn.Module:
     name = random.choice(BY_NAME)
-    targets = (getattr(torch, name), name, f"{name}_")
-    applied = Applied(random.choice(targets), *((random.choice((2, 3)),) if name == "pow" else ()))
-    if name not in ("reciprocal", "rsqrt", "sqrt"):
+    return _named(name, getattr(torch, name))
+
+
+@draws()
+def _draw_method(random: Random, _: Sizes) -> nn.Module:
+    name = random.choice(BY_NAME)
+    return _named(name, name)
+
+
+@draws()
+def _draw_method_in_place(random: Random, _: Sizes) -> nn.Module:
+    name = random.choice(BY_NAME)
+    return _named(name, f"{name}_")
+
+
+def _named(name: str, target: Any) -> nn.Module:
+    applied = Applied(target)
+    if name not in POSITIVE:
         return applied
     return nn.Sequential(Applied(torch.abs), Applied(torch.add, 0.5), applied)
 
 
 @draws()
 def _draw_power(random: Random, _: Sizes) -> nn.Module:
-    return Applied(random.choice(("__pow__", operator.pow)), random.choice((2, 3)))
+    exponent = random.choice((2, 3, nn.Parameter(torch.tensor(2.0))))
+    return Applied(spelling(random, _power), exponent)

@@ -108,9 +108,25 @@ for _kind in TRANSPOSED.values():
 @recognizes(*TRANSPOSED.values())
 def _transposed(call: Call, layer: Any, x: fx.Node, output_size: Any = None) -> fx.Node | None:
     dimensions = len(layer.kernel_size)
-    output_padding = layer.output_padding if output_size is None else None
+    output_padding = layer.output_padding
+    if output_size is not None:
+        output_padding = _more(call, layer, x)
     geometry = (layer.stride, layer.padding, output_padding, layer.groups, layer.dilation)
     return _functional_transposed(dimensions, call, x, layer.weight, layer.bias, *geometry)
+
+
+def _more(call: Call, layer: Any, x: fx.Node) -> tuple[int, ...] | None:
+    """The output padding that gives the size of the result; None where a size is not known."""
+    before, after = shape_of(x)[2:], call.shape[2:]
+    found = []
+    for size, wanted, *geometry in zip(
+        before, after, layer.kernel_size, layer.stride, layer.padding, layer.dilation, strict=True
+    ):
+        if size is None or wanted is None:
+            return None
+        kernel, stride, padding, dilation = geometry
+        found.append(wanted - (size - 1) * stride + 2 * padding - dilation * (kernel - 1) - 1)
+    return tuple(found)
 
 
 def _functional_transposed(
@@ -182,8 +198,7 @@ def _draw(random: Random, shape: Sizes) -> nn.Module | None:
     if dimensions not in TRANSPOSED:
         return None
     groups = random.choice([each for each in (1, 1, 2, 3, inputs) if inputs % each == 0])
-    layer = skip_init(
-        TRANSPOSED[dimensions],
+    layer = TRANSPOSED[dimensions](
         inputs,
         groups * random.randint(1, 3),
         several(random, (1, 2, 3), dimensions),

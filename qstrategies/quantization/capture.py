@@ -7,6 +7,8 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+import torch
 from torch import fx, nn
 
 from qstrategies.errors import InputError, unknown
@@ -70,6 +72,8 @@ class _Tracer(fx.Tracer):
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         if module_qualified_name in self.leaves or plain_base(m) is not None:
             return True
+        if isinstance(m, torch.jit.ScriptModule):
+            return True
         return super().is_leaf_module(m, module_qualified_name) and not isinstance(m, PLAIN)
 
     def path_of_module(self, mod: nn.Module) -> str:
@@ -81,6 +85,10 @@ class _Tracer(fx.Tracer):
             name = f"unregistered_{type(mod).__name__.lower()}_{len(self.root._modules)}"
             self.root.add_module(name, mod)
             return name
+
+    def create_arg(self, a: Any) -> Any:
+        """Numbers of NumPy are those of Python."""
+        return super().create_arg(a.item() if isinstance(a, np.generic) else a)
 
     def call_module(self, m: nn.Module, forward: Callable[..., Any], args: Any, kwargs: Any) -> Any:
         """What is run to know a number is run, not traced."""

@@ -2,26 +2,55 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import operator
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from typing import Any
 
+import numpy as np
 import torch
 from torch import fx
 
 TAKE_SIZES: dict[Any, tuple[str, ...]] = {
-    torch: ("zeros", "ones", "empty", "rand", "randn", "eye"),
+    torch: ("zeros", "ones", "empty", "rand", "randn", "eye", "full", "tensor", "as_tensor"),
     torch.Tensor: ("expand", "view", "reshape", "repeat", "tile", "new_zeros", "new_ones"),
 }
 """What takes sizes one by one and does not ask them whether they are proxies; the methods are those
 of a tensor that depends on no input."""
 
 
+ARITHMETIC = {
+    np.add: operator.add,
+    np.subtract: operator.sub,
+    np.multiply: operator.mul,
+    np.true_divide: operator.truediv,
+}
+
+
 class SizedProxy(fx.Proxy):
     """A proxy whose numbers are known where they follow from the example's sizes, and whose
     ``x += y`` is recorded as what it is: a change in place, for every name of ``x``."""
+
+    def __array_ufunc__(self, ufunc: Any, _: str, *inputs: Any, **settings: Any) -> Any:
+        """What NumPy makes of numbers, and of a number of its own and this."""
+        known = ARITHMETIC.get(ufunc)
+        if known is not None:
+            return known(
+                *(each.item() if isinstance(each, np.generic) else each for each in inputs)
+            )
+        numbers = (each._number() if isinstance(each, SizedProxy) else each for each in inputs)
+        return ufunc(*numbers, **settings)
+
+    def __getattr__(self, k: str) -> Any:
+        if k.startswith("__") and k.endswith("__"):  # protocols that it does not follow
+            raise AttributeError(k)
+        attribute = super().__getattr__(k)
+        if k not in ("device", "dtype"):
+            return attribute
+        with contextlib.suppress(fx.proxy.TraceError):  # traced alone
+            return self.tracer.concrete_value(attribute.node)  # type: ignore[attr-defined]
+        return attribute
 
     def _number(self) -> Any:
         return self.tracer.concrete_value(self.node)  # type: ignore[attr-defined]
@@ -64,16 +93,18 @@ class SizedProxy(fx.Proxy):
         return self.tracer.create_proxy("call_function", function, (self, other), {})
 
 
-@contextmanager
+@contextlib.contextmanager
 def sizes_may_be_proxies() -> Iterator[None]:
     """Let calls of ``TAKE_SIZES`` with proxies among their sizes be nodes of the graph."""
     own = [(owner, name) for owner, names in TAKE_SIZES.items() for name in names]
     before = {each: vars(each[0]).get(each[1]) for each in own}
     for owner, name in own:
         setattr(owner, name, _recording(owner, name))
+    np.prod, SCRIPTED.__call__ = _product, _as_written
     try:
         yield
     finally:
+        np.prod, SCRIPTED.__call__ = _prod, _scripted
         for (owner, name), known in before.items():
             if known is None:
                 delattr(owner, name)  # it is inherited
@@ -81,10 +112,11 @@ def sizes_may_be_proxies() -> Iterator[None]:
                 setattr(owner, name, known)
 
 
-@contextmanager
+@contextlib.contextmanager
 def own_attributes(root: Any) -> Iterator[None]:
     """Give every module in ``root`` back the buffers and attributes that a forward may set."""
-    before = [(each, vars(each).copy(), each._buffers.copy()) for each in root.modules()]
+    own = [each for each in root.modules() if not isinstance(each, torch.jit.ScriptModule)]
+    before = [(each, vars(each).copy(), each._buffers.copy()) for each in own]
     try:
         yield
     finally:
@@ -99,7 +131,7 @@ def _recording(owner: Any, name: str) -> Callable[..., Any]:
     op, target = ("call_function", original) if owner is torch else ("call_method", name)
 
     def called(*args: Any, **kwargs: Any) -> Any:
-        sizes = [each for each in args if isinstance(each, fx.Proxy)]
+        sizes = _proxies((args, kwargs))
         return (
             sizes[0].tracer.create_proxy(op, target, args, kwargs)
             if sizes
@@ -107,3 +139,27 @@ def _recording(owner: Any, name: str) -> Callable[..., Any]:
         )
 
     return called
+
+
+def _proxies(value: Any) -> list[fx.Proxy]:
+    found: list[Any] = []
+    fx.node.map_aggregate(value, found.append)
+    return [each for each in found if isinstance(each, fx.Proxy)]
+
+
+SCRIPTED: Any = torch.jit.ScriptFunction
+_prod: Any = np.prod
+_scripted: Any = SCRIPTED.__call__
+
+
+def _product(a: Any, *args: Any, **kwargs: Any) -> Any:
+    """``np.prod``, of sizes too."""
+    return math.prod(a) if _proxies(a) else _prod(a, *args, **kwargs)
+
+
+def _as_written(function: Any, *args: Any, **kwargs: Any) -> Any:
+    """A function that TorchScript was made of, where that is given proxies."""
+    written = getattr(function, "_torchdynamo_inline", None)
+    if written is None or not _proxies((args, kwargs)):
+        return _scripted(function, *args, **kwargs)
+    return written(*args, **kwargs)

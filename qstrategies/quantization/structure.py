@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from qstrategies.errors import InputError
 
+WRAPPERS = (nn.DataParallel, nn.parallel.DistributedDataParallel)
 Leaf = Callable[[str, Any], Any]
 
 
@@ -220,7 +221,8 @@ def as_tensor(value: Any) -> Tensor:
 
 
 def as_module(model: Any) -> nn.Module:
-    """The module that a user's ``model`` is: what ``torch.compile`` was given, or itself.
+    """The module that a user's ``model`` is: what ``torch.compile`` or ``DataParallel`` was given,
+    or itself.
 
     Raises:
         InputError: what is no module, or one whose forward PyTorch has translated already.
@@ -237,7 +239,7 @@ def as_module(model: Any) -> nn.Module:
             f"expected a torch.nn.Module or the path of an ONNX file: got {type(model).__name__}"
         )
     compiled: Any = getattr(model, "_orig_mod", model)
-    return compiled
+    return compiled.module if isinstance(compiled, WRAPPERS) else compiled
 
 
 def copy_of(model: nn.Module) -> nn.Module:
