@@ -29,7 +29,7 @@ def drawn_networks(folder):
     """One for each drawing that has an exact integer form and gives certified bits, as nearly all
     do."""
     for number, drawing in enumerate(each for each in DRAWINGS if each.exact):
-        network, inputs = _network(drawing, number)
+        network, inputs = _network(drawing)
         quantized = qs.quantize(network, [inputs], tuple(each[:2] for each in inputs))
         name = f"{number}-{drawing.file.rpartition('.')[2]}"
         path = qs.export_onnx(quantized, folder / f"{name}.onnx", optimize_for=None)[0].path
@@ -37,9 +37,10 @@ def drawn_networks(folder):
             yield Drawn(name, quantized, path)
 
 
-def _network(drawing, number):
-    random = Random(number)
-    torch.manual_seed(number)
+def _network(drawing):
+    name = f"{drawing.file}.{drawing.draw.__name__}"  # which stays if others are added
+    random = Random(name)
+    torch.manual_seed(random.getrandbits(32))
     while True:
         shape = random.choice(SHAPES)
         module = None

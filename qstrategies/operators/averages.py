@@ -174,12 +174,10 @@ def _average_pool(
     if divisor_override is None:
         return call.emit(AVERAGE_POOLS[dimensions](kernel, stride, padding), input)
     channels = shape[1]  # a sum by another number than the window's: a depthwise layer
-    layer = CONVOLUTIONS[dimensions](
-        channels, channels, kernel, stride, padding, groups=channels, bias=False
-    )
-    return call.emit(
-        own_copy(layer, torch.full_like(layer.weight, 1 / divisor_override), None), input
-    )
+    weight = torch.full((channels, 1, *kernel), 1 / divisor_override)
+    sizes = (channels, channels, kernel, stride, padding)
+    layer = own_copy(weight, None, CONVOLUTIONS[dimensions], *sizes, groups=channels)
+    return call.emit(layer, input)
 
 
 def _sizes(shape: Shape) -> list[int]:

@@ -10,7 +10,6 @@ import numpy as np
 import torch
 from torch import Tensor, fx, nn
 from torch.nn import functional
-from torch.nn.utils import skip_init
 
 from qstrategies.operators.arithmetic import centered, padded, products, window_count, windows
 from qstrategies.operators.base import (
@@ -177,7 +176,9 @@ def _emit(
     if any(map(any, pads)) and (mode != "zeros" or not symmetric):
         x = padded_image(call, x, pads, "constant" if mode == "zeros" else mode)
         pads = [(0, 0)] * dimensions
-    layer = skip_init(
+    layer = own_copy(
+        weight,
+        bias,
         CONVOLUTIONS[dimensions],
         per_group * groups,
         outputs,
@@ -186,9 +187,8 @@ def _emit(
         tuple(low for low, _ in pads),
         dilation,
         groups,
-        bias is not None,
     )
-    return call.emit(own_copy(layer, weight, bias), x)
+    return call.emit(layer, x)
 
 
 def _pads(padding: Any, kernel: list[int], dilation: tuple[int, ...]) -> list[tuple[int, int]]:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import skip_init
 
 from qstrategies.operators.arithmetic import rounded
 from qstrategies.operators.base import Array, Node, Site, Writer, column
@@ -132,8 +133,11 @@ def layer_fields(site: Site) -> dict[str, Any]:
     return {**site.ends, "rounded_layer": site.layer, "relu": site.relu}
 
 
-def own_copy(layer: Any, weight: Tensor, bias: Tensor | None) -> nn.Module:
-    """``layer`` with copies of these parameters, in eval mode."""
+def own_copy(
+    weight: Tensor, bias: Tensor | None, kind: type[nn.Module], *arguments: Any, **named: Any
+) -> nn.Module:
+    """A layer of ``kind`` with copies of these parameters, in eval mode; no others are drawn."""
+    layer: Any = skip_init(kind, *arguments, bias=bias is not None, **named)
     take(layer.weight, weight)
     if bias is not None:
         take(layer.bias, bias)

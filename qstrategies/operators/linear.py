@@ -12,7 +12,6 @@ import numpy as np
 import torch
 from torch import Tensor, fx, nn
 from torch.nn import functional
-from torch.nn.utils import skip_init
 
 from qstrategies.operators.arithmetic import centered
 from qstrategies.operators.base import (
@@ -72,7 +71,7 @@ def _functional(call: Call, input: fx.Node, weight: Any, bias: Any = None) -> fx
     if not isinstance(weight, Tensor) or not isinstance(bias, Tensor | None) or len(shape) < 2:
         return None
     outputs, features = weight.shape
-    layer = own_copy(skip_init(nn.Linear, features, outputs, bias is not None), weight, bias)
+    layer = own_copy(weight, bias, nn.Linear, features, outputs)
     if len(shape) == 2:
         return call.emit(layer, input)
     flat = rows_of(call, input, features)

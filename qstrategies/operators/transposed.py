@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 from torch import Tensor, fx, nn
 from torch.nn import functional
-from torch.nn.utils import skip_init
 
 from qstrategies.operators.arithmetic import centered, products, windows
 from qstrategies.operators.base import (
@@ -155,7 +154,9 @@ def _functional_transposed(
     unusual = any(extra >= step for extra, step in zip(more, strides, strict=True))
     if unusual and None in call.shape[2:]:
         return None
-    layer = skip_init(
+    layer = own_copy(
+        weight,
+        bias,
         TRANSPOSED[dimensions],
         inputs,
         per_group * groups,
@@ -164,10 +165,8 @@ def _functional_transposed(
         per_dimension(padding, dimensions),
         0 if unusual else more,
         groups,
-        bias is not None,
-        per_dimension(dilation, dimensions),
+        dilation=per_dimension(dilation, dimensions),
     )
-    layer = own_copy(layer, weight, bias)
     return _cut(call, input, layer, more) if unusual else call.emit(layer, input)
 
 
