@@ -18,7 +18,7 @@ from qstrategies.execution.verify import report_text, verify
 from qstrategies.specification.vectors import Generated, golden_vectors, vectors_path
 
 EXPORTED = sorted(
-    path for path in (Path(__file__).parent.parent / "exported").glob("*.onnx")
+    path for path in (Path(__file__).parent.parent / "exported").rglob("*.onnx")
     if not path.name.endswith(".fast.onnx")
 )  # fmt: skip
 
@@ -103,7 +103,7 @@ def test_real_inputs_are_given_by_their_integers(branches, tmp_path):
 @pytest.mark.parametrize("path", EXPORTED, ids=lambda path: path.name)
 def test_the_vectors_of_the_committed_models_hold(path):
     assert vectors_path(path).read_text() == golden_vectors(path).json
-    assert vectors_path(path).stat().st_size < 4096
+    assert vectors_path(path).stat().st_size < 8192
 
 
 def test_verify_holds_a_file_against_its_vectors(branches, location, tmp_path):
