@@ -118,6 +118,10 @@ POOLS = {
     "adaptive": nn.AdaptiveAvgPool2d(3),
     "adaptive, unequal": nn.AdaptiveAvgPool2d((4, 2)),
     "adaptive maximum": nn.AdaptiveMaxPool2d(4),
+    "largest of an image": lambda y: y.amax((2, 3), keepdim=True) + y,
+    "largest of a dimension": lambda y: torch.amax(y.abs(), -1)[..., None] - y,
+    "largest by max": lambda y: y - torch.max(y, 1, keepdim=True)[0],
+    "largest by name": lambda y: (y * y.max(dim=1).values.unsqueeze(1)).max(3, True).values,
     "mean of one dimension": lambda y: y.mean(3, keepdim=True),
 }
 MOVEMENTS = {
@@ -225,7 +229,14 @@ POINTWISE = {
     "waves": lambda y: torch.sin(y) * y.cos() + torch.atan(y) - y.sinh(),
     "GELU by hand": lambda y: 0.5 * y * (1 + torch.erf(y / 2**0.5)),
 }
+WEIGHT = torch.linspace(-0.5, 0.6, 144).reshape(12, 12)
+PRODUCTS = {
+    "with a matrix": lambda y: y @ WEIGHT - torch.matmul(y.relu(), WEIGHT[:, :1]),
+    "of rows": lambda y: torch.mm(y[:, 0, 0], WEIGHT)[..., None, None],
+    "and a bias": lambda y: torch.addmm(WEIGHT[0], y[:, 0, 0], WEIGHT)[..., None, None],
+}
 EXACT = {
+    **{f"product, {name}": function for name, function in PRODUCTS.items()},
     **POINTWISE,
     **{f"in place, {name}": _old_name(change) for name, change in IN_PLACE.items()},
     **NUMBERS,

@@ -25,6 +25,9 @@ WAYS = {
         lambda x, p: torch.cat([p.expand(x.shape[0], -1, -1), tokens(x)], 1),
     ),
     "product": ((6, 6), lambda x, p: x @ p),
+    "kernel": ((3, 1, 3, 3), lambda x, p: functional.conv2d(x, p, groups=3)),
+    "kernel, transposed": ((3, 2, 3, 3), lambda x, p: functional.conv_transpose2d(x, p)),
+    "matrix": ((4, 6), functional.linear),
     "norm": ((6,), lambda x, p: functional.layer_norm(x, (6,), p)),
     "norm by name": ((6,), lambda x, p: functional.layer_norm(x, (6,), bias=p)),
     "computed": ((6, 6), lambda x, p: x @ (p - p.mean()).exp()),
@@ -56,7 +59,7 @@ class Inside(nn.Module):
 
 
 def others(trainee):
-    return {n: p for n, p in trainee.model.named_parameters() if not n.startswith("conv")}
+    return {n: p for n, p in trainee.model.named_parameters() if not n.startswith("conv.")}
 
 
 @pytest.mark.parametrize("way", WAYS)
@@ -92,3 +95,12 @@ def test_a_frozen_one_and_a_buffer_stay(way):
     for net in (frozen, held):
         trainee = qs.prepare(net, X, "qat")
         assert not any(each.requires_grad for each in others(trainee).values())
+
+
+def test_what_a_pool_divides_by_stays():
+    net = nn.Sequential(nn.Conv2d(3, 3, 1), nn.AvgPool2d(3, 2, 1, divisor_override=5))
+    trainee = qs.prepare(net, X, "qat")
+    assert [name for name, each in trainee.model.named_parameters() if each.requires_grad] == [
+        "0.weight",
+        "0.bias",
+    ]

@@ -4,6 +4,7 @@ all."""
 from __future__ import annotations
 
 import math
+import operator
 from dataclasses import dataclass
 from random import Random
 from typing import Any
@@ -25,7 +26,7 @@ from qstrategies.operators.base import (
     recognizes,
     shape_of,
 )
-from qstrategies.operators.drawing import Applied, Sizes, draws, happens
+from qstrategies.operators.drawing import Applied, Sizes, draws, happens, spelling
 from qstrategies.operators.layer import Layer, layer_fields, own_copy
 from qstrategies.operators.movement import Reshape
 
@@ -78,11 +79,51 @@ def _functional(call: Call, input: fx.Node, weight: Any, bias: Any = None) -> fx
     return call.reshape(call.emit(layer, flat, shape=(shape_of(flat)[0], outputs)))
 
 
+@recognizes(torch.matmul, torch.mm, operator.matmul, "matmul", "mm", "__matmul__")
+def _product(call: Call, input: fx.Node, mat2: Any) -> fx.Node | None:
+    return _addition_of_product(call, None, input, mat2)
+
+
+@recognizes(torch.addmm)
+def _addition_of_product(call: Call, input: Any, mat1: fx.Node, mat2: Any) -> fx.Node | None:
+    """``mat1 @ mat2 + input``, where only ``mat1`` depends on the input of the model."""
+    bias = input is None or (isinstance(input, Tensor) and input.dim() == 1)
+    if not isinstance(mat2, Tensor) or mat2.dim() != 2 or not bias:
+        return None
+    weight = mat2.detach().t().contiguous()
+    trained = isinstance(mat2, nn.Parameter) and mat2.requires_grad
+    return _functional(call, mat1, nn.Parameter(weight) if trained else weight, input)
+
+
 def rows_of(call: Call, x: fx.Node, features: int) -> fx.Node:
     """``x`` [..., features] as [rows, features]."""
     leading = shape_of(x)[:-1]
     rows = None if None in leading else math.prod(each for each in leading if each is not None)
     return call.emit(Reshape((-1, features)), x, shape=(rows, features))
+
+
+@draws()
+def _draw_product(random: Random, shape: Sizes) -> nn.Module:
+    weight = nn.Parameter(torch.empty(shape[-1], random.randint(1, 7)).uniform_(-1, 1))
+    return Applied(spelling(random, _product), weight)
+
+
+class _Added(nn.Module):
+    """``torch.addmm``."""
+
+    def __init__(self, features: int, outputs: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(features, outputs).uniform_(-1, 1))
+        self.bias = nn.Parameter(torch.empty(outputs).uniform_(-1, 1))
+        self.target = torch.addmm
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.addmm(self.bias, x, self.weight)
+
+
+@draws()
+def _draw_added(random: Random, shape: Sizes) -> nn.Module:
+    return _Added(shape[-1], random.randint(1, 7))
 
 
 @draws(often=4)

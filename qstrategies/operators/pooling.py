@@ -9,6 +9,7 @@ from random import Random
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor, fx, nn
 from torch.nn import functional
 
@@ -28,7 +29,8 @@ from qstrategies.operators.base import (
     recognizes_by_dimension,
     shape_of,
 )
-from qstrategies.operators.drawing import Applied, Sizes, draws, happens, several
+from qstrategies.operators.drawing import Applied, Sizes, draws, happens, several, spelling
+from qstrategies.operators.movement import Reshape
 from qstrategies.operators.upsampling import upsampled
 
 MAX_POOLS: dict[int, Any] = {1: nn.MaxPool1d, 2: nn.MaxPool2d, 3: nn.MaxPool3d}
@@ -188,6 +190,36 @@ recognizes_by_dimension("adaptive_max_pool", _adaptive_max)
 def _adaptive_max_module(call: Call, pool: Any, x: fx.Node) -> fx.Node | None:
     dimensions = next(each for each, kind in ADAPTIVE_MAX.items() if isinstance(pool, kind))
     return _adaptive_max(dimensions, call, x, pool.output_size, pool.return_indices)
+
+
+@recognizes(torch.amax, "amax")
+def _largest(call: Call, input: fx.Node, dim: Any = (), keepdim: bool = False) -> fx.Node | None:
+    x: fx.Node | None = input
+    for each in per_dimension(dim, 1):
+        x = None if x is None else _largest_of(call, x, each % len(shape_of(input)))
+    return x if x is None or x is input else call.reshape(x)
+
+
+def _largest_of(call: Call, x: fx.Node, dim: int) -> fx.Node | None:
+    """The largest along ``dim``, which stays with size 1, by a pool over [N, before, dim, behind];
+    None for a size that varies."""
+    batch, *sizes = shape_of(x)
+    if dim == 0 or batch is not None or None in sizes:
+        return None
+    known = [each for each in sizes if each is not None]
+    before, count, behind = math.prod(known[: dim - 1]), known[dim - 1], math.prod(known[dim:])
+    image = call.emit(Reshape((-1, before, count, behind)), x, shape=(None, before, count, behind))
+    pool = MAX_POOLS[2]((count, 1), (count, 1), (0, 0), (1, 1))
+    found = call.emit(pool, image, shape=(None, before, 1, behind))
+    after = (*known[: dim - 1], 1, *known[dim:])
+    return call.emit(Reshape((-1, *after)), found, shape=(None, *after))
+
+
+@draws()
+def _draw_largest(random: Random, shape: Sizes) -> nn.Module:
+    dims = random.sample(range(1, len(shape) + 1), random.randint(1, len(shape)))
+    chosen = dims[0] if len(dims) == 1 else tuple(dims)
+    return Applied(spelling(random, _largest), chosen, keepdim=happens(random, 0.6))
 
 
 @draws(often=2)

@@ -46,6 +46,10 @@ SPLITS = {
 }
 
 
+FIRST_PARTS = {torch.max: torch.amax, "max": torch.amax}
+"""What gives the first of several results, by what gives them all from the same arguments."""
+
+
 class Call:
     """A call of the user's graph, for its recognizer."""
 
@@ -59,10 +63,19 @@ class Call:
         name = str(self.node.target) if named else self.node.name
         made: Any = module
         made.stays_in_eval = self._stays_in_eval()
+        if not self._trains():  # it holds numbers of a buffer, or that a pool divides by
+            module.requires_grad_(False)
         emitted = self.rebuild.add(name, module, inputs)
         emitted.meta["shape"] = self.shape if shape is None else shape
         emitted.meta["dtype"] = self.example.dtype
         return emitted
+
+    def _trains(self) -> bool:
+        """Whether what is called has parameters of the user's, or reads some."""
+        if self.node.op != "call_module":
+            return not self.rebuild.trained.isdisjoint(self.node.all_input_nodes)
+        called = self.rebuild.captured.module.get_submodule(str(self.node.target))
+        return any(parameter.requires_grad for parameter in called.parameters())
 
     def _stays_in_eval(self) -> bool:
         """Whether the user has frozen the module that is called."""
@@ -82,12 +95,12 @@ class Call:
             )
         return x if shape_of(x) == self.shape else self.emit(Reshape(sizes), x)
 
-    def recognized(self) -> fx.Node | None:
-        """What the operators say that this call is; None if they do not know it, or not with these
-        arguments."""
+    def recognized(self, target: Any = None) -> fx.Node | None:
+        """What the operators say that this call, or one of ``target`` with its arguments, is; None
+        if they do not know it, or not with these arguments."""
         node, rebuild = self.node, self.rebuild
         module = None
-        target: Any = node.target
+        target = node.target if target is None else target
         if node.op == "call_module":
             module = rebuild.captured.module.get_submodule(str(target))
             if str(target) in rebuild.captured.leaves or _has_hooks(module):

@@ -22,7 +22,7 @@ from qstrategies.errors import InputError
 from qstrategies.operators.base import shape_of
 from qstrategies.operators.dropout import DROPOUTS
 from qstrategies.operators.island import Float, Repeated
-from qstrategies.quantization.call import SPLITS, Call, slices
+from qstrategies.quantization.call import FIRST_PARTS, SPLITS, Call, slices
 from qstrategies.quantization.capture import Captured
 from qstrategies.quantization.meanings import (
     RowPerExample,
@@ -220,7 +220,9 @@ class Rebuild:
     def _parts(self, node: fx.Node, value: Any, other: Any, path: tuple[Any, ...]) -> Any:
         value, other = as_container(value), as_container(other)
         if isinstance(value, Tensor):
-            return Call(self, node, value, other).island(path)
+            call, whole = Call(self, node, value, other), FIRST_PARTS.get(node.target)
+            known = call.recognized(whole) if whole is not None and path == (0,) else None
+            return call.island(path) if known is None else known
         if isinstance(value, Mapping):
             return {
                 name: self._parts(node, each, other[name], (*path, name))
