@@ -63,6 +63,36 @@ def test_the_cnn_gives_the_bits_of_its_file_on_digits(qat, mnist):
     np.testing.assert_array_equal(RUNTIMES.get("c99")(qat).run(images), expected)
 
 
+WINDOWS = {
+    "one channel for several": (nn.Conv2d(1, 6, 3, padding=1), (1, 9, 19)),
+    "a stride of two": (nn.Conv2d(3, 3, (5, 4), 2, padding=2, groups=3), (3, 11, 37)),
+    "a stride beyond the kernel": (nn.Conv2d(2, 4, 2, 3, groups=2), (2, 10, 17)),
+    "dilated planes": (nn.Conv2d(3, 6, 3, (1, 2), 2, (2, 3), groups=3), (3, 9, 40)),
+    "a line": (nn.Conv1d(4, 4, 5, 2, padding=3, groups=4), (4, 70)),
+    "a volume": (nn.Conv3d(2, 2, 3, (2, 1, 2), 1, groups=2), (2, 5, 6, 7)),
+    "groups": (nn.Conv2d(6, 10, 3, padding=1, groups=2), (6, 7, 5)),
+    "a slide of two": (nn.Conv2d(3, 5, (2, 5), (1, 2), (0, 2)), (3, 6, 21)),
+    "dilated channels": (nn.Conv2d(3, 7, 3, 1, 2, 2), (3, 8, 9)),
+    "transposed": (nn.ConvTranspose2d(4, 6, 3, 2, 1, groups=2), (4, 5, 6)),
+    "a transposed plane": (nn.ConvTranspose2d(1, 3, 3, 2), (1, 5, 6)),
+}
+
+
+@pytest.mark.parametrize("name", WINDOWS)
+def test_every_window_reads_what_its_layer_reads(name, tmp_path):
+    torch.manual_seed(0)
+    layer, shape = WINDOWS[name]
+    data = torch.randn(32, *shape)
+    quantized = qs.quantize(layer.eval(), [data], data[:2])
+    file = qs.export_c(quantized, tmp_path)
+    sanitized = ("-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-O1")
+    assert (
+        compiled(tmp_path, "model.c", "model_test.c", flags=(*STRICT, *sanitized)).returncode == 0
+    )
+    report = qs.cross_check(file, 3 * data)
+    assert [each.rows_equal for each in report.checks if each.runtime == "c99"] == [1.0]
+
+
 def test_it_is_plain_c(qat):
     assert compiled(qat.parent, "qat.c", "qat_test.c").returncode == 0
     text = qat.read_text() + qat.with_suffix(".h").read_text()

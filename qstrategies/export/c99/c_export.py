@@ -169,9 +169,9 @@ class _Source:
 
 
 ORDER = (
-    "rounding", "rounded", "rounded_quotient", "window", "dimensions", "offset", "pair",
-    "convolution", "average_pool", "max_pool", "addition", "product", "extremum", "mean", "move",
-    "concatenation", "clip", "table",
+    "rounding", "rounded", "rounded_line", "rounded_quotient", "window", "element", "dimensions",
+    "offset", "pair", "layer", "plane_convolution", "convolution", "average_pool", "max_pool",
+    "addition", "product", "extremum", "mean", "move", "concatenation", "clip", "table",
 )  # fmt: skip
 """Of the kernels: what they need comes before them."""
 

@@ -53,11 +53,14 @@ class Place:
         self.constants.append(str(table))
         return table.name
 
-    def call(self, kernels: Sequence[str], fields: Mapping[str, Any], row: int = 0) -> Piece:
-        """A call of the last of ``kernels`` with a struct of ``fields``."""
+    def call(
+        self, kernels: Sequence[str], fields: Mapping[str, Any], row: int = 0, kind: str = ""
+    ) -> Piece:
+        """A call of the last of ``kernels`` with a struct of ``fields``, of the same name or of
+        that of ``kind``."""
         name = f"node_{self.number}"
         given = [*self.x, self.y, f"&{name}", *(["row"] if row else [])]
-        text = structure(kernels[-1], name, fields)
+        text = structure(kind or kernels[-1], name, fields)
         call = f"{kernels[-1]}({', '.join(given)});"
         return Piece((*self.constants, text), (call,), tuple(kernels), row)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from qstrategies.errors import InputError
@@ -39,25 +39,40 @@ def _window(node: Any, kernel: Sequence[int], *, transposed: bool = False) -> di
     }
 
 
-_LAYER = ("rounding", "rounded", "window", "convolution")
+LINE = 16
+"""As in ``kernels/rounded_line.c``."""
+_GENERAL = ("rounding", "rounded", "window", "element", "layer", "convolution")
+_PLANE = ("rounding", "rounded", "rounded_line", "window", "layer", "plane_convolution")
 
 
 def convolution(place: Place) -> Piece:
     node: Convolution = place.node
     transposed = isinstance(node, TransposedConvolution)
     outer, inner, *kernel = node.weight.shape
-    grouped = node.weight.reshape(node.groups, outer // node.groups, inner, -1)
+    grouped = node.weight.reshape(node.groups, outer // node.groups, inner, *_three(kernel, 1))
     ordered = grouped.swapaxes(1, 2) if transposed else grouped
-    _, outputs, inputs, places = ordered.shape
+    _, outputs, inputs, *_ = ordered.shape
     fields = {
         "window": _window(node, kernel, transposed=transposed),
         "images": node.inputs[0].shape[0],
         "groups": node.groups,
         "inputs": inputs,
         "outputs": outputs,
-        **_products(place, ordered),
+        **_products(place, ordered.transpose(0, 1, 5, 3, 4, 2)),
     }
-    return place.call(_LAYER, fields, node.groups * inputs * places)
+    if inputs == 1 and not transposed:
+        return place.call(_PLANE, fields, _spread(fields["window"]), kind="layer")
+    return place.call(_GENERAL, fields, inputs * math.prod(kernel), kind="layer")
+
+
+def _spread(window: Mapping[str, Any]) -> int:
+    """The room for all that a kernel goes over in an image of one channel, the last dimension in
+    whole strides, and for a line of results."""
+    names = ("y_size", "stride", "kernel", "dilation")
+    each = zip(*(window[name] for name in names), strict=True)
+    reach = [(y - 1) * stride + (k - 1) * dilation + 1 for y, stride, k, dilation in each]
+    stride = window["stride"][2]
+    return math.prod(reach[:2]) * math.ceil(reach[2] / stride) * stride + LINE
 
 
 def linear(place: Place) -> Piece:
@@ -74,7 +89,7 @@ def linear(place: Place) -> Piece:
         "outputs": outputs,
         **_products(place, node.weight),
     }
-    return place.call(_LAYER, fields, inputs)
+    return place.call(_GENERAL, fields, inputs, kind="layer")
 
 
 def _products(place: Place, weight: Array) -> dict[str, Any]:
@@ -94,7 +109,7 @@ def average_pool(place: Place) -> Piece:
         "zero_point": node.zero_point,
         **quotient_of(place),
     }
-    return place.call(("rounding", "rounded_quotient", "window", "average_pool"), fields)
+    return place.call(("rounding", "rounded_quotient", "window", "element", "average_pool"), fields)
 
 
 def max_pool(place: Place) -> Piece:
@@ -103,4 +118,4 @@ def max_pool(place: Place) -> Piece:
         "window": _window(node, node.kernel),
         "planes": math.prod(node.inputs[0].shape[:2]),
     }
-    return place.call(("window", "max_pool"), fields)
+    return place.call(("window", "element", "max_pool"), fields)

@@ -1,4 +1,5 @@
-/* offset: for each index of each dimension, one dimension behind another; INT32_MIN for what is filled. */
+/* offset: for each index of each dimension, one dimension behind another; INT32_MIN for what is
+   filled. */
 struct move {
     int32_t elements, base, fill;
     struct dimensions dimensions;
