@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 OPSET, IR_VERSION = 19, 9
 EXAMPLES = 2
+NAMED = 6  # islands in a message
 
 
 @dataclass(frozen=True)
@@ -57,10 +58,11 @@ def export_islands(graph: IntegerGraph) -> ExportedIslands:
     try:
         proto = exported(_Together(islands, places), tuple(inputs), dynamic)
     except Exception as error:
-        names = ", ".join(sorted({island.name for island in islands}))
+        names = sorted({island.name for island in islands})
+        more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
         raise InputError(
-            f"what stays in float cannot be exported ({names}): {_cause(error)}; rewrite it with "
-            "operators of ONNX"
+            f"what stays in float cannot be exported ({', '.join(names[:NAMED])}{more}): "
+            f"{_cause(error)}; rewrite it with operators of ONNX"
         ) from None
     ends = {}
     for island, chosen, result in zip(islands, places, proto.graph.output, strict=True):
