@@ -137,9 +137,10 @@ def found_in(
 
 def table(found: Mapping[Path, Sequence[Found]], skipped: Mapping[str, str]) -> str:
     """A row for each executor, a column for each model: how many of its files have the bits."""
-    columns = defaultdict(list)
+    columns: dict[str, list[Sequence[Found]]] = defaultdict(list)
     for path, each in found.items():
         columns[title_of(path)].append(each)
+    columns = dict(sorted(columns.items()))
     names = dict.fromkeys(each.executor for group in found.values() for each in group)
     headings = [f"{title}, {len(groups)} files" for title, groups in columns.items()]
     lines = [
