@@ -8,7 +8,7 @@ own.
 """
 
 import configparser
-import importlib.util
+import importlib
 import re
 import shlex
 from pathlib import Path
@@ -84,13 +84,52 @@ def test_every_extra_and_make_target_that_is_named_is_there():
 
 
 def test_the_ten_lines_of_readme_give_the_same_bits(tmp_path, monkeypatch, capsys):
-    found = importlib.util.spec_from_file_location("ten_lines", ROOT / "tools" / "ten_lines.py")
-    script = importlib.util.module_from_spec(found)
-    found.loader.exec_module(script)
-    monkeypatch.setattr(script.importlib.util, "find_spec", lambda name: None)  # the small network
+    """On a small network; tools/newcomer.py runs them on README's."""
     monkeypatch.chdir(tmp_path)
-    assert script.main(ROOT / "README.md") == 0
+    torch.manual_seed(0)
+    images = torch.rand(4, 3, 16, 16)
+    layers = [nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU6(), nn.AdaptiveAvgPool2d(1)]
+    model = nn.Sequential(*layers, nn.Flatten(), nn.Linear(8, 10)).eval()
+    (code,) = snippets("README.md")
+    exec(
+        code,
+        {
+            "model": model,
+            "calibration_batches": [images],
+            "example_input": images,
+            "inputs": images,
+        },
+    )
     assert "the same bits everywhere" in capsys.readouterr().out
+
+
+EXPECTED = "Model(52 layers; ...)\n...\nx86  module  16  100.00%  0\n...\nthe same bits\n"
+ROWS = "fbgemm  module  16  100.00%  0\nx86  module  16  100.00%  0\ntract  a.onnx  16  {}%  {}\n"
+
+
+@pytest.mark.parametrize(
+    ("printed", "said"),
+    [
+        ("Model(52 layers; 3 bytes)\n" + ROWS.format("100.00", 0) + "the same bits\n", None),
+        (
+            "Model(51 layers; 3 bytes)\n" + ROWS.format("100.00", 0) + "the same bits\n",
+            "It printed",
+        ),
+        ("Model(52 layers; 3 bytes)\n" + ROWS.format("100.00", 0) + "DIFFERENT\n", "It printed"),
+        (
+            "Model(52 layers; 3 bytes)\n" + ROWS.format("93.75", 1) + "the same bits\n",
+            "bits in tract:",
+        ),
+    ],
+)
+def test_a_newcomer_is_stuck_where_readme_shows_something_else(printed, said, monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "tools")
+    newcomer = importlib.import_module("newcomer")
+    if said is None:
+        newcomer.check_output(EXPECTED, printed)
+    else:
+        with pytest.raises(newcomer.StuckError, match=said):
+            newcomer.check_output(EXPECTED, printed)
 
 
 def test_the_first_result_of_the_site_is_the_same_bits(tmp_path, monkeypatch, capsys):
