@@ -16,13 +16,12 @@ from qstrategies import plugins
 from qstrategies.datasets import DATASETS
 from qstrategies.datasets.base import Location, Split
 from qstrategies.datasets.mnist import MNIST
-from qstrategies.experiment.comparison import DEFAULT_STRATEGIES
-from qstrategies.experiment.runs import run_experiment
+from qstrategies.experiment.comparison import DEFAULT_STRATEGIES, run_all
 from qstrategies.experiment.workspace import Workspace
 from qstrategies.models import MODELS
 from qstrategies.pixels import to_input
 from qstrategies.records import ExperimentConfig, RunRecord, TrainingConfig
-from qstrategies.strategies import STRATEGIES
+from qstrategies.strategies import STRATEGIES, ptq_best
 
 SIZES = {"train": 2048, "validation": 256, "test": 500}
 
@@ -96,16 +95,18 @@ def workspace(tmp_path_factory: pytest.TempPathFactory, location: Location) -> W
 @pytest.fixture(scope="session")
 def records(workspace: Workspace) -> dict[str, RunRecord]:
     """One full run of every strategy of the default comparison."""
-    return {name: run_experiment(small(name), workspace) for name in DEFAULT_STRATEGIES}
+    runs = run_all([small(name) for name in DEFAULT_STRATEGIES], workspace)
+    return dict(zip(DEFAULT_STRATEGIES, runs, strict=True))
 
 
 OWN_STRATEGIES = STRATEGIES.names()
 
 
 @pytest.fixture(scope="session")
-def exported(records: dict[str, RunRecord], workspace: Workspace) -> Path:
+def exported(workspace: Workspace) -> Path:
     """A portable ONNX file."""
-    return workspace.folder / records["no_norm"].config.run_id / "model.onnx"
+    (record,) = run_all([small("no_norm")], workspace)
+    return workspace.folder / record.config.run_id / "model.onnx"
 
 
 @pytest.fixture
@@ -115,3 +116,10 @@ def cnn(mnist: dict[str, Split]) -> torch.nn.Module:
     model = MODELS.get("cnn")()
     model(to_input(mnist["train"].images[:256]))
     return model.eval()
+
+
+@pytest.fixture
+def quick_ptq_best(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without AdaRound among what it chooses from, which takes nearly all of its time."""
+    stages = [[part for part in stage if part[0] != "adaround"] for stage in ptq_best.STAGES]
+    monkeypatch.setattr(ptq_best, "STAGES", stages)

@@ -23,7 +23,7 @@ FOLDERS = sorted(path.parent for path in FOLDER.rglob("SHA256SUMS"))
 INSTALLED = [
     name for name in runtimes_for(Path("model.onnx")) if RUNTIMES.get(name).missing() is None
 ]
-PART = 1000
+PART = 200
 WHOLE = [name for name in INSTALLED if RUNTIMES.get(name).image_limit is None]
 
 

@@ -88,7 +88,9 @@ def test_what_is_trained_is_exported_and_of_the_set(name, levels, cnn, mnist):
 
 @pytest.mark.parametrize("name", ["mse_clip", "octav", "sawb", "gptq", "adaround", "ptq_best"])
 @pytest.mark.parametrize("bits", [2, 4])
-def test_strategies_after_training_keep_to_levels_without_zero(name, bits, cnn, mnist):
+def test_strategies_after_training_keep_to_levels_without_zero(
+    name, bits, cnn, mnist, quick_ptq_best
+):
     options = {"rounding_steps": 20} if name == "adaround" else {}
     strategy = STRATEGIES.get(name)(**options)
     model = quantized(cnn, mnist, strategy, weight_bits=bits, levels="no_zero")

@@ -24,7 +24,6 @@ from qstrategies.quantization.saturation import FloatNetwork
 from qstrategies.quantization.soft_rounding import Objective, rounded_up, sharpness, undecided
 from qstrategies.quantization.trial import best_chain, halves
 from qstrategies.strategies import STRATEGIES
-from qstrategies.strategies.ptq_best import STAGES
 from qstrategies.strategies.sawb import COEFFICIENTS
 
 
@@ -529,10 +528,8 @@ def quantized_by(name, trained, model, bits):
 @pytest.mark.parametrize("model", ["cnn", "depthwise"])
 @pytest.mark.parametrize("name", [*POST_TRAINING, "cle+mse_clip+adaround+bias_correction"])
 def test_what_a_strategy_leaves_is_exact_certified_and_the_same_again(
-    name, model, bits, trained, tmp_path, monkeypatch
+    name, model, bits, trained, tmp_path, quick_ptq_best
 ):
-    quick = [[part for part in stage if part[0] != "adaround"] for stage in STAGES]
-    monkeypatch.setattr("qstrategies.strategies.ptq_best.STAGES", quick)
     quantized = quantized_by(name, trained, model, bits)
     exported = qs.export_onnx(quantized, tmp_path / "model.onnx")
     checked = qs.cross_check(exported, trained[2], ["onnxruntime-all", "onnx-reference"])
@@ -542,7 +539,9 @@ def test_what_a_strategy_leaves_is_exact_certified_and_the_same_again(
     pixels = (255 * trained[2]).round()
     outputs = quantized.int8()(pixels)
     assert torch.equal(qs.load(tmp_path / "model.safetensors").int8()(pixels), outputs)
-    assert torch.equal(quantized_by(name, trained, model, bits).int8()(pixels), outputs)
+    if (model, bits) == ("depthwise", 4):
+        again = quantized_by(name, trained, model, bits)
+        assert torch.equal(again.int8()(pixels), outputs), "the same batches, the same bits"
     layers = [layer.rounded_layer for layer in quantized.graph.layers]
     assert all(np.abs(layer.weight).max() <= 2 ** (layer.bits - 1) - 1 for layer in layers)
     assert 8 * quantized.weight_bytes <= bits * sum(layer.weight.size for layer in layers) + 7

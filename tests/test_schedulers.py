@@ -5,7 +5,6 @@ import functools
 import importlib.util
 import multiprocessing
 import os
-import signal
 import subprocess
 import sys
 import threading
@@ -15,6 +14,7 @@ from pathlib import Path
 
 import pytest
 from conftest import small
+from stages import cores_of, endless, noted
 
 import qstrategies as qs
 from qstrategies.experiment.comparison import plan, read_records
@@ -31,18 +31,6 @@ def task(name, *parents, seed=0):
 
 
 DIAMOND = [task("a"), task("b", "a"), task("c", "a"), task("d", "b", "c"), task("alone")]
-
-
-def noted(place, each, parents):
-    """Leave a file that says who was there before; a task may die once, always, or fail."""
-    (place / f"{each.name}-{os.getpid()}-{time.monotonic_ns()}").write_text(
-        " ".join(sorted(parent.name for parent in parents))
-    )
-    tries = len(list(place.glob(f"{each.name}-*")))
-    if each.name == "dies" or (each.name == "stumbles" and tries == 1):
-        os.kill(os.getpid(), signal.SIGKILL)
-    failed = next((parent.reason for parent in parents if parent.reason), None)
-    return Outcome(each.name, reason="on purpose" if each.name == "fails" else failed)
 
 
 def cluster():
@@ -89,10 +77,6 @@ def test_what_fails_reaches_its_children_and_stops_nobody_else(name, tmp_path):
     assert reasons == {"fails": "on purpose", "child": "on purpose", "alone": None}
 
 
-def cores_of(each, _):
-    return Outcome(each.name, reason=" ".join(map(str, os.sched_getaffinity(0))))
-
-
 def test_processes_share_the_cores(tmp_path):
     cores = os.sched_getaffinity(0)
     for jobs in (1, len(cores), len(cores) + 1):
@@ -103,11 +87,6 @@ def test_processes_share_the_cores(tmp_path):
         assert seen <= cores
         widths = {len(each.reason.split()) for each in found.values()}
         assert widths == ({1} if jobs <= len(cores) else {len(cores)})
-
-
-def endless(each, _):
-    time.sleep(600 * (each.name == "slow"))
-    return Outcome(each.name)
 
 
 def test_an_interruption_does_not_wait_for_what_is_computed(tmp_path):
@@ -272,7 +251,7 @@ def command(folder, *options):
     """``compare`` of three strategies, one of which fails."""
     things = folder.parent / "things.py"
     things.write_text(THINGS)
-    given = ["no_norm", "qat", "broken", "--bits", "8,4", "--epochs", "1", "--batch-size", "32"]
+    given = ["no_norm", "qat", "broken", "--bits", "4", "--epochs", "1", "--batch-size", "32"]
     found = [sys.executable, "-m", "qstrategies", "compare", *given, "--use", str(things)]
     found += ["--model", "mini", "--dataset", "noise_of_three", "--out", str(folder)]
     found += ["--calibration-images", "64", "--threads", "1", "--cache-dir", str(folder)]
@@ -306,7 +285,7 @@ def test_a_comparison_is_the_same_whatever_computes_it(alone, tmp_path):
     assert broken.reason == broken.traceback == "ZeroDivisionError: on purpose"
     again, said = compared(tmp_path / "several")
     assert again == several and "it had failed: ZeroDivisionError: on purpose" in said
-    assert "run again: broken-w8" in said and "no_norm-w8" not in said
+    assert "run again: broken-w4" in said and "no_norm-w4" not in said
 
 
 @pytest.mark.parametrize("scheduler", ["processes", "folder"])
