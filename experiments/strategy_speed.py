@@ -86,7 +86,9 @@ def rounding(model: nn.Module, shape: tuple[int, ...], strategy: str) -> float:
     batches = [(each, torch.zeros(len(each), dtype=torch.int64)) for each in images.split(32)]
     started = time.perf_counter()
     qs.quantize(model, batches, images[:2], strategy=strategy, input_scale=1 / 255)
-    return time.perf_counter() - started
+    taken = time.perf_counter() - started
+    print(f"{strategy}: {taken:.1f} s", flush=True)
+    return taken
 
 
 def table(names: list[str], columns: list[dict[str, float]], form: str) -> str:
@@ -113,6 +115,7 @@ def main() -> int:
         cpu=describe()["cpu"], rounds=chosen.rounds, size=SIZE, dtype=describe()["training_dtype"]
     )
     text += table(sorted(trained, key=lambda each: found[0][each]), found, ".2f")
+    atomic_write(chosen.out, text)
     seconds = []
     for name in TRAINED:
         model, shape = classifier(name, LARGE)
