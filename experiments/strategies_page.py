@@ -54,7 +54,8 @@ class Cell:
     verdict: str
 
     def __str__(self) -> str:
-        return f"{self.accuracy * 100:.2f}{VERDICTS[self.verdict]}"
+        several = f", {self.seeds} seeds" * (self.seeds > 1)
+        return f"{self.accuracy * 100:.2f}{VERDICTS[self.verdict]}{several}"
 
 
 Column = Mapping[str, Cell]

@@ -24,7 +24,11 @@ FROM_ELSEWHERE = {
     "changelog.md": "CHANGELOG.md",
     "exported.md": "exported/README.md",
     "card.md": "exported/CARD.md",
+    "card_depthwise.md": "exported/depthwise/CARD.md",
+    "card_resnet8.md": "exported/resnet8/CARD.md",
     "card_fixed_point.md": "exported/fixed_point/CARD.md",
+    "card_fixed_point_depthwise.md": "exported/fixed_point/depthwise/CARD.md",
+    "card_fixed_point_resnet8.md": "exported/fixed_point/resnet8/CARD.md",
 }
 """Pages that lie outside docs/, by their names in the site."""
 NAVIGATION: dict[str, list[str]] = {
@@ -42,7 +46,11 @@ NAVIGATION: dict[str, list[str]] = {
         "microcontrollers",
         "exported",
         "card",
+        "card_depthwise",
+        "card_resnet8",
         "card_fixed_point",
+        "card_fixed_point_depthwise",
+        "card_fixed_point_resnet8",
         "contributing",
     ],
     "Which strategy": ["strategies"],
