@@ -31,7 +31,7 @@ from qstrategies.quantization.selfcheck import check_nodes, check_outputs
 from qstrategies.quantization.structure import leaves
 from qstrategies.records import ENGINES
 from qstrategies.runtimes import RUNTIMES, runtimes_for
-from qstrategies.runtimes.base import Runtime, joined
+from qstrategies.runtimes.base import Runtime, joined, not_installed
 from qstrategies.specification.vectors import vectors_path
 
 CALIBRATION, TEST = 16, (7, 1)
@@ -118,7 +118,9 @@ def _check_specification(path: Path) -> None:
 
 
 def _tflite(quantized: QuantizedModel, folder: Path) -> list[qs.ExportedModel]:
-    """The TFLite file, if there are operators for all of the model."""
+    """The TFLite file, if there are operators for all of the model and its schema is installed."""
+    if not_installed("tflite", "tflite"):
+        return []
     try:
         return [qs.export_tflite(quantized, folder / "model.tflite")]
     except InputError as error:
