@@ -1,12 +1,11 @@
 """The C99 form of the exported models: the bits of all test images, the time beside ONNX Runtime's,
-and the sizes on a Cortex-M. Prints a table: python experiments/c99.py [FILE...]."""
+and the sizes on a Cortex-M. Prints a table: python experiments/c99.py [FILE...] [--data-dir
+FOLDER]."""
 
 from __future__ import annotations
 
 import argparse
 import resource
-import shutil
-import subprocess
 import sys
 import tempfile
 import time
@@ -15,21 +14,20 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from elsewhere import location_of, self_test
 from numpy.typing import NDArray
 
 import qstrategies as qs
 from qstrategies.cli import guarded
-from qstrategies.datasets.base import Location
+from qstrategies.datasets import made_dataset
 from qstrategies.errors import InputError
 from qstrategies.execution.crosscheck import run_in_batches
-from qstrategies.experiment.workspace import Workspace
 from qstrategies.onnx_file import read_metadata
 from qstrategies.runtimes import RUNTIMES
 from qstrategies.runtimes.base import Runtime
 from qstrategies.runtimes.onnx_runtime import All
 
 ROOT = Path(__file__).parent.parent
-CORTEX_M = ROOT / "examples" / "cortex_m" / "run"
 ROUNDS, TIMED = 5, 2000
 HEADER = """\
 | file | images | unequal logits | C, us an image | ONNX Runtime, us an image | ratio | Cortex-M3 |
@@ -43,8 +41,9 @@ def row(path: Path, images: NDArray[Any], folder: Path) -> str:
     expected = run_in_batches(RUNTIMES.get("onnxruntime-disabled")(path), images)
     unequal = int((run_in_batches(ours, images) != expected).sum())
     mine, others = _times(ours, theirs, images[:TIMED])
+    shown = path.relative_to(ROOT / "exported") if path.is_relative_to(ROOT) else path.name
     return (
-        f"| {path.name} | {len(images)} | {unequal} of {expected.size} | {mine:.0f} | {others:.0f} "
+        f"| {shown} | {len(images)} | {unequal} of {expected.size} | {mine:.0f} | {others:.0f} "
         f"| {mine / others:.1f} | {_on_a_microcontroller(source)} |"
     )
 
@@ -75,9 +74,9 @@ def _spent() -> float:
 
 def _on_a_microcontroller(source: Path) -> str:
     """What the self-test says there, with the bytes of flash and memory."""
-    if shutil.which("qemu-system-arm") is None or shutil.which("arm-none-eabi-gcc") is None:
+    done = self_test(source)
+    if done is None:
         return "not run: no compiler or emulator"
-    done = subprocess.run([CORTEX_M, source], capture_output=True, text=True, check=False)
     if done.returncode:
         return f"ended with {done.returncode}"
     flash, _, memory = done.stdout.splitlines()[1].split()[:3]
@@ -88,17 +87,20 @@ def main() -> int:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("files", type=Path, nargs="*")
+    parser.add_argument(
+        "--data-dir", type=Path, help="with the IDX files of a dataset that is not in the package"
+    )
     chosen = parser.parse_args()
-    exported = (ROOT / "exported").glob("*.onnx")
+    exported = (ROOT / "exported").rglob("*.onnx")
     files = chosen.files or sorted(path for path in exported if ".fast." not in path.name)
     reason = RUNTIMES.get("c99").missing()
     if reason is not None:
         raise InputError(reason)
     print(HEADER)
     with tempfile.TemporaryDirectory() as folder:
-        workspace = Workspace(Path(folder), Location())
         for path in files:
-            dataset = workspace.dataset(read_metadata(path)["dataset"])
+            name = read_metadata(path)["dataset"]
+            dataset = made_dataset(name, location_of(name, chosen.data_dir))
             images = dataset.splits["test"].images.numpy()
             print(row(path, images, Path(folder)), flush=True)
     return 0

@@ -20,6 +20,8 @@ import torch
 from numpy.typing import NDArray
 
 import qstrategies as qs
+from qstrategies.datasets import DATASETS
+from qstrategies.datasets.base import Location
 from qstrategies.evaluation import Evaluation
 from qstrategies.execution.crosscheck import (
     REFERENCE,
@@ -61,6 +63,12 @@ class Found:
         """From a comparison over examples."""
         equal = check.rows_equal == 1
         return cls(check.runtime, version, str(check.images), equal, check.known)
+
+
+def location_of(dataset: str, data: Path | None) -> Location:
+    """Where ``dataset`` is found: in the package, or the folder ``data``."""
+    packaged = getattr(DATASETS.get(dataset), "packaged", None)
+    return Location(folder=None if packaged else data)
 
 
 def in_pytorch(path: Path, inputs: Sequence[NDArray[Any]]) -> list[Found]:
@@ -146,16 +154,21 @@ def in_browser(browser: Any, path: Path) -> Found:
     return Found(name, f"Chromium {number}", f"{count} golden vectors", equal == count)
 
 
-def on_microcontroller(path: Path) -> list[Found]:
-    """The C99 form on an emulated Cortex-M3, over the golden vectors; nothing where no compiler or
+def self_test(source: Path) -> subprocess.CompletedProcess[str] | None:
+    """The self-test of the C99 form ``source`` on an emulated Cortex-M3; None where no compiler or
     emulator is."""
     if shutil.which("qemu-system-arm") is None or shutil.which("arm-none-eabi-gcc") is None:
-        return []
+        return None
+    return subprocess.run([CORTEX_M, source], capture_output=True, text=True, check=False)
+
+
+def on_microcontroller(path: Path) -> list[Found]:
+    """The C99 form of ``path`` over the golden vectors there; nothing where it cannot be run."""
     count = len(json.loads(vectors_path(path).read_bytes())["vectors"])
     with tempfile.TemporaryDirectory() as folder:
-        source = qs.export_c(path, folder, "model").path
-        command = [CORTEX_M, source]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        done = self_test(qs.export_c(path, folder, "model").path)
+    if done is None:
+        return []
     name = "c99 on an emulated Cortex-M3"
     reason = done.stderr.strip().splitlines()[-1] if done.returncode > 1 and done.stderr else None
     return [Found(name, "-O2", f"{count} golden vectors", done.returncode == 0, reason)]

@@ -24,12 +24,12 @@ from elsewhere import (
     chromium,
     in_older_runtime,
     in_pytorch,
+    location_of,
     on_microcontroller,
 )
 
 from qstrategies.cli import guarded
-from qstrategies.datasets import DATASETS, made_dataset
-from qstrategies.datasets.base import Location
+from qstrategies.datasets import made_dataset
 from qstrategies.errors import InputError
 from qstrategies.execution.subject import Subject
 from qstrategies.execution.verify import verify
@@ -91,12 +91,6 @@ def version_of(runtime: str) -> str:
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         return f"{COMPILER} {done.stdout.strip()}"
     return version(PACKAGES.get(runtime, "onnxruntime"))
-
-
-def location_of(dataset: str, data: Path | None) -> Location:
-    """Where ``dataset`` is found: in the package, or the folder ``data``."""
-    packaged = getattr(DATASETS.get(dataset), "packaged", None)
-    return Location(folder=None if packaged else data)
 
 
 def title_of(path: Path) -> str:
