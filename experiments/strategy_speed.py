@@ -28,7 +28,7 @@ from qstrategies.training.trainee import Trainee
 TRAINED = {"cnn": (50, 256), "resnet18": (4, 64)}
 """Batches of an epoch here, and their size."""
 SIZE, LARGE = 64, 224  # pixels of torchvision's networks: trained, rounded
-INTEGERS = ("mse_clip", "bias_correction", "cle", "gptq", "adaround", "brecq", "qdrop", "ptq_best")
+INTEGERS = ("mse_clip", "bias_correction", "cle", "gptq", "adaround", "brecq", "qdrop")
 IMAGES = 256  # of calibration
 FLOAT = "no_norm"
 HEAD = """# What strategies cost
