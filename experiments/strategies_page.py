@@ -1,4 +1,4 @@
-"""The page of the study of all strategies: a table per network and a figure."""
+"""The page of the study of all strategies: per network a table, and a figure where it has sizes."""
 
 from __future__ import annotations
 
@@ -14,7 +14,6 @@ from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 
 from qstrategies.evidence import gather
-from qstrategies.experiment import environment
 from qstrategies.experiment.comparison import read_records
 from qstrategies.files import atomic_write
 from qstrategies.models import MODELS
@@ -29,20 +28,24 @@ SHOWN = 12  # rows of a table that stay unfolded
 VERDICTS = {"better": " ▲", "worse": " ▼", "equivalent": " =", "undecided": ""}
 DRAWN = ("no_norm", "finetune", "qat", "lsq", "cle", "cle+mse_clip+adaround")
 
-HEAD = """
+HEAD = f"""
 ## All figures
 
-Written by `python experiments/strategies.py` on {date}, {cpu}, {threads} thread a process: {runs} runs, {hours:.1f} hours by their own clocks,
-code of commit {commits}. What has no figure was not run yet; `--tasks`, `--settings` and `--strategies` choose.
+By `python experiments/strategies.py`, one network at a time: each says when and where it was run. What has no figure was not run yet;
+`--tasks`, `--settings` and `--strategies` choose.
 
 - Test accuracy in percent of the int8 model. Every strategy trains for as many epochs in all: what continues a float model gets one
   that was trained so much shorter. Options are the defaults of each strategy: the published ones, or its docstring says what differs.
 - W: bits of weights, A: of activations between layers; pixels and logits have 8. Levels of weights are narrow (3 at W2, 7 at W3) but
   where the column says `no_zero` (4 at W2, all odd). Scales per channel unless it says per tensor. All scales are exact.
-- Against `no_norm` (no more than post-training quantization) in the same column: ▲ shown to be better, ▼ worse, = less than {margin:g}
-  points apart, no mark: not shown. Paired over images and seeds, corrected by Holm over the column ([evidence.md](evidence.md)).
+- Against `{REFERENCE}` (no more than post-training quantization) in the same column: ▲ shown to be better, ▼ worse, = less than
+  {MARGIN * 100:g} points apart, no mark: not shown. Paired over images and seeds, corrected by Holm over the column
+  ([evidence.md](evidence.md)).
 - Sorted by the mean of the columns that all rows have.
 """  # noqa: E501
+RUN = """Written on {date}: {runs} runs, {hours:.1f} hours by their own clocks,
+one thread each, {cpu}, code of commit {commits}.
+"""
 
 
 @dataclass(frozen=True)
@@ -156,8 +159,19 @@ class Results:
         equal = [record for record in done if all(check.rows_equal == 1 for check in record.checks)]
         return f"{len(equal)} of {len(done)}"
 
-    def as_markdown(self) -> str:
-        """The section of the task: the leading rows, and the others folded away."""
+    def origin(self) -> str:
+        """When, where, with what code and how long it was run."""
+        environments = [record.environment for record in self.records]
+        return RUN.format(
+            date=datetime.date.today(),
+            cpu=" and ".join(sorted({str(each["cpu"]) for each in environments})),
+            runs=len(self.records),
+            commits=", ".join(sorted({str(each["commit"])[:7] for each in environments})),
+            hours=sum(sum(record.seconds.values()) for record in self.records) / 3600,
+        )
+
+    def as_markdown(self, picture: str | None) -> str:
+        """The section of the task: its figure, the leading rows, and the others folded away."""
         ranked = self.ranked()
         cost, where = self.exactness_cost(ranked)
         leading, there = self.exactness_cost(ranked[:SHOWN])
@@ -175,7 +189,8 @@ class Results:
             more=rows[SHOWN:],
             more_title=f"{len(rows[SHOWN:])} more",
         )
-        return f"### {table.title}\n\n{table.as_markdown()}"
+        figure = [f"![Accuracy against size]({picture})\n"] if picture else []
+        return "\n".join([f"### {table.title}\n", self.origin(), *figure, table.as_markdown()])
 
     def _row(self, name: str) -> list[str]:
         found = self.columns.values()
@@ -213,46 +228,40 @@ def draw(axis: Axes, results: Results) -> None:
     axis.grid(alpha=0.3)
 
 
-def figure(found: Sequence[Results]) -> bytes:
-    """One panel per task that has several sizes, as PNG."""
-    shown = [results for results in found if len(drawn(results)) > 1]
-    count = max(1, len(shown))
-    whole, axes = plt.subplots(
-        1, count, figsize=(5 * count, 4.2), layout="constrained", squeeze=False
-    )
-    for axis, results in zip(axes[0], shown, strict=False):
-        draw(axis, results)
-        axis.legend(fontsize=8)
-    axes[0][0].set_ylabel("int8 test accuracy")
+def figure(results: Results) -> bytes:
+    """Accuracy against size, as PNG."""
+    whole, axis = plt.subplots(figsize=(5.6, 4.2), layout="constrained")
+    draw(axis, results)
+    axis.legend(fontsize=8)
+    axis.set_ylabel("int8 test accuracy")
     return png(whole)
 
 
+def kept(page: Path) -> tuple[str, dict[str, str]]:
+    """What stands on ``page`` before its mark, and the sections after it by task."""
+    if not page.exists():
+        return "# Which strategy\n\n", {}
+    advice, _, written = page.read_text().partition(MARK)
+    sections = written.split("\n### ")[1:]
+    return advice, {text.partition(",")[0]: f"### {text.rstrip()}\n" for text in sections}
+
+
 def write_page(page: Path, out: Path, tasks: Mapping[str, Sequence[str]]) -> list[Path]:
-    """Write ``page``, what stands before its mark kept, and the figure beside it."""
-    found = [
-        Results.read(name, out / name, settings)
-        for name, settings in tasks.items()
-        if any((out / name).glob(f"*/{RECORD}"))
-    ]
-    records = [record for results in found for record in results.records]
-    here = environment.describe()
-    head = HEAD.format(
-        date=datetime.date.today(),
-        cpu=here["cpu"],
-        threads=records[0].environment["threads"],
-        runs=len(records),
-        commits=", ".join(sorted({str(record.environment["commit"])[:7] for record in records})),
-        hours=sum(sum(record.seconds.values()) for record in records) / 3600,
-        margin=MARGIN * 100,
-    )
-    kept = page.read_text().partition(MARK)[0] if page.exists() else "# Which strategy\n\n"
-    picture = page.with_suffix(".png")
-    atomic_write(picture, figure(found))
-    sections = [
-        MARK,
-        head,
-        f"![Accuracy against size]({picture.name})\n",
-        *(results.as_markdown() for results in found),
-    ]
-    atomic_write(page, kept + "\n".join(sections) + "\n")
-    return [page, picture]
+    """Write ``page`` and its figures anew for the tasks that have runs in ``out``.
+
+    The sections of other tasks stay as they are, and so does what stands before the mark.
+    """
+    advice, sections = kept(page)
+    written = [page]
+    for name, settings in tasks.items():
+        if not any((out / name).glob(f"*/{RECORD}")):
+            continue
+        results = Results.read(name, out / name, settings)
+        picture = page.with_name(f"{page.stem}_{name}.png")
+        if len(drawn(results)) > 1:
+            atomic_write(picture, figure(results))
+            written.append(picture)
+        sections[name] = results.as_markdown(picture.name if picture in written else None)
+    ordered = [sections[name] for name in tasks if name in sections]
+    atomic_write(page, advice + "\n".join([MARK, HEAD, *ordered]))
+    return written

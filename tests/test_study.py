@@ -56,3 +56,12 @@ def test_rows_are_ranked_and_marked():
     found = page.Results("cnn", [RECORD], columns)
     assert found.ranked() == ["lsq", "no_norm"]
     assert str(columns["W4A8"]["lsq"]) == "90.00 ▲"
+
+
+def test_networks_that_were_not_run_here_keep_their_sections(tmp_path):
+    committed = Path(__file__).parent.parent / "docs" / "strategies.md"
+    copy = tmp_path / "strategies.md"
+    copy.write_text(committed.read_text())
+    tasks = {name: task.settings for name, task in study.TASKS.items()}
+    assert page.write_page(copy, tmp_path / "no_runs", tasks) == [copy]
+    assert copy.read_text() == committed.read_text()
