@@ -257,7 +257,7 @@ FAULTS = {
     "output zero point": (layer(GOOD, transB=1, y=(0.25, 127)), EXACT, {Q}, "127 is odd"),
     "saturation": (layer([[127, 0, 0, 2]], transB=1), {"saturation_safe"}, {LAYER}, "channel 0: two weights sum to 129"),
     "float sums": (
-        layer([GOOD[0], [1, 60, 60, 60]], transB=1, w=[0.25, 1001 * 2.0**-16], y=(1.0, 0)),
+        layer([GOOD[0], [1, 60, 60, 60]], [1, 1], transB=1, w=[0.25, 1001 * 2.0**-16], y=(1.0, 0)),
         {"float_executors"}, {LAYER}, "channel 1: sums of up to",
     ),
     "int32": (layer(np.full((1, 70000), 127), transB=1, shape=(1, 70000)), set(GUARANTEES), {LAYER}, "overflow int32"),

@@ -9,11 +9,9 @@ import torch
 
 from qstrategies.quantization.scales import (
     BIAS_BUDGET,
-    FINEST_RESULT,
     FLOAT_EXACT,
     exact_activation_qparams,
     fake_quantize,
-    fit_layer,
     mantissa,
     power_of_two_above,
     weight_scale,
@@ -124,23 +122,6 @@ def test_free_weight_scales_are_the_largest_weight_over_the_largest_integer():
 
 def test_mantissa_is_the_odd_part():
     assert mantissa(torch.tensor([1.0, 0.375, 96.0, 2.0**-30 * 127])).tolist() == [1, 3, 3, 127]
-
-
-def test_fit_layer_touches_only_channels_whose_bias_does_not_fit():
-    scale = torch.tensor([2.0**-8, 3 * 2.0**-30, 2.0**-40])
-    bias = torch.tensor([1.0, 1.0, 0.0])
-    fitted = fit_layer(scale, bias, torch.tensor([2.0**-6]), None)
-    assert fitted[0] == scale[0] and fitted[2] == scale[2]
-    steps = bias / (fitted * 2.0**-6)
-    assert (steps.abs() * mantissa(fitted)).max() <= BIAS_BUDGET
-    assert math.log2(fitted[1]) == int(math.log2(fitted[1]))
-
-
-def test_fit_layer_leaves_no_result_finer_than_float32_holds_beside_a_zero_point():
-    scale = torch.tensor([2.0**-20, 3 * 2.0**-14, 2.0**-4, 5 * 2.0**-21])
-    fitted = fit_layer(scale, torch.zeros(4), torch.tensor([2.0**-3]), 2.0**-2)
-    assert (fitted / mantissa(fitted) * 2.0**-3 / 2.0**-2).min() >= FINEST_RESULT
-    assert torch.equal(fitted[1:3], scale[1:3]) and (fitted >= scale).all()
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

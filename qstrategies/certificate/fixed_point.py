@@ -40,12 +40,14 @@ class Sums:
         zeros: how many zero bits they all end in, or -1 where that varies.
         least: how many they end in at least.
         largest: of their magnitudes, partial sums included.
+        bare: whether stored integers are summed and no bias is added.
     """
 
     step: Array
     zeros: Array
     least: Array
     largest: Array
+    bare: bool = False
 
     @classmethod
     def of(cls, rows: Array, bias: Array, step: Array, largest: Array) -> Sums:

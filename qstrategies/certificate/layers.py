@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -91,7 +91,8 @@ def certify_layer(
         breaches += _scale_breaches(sums, bias)
     in_integers = weight.scale is not None and call.first.moved_from is not None
     breaches += _bound_breaches(layer, EXACT[1:] if in_integers else EXACT)
-    return layer, sums.output, sums.step, breaches, sums.ends
+    bare = weight.scale is not None and not np.rint(sums.offset).any()
+    return layer, sums.output, sums.step, breaches, replace(sums.ends, bare=bare)
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import numpy as np
-from onnx import TensorProto
+from onnx import TensorProto, helper
 
 from qstrategies.certificate.declarations import WIDENED, Call, Declaration, anything, only
 from qstrategies.certificate.grid import FLOAT_EXACT, Array, Grid, UnprovenError, mantissa
@@ -111,6 +111,26 @@ def _folded_exactly(grid: Grid, to: Quantizer) -> bool:
     """
     largest = 4 * grid.units + abs(to.zero_point) * to.scale / grid.unit
     return largest <= FLOAT_EXACT
+
+
+def range_breaches(values: Tensor, to: Quantizer) -> Iterator[str]:
+    """Why kernels that keep a layer's multiplier M as the range of its result may round apart.
+
+    OpenVINO does where no bias is added: in float32 M has to be ``255 / (high - low)``, and the
+    zero point ``-255 low / (high - low)``; or there is nothing to round.
+    """
+    sums = values.sums
+    if sums is None or not sums.bare:
+        return
+    multiplier = (sums.step / to.scale).astype(np.float32)
+    nothing = np.log2(multiplier / mantissa(multiplier)) + sums.least >= 0
+    stored = np.iinfo(helper.tensor_dtype_to_np_dtype(to.element))
+    zero, whole = np.float32(to.zero_point - stored.min), np.float32(stored.max - stored.min)
+    low, high = -zero / multiplier, (whole - zero) / multiplier
+    with np.errstate(all="ignore"):
+        found, shift = whole / (high - low), -low * whole / (high - low)
+    if not (nothing | (found == multiplier) & (shift == zero)).all():
+        yield "no bias is added: kernels that keep the range of the result lose its multiplier"
 
 
 def _mean_breaches(mean: Grid, to: Quantizer) -> Iterator[str]:

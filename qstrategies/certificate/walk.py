@@ -28,6 +28,7 @@ from qstrategies.certificate.quantizers import (
     QUANTIZE,
     dequantized,
     quantizer_of,
+    range_breaches,
     rounding_breaches,
     scale_breaches,
     stands,
@@ -284,6 +285,8 @@ class _Walk:
         if call.first.proven:
             for reason in fixed_point.rounding_breaches(call.first, quantizer):
                 self._breach(call.node.name, reason, [FIXED_POINT])
+            for reason in range_breaches(call.first, quantizer):
+                self._breach(call.node.name, reason, ["integer_kernels"])
         kind = call.outputs[0]
         return Tensor(kind, kind.limits, through=frozenset({"QuantizeLinear"}))
 

@@ -108,12 +108,12 @@ class FakeQuantizedLayer(nn.Module):
         layer, norm = self.layer, self.norm
         weight, bias = folded_parameters(layer, norm)
         scale = self.quantizer.exported_scale(output_rows(layer, weight))
-        entry = self._entry_scale()
+        entry, result = self._entry_scale(), self._result()
         if entry is not None:
-            fitted = self.quantizer.fitted(scale.detach(), bias.detach(), entry, self._shifted())
+            fitted = self.quantizer.fitted(scale.detach(), bias.detach(), entry, result)
             scale = straight_through(fitted, scale) if scale.requires_grad else fitted
         factor = torch.ones(()) if norm is None else norm_factor(layer, norm)
-        return _Folded(factor, weight, bias, scale, entry, self._result_scale())
+        return _Folded(factor, weight, bias, scale, entry, None if result is None else result[0])
 
     def _entry_scale(self) -> Tensor | None:
         """Of what the layer reads, [1]; None where nothing was seen of it."""
@@ -122,17 +122,10 @@ class FakeQuantizedLayer(nn.Module):
         found = self.entry.current()
         return None if found is None else found[0]
 
-    def _shifted(self) -> float | None:
-        """The scale of what is made of the layer, where a zero point is added to it."""
+    def _result(self) -> tuple[float, int] | None:
+        """Scale and zero point of what is made of the layer, if they are known."""
         found = None if self.output is None else self.output.current()
-        if found is None or not (int(found[1]) or self.quantizer.fixed_point):
-            return None
-        return float(found[0])
-
-    def _result_scale(self) -> float | None:
-        """That of what is made of the layer."""
-        found = None if self.output is None else self.output.current()
-        return None if found is None else float(found[0])
+        return None if found is None else (float(found[0]), int(found[1]))
 
     def _shaped(self, scale: Tensor) -> Tensor:
         """``scale`` [out_channels] to go with the weight."""

@@ -65,9 +65,9 @@ class FrozenStep(LearnedStep):
         return super().on_grid(self.rows * step[:, None] if self.begun else rows, step)
 
     def fitted(
-        self, scale: Tensor, bias: Tensor, entry_scale: Tensor, shifted: float | None
+        self, scale: Tensor, bias: Tensor, entry_scale: Tensor, result: tuple[float, int] | None
     ) -> Tensor:
-        found = super().fitted(scale, bias, entry_scale, shifted)
+        found = super().fitted(scale, bias, entry_scale, result)
         if self.begun:
             by_channel = (scale / found).reshape(-1, *[1] * (self.at.dim() - 1))
             ratio = by_channel if self.per_channel else by_channel.flatten()[0]

@@ -30,7 +30,6 @@ from qstrategies.quantization.scales import (
     exact_activation_qparams,
     fake_quantize,
     fake_round,
-    fit_layer,
     largest,
     largest_pair,
     mantissa,
@@ -38,6 +37,7 @@ from qstrategies.quantization.scales import (
     straight_through,
     weight_scale,
 )
+from qstrategies.quantization.surroundings import fit_layer, keep_range
 from qstrategies.records.levels import LevelSet
 
 
@@ -140,17 +140,21 @@ class WeightQuantizer(nn.Module):
         return straight_through(scale, step) if step.requires_grad else scale
 
     def fitted(
-        self, scale: Tensor, bias: Tensor, entry_scale: Tensor, shifted: float | None
+        self, scale: Tensor, bias: Tensor, entry_scale: Tensor, result: tuple[float, int] | None
     ) -> Tensor:
         """The ``exported_scale`` ``scale``, as much larger as the layer's surroundings ask for
-        (``scales.fit_layer``): its ``bias`` [out_channels], the scale of its input, and that of its
-        output where a zero point is added."""
+        (``surroundings.py``): its ``bias`` [out_channels], the scale of its input, and scale and
+        zero point of its ``result``, None if not known."""
         if not self.exact:
             return scale
-        shifted = None if shifted is None else shifted * self.factor  # the stored step is finer
+        shifted = None
+        if result is not None and (result[1] or self.fixed_point):
+            shifted = result[0] * self.factor  # the stored step is finer
         fitted = fit_layer(scale, bias, entry_scale, shifted, self.largest_bias)
         if self.fixed_point:
             fitted = short_bias(fitted, bias, entry_scale, self.factor)
+        elif result is not None and not torch.round(bias / (fitted * entry_scale)).any():
+            fitted = keep_range(fitted, result[1])
         return fitted if self.per_channel else fitted.max().expand_as(fitted)
 
     def on_grid(self, rows: Tensor, step: Tensor) -> Tensor:

@@ -68,8 +68,7 @@ def scaled(
     entry, output = ends
     scale = quantizer.exported_scale(output_rows(layer)).detach()
     entry_scale = torch.tensor([entry.scale])
-    shifted = output.scale if output.zero_point != 0 or quantizer.fixed_point else None
-    scale = quantizer.fitted(scale, bias, entry_scale, shifted)
+    scale = quantizer.fitted(scale, bias, entry_scale, (output.scale, output.zero_point))
     per_tensor = is_transposed(layer)  # their kernels take one scale
     step = scale[0] if per_tensor else scale.reshape(-1, *[1] * (weight.dim() - 1))
     return Scaled(weight, bias, scale, step, output.scale)

@@ -23,8 +23,6 @@ them.
 
 from __future__ import annotations
 
-import math
-
 import torch
 from torch import Tensor
 
@@ -36,7 +34,6 @@ BIAS_BUDGET = 2**22  # ...and one for the bias
 MAX_MANTISSA_BITS = 7
 HIGHEST = 255  # of the integers that a layer reads
 LARGEST_PAIR = 128  # times 255 it fits 16 bits
-FINEST_RESULT = 2.0**-16  # 8 bits of the result leave so much of float32's 24 behind the point
 WIDEST_RISE = 4.0  # twice for float executors, twice to a power of two: what was clipped comes back
 SMALLEST_SCALE = 2.0**-40
 """Of weights that are all zero: far from the subnormal range of float32 in any product."""
@@ -166,37 +163,6 @@ def round_up_mantissa(scale: Tensor, bits: Tensor) -> Tensor:
     safe = _safe_mantissas().to(scale.device)
     rounded = safe[torch.searchsorted(safe, torch.ceil(fraction * steps))]
     return torch.ldexp(rounded / steps, exponent)
-
-
-def fit_layer(
-    scale: Tensor,
-    bias: Tensor,
-    input_scale: Tensor,
-    output_scale: float | None,
-    largest_bias: float = math.inf,
-) -> Tensor:
-    """``scale`` raised to a power of two in the channels that the layer's surroundings ask for a
-    coarser one.
-
-    That are the channels whose bias would exceed ``BIAS_BUDGET`` steps of s_x s_w (nearly dead
-    ones: tiny weights, a usual bias) or ``largest_bias`` steps of the accumulator, and those with
-    results in finer steps than ``FINEST_RESULT`` of the output's step: a kernel that adds the zero
-    point in float32 before rounding would lose them. ``output_scale`` is None where no zero point
-    is added.
-    """
-    unit = scale / mantissa(scale)
-    for_bias = bias.detach().abs() / (input_scale * BIAS_BUDGET)
-    for_result = torch.full_like(
-        scale, 0.0 if output_scale is None else FINEST_RESULT * output_scale / float(input_scale)
-    )
-    needed = torch.maximum(for_bias, for_result)
-    coarser = torch.maximum(
-        power_of_two_above(needed.clamp(min=SMALLEST_SCALE)), power_of_two_above(scale)
-    )
-    scale = torch.where(needed > unit, coarser, scale)
-    for_accumulator = bias.detach().abs() / (input_scale * largest_bias)
-    coarser = power_of_two_above(for_accumulator.clamp(min=SMALLEST_SCALE))
-    return torch.where(for_accumulator > scale, coarser, scale)
 
 
 def float_units(rows: Tensor, scale: Tensor, bias: Tensor) -> Tensor:
