@@ -1,7 +1,7 @@
 """https://arxiv.org/abs/2004.09576: LSQ+ (Bhalgat et al., 2020): lsq with a learned offset.
 
 Activations x_ = clip(round((x - beta) / s), 0, p), x^ = s x_ + beta: ds as in lsq, dbeta 1 outside
-of the range and 0 inside (section 3; equation numbers from memory). Weights are symmetric, their
+of the range and 0 inside (section 3). Weights are symmetric, their
 first step is max(|mu - 3 sigma|, |mu + 3 sigma|) / 2^(b - 1) (section 3.2).
 
 beta is rounded to an integer zero point (even, for exact scales) that keeps zero in the range; the

@@ -1,8 +1,8 @@
 """https://arxiv.org/abs/2010.01412: sharpness-aware minimization (Foret et al., 2021), of quantized
 weights as in SAQ (Liu et al., https://arxiv.org/abs/2111.12273).
 
-The loss is L(Q(w) + e), e = rho g / ||g|| with g = dL / dQ(w) of all layers together (equations 2
-and 3 there, from memory); e is added behind the rounding, in which it would vanish (read in SAQ's
+The loss is L(Q(w) + e), e = rho g / ||g|| with g = dL / dQ(w) of all layers together (section
+2 there, with the 2-norm); e is added behind the rounding, in which it would vanish (read in SAQ's
 code, which also moves batch normalization; its rho is 0.5, SAM's 0.05). Q(w) are weights as they
 are exported, batch normalization folded in; e gets no gradient.
 
