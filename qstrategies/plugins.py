@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import importlib
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -16,7 +16,7 @@ from qstrategies.errors import InputError
 from qstrategies.files import check_file
 from qstrategies.models import MODELS
 from qstrategies.onnx_model import from_onnx
-from qstrategies.registry import Registry
+from qstrategies.registry import LENT, SESSION, Registry
 from qstrategies.runtimes import RUNTIMES
 from qstrategies.schedulers import SCHEDULERS
 from qstrategies.strategies import STRATEGIES
@@ -38,6 +38,34 @@ def used() -> tuple[str, ...]:
     same things uses them too."""
     here = Path.cwd()
     return tuple(str(p.relative_to(here) if p.is_relative_to(here) else p) for p in _used)
+
+
+def used_elsewhere(needed: Iterable[tuple[Registry[Any], str]]) -> tuple[str, ...]:
+    """The files that another process uses to know all of ``needed``, things by name: those in use,
+    and those that were imported otherwise.
+
+    Raises ``InputError`` for what no other process finds.
+    """
+    files = list(used())
+    folders = [path.parent for path in _used]
+    for registry, name in needed:
+        origin = registry.origin(name)
+        path = Path(origin.rpartition(":")[0]).absolute()
+        if origin in (LENT, SESSION) or path == _script():
+            raise InputError(
+                f"{registry.kind} {name!r} is known to this process only: put it into a file of "
+                "its own, imported or given with --use, or compute with one job"
+            )
+        found = any(path.is_relative_to(folder) for folder in folders)
+        if path.suffix == ".py" and not found and str(path) not in files:
+            files.append(str(path))
+    return tuple(files)
+
+
+def _script() -> Path | None:
+    """What this process runs, which no other runs again."""
+    path = getattr(sys.modules["__main__"], "__file__", None)
+    return None if path is None else Path(path).absolute()
 
 
 def use(path: Path) -> None:
@@ -68,9 +96,9 @@ def use(path: Path) -> None:
             stack.enter_context(registry.all_or_nothing())
         stack.enter_context(_found_first(folder))
         stack.enter_context(contextlib.redirect_stdout(sys.stderr))
-        before = _count()
+        before, known = _count(), name in sys.modules  # it may be imported by another one
         _check_origin(_imported(name, path), name, path)
-        if _count() == before:
+        if _count() == before and not known:
             del sys.modules[name]
             raise InputError(
                 f"{path}: it registers nothing: decorate what it defines, as "

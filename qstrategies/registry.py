@@ -10,6 +10,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextvars import ContextVar
 from importlib.metadata import EntryPoint, entry_points
+from pathlib import Path
 from types import FrameType, ModuleType
 from typing import Generic, TypeVar
 
@@ -21,7 +22,7 @@ OWN = __name__.partition(".")[0]
 _distribution: ContextVar[str | None] = ContextVar("_distribution", default=None)
 """What is being loaded through an entry point, with its version."""
 SESSION = "this session"
-"""The origin of what is registered at a prompt or in a notebook."""
+"""The origin of what is registered at a prompt, in a notebook or by a script without a file."""
 LENT = "the caller"
 """The origin of what was never registered, but given as an object."""
 
@@ -148,5 +149,6 @@ def _place(caller: FrameType) -> str:
     module = caller.f_globals.get("__name__", "")
     if module.startswith(f"{OWN}."):
         return OWN
-    interactive = module == "__main__" and hasattr(sys, "ps1")
-    return SESSION if interactive else f"{caller.f_code.co_filename}:{caller.f_lineno}"
+    path = caller.f_code.co_filename
+    interactive = hasattr(sys, "ps1") or not Path(path).is_file()
+    return SESSION if module == "__main__" and interactive else f"{path}:{caller.f_lineno}"

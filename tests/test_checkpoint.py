@@ -16,9 +16,8 @@ import qstrategies as qs
 from qstrategies.cli import main
 from qstrategies.errors import InputError
 from qstrategies.evaluation import evaluate
-from qstrategies.experiment import tasks
 from qstrategies.experiment import trained as trained_models
-from qstrategies.experiment.checkpoint import fill, read
+from qstrategies.experiment.checkpoint import fill
 from qstrategies.experiment.comparison import default_strategies, plan, run_all
 from qstrategies.experiment.dependencies import Inputs
 from qstrategies.experiment.trained import float_stage
@@ -26,7 +25,7 @@ from qstrategies.experiment.workspace import Workspace, check_config
 from qstrategies.models import MODELS
 from qstrategies.pixels import to_input
 from qstrategies.progress import Progress
-from qstrategies.records import ExperimentConfig, content_key
+from qstrategies.records import Checkpoint, ExperimentConfig, content_key, labels
 from qstrategies.strategies import STRATEGIES
 
 
@@ -76,7 +75,7 @@ def test_strategies_start_from_it_and_train_nothing_in_float_before(
     assert [records[name].float_accuracy for name in ("no_norm", "qat")] == [expected] * 2
     assert [len(records[name].curve) for name in names] == [0, 1, 1]
     assert [records[name].epochs_before for name in names] == [0] * 3
-    part = f"contents of checkpoint {str(checkpoint)!r}"
+    part = "contents of the checkpoint"
     assert {len(record.inputs[part]) for record in records.values()} == {64}
     assert main(["report", str(workspace.folder)]) == 0
 
@@ -92,22 +91,25 @@ def test_ptq_of_a_checkpoint_is_qs_quantize_of_the_model(trained, checkpoint, tm
         assert torch.equal(stages[1].model.state_dict()[name], tensor)
 
 
-def test_another_content_under_the_same_name_runs_again_and_says_why(
-    trained, checkpoint, tmp_path, location, monkeypatch
-):
-    config, told = started("no_norm", checkpoint), Told()
+def test_a_checkpoint_is_what_is_in_it_wherever_it_lies(trained, checkpoint, tmp_path, location):
+    told = Told()
     workspace = Workspace(tmp_path / "runs", location, told)
+    config = started("no_norm", checkpoint)
     (first,) = run_all([config], workspace)
-    again = save_file({**trained.state_dict()}, checkpoint, metadata={"epoch": "3"})
-    assert again is None and run_all([config], workspace) == [first] and told.notes == []
-    tensors = trained.state_dict() | {"fc.bias": trained.fc.bias + 1}
-    save_file(tensors, checkpoint)
-    before = float_stage(config, workspace)
-    monkeypatch.setattr(tasks, "run_experiment", lambda *given: first)
-    run_all([config], Workspace(tmp_path / "runs", location, told))
-    reason = f"contents of checkpoint {str(checkpoint)!r} changed since"
-    assert told.notes == [f"run again: {config.run_id} ({reason})"]
-    assert before.key != first.float_key
+    moved = tmp_path / "moved" / "renamed.safetensors"
+    moved.parent.mkdir()
+    checkpoint.unlink()
+    save_file({**trained.state_dict()}, moved, metadata={"epoch": "3"})
+    again = started("no_norm", moved)
+    assert again == config and run_all([again], workspace) == [first] and told.notes == []
+    save_file(trained.state_dict() | {"fc.bias": trained.fc.bias + 1}, moved)
+    other = started("no_norm", moved)
+    assert other != config and other.run_id != config.run_id
+    assert float_stage(other, workspace).key != first.float_key
+    records = [dataclasses.replace(first, config=each) for each in (config, other)]
+    assert len(set(labels(records))) == 2
+    with pytest.raises(InputError, match="was written since the configuration was made"):
+        float_stage(again, workspace)
 
 
 def test_what_must_train_from_scratch_says_so_before_any_work(checkpoint):
@@ -133,7 +135,8 @@ def test_the_run_is_told_apart_and_other_runs_keep_their_names(checkpoint):
     del content["checkpoint"], content["forms"], content["quantization"]["fixed_point"]
     assert config.run_id.endswith(content_key(content)[:8])
     assert started("no_norm", checkpoint).run_id != small("no_norm", checks="quick").run_id
-    assert ExperimentConfig(strategy="qat", checkpoint=checkpoint).checkpoint == str(checkpoint)
+    config = ExperimentConfig(strategy="qat", checkpoint=checkpoint)
+    assert config.start == Checkpoint.at(str(checkpoint)) and config.start.path == str(checkpoint)
 
 
 WRAPPERS = ["module.", "model.", "_orig_mod.", "module._orig_mod."]
@@ -144,14 +147,14 @@ def test_the_prefix_of_a_wrapper_is_taken_off(trained, tmp_path, prefix):
     path = tmp_path / "wrapped.safetensors"
     save_file({prefix + name: tensor for name, tensor in trained.state_dict().items()}, path)
     model = MODELS.get("cnn")()
-    fill(model, path)
+    fill(model, Checkpoint.at(path))
     assert torch.equal(model.fc.weight, trained.fc.weight)
 
 
 def test_a_model_that_is_called_like_a_wrapper_keeps_its_names(trained, tmp_path):
     path, model = tmp_path / "own.safetensors", nn.ModuleDict({"model": MODELS.get("cnn")()})
     save_file({f"model.{name}": tensor for name, tensor in trained.state_dict().items()}, path)
-    fill(model, path)
+    fill(model, Checkpoint.at(path))
     assert torch.equal(model["model"].fc.weight, trained.fc.weight)
 
 
@@ -165,7 +168,7 @@ def test_what_is_one_parameter_may_stand_once_in_the_file(tmp_path):
     model, other, path = tied(), tied(), tmp_path / "tied.safetensors"
     tensors = {name: value for name, value in model.state_dict().items() if name != "1.weight"}
     save_file(tensors, path)
-    fill(other, path)
+    fill(other, Checkpoint.at(path))
     assert torch.equal(other[1].weight, model[0].weight) and other[0].weight is other[1].weight
 
 
@@ -176,7 +179,7 @@ def test_counters_of_batch_norm_that_older_files_lack_and_other_precisions_are_t
     tensors = trained.half().state_dict()
     trained.float()
     save_file({key: t for key, t in tensors.items() if "num_batches" not in key}, path)
-    fill(model, path)
+    fill(model, Checkpoint.at(path))
     assert torch.equal(model.fc.weight, trained.fc.weight.half().float())
 
 
@@ -205,7 +208,7 @@ def test_what_does_not_fit_is_named_with_a_remedy(trained, tmp_path, edit, messa
     before = copy.deepcopy(model.state_dict())
     save_file(edit(dict(trained.state_dict())), path)
     with pytest.raises(InputError) as caught:
-        fill(model, path)
+        fill(model, Checkpoint.at(path))
     text = str(caught.value)
     assert text.startswith(f"checkpoint {str(path)!r} does not fit the model: ")
     assert message in text and "rename" in text and "\n" not in text
@@ -228,7 +231,7 @@ def test_a_pickle_is_refused_with_the_way_to_convert_it_and_never_loaded(
     else:
         torch.save({"a": Trap()}, path, _use_new_zipfile_serialization=make == "zip")
     with pytest.raises(InputError) as caught:
-        read(path)
+        Checkpoint.at(path)
     assert "is a pickle, which can run anything" in str(caught.value)
     assert "from safetensors.torch import save_file; save_file(" in str(
         caught.value
@@ -253,10 +256,12 @@ def test_other_files_are_refused_by_name(content, message, tmp_path, capsys):
 def test_a_damaged_file_is_named(checkpoint):
     checkpoint.write_bytes(checkpoint.read_bytes()[:-100])
     with pytest.raises(InputError, match=r"trained.safetensors' is damaged: "):
-        read(checkpoint)
+        Checkpoint.at(checkpoint)
 
 
-def test_a_trained_model_is_registered_as_it_is(trained, tmp_path, location, registries):
+def test_a_trained_model_is_registered_as_it_is(
+    trained, checkpoint, tmp_path, location, registries
+):
     assert qs.models.register("given")(trained) is trained
     config, workspace = small("qat", model="given"), Workspace(tmp_path, location)
     stage = float_stage(config, workspace)
@@ -273,7 +278,7 @@ def test_a_trained_model_is_registered_as_it_is(trained, tmp_path, location, reg
         "layers or initial weights of model 'given'"
     ]
     with pytest.raises(InputError, match="'given' is trained already: leave out"):
-        check_config(dataclasses.replace(config, checkpoint="x.safetensors"))
+        check_config(dataclasses.replace(config, checkpoint=checkpoint))
 
 
 def test_trained_objects_are_compared_in_one_call(trained, tmp_path, location):

@@ -30,7 +30,7 @@ from qstrategies.experiment.workspace import Workspace
 from qstrategies.files import TEMPORARY, exclusive
 from qstrategies.models import MODELS
 from qstrategies.progress import Progress, Work
-from qstrategies.records import CHECKS, RECORD, SEAL
+from qstrategies.records import CHECKS, RECORD, SEAL, Checkpoint
 from qstrategies.records.predictions import FILE, Predictions
 from qstrategies.strategies import STRATEGIES
 from qstrategies.training.loop import History
@@ -389,7 +389,7 @@ def test_what_is_left_counts_shared_trainings_once():
     trainings = {Work("epoch", "no_norm"): 1, Work("QAT epoch", "qat"): 2}
     runs = {Work(f"{kind} run", name): 1 for kind in CHECKS for name in ("no_norm", "qat", "cle")}
     assert work_of(tasks_of(configs)) == {**trainings, **runs}
-    given = dataclasses.replace(configs[0], checkpoint="x.safetensors")
+    given = dataclasses.replace(configs[0], checkpoint=Checkpoint("x.safetensors", "0" * 64))
     assert work_of(tasks_of([given])) == {Work("full run", "no_norm"): 1}
 
 

@@ -37,6 +37,10 @@ class Mine(qs.strategies.Strategy):
 
 assert isinstance(Net, type) and isinstance(Data, type) and isinstance(Mine, type)
 """
+THING = """
+import qstrategies as qs
+qs.models.register("{}")(int)
+"""
 
 
 @pytest.fixture
@@ -67,6 +71,26 @@ def test_a_file_brings_models_datasets_and_strategies_and_list_says_from_where(b
     assert main(["list", "--use", str(path)]) == 0
     shown = capsys.readouterr().out
     assert f"from {path}:5" in shown and "from qstrategies" not in shown
+
+
+def test_another_process_uses_what_was_used_and_what_was_imported(bring, monkeypatch):
+    first, second = (
+        bring("import second\n" + THING.format("one")),
+        bring(THING.format("two"), "second.py"),
+    )
+    for path in (first, second):  # the second was imported by the first
+        plugins.use(path)
+    assert plugins.used_elsewhere([(MODELS, "one"), (MODELS, "two"), (MODELS, "cnn")]) == (
+        str(first),
+        str(second),
+    )
+    monkeypatch.setattr(plugins, "_used", [])
+    assert plugins.used_elsewhere([(MODELS, "two"), (MODELS, "cnn")]) == (str(second),)
+    monkeypatch.setattr(sys.modules["__main__"], "__file__", str(second))
+    with pytest.raises(
+        InputError, match="'two' is known to this process only: put it into a file of"
+    ):
+        plugins.used_elsewhere([(MODELS, "two")])
 
 
 @pytest.mark.parametrize(

@@ -22,6 +22,7 @@ from qstrategies.experiment.tasks import tasks_of
 from qstrategies.schedulers import SCHEDULERS, folder
 from qstrategies.schedulers.base import ATTEMPTS, Outcome, Resources, Task
 from qstrategies.schedulers.folder import Place, work
+from qstrategies.strategies import STRATEGIES
 
 CONFIG = small("no_norm")
 
@@ -316,10 +317,46 @@ def alive(group):
     return True
 
 
-def test_what_only_this_process_knows_is_refused_for_others(workspace):
-    config = small("no_norm", dataset="small_mnist")
-    with pytest.raises(qs.InputError, match="'small_mnist' is known to this process only"):
+@pytest.mark.parametrize(
+    ("registry", "name"), [(qs.DATASETS, "small_mnist"), (qs.MODELS, "cnn"), (STRATEGIES, "cle")]
+)
+def test_what_only_this_process_knows_is_refused_for_others(workspace, registry, name):
+    config = small("cle+adaround", dataset="small_mnist")
+    with (
+        registry.lent(name, registry.get(name)),
+        pytest.raises(qs.InputError, match=f"{name!r} is known to this process only: put it into"),
+    ):
         qs.run_all([config], dataclasses.replace(workspace, folder=workspace.folder / "j"), jobs=2)
+
+
+UNGUARDED = """
+import functools, pathlib, stages
+from qstrategies.records import ExperimentConfig
+from qstrategies.schedulers.base import Resources, Task
+from qstrategies.schedulers.processes import Processes
+folder = pathlib.Path("notes")
+folder.mkdir()
+scheduler = Processes(functools.partial(stages.noted, folder), Resources(1, 1, folder, ""))
+scheduler.submit(Task("a", "run", ExperimentConfig(strategy="qat")))
+print(*scheduler.wait())
+"""
+
+
+@pytest.mark.parametrize("how", ["file", "stdin", "text"])
+def test_other_processes_do_not_run_the_script_again(tmp_path, how):
+    (tmp_path / "script.py").write_text(UNGUARDED)
+    given = {"file": ["script.py"], "stdin": ["-"], "text": ["-c", UNGUARDED]}
+    path = os.pathsep.join([str(Path(__file__).parent), *sys.path])
+    done = subprocess.run(
+        [sys.executable, *given[how]],
+        input=UNGUARDED if how == "stdin" else "",
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": path},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.stderr == "" and done.stdout.startswith("Outcome(name='a'")
 
 
 def test_no_cluster_of_ray_is_started(tmp_path, monkeypatch):

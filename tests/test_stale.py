@@ -111,7 +111,7 @@ BEFORE: dict[str, str] = {}
         ({"layers": LAYERS.replace("n)\n", "n, False)\n")}, f"{LAYER}, {CODE}, {DATA} changed since"),
         ({"things": THINGS.replace("flip(-1)", "flip(-2)")}, f"{CODE}, {DATA} changed since"),
         ({"pixel": 1}, f"{DATA} changed since"),
-        ({"bias": 1.0}, "contents of checkpoint '/weights.safetensors' changed since"),
+        ({"bias": 1.0}, "contents of the checkpoint changed since"),
         ({}, None),
     ],
 )  # fmt: skip

@@ -230,7 +230,7 @@ def configuration(options: argparse.Namespace, strategy: str, widths: Widths) ->
         strategy=strategy,
         options=_strategy_options(options.option),
         model=options.model,
-        checkpoint=None if options.checkpoint is None else str(options.checkpoint),
+        checkpoint=options.checkpoint,
         dataset=options.dataset,
         training=_override(preset["training"], common, options.epochs, options.learning_rate),
         tuning=_override(preset["tuning"], common, options.tune_epochs, options.tune_learning_rate),

@@ -4,28 +4,19 @@ unpickled."""
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from qstrategies.errors import InputError
-from qstrategies.files import check_file, doing
 from qstrategies.models import MODELS
-from qstrategies.records import ExperimentConfig
+from qstrategies.records import Checkpoint, ExperimentConfig
 from qstrategies.strategies import STRATEGIES
 from qstrategies.strategies.base import BASELINE
 
-PICKLES = (b"PK\x03\x04", b"\x80")
-"""How files of ``torch.save`` begin, new ones and old ones."""
 WRAPPERS = ("module.", "model.", "_orig_mod.")
 """What DataParallel, Lightning and torch.compile put before every name."""
-CONVERT = (
-    'python -c "import torch; from safetensors.torch import save_file; '
-    'save_file(torch.load({path!r}, weights_only=True), {to!r})"'
-)
 SHOWN = 3
 
 
@@ -41,14 +32,11 @@ def can_start(strategy: str) -> bool:
 
 
 def check_start(config: ExperimentConfig) -> None:
-    """Raise ``InputError`` where ``config`` cannot start from what it is given; nothing is read but
-    the first bytes of the checkpoint."""
+    """Raise ``InputError`` where ``config`` cannot start from what it is given."""
     if not is_trained(config):
         return
-    if config.checkpoint is not None:
-        if _is_object(config.model):
-            raise InputError(f"model {config.model!r} is trained already: leave out --checkpoint")
-        check_format(Path(config.checkpoint))
+    if config.checkpoint is not None and _is_object(config.model):
+        raise InputError(f"model {config.model!r} is trained already: leave out --checkpoint")
     if not can_start(config.strategy):
         valid = ", ".join(name for name in STRATEGIES.names() if can_start(name))
         raise InputError(
@@ -57,57 +45,28 @@ def check_start(config: ExperimentConfig) -> None:
         )
 
 
-def check_format(path: Path) -> None:
-    """Raise ``InputError`` for what does not begin as a safetensors file; of a pickle it says how
-    to convert it."""
-    check_file(path, most=None)
-    with doing("read", path), path.open("rb") as file:
-        first = file.read(9)
-    if first[8:] == b"{":  # JSON after its length in 8 bytes
-        return
-    if first.startswith(PICKLES):
-        convert = CONVERT.format(path=str(path), to=str(path.with_suffix(".safetensors")))
-        raise InputError(
-            f"{str(path)!r} is a pickle, which can run anything and is not loaded. Convert it "
-            f"once: {convert} (where the weights lie deeper, add ['state_dict'] or what it is)"
-        )
-    raise InputError(
-        f"{str(path)!r} is no safetensors file: write it with safetensors.torch.save_file"
-    )
-
-
-def read(path: Path) -> dict[str, Tensor]:
-    """The tensors in the safetensors file ``path``, by name; raises ``InputError`` for any other
-    file."""
-    check_format(path)
-    try:
-        with doing("read", path):
-            return load_file(path)
-    except SafetensorError as error:
-        raise InputError(f"{str(path)!r} is damaged: {error}; write it again") from None
-
-
-def fill(model: nn.Module, path: Path) -> None:
-    """Give ``model`` the weights in ``path``, in place; other float types are converted.
+def fill(model: nn.Module, checkpoint: Checkpoint) -> None:
+    """Give ``model`` the weights of ``checkpoint``, in place; other float types are converted.
 
     What wrappers put before all names is taken off. What is one parameter in the model may stand in
     the file once, and the counters of batch normalization may be missing.
 
     Raises:
-        InputError: names that are missing or too many, other shapes or types; ``model`` is then
-            left as it was.
+        InputError: names that are missing or too many, other shapes or types, a file that was
+            written since; ``model`` is then left as it was.
     """
     own = {
         name: value
         for name, value in model.state_dict(keep_vars=True).items()
         if isinstance(value, Tensor)
     }
-    tensors = _unwrapped(read(path), own)
+    checkpoint.check_unchanged()
+    tensors = _unwrapped(load_file(checkpoint.path), own)
     faults = _misfits(tensors, own)
     if faults:
         raise InputError(
-            f"checkpoint {str(path)!r} does not fit the model: {'; '.join(faults)}: rename what "
-            "is in the file, or register the model that it was trained as"
+            f"checkpoint {checkpoint.path!r} does not fit the model: {'; '.join(faults)}: rename "
+            "what is in the file, or register the model that it was trained as"
         )
     with torch.no_grad():
         for name, tensor in tensors.items():

@@ -9,15 +9,11 @@ from pathlib import Path
 
 import torch
 
-from qstrategies import plugins
-from qstrategies.datasets import DATASETS
 from qstrategies.errors import InputError
 from qstrategies.experiment.environment import here
 from qstrategies.experiment.tasks import Setting, perform, perform_there, work_of
 from qstrategies.experiment.workspace import Workspace, check_config
-from qstrategies.models import MODELS
 from qstrategies.records import RECORD, read_record
-from qstrategies.registry import LENT, SESSION
 from qstrategies.schedulers import SCHEDULERS
 from qstrategies.schedulers.base import Outcome, Resources, Task
 from qstrategies.schedulers.folder import Place, work
@@ -52,8 +48,8 @@ def compute(
     kind = SCHEDULERS.get(scheduler)
     performing = functools.partial(perform, workspace)
     if not kind.here:
-        _check_reachable(tasks)
-        performing = functools.partial(perform_there, Setting.of(workspace, resources.threads))
+        setting = Setting.of(workspace, resources.threads, tasks)
+        performing = functools.partial(perform_there, setting)
     chosen = kind(performing, resources)
     for task in tasks:
         chosen.submit(task)
@@ -86,20 +82,6 @@ def join(workspace: Workspace) -> tuple[int, int]:
         _show(workspace, tasks[outcome.name], outcome, elsewhere=False)
         finished += 1
     return finished, len(tasks) - finished
-
-
-def _check_reachable(tasks: Sequence[Task]) -> None:
-    """Raise ``InputError`` for what other processes do not find."""
-    folders = [Path(path).absolute().parent for path in plugins.used()]
-    for kind, registry in (("model", MODELS), ("dataset", DATASETS)):
-        for name in dict.fromkeys(getattr(task.config, kind) for task in tasks):
-            path = Path(registry.origin(name).rpartition(":")[0])
-            found = any(path.is_relative_to(folder) for folder in folders)
-            if not found and (path.suffix == ".py" or registry.origin(name) in (LENT, SESSION)):
-                raise InputError(
-                    f"{kind} {name!r} is known to this process only: put it into a file and give "
-                    "that with --use, or compute with one job"
-                )
 
 
 def _show(workspace: Workspace, task: Task, outcome: Outcome, *, elsewhere: bool) -> None:

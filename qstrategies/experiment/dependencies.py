@@ -11,7 +11,6 @@ import pkgutil
 import platform
 import re
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -20,7 +19,6 @@ from torch import Tensor, nn
 from qstrategies import operators, source_code
 from qstrategies.datasets.base import Dataset
 from qstrategies.errors import InputError
-from qstrategies.experiment.checkpoint import read
 from qstrategies.experiment.environment import package_version, package_versions
 from qstrategies.experiment.stages import tensors_sha256
 from qstrategies.files import sha256
@@ -50,8 +48,7 @@ class Inputs:
     def __init__(self, datasets: Callable[[str], Dataset]) -> None:
         self._datasets = datasets
         self._models: dict[str, str] = {}
-        self._checkpoints: dict[str, str] = {}
-        self._runs: dict[tuple[str | None, ...], Parts] = {}
+        self._runs: dict[tuple[Any, ...], Parts] = {}
 
     def of_run(self, config: ExperimentConfig) -> Parts:
         """What the run of ``config`` depends on besides ``config``."""
@@ -82,9 +79,8 @@ class Inputs:
             **self._strategy(strategy),
             "code of training": source_code.of_modules(TRAINING).digest,
         }
-        if config.checkpoint is not None:
-            content = self._checkpoint(config.checkpoint)
-            parts[f"contents of checkpoint {config.checkpoint!r}"] = content
+        if config.start is not None:
+            parts["contents of the checkpoint"] = config.start.sha256
         if STRATEGIES.get(strategy).course.fake_quantized:
             parts["code of fake quantizers"] = source_code.of_modules(
                 [FAKE_QUANTIZERS, *OPERATORS]
@@ -104,11 +100,6 @@ class Inputs:
         if model not in self._models:
             self._models[model] = _fresh(model)
         return self._models[model]
-
-    def _checkpoint(self, path: str) -> str:
-        if path not in self._checkpoints:
-            self._checkpoints[path] = tensors_sha256(read(Path(path)))
-        return self._checkpoints[path]
 
 
 def changed(before: Mapping[str, str], now: Mapping[str, str]) -> str | None:

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 from qstrategies import plugins
+from qstrategies.datasets import DATASETS
 from qstrategies.datasets.base import Location
 from qstrategies.errors import InputError
 from qstrategies.experiment.checkpoint import is_trained
@@ -29,8 +30,11 @@ from qstrategies.experiment.trained import (
 from qstrategies.experiment.workspace import Workspace
 from qstrategies.files import FileError
 from qstrategies.guest import guest
+from qstrategies.models import MODELS
 from qstrategies.progress import Work
 from qstrategies.records import ExperimentConfig, TrainingConfig, content_key
+from qstrategies.registry import Registry
+from qstrategies.runtimes import RUNTIMES
 from qstrategies.schedulers.base import Outcome, Task
 from qstrategies.strategies import STRATEGIES
 from qstrategies.trackers import TRACKERS, open_tracker
@@ -59,7 +63,7 @@ def _float(config: ExperimentConfig) -> dict[str, Any] | None:
 
 
 def _common(config: ExperimentConfig) -> list[Any]:
-    return [config.model, config.dataset, config.checkpoint, config.seed]
+    return [config.model, config.dataset, config.start and config.start.sha256, config.seed]
 
 
 @dataclass(frozen=True)
@@ -73,12 +77,16 @@ class Setting:
     used: tuple[str, ...] = ()
 
     @classmethod
-    def of(cls, workspace: Workspace, threads: int) -> Setting:
-        """What makes a workspace like ``workspace``, where stages have ``threads``."""
+    def of(cls, workspace: Workspace, threads: int, tasks: Sequence[Task]) -> Setting:
+        """What makes a workspace like ``workspace`` for ``tasks``, where stages have ``threads``.
+
+        Raises ``InputError`` for what other processes do not find.
+        """
         kinds = {TRACKERS.get(name): name for name in TRACKERS.names()}
         trackers = tuple(kinds[type(each)] for each in workspace.trackers)
-        folder = workspace.folder.absolute()
-        return cls(folder, workspace.location, threads, trackers, plugins.used())
+        needed = [*_needed(tasks), *((TRACKERS, name) for name in trackers)]
+        used = plugins.used_elsewhere(needed)
+        return cls(workspace.folder.absolute(), workspace.location, threads, trackers, used)
 
     def open(self) -> Workspace:
         """The workspace, with the user's own files imported, in a process that is only for it."""
@@ -88,6 +96,18 @@ class Setting:
             plugins.use(Path(path))
         trackers = [open_tracker(name, self.folder) for name in self.trackers]
         return Workspace(self.folder, self.location, trackers=trackers)
+
+
+def _needed(tasks: Sequence[Task]) -> list[tuple[Registry[Any], str]]:
+    """What ``tasks`` find by name, each once; runs use all runtimes that there are."""
+    found: dict[tuple[Registry[Any], str], None] = {}
+    for config in (task.config for task in tasks):
+        course = STRATEGIES.get(config.strategy).course
+        names = [name for name in (config.strategy, course.parent) if name is not None]
+        members = [member for name in names for member in STRATEGIES.members(name)]
+        found |= dict.fromkeys((STRATEGIES, member) for member in members)
+        found |= {(MODELS, config.model): None, (DATASETS, config.dataset): None}
+    return [*found, *((RUNTIMES, name) for name in RUNTIMES.names())]
 
 
 def perform_there(setting: Setting, task: Task, parents: Sequence[Outcome]) -> Outcome:

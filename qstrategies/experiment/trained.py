@@ -6,7 +6,6 @@ import contextlib
 import copy
 import dataclasses
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 from torch import nn
@@ -158,8 +157,8 @@ def model_for(config: ExperimentConfig, workspace: Workspace) -> nn.Module:
     """
     dataset = workspace.dataset(config.dataset)
     model = fresh_model(config.model, config.seed)
-    if config.checkpoint is not None:
-        fill(model, Path(config.checkpoint))
+    if config.start is not None:
+        fill(model, config.start)
     if dataset.normalization is not None:
         model = Normalized(model, dataset.normalization, len(dataset.input_shape))
     check_fit(model, config, dataset)

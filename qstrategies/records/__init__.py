@@ -1,5 +1,6 @@
 """The frozen values that pass between the stages, and their JSON. Imports no torch."""
 
+from qstrategies.records.checkpoint import Checkpoint as Checkpoint
 from qstrategies.records.configs import CHECKS as CHECKS
 from qstrategies.records.configs import ENGINES as ENGINES
 from qstrategies.records.configs import FORMS as FORMS

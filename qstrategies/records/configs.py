@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import os
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from qstrategies.errors import InputError, check_choice, check_range
+from qstrategies.records.checkpoint import Checkpoint
 from qstrategies.records.levels import LEVELS, LevelSet
 from qstrategies.text import file_name
 from qstrategies.typed_json import (
@@ -165,15 +165,15 @@ class ExperimentConfig:
     in the default engine and runtime over all images and in the others over a part. ``pixels`` is
     the dtype of the exported input. ``seed`` is that of weights, batches and calibration images;
     ``calibration_draw`` n > 0 takes the n-th other draw of calibration images for the same seed.
-    ``checkpoint`` is the safetensors file of a float model that is trained already, which takes the
-    place of ``training``. ``forms``: what is written besides ONNX.
+    ``checkpoint`` is a float model that is trained already, which takes the place of ``training``:
+    the path of a safetensors file, which is read at once. ``forms``: what is written besides ONNX.
     """
 
     strategy: Name
     options: dict[str, float] = field(default_factory=dict)
     model: Name = "cnn"
     dataset: Name = "mnist"
-    checkpoint: str | None = None
+    checkpoint: Checkpoint | str | None = None
     training: TrainingConfig = TrainingConfig()
     tuning: TrainingConfig = TrainingConfig(
         epochs=1, learning_rate=2e-3, schedule="cosine", batch_size=512
@@ -186,14 +186,20 @@ class ExperimentConfig:
     forms: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        if self.checkpoint is not None:
-            object.__setattr__(self, "checkpoint", os.fspath(self.checkpoint))
+        if not isinstance(self.checkpoint, Checkpoint | None):
+            object.__setattr__(self, "checkpoint", Checkpoint.at(self.checkpoint))
         check_choice("checks", self.checks, CHECKS)
         check_choice("pixel type", self.pixels, PIXELS)
         for form in self.forms:
             check_choice("form", form, FORMS)
         check_range("seed", self.seed, 0, 2**31 - 1)
         check_range("calibration draw", self.calibration_draw, 0, 999)
+
+    @property
+    def start(self) -> Checkpoint | None:
+        """The checkpoint, read."""
+        assert not isinstance(self.checkpoint, str)
+        return self.checkpoint
 
     @functools.cached_property
     def run_id(self) -> str:
@@ -203,6 +209,8 @@ class ExperimentConfig:
         draw = f"d{self.calibration_draw}" if self.calibration_draw else ""
         content = dataclasses.asdict(self)
         settings = content["quantization"]
+        if self.start is not None:
+            del content["checkpoint"]["path"]
         # what was added later has no part in the names of runs that do without
         for part, name in ((content, "checkpoint"), (content, "forms"), (settings, "fixed_point")):
             if not part[name]:

@@ -34,6 +34,6 @@ def _unlabelled(config: ExperimentConfig) -> dict[str, Any]:
         "engine": config.quantization.engine,
         "calibration_images": config.quantization.calibration_images,
         "pixels": config.pixels,
-        "checkpoint": config.checkpoint,
+        "checkpoint": config.start and config.start.sha256[:8],
     }
     return {name.replace("_", "-"): value for name, value in settings.items()}

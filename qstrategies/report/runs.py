@@ -123,7 +123,7 @@ def command(config: ExperimentConfig, used: Sequence[str] = ()) -> str:
     for flag, ours, usual in (
         ("model", config.model, default.model),
         ("dataset", config.dataset, default.dataset),
-        ("checkpoint", config.checkpoint, default.checkpoint),
+        ("checkpoint", config.start and config.start.path, None),
     ):
         words += [f"--{flag}", str(ours)] if ours != usual else []
     words += ["--seed", str(config.seed), "--weight-bits", str(config.quantization.weight_bits)]

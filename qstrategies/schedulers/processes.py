@@ -5,12 +5,15 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+import sys
 import threading
+import types
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing.connection import wait as wait_for
+from multiprocessing.context import SpawnContext, SpawnProcess
 from multiprocessing.queues import SimpleQueue
 
 from qstrategies.schedulers import SCHEDULERS
@@ -52,7 +55,7 @@ class Processes(Scheduler):
                     raise
 
     def _pool(self) -> ProcessPoolExecutor:
-        context = multiprocessing.get_context("spawn")  # threads of torch do not survive a fork
+        context = _Apart()
         shares = context.SimpleQueue()
         for share in self._shares():
             shares.put(share)
@@ -91,6 +94,24 @@ class Processes(Scheduler):
             else:
                 self.ready.finish(lost(task))
                 yield self.ready.outcomes[task.name]
+
+
+class _Process(SpawnProcess):
+    """Does not run the user's script again, as every other spawned process does."""
+
+    def start(self) -> None:
+        script = sys.modules["__main__"]
+        sys.modules["__main__"] = types.ModuleType("__main__")
+        try:
+            super().start()
+        finally:
+            sys.modules["__main__"] = script
+
+
+class _Apart(SpawnContext):
+    """Processes that have nothing of this one: threads of torch do not survive a fork."""
+
+    Process = _Process
 
 
 def _begin(shares: SimpleQueue[set[int]]) -> None:

@@ -17,12 +17,17 @@ class Strategies(Registry[type[Strategy]]):
         Raises:
             InputError: an unknown name, with a suggestion; parts that do not go together.
         """
-        if SIGN not in name or name in self.names():
+        members = self.members(name)
+        if members == [name]:
             return super().get(name)
-        parts = {part: super(Strategies, self).get(part) for part in name.split(SIGN)}
-        if len(parts) <= name.count(SIGN):
+        parts = {part: super(Strategies, self).get(part) for part in members}
+        if len(parts) < len(members):
             raise InputError(f"{name!r} names a strategy twice: leave one out")
         return composed(parts)
+
+    def members(self, name: str) -> list[str]:
+        """The names of what ``name`` is composed of, in order: itself if that is registered."""
+        return [name] if name in self.names() else name.split(SIGN)
 
     def made(self, strategy: str | Strategy) -> Strategy:
         """``strategy`` itself, or that of this name with its defaults; errors as ``get``."""
