@@ -5,6 +5,7 @@ import tempfile
 import torch
 from digits import PIXEL_SCALE, batches, network
 from torch import distributed
+from torch.multiprocessing.spawn import spawn
 from torch.nn.functional import cross_entropy
 from torch.nn.parallel import DistributedDataParallel
 
@@ -32,7 +33,7 @@ def work(rank: int, meeting: str, steps: int, strategy: str) -> None:
 
 def main(steps: int = 20, strategy: str = "qat") -> None:
     with tempfile.TemporaryDirectory() as meeting:
-        torch.multiprocessing.spawn(work, (meeting, steps, strategy), nprocs=2)
+        spawn(work, (meeting, steps, strategy), nprocs=2)
 
 
 if __name__ == "__main__":

@@ -12,7 +12,8 @@ PIXEL_SCALE = 1 / 255
 def network() -> nn.Module:
     """A small convolutional network with random weights."""
     torch.manual_seed(0)
-    return qs.MODELS.get("cnn")().to(memory_format=torch.channels_last)
+    model: nn.Module = qs.MODELS.get("cnn")()
+    return model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
 
 def batches(count: int, size: int = 64) -> list[tuple[Tensor, Tensor]]:

@@ -15,7 +15,7 @@ def main(steps: int = 20, parts: int = 2, strategy: str = "qat") -> qs.Trainee:
     accelerator = Accelerator(gradient_accumulation_steps=parts)
     trainee = qs.prepare(network(), data[0][0], strategy, input_scale=PIXEL_SCALE)
     optimizer = torch.optim.Adam(trainee.parameter_groups(1e-3), fused=True)
-    loader = DataLoader(data, batch_size=None)
+    loader = DataLoader(data, batch_size=None)  # type: ignore[arg-type, var-annotated]
     model, optimizer, loader = accelerator.prepare(trainee.model, optimizer, loader)
     model.train()
     for images, labels in loader:

@@ -32,7 +32,7 @@ def main(steps: int = 20, strategy: str = "qat", **settings: object) -> qs.Train
     data = batches(steps)
     trainee = qs.prepare(network(), data[0][0], strategy, input_scale=PIXEL_SCALE)
     trainer = lightning.Trainer(max_epochs=1, callbacks=[AfterStep()], **settings)
-    trainer.fit(Module(trainee), DataLoader(data, batch_size=None))
+    trainer.fit(Module(trainee), DataLoader(data, batch_size=None))  # type: ignore[arg-type]
     return trainee
 
 

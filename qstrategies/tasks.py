@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor
 from torch.nn import functional
 
@@ -14,6 +15,8 @@ from qstrategies.errors import InputError
 from qstrategies.files import sha256
 from qstrategies.records.metric import Metric
 
+IGNORED = -100
+"""The target of what has no class in segmentation: neither loss nor score counts it."""
 Judge = Callable[[Any, Any], Tensor]
 
 
@@ -88,7 +91,9 @@ def _labels_right(outputs: Tensor, targets: Tensor) -> Tensor:
 
 
 def _pixels_right(outputs: Tensor, targets: Tensor) -> Tensor:
-    return (outputs.argmax(1) == targets).double().reshape(len(outputs), -1).mean(1)
+    right = (outputs.argmax(1) == targets).double().flatten(1).sum(1)
+    counted = (targets != IGNORED).flatten(1).sum(1)
+    return torch.where(counted > 0, right / counted, 1.0)
 
 
 CLASSIFICATION = Task(functional.cross_entropy, _hit, "accuracy", fraction=True, classes=True)
@@ -102,4 +107,24 @@ TASKS = {
     ),
 }
 """regression: values [N, ...] and real targets of as many numbers. multilabel: a logit for each
-label, [N, labels], targets 0 or 1. segmentation: logits [N, classes, ...], targets [N, ...]."""
+label, [N, labels], targets from 0 to 1. segmentation: logits [N, classes, ...], targets [N, ...],
+``IGNORED`` where there is none."""
+
+
+def check_targets(task: Task, targets: Tensor, what: str, classes: int | None = None) -> None:
+    """Raise ``InputError`` for ``targets`` that a ``task`` of this package does not take, called
+    ``what``; ``classes``: how many a model has, where that is known."""
+    if task is TASKS["multilabel"] and not ((targets >= 0) & (targets <= 1)).all():
+        low, high = targets.min().item(), targets.max().item()
+        raise InputError(f"{what} run from {low:g} to {high:g}: expected 0 or 1 for each label")
+    if task is not TASKS["segmentation"]:
+        return
+    if targets.is_floating_point():
+        raise InputError(f"{what} are {targets.dtype}: expected whole numbers of classes")
+    wrong = targets[(targets < 0) & (targets != IGNORED)].tolist()
+    wrong += [] if classes is None else targets[targets >= classes].tolist()
+    if wrong:
+        most = "..." if classes is None else f"...{classes - 1}"
+        raise InputError(
+            f"{what} hold {wrong[0]}: expected classes 0{most}, or {IGNORED} where there is none"
+        )

@@ -448,7 +448,7 @@ REFUSALS = {
     "bool": (lambda: qs.datasets.from_arrays(REALS > 0, Y), "are torch.bool: make them float32"),
     "complex": (lambda: qs.datasets.from_arrays(REALS * 1j, Y), "are complex128: make them float"),
     "text": (lambda: qs.datasets.from_arrays(REALS.astype(str), Y), "are <U.*: make them float32"),
-    "nan": (lambda: qs.datasets.from_arrays(with_nan(), Y), "hold NaN or infinity: leave those"),
+    "nan": (lambda: qs.datasets.from_arrays(with_nan(), Y), "hold NaN, infinity or more than"),
     "range": (
         lambda: qs.datasets.from_arrays(PIXELS.astype(np.float32), Y, input_scale=1 / 255),
         r"values from 0 to 2..: with input_scale=0.00392157 they lie in \[0, 1\]",
@@ -514,7 +514,7 @@ REFUSALS = {
         "normalize is for pixels and real values",
     ),
     "signals": (lambda: qs.datasets.from_signals(Y, Y), r"signals have shape \[120\]: expected"),
-    "no pairs": (lambda: qs.datasets.from_torch(list(REALS)), "gives ndarrays: expected pairs"),
+    "no pairs": (lambda: qs.datasets.from_torch(list(REALS)), "gives a ndarray: expected pairs"),
     "no dataset": (lambda: qs.datasets.from_torch(3), "is a int: expected a Dataset or DataLoader"),
     "ragged": (
         lambda: qs.datasets.from_torch([(REALS[0], 0), (REALS[0, :3], 1)]),

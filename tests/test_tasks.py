@@ -210,7 +210,10 @@ def test_scores_are_paired_like_hits():
             qs.Task(lambda o, t: o, lambda o, t: o[:, 0], "mine"),
             "the loss of the task of 'odd' must give a single number",
         ),
-        ("multilabel", "the task of 'odd' does not take what model 'odd' gives"),
+        (
+            qs.Task(lambda o, t: o @ t, lambda o, t: o[:, 0], "mine"),
+            "the task of 'odd' does not take what model 'odd' gives",
+        ),
     ],
 )
 def test_a_task_that_does_not_fit_is_refused_before_training(task, message, register, tmp_path):

@@ -18,7 +18,7 @@ from qstrategies.errors import InputError, unknown
 from qstrategies.files import check_file, doing
 
 INPUTS = ("x", "images", "inputs", "data", "features", "signals")
-LABELS = ("y", "labels", "targets", "target")
+LABELS = ("y", "label", "labels", "targets", "target")
 PCM_STEPS = 32768
 """Of 16-bit audio, in the unit 1."""
 
@@ -64,6 +64,8 @@ def _values(given: Any, split: str) -> Any:
     """``given`` as a tensor, unless it is mapped into memory; grey pictures get their channel."""
     values = given if isinstance(given, np.memmap) else tensor_of(given, f"inputs of {split!r}")
     shape = tuple(values.shape)
+    if not shape:
+        raise InputError(f"inputs of {split!r} are a single number: expected [N, ...]")
     if values.dtype not in (torch.uint8, np.uint8):
         return values
     if len(shape) == 4 and _channels_last(shape):

@@ -73,6 +73,11 @@ class Dataset(ABC):
         return digest.hexdigest()
 
     @property
+    def notes(self) -> tuple[str, ...]:
+        """What somebody who reads its figures should know."""
+        return ()
+
+    @property
     def fingerprint(self) -> str:
         """A short name for ``content``, stored in files."""
         return self.content[:16]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from qstrategies.datasets.pictures import with_bytes
 from qstrategies.datasets.stored import Source
 from qstrategies.errors import InputError
 from qstrategies.pixels import Normalization
@@ -45,6 +46,9 @@ class Encoded:
     def digest(self) -> str:
         return f"{self.source.digest} {self.input_scale} {self.normalization}"
 
+    def marks(self, indices: Sequence[int]) -> list[str]:
+        return self.source.marks(indices)
+
 
 def encoded(values: Tensor, input_scale: float | None, what: str) -> Tensor:
     """``values`` [N, ...] as uint8 pixels if they are bytes or ``input_scale`` says what a step is
@@ -55,8 +59,11 @@ def encoded(values: Tensor, input_scale: float | None, what: str) -> Tensor:
     """
     if values.dtype == torch.bool or values.is_complex():
         raise InputError(f"{what} are {values.dtype}: make them float32, uint8 or int64")
-    if values.is_floating_point() and not torch.isfinite(values).all():
-        raise InputError(f"{what} hold NaN or infinity: leave those examples out, or fill them in")
+    if values.is_floating_point() and not torch.isfinite(values.float()).all():
+        raise InputError(
+            f"{what} hold NaN, infinity or more than float32 holds: leave those examples "
+            "out, fill them in, or scale them"
+        )
     if values.dtype == torch.uint8:
         return values
     if input_scale is not None:
@@ -88,10 +95,16 @@ def tensor_of(value: Any, what: str) -> Tensor:
     Raises ``InputError`` for anything else.
     """
     if isinstance(value, Tensor):
-        return value.detach().cpu()
+        return _plain_tensor(value, what)
     if hasattr(value, "getbands"):
         return _picture(value)
-    array: NDArray[Any] = value if isinstance(value, np.ndarray) else np.asarray(value)
+    several = isinstance(value, tuple | list) and any(hasattr(each, "shape") for each in value)
+    if isinstance(value, Mapping) or (several and isinstance(value, tuple)):
+        raise InputError(
+            f"{what} are a {type(value).__name__} of several, a dataset has one: join them into an "
+            "array that the model takes apart, or use qs.quantize or qs.prepare, which take several"
+        )
+    array = _array(value, what)
     unsigned = {2: np.int32, 4: np.int64}
     if array.dtype.kind == "u" and array.dtype.itemsize in unsigned:
         array = array.astype(unsigned[array.dtype.itemsize])
@@ -104,9 +117,23 @@ def tensor_of(value: Any, what: str) -> Tensor:
     return torch.from_numpy(array)
 
 
+def _plain_tensor(value: Tensor, what: str) -> Tensor:
+    if value.is_meta or value.layout != torch.strided:
+        kind = "on the device meta" if value.is_meta else str(value.layout)
+        raise InputError(f"{what} are {kind}: give dense tensors with values")
+    return value.detach().cpu()
+
+
+def _array(value: Any, what: str) -> NDArray[Any]:
+    try:
+        return value if isinstance(value, np.ndarray) else np.asarray(value)
+    except ValueError:
+        raise InputError(f"{what} differ in length: pad or cut them to one") from None
+
+
 def _picture(picture: Any) -> Tensor:
     """uint8 [channels, height, width]."""
-    pixels = np.array(picture)
+    pixels = np.array(with_bytes(picture))
     pixels = pixels[:, :, None] if pixels.ndim == 2 else pixels
     return torch.from_numpy(pixels).permute(2, 0, 1).contiguous()
 
@@ -128,7 +155,10 @@ def class_numbers(
         arrays, names = _numbered({key: each.astype(str) for key, each in arrays.items()}, names)
     elif not kinds <= {"i", "u"}:
         found = ", ".join(sorted({str(array.dtype) for array in arrays.values()}))
-        raise InputError(f"labels are {found}: expected the numbers or the names of classes")
+        raise InputError(
+            f"labels are {found}: expected the numbers or the names of classes, as "
+            "labels.astype(int) where they are whole"
+        )
     _check_numbers(arrays, names)
     count = len(names) if names else 1 + max(int(array.max()) for array in arrays.values())
     numbers = {key: torch.from_numpy(each.astype(np.int64)) for key, each in arrays.items()}
@@ -155,11 +185,23 @@ def _vector(labels: Any, split: str) -> NDArray[Any]:
     if array.ndim != 1:
         raise InputError(
             f"labels of {split!r} have shape {list(array.shape)}: expected one number or name for "
-            "each example, as labels.argmax(1) of one-hot rows"
+            "each example, as labels.argmax(1) of one-hot rows; batches come from a DataLoader"
         )
     if not len(array):
         raise InputError(f"the split {split!r} has no examples: give at least 2")
+    _check_labelled(array, split)
     return array
+
+
+def _check_labelled(array: NDArray[Any], split: str) -> None:
+    """Raise ``InputError`` for None, NaN or nothing among names."""
+    if array.dtype.kind in "OUS":
+        absent = [each is None or each != each or each == "" for each in array]
+        if any(absent):
+            raise InputError(
+                f"example {absent.index(True)} of {split!r} has no label: give it one, or leave it "
+                "out"
+            )
 
 
 def _numbered(
@@ -182,7 +224,13 @@ def _check_numbers(arrays: dict[str, NDArray[Any]], names: Sequence[str] | None)
     high = max(int(array.max()) for array in arrays.values())
     if low < 0 or (names and high >= len(names)):
         allowed = f"0...{len(names) - 1}" if names else "0, 1, 2..."
-        raise InputError(f"labels from {low} to {high}: they must be {allowed}")
+        raise InputError(
+            f"labels from {low} to {high}: they must be {allowed}; leave out what has no class"
+        )
+    if low == high:
+        raise InputError(f"all labels are {low}: there is nothing to tell apart")
+    if low == 1 and not names:
+        raise InputError(f"labels from 1 to {high}: they begin at 0, give labels - 1")
 
 
 def check_trained(labels: dict[str, Tensor], names: Sequence[str]) -> None:

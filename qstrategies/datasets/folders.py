@@ -12,11 +12,13 @@ from typing import Any
 import numpy as np
 import PIL
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 from torch import Tensor
 
+from qstrategies import source_code
 from qstrategies.datasets.base import Location
 from qstrategies.datasets.made import MadeDataset, Part, made
+from qstrategies.datasets.pictures import with_bytes
 from qstrategies.datasets.settings import SPLITS, Settings
 from qstrategies.errors import InputError
 from qstrategies.files import atomic_write, doing, sha256
@@ -30,8 +32,10 @@ def image_folder(
     """A dataset of pictures: ``image_folder("flowers", size=64)``.
 
     Args:
-        path: a folder with one folder of pictures for each class; or with the folders train, val
-            and test of such folders, of which train is needed.
+        path: a folder with one folder of pictures for each class, at any depth in it; or with the
+            folders train, val and test of such folders, of which train is needed. Pictures are
+            turned upright, as their EXIF data says; transparency is dropped; of 16 bits the higher
+            8 are taken.
         size: height and width of the inputs, or one number for both: pictures are cropped to that
             shape around their centre, and resized.
         grey: one channel in the place of three.
@@ -41,9 +45,7 @@ def image_folder(
         InputError: no folder, no picture, or one that Pillow cannot read.
     """
     folder = Path(path).expanduser()
-    height, width = (size, size) if isinstance(size, int) else size
-    if min(height, width) < 1:
-        raise InputError(f"size {size!r}: expected pixels above zero")
+    shape = _shape(size)
     if not folder.is_dir():
         raise InputError(f"no such folder: {str(folder)!r}: expected one of pictures")
     chosen = Settings.of(settings)
@@ -53,10 +55,20 @@ def image_folder(
     for split, place in found.items():
         files = _pictures(place, chosen.classes)
         parts[split] = Part(
-            Pictures(folder, tuple(files), (height, width), grey),
-            [file.parent.name for file in files],
+            Pictures(folder, tuple(files), shape, grey),
+            [file.relative_to(place).parts[0] for file in files],
         )
     return made(parts, chosen, "pictures", folder.resolve().name)
+
+
+def _shape(size: int | tuple[int, int]) -> tuple[int, int]:
+    """Height and width. Raises ``InputError`` for anything else than whole numbers above zero."""
+    given = (size, size) if isinstance(size, int) else tuple(np.atleast_1d(size))
+    if len(given) != 2 or not all(
+        isinstance(each, int | np.integer) and each > 0 for each in given
+    ):
+        raise InputError(f"size {size!r}: expected pixels above zero, or (height, width)")
+    return int(given[0]), int(given[1])
 
 
 def _folders(folder: Path) -> list[Path]:
@@ -66,9 +78,9 @@ def _folders(folder: Path) -> list[Path]:
 
 def _pictures(folder: Path, classes: Sequence[str] | None) -> list[Path]:
     """All pictures of the classes in ``folder``, in order."""
-    kinds = _folders(folder)
-    files = [file for kind in kinds for file in sorted(kind.iterdir()) if _is_picture(file)]
-    empty = [kind.name for kind in kinds if not any(_is_picture(file) for file in kind.iterdir())]
+    found = {kind.name: _pictures_in(kind) for kind in _folders(folder)}
+    files = [file for each in found.values() for file in each]
+    empty = [name for name, each in found.items() if not each]
     if not files:
         raise InputError(
             f"{str(folder)!r} has no folders of pictures: expected one for each class, of "
@@ -79,8 +91,16 @@ def _pictures(folder: Path, classes: Sequence[str] | None) -> list[Path]:
     return files
 
 
-def _is_picture(file: Path) -> bool:
-    return file.suffix.lower() in SUFFIXES and file.name[0] != "."
+def _pictures_in(kind: Path) -> list[Path]:
+    """The pictures of a class, of the folders in it too, in order; hidden ones are left out."""
+    with doing("look through", kind):
+        files = sorted(kind.rglob("*"))
+    return [
+        file
+        for file in files
+        if file.suffix.lower() in SUFFIXES
+        and not any(part[0] == "." for part in file.relative_to(kind).parts)
+    ]
 
 
 @dataclass(frozen=True)
@@ -102,22 +122,32 @@ class Pictures:
     @cached_property
     def digest(self) -> str:
         """Of the bytes of all files, and of what decodes them."""
-        hashes = _hashes(self.folder, self.files)
-        content = [PIL.__version__, self.size, self.grey, hashes]
+        decoder = [PIL.__version__, source_code.of_modules([__name__]).digest]
+        content = [decoder, self.size, self.grey, self._hashes]
         return sha256(json.dumps(content).encode())
+
+    def marks(self, indices: Sequence[int]) -> list[str]:
+        return [self._hashes[index][1] for index in indices]
+
+    @cached_property
+    def _hashes(self) -> list[tuple[str, str]]:
+        return _hashes(self.folder, self.files)
 
 
 def picture(path: Path, size: tuple[int, int], *, grey: bool) -> np.ndarray:
-    """The largest part of the shape of ``size`` around the centre of a picture, resized: uint8
-    [channels, height, width].
+    """The largest part of the shape of ``size`` around the centre of an upright picture, resized:
+    uint8 [channels, height, width].
 
     Raises ``InputError`` for what Pillow cannot read.
     """
     height, width = size
     try:
         with Image.open(path) as opened:
-            image = opened.convert("L" if grey else "RGB")
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+            upright = ImageOps.exif_transpose(with_bytes(opened))
+            image = upright.convert("L" if grey else "RGB")
+    except InputError as error:
+        raise InputError(f"{str(path)!r}: {error}") from None
+    except Exception as error:  # of many kinds, as damaged files have it
         raise InputError(
             f"{str(path)!r} is not an image that Pillow reads: {error}; remove it"
         ) from None

@@ -18,7 +18,7 @@ from qstrategies.datasets.split import Split, stratified
 from qstrategies.datasets.stored import READ_AT_ONCE, Source, StoredSplit
 from qstrategies.errors import InputError, unknown
 from qstrategies.pixels import PIXEL_SCALE, Normalization
-from qstrategies.tasks import CLASSIFICATION
+from qstrategies.tasks import CLASSIFICATION, check_targets
 
 
 @dataclass(frozen=True)
@@ -38,8 +38,9 @@ class MadeDataset(Dataset):
         kind: str,
         labels: tuple[str, ...],
         splits: dict[str, Split],
+        cuts: Mapping[str, _Cut],
     ) -> None:
-        self.name, self.labels, self._splits = name, labels, splits
+        self.name, self.labels, self._splits, self._cuts = name, labels, splits, cuts
         sizes = " / ".join(str(len(split)) for split in splits.values())
         self.summary = f"{kind}, {len(labels)} classes, {sizes}" if labels else f"{kind}, {sizes}"
 
@@ -47,6 +48,21 @@ class MadeDataset(Dataset):
     def splits(self) -> dict[str, Split]:
         """train, validation and test."""
         return self._splits
+
+    @cached_property
+    def notes(self) -> tuple[str, ...]:
+        """What is in training and in another split too."""
+        known = set(self._cuts["train"].marks)
+        found = []
+        for split in ("validation", "test"):
+            marks = self._cuts[split].marks
+            count = sum(mark in known for mark in marks)
+            if count:
+                found.append(
+                    f"{count} of {len(marks)} inputs of {split!r} are in 'train' too: its figures "
+                    "flatter what has learned them"
+                )
+        return tuple(found)
 
 
 def made(parts: Mapping[str, Part], settings: Settings, kind: str, name: str) -> MadeDataset:
@@ -66,6 +82,8 @@ def made(parts: Mapping[str, Part], settings: Settings, kind: str, name: str) ->
         numbers, labels = class_numbers(targets, settings.classes)
     else:
         numbers = {split: target_values(each, split) for split, each in targets.items()}
+        for split, values in numbers.items():
+            check_targets(settings.judged_by, values, f"targets of {split!r}")
         labels = tuple(settings.classes or ())
     cuts = _with_missing(
         {split: _cut(split, given[split], numbers[split], settings) for split in given}, settings
@@ -81,7 +99,7 @@ def made(parts: Mapping[str, Part], settings: Settings, kind: str, name: str) ->
     splits = {
         split: _split(split, cuts[split], settings) for split in ("train", "validation", "test")
     }
-    dataset = MadeDataset(settings.name or name, kind, labels, splits)
+    dataset = MadeDataset(settings.name or name, kind, labels, splits, cuts)
     dataset.normalization = normalization if folded else None
     dataset.task = settings.judged_by
     return dataset
@@ -99,6 +117,11 @@ class _Cut:
     def sample(self) -> Tensor:
         """The first input, as it is kept."""
         return self.source.read(self.indices[:1].tolist())[0]
+
+    @property
+    def marks(self) -> list[str]:
+        """One for each input: equal ones are of equal inputs."""
+        return self.source.marks(self.indices.tolist())
 
     @property
     def size(self) -> int:

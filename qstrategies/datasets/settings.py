@@ -66,6 +66,8 @@ class Settings:
         check_range("number of workers", self.workers, 0, 256)
         if self.input_scale is not None:
             check_range("input_scale", self.input_scale, 1e-12, 1e12)
+        if isinstance(self.classes, str) or len(set(self.classes or ())) < len(self.classes or ()):
+            raise InputError(f"classes {self.classes!r}: expected a list of names, each once")
         if isinstance(self.task, str):
             check_choice("task", self.task, TASKS)
         if self.augment is not None and not callable(self.augment):

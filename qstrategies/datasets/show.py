@@ -36,7 +36,7 @@ def show(dataset: Dataset, folder: Path) -> tuple[str, dict[str, list[int]]]:
         for index, label in enumerate(names)
     ]
     lines.append(f"{'all':<14}" + "".join(f"{sum(column):>12}" for column in counts.values()))
-    return "\n".join([*lines, f"Picture: {path}"]), counts
+    return "\n".join([*lines, *dataset.notes, f"Picture: {path}"]), counts
 
 
 def _numbers(dataset: Dataset, split: Split) -> Tensor:

@@ -113,13 +113,21 @@ def augmented(augment: Augment | None, images: Tensor, indices: Tensor, seed: in
     made = []
     for image, index in zip(images, indices.tolist(), strict=True):
         with seeded(seed + index):
-            made.append(augment(image))
+            made.append(_changed(augment, image))
         if made[-1].shape != image.shape or made[-1].dtype != image.dtype:
             raise InputError(
                 f"augment made {made[-1].dtype} {list(made[-1].shape)} of an input {image.dtype} "
                 f"{list(image.shape)}: it must keep both"
             )
     return torch.stack(made)
+
+
+def _changed(augment: Augment, image: Tensor) -> Tensor:
+    try:
+        return augment(image)
+    except Exception as error:  # whatever the function of a user raises
+        reason = source_code.reason(error)
+        raise InputError(f"augment fails on an input {list(image.shape)}: {reason}") from error
 
 
 @dataclass(frozen=True)

@@ -32,6 +32,9 @@ class Source(Protocol):
     def digest(self) -> str:
         """Changes with anything that ``read`` can give."""
 
+    def marks(self, indices: Sequence[int]) -> list[str]:
+        """One for each of ``indices`` [n]: two that are equal are of equal inputs."""
+
 
 @dataclass(frozen=True)
 class InMemory:
@@ -52,6 +55,15 @@ class InMemory:
         for chunk in torch.arange(len(self)).split(READ_AT_ONCE):
             digest.update(self.read(chunk.tolist()).numpy().tobytes())
         return digest.hexdigest()
+
+    def marks(self, indices: Sequence[int]) -> list[str]:
+        chunks = torch.as_tensor(indices).split(READ_AT_ONCE)
+        return [mark for chunk in chunks for mark in marks_of(self.read(chunk.tolist()))]
+
+
+def marks_of(inputs: Tensor) -> list[str]:
+    """A hash of each of ``inputs`` [n, ...]."""
+    return [hashlib.sha256(each.numpy().tobytes()).hexdigest()[:32] for each in inputs]
 
 
 class StoredSplit(Split):

@@ -18,6 +18,8 @@ from qstrategies.errors import InputError, check_choice
 from qstrategies.files import check_file, doing
 from qstrategies.tasks import CLASSIFICATION
 
+LOST = 1e-3
+"""Of the standard deviation of a column: what rounding to float32 may move a value."""
 Columns = dict[str, NDArray[Any]]
 
 
@@ -113,10 +115,34 @@ def _values(name: str, tables: Mapping[str, Columns]) -> dict[str, NDArray[np.fl
     columns = {split: table[name] for split, table in tables.items()}
     _check_complete(name, columns)
     if all(column.dtype.kind in "fiub" for column in columns.values()):
-        return {split: column.astype(np.float32)[:, None] for split, column in columns.items()}
-    texts = {split: column.astype(str) for split, column in columns.items()}
+        return {split: _reals(name, column)[:, None] for split, column in columns.items()}
+    texts = {split: _texts(name, column) for split, column in columns.items()}
     known = np.unique(np.concatenate(list(texts.values())))
     return {split: (text[:, None] == known).astype(np.float32) for split, text in texts.items()}
+
+
+def _reals(name: str, column: NDArray[Any]) -> NDArray[np.float32]:
+    """Raises ``InputError`` where what tells the values apart is lost in float32."""
+    exact, found = column.astype(np.longdouble), column.astype(np.float32)
+    if np.abs(exact - found).max() > LOST * exact.std():
+        raise InputError(
+            f"the values of column {name!r} have more digits in common than float32 holds: "
+            "subtract what they have in common"
+        )
+    return found
+
+
+def _texts(name: str, column: NDArray[Any]) -> NDArray[np.str_]:
+    """Raises ``InputError`` for dates, and for names that no other example has."""
+    found = column.astype(str)
+    if column.dtype.kind not in "OUS":
+        raise InputError(f"the column {name!r} is {column.dtype}: make numbers of it")
+    if len(np.unique(found)) == len(found) > 2:
+        raise InputError(
+            f"the column {name!r} has another value in every example, as a name or a date: leave "
+            "it out, or make numbers of it"
+        )
+    return found
 
 
 def _check_complete(name: str, columns: Mapping[str, NDArray[Any]]) -> None:

@@ -12,16 +12,19 @@ from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset, default_collate
 from torch.utils.data import Dataset as TorchDataset
 
+from qstrategies.datasets.arrays import LABELS
 from qstrategies.datasets.encoding import tensor_of
 from qstrategies.datasets.made import MadeDataset, Part, made
 from qstrategies.datasets.settings import MEMORY, Settings
-from qstrategies.datasets.stored import READ_AT_ONCE, InMemory
+from qstrategies.datasets.stored import READ_AT_ONCE, InMemory, marks_of
 from qstrategies.errors import InputError
+from qstrategies.source_code import reason
 
 
 def from_torch(data: Any, **settings: Any) -> MadeDataset:
     """A dataset of a ``torch.utils.data.Dataset`` or ``DataLoader`` of (input, label), or of
-    several by split: ``from_torch({"train": loader, "test": other})``.
+    several by split: ``from_torch({"train": loader, "test": other})``. Dicts of an input and a
+    label, as those of Hugging Face's datasets, are pairs too.
 
     It is read once from end to end, for its labels and its fingerprint. What is larger than memory
     allows is read again in every epoch. Of a loader its dataset is taken and how it collates and
@@ -41,6 +44,8 @@ def from_torch(data: Any, **settings: Any) -> MadeDataset:
     return made(parts, chosen, "examples of PyTorch", "torch")
 
 
+READ_TWICE = 8
+"""Examples, to see whether they are the same."""
 Collate = Callable[[list[Any]], Any]
 
 
@@ -66,6 +71,7 @@ class Examples:
     collate: Collate | None
     split: str
     digest: str = ""
+    hashes: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.dataset)
@@ -73,12 +79,24 @@ class Examples:
     def read(self, indices: Sequence[int]) -> Tensor:
         return self.pairs(indices)[0]
 
+    def marks(self, indices: Sequence[int]) -> list[str]:
+        return [self.hashes[index] for index in indices]
+
     def pairs(self, indices: Sequence[int]) -> tuple[Tensor, list[Any]]:
         """The inputs [n, ...] and the labels [n] of ``indices``."""
-        examples = [self.dataset[index] for index in indices]
+        examples = [self._example(index) for index in indices]
         if self.collate is None:
             return _collated(examples, self.split)
         return _pair(self.collate(examples), self.split)
+
+    def _example(self, index: int) -> Any:
+        try:
+            return self.dataset[index]
+        except Exception as error:  # whatever the code of a user raises
+            raise InputError(
+                f"example {index} of {self.split!r} cannot be read: {reason(error)}; mend it, or "
+                "leave it out"
+            ) from error
 
 
 @dataclass(frozen=True)
@@ -98,7 +116,7 @@ def _scanned(source: Examples, workers: int, settings: Settings) -> Part:
     """``source`` read from end to end, and kept if memory allows it."""
     kept: list[Tensor] | None = [] if settings.in_memory is not False else None
     labels: list[Any] = []
-    digest, size = hashlib.sha256(), 0
+    digest, size, hashes = hashlib.sha256(), 0, list[str]()
     for batch in DataLoader(
         _Scan(source),
         sampler=torch.arange(len(source)).split(READ_AT_ONCE),
@@ -111,6 +129,7 @@ def _scanned(source: Examples, workers: int, settings: Settings) -> Part:
             raise batch
         inputs, found = batch
         labels += found
+        hashes += marks_of(inputs)
         digest.update(f"{inputs.dtype} {inputs.shape}".encode() + inputs.numpy().tobytes())
         size += inputs.numel() * inputs.element_size()
         if settings.in_memory is None and size > MEMORY:
@@ -119,7 +138,8 @@ def _scanned(source: Examples, workers: int, settings: Settings) -> Part:
             kept.append(inputs)
     if kept is not None:
         return Part(InMemory(torch.cat(kept)), labels)
-    return Part(replace(source, digest=digest.hexdigest()), labels)
+    scanned = replace(source, digest=digest.hexdigest(), hashes=tuple(hashes))
+    return Part(scanned, labels)
 
 
 def _unchanged(batch: Any) -> Any:
@@ -127,12 +147,13 @@ def _unchanged(batch: Any) -> Any:
 
 
 def _check_repeatable(source: Examples) -> None:
-    first, again = (source.read([0]) for _ in range(2))
-    if first.shape != again.shape or not torch.equal(first, again):
-        raise InputError(
-            f"the first input of {source.split!r} is another one when it is read again: take "
-            "random transforms out of the dataset and give them as augment="
-        )
+    for index in range(0, len(source), -(-len(source) // READ_TWICE)):  # chance leaves some alone
+        first, again = (source.read([index]) for _ in range(2))
+        if first.shape != again.shape or not torch.equal(first, again):
+            raise InputError(
+                f"input {index} of {source.split!r} is another one when it is read again: take "
+                "random transforms out of the dataset and give them as augment="
+            )
 
 
 def _streamed(data: Any, split: str) -> Part:
@@ -152,23 +173,33 @@ def _streamed(data: Any, split: str) -> Part:
 
 def _pair(value: Any, split: str) -> tuple[Tensor, list[Any]]:
     """A batch (inputs, labels)."""
-    if not isinstance(value, tuple | list) or len(value) != 2:
-        raise InputError(f"{split!r} gives {type(value).__name__}s: expected pairs (input, label)")
-    inputs, labels = value
+    inputs, labels = _two(value, split)
     plain = labels.tolist() if getattr(labels, "ndim", 0) == 1 else list(labels)
     return tensor_of(inputs, f"inputs of {split!r}"), plain
 
 
 def _collated(examples: list[Any], split: str) -> tuple[Tensor, list[Any]]:
     """Single pairs as a batch."""
-    for example in examples:
-        if not isinstance(example, tuple | list) or len(example) != 2:
-            raise InputError(
-                f"{split!r} gives {type(example).__name__}s: expected pairs (input, label)"
-            )
-    inputs = [tensor_of(value, f"inputs of {split!r}") for value, _ in examples]
-    labels = [label.item() if getattr(label, "ndim", 1) == 0 else label for _, label in examples]
+    pairs = [_two(example, split) for example in examples]
+    inputs = [tensor_of(value, f"inputs of {split!r}") for value, _ in pairs]
+    labels = [label.item() if getattr(label, "ndim", 1) == 0 else label for _, label in pairs]
     return _stacked(inputs, split, torch.stack), labels
+
+
+def _two(value: Any, split: str) -> Sequence[Any]:
+    """The input and the label in a pair, or in a dict of two of which one is called a label."""
+    if isinstance(value, Mapping) and len(value) == 2:
+        named = [name for name in value if str(name).lower() in LABELS]
+        if len(named) == 1:
+            (other,) = value.keys() - set(named)
+            return value[other], value[named[0]]
+    if not isinstance(value, tuple | list) or len(value) != 2:
+        names = f" of {', '.join(map(str, value))}" if isinstance(value, Mapping) else ""
+        raise InputError(
+            f"{split!r} gives a {type(value).__name__}{names}: expected pairs (input, label), as "
+            "[(e['image'], e['label']) for e in data]"
+        )
+    return value
 
 
 def _stacked(inputs: list[Tensor], split: str, join: Callable[[list[Tensor]], Tensor]) -> Tensor:

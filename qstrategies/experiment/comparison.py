@@ -134,7 +134,10 @@ def run_all(
         finished = finished_runs(configs, workspace)
         missing = {each.run_id: each for each in configs if each.run_id not in finished}
         for name in dict.fromkeys(each.dataset for each in missing.values()):
-            _ = workspace.dataset(name).splits  # what is wrong with data is said at once
+            dataset = workspace.dataset(name)
+            _ = dataset.splits  # what is wrong with data is said at once
+            for note in dataset.notes:
+                workspace.progress.note(f"data {name!r}: {note}")
         outcomes = compute(tasks_of(missing.values()), workspace, chosen, resources)
         _raise_if_all_are_refused([outcomes[name] for name in missing])
         for name in missing:

@@ -14,7 +14,7 @@ from qstrategies.evaluation import real
 from qstrategies.experiment.quantized import example
 from qstrategies.records import ExperimentConfig
 from qstrategies.strategies import STRATEGIES
-from qstrategies.tasks import CLASSIFICATION
+from qstrategies.tasks import CLASSIFICATION, check_targets
 
 
 @torch.no_grad()
@@ -61,6 +61,10 @@ def _check_strategy(config: ExperimentConfig, dataset: Dataset) -> None:
 def _check_task(outputs: Any, config: ExperimentConfig, dataset: Dataset) -> None:
     """Raise ``InputError`` unless loss and score of the task take ``outputs`` of two examples."""
     task, targets = dataset.task, dataset.splits["train"].first(2).labels
+    if task.classes and isinstance(outputs, Tensor) and outputs.dim() > 1:
+        for name, split in dataset.splits.items():
+            what = f"targets of {name!r} of {config.dataset!r}"
+            check_targets(task, split.labels, what, outputs.shape[1])
     try:
         loss = task.loss(real(outputs), targets)
         task.scores(real(outputs), targets)
