@@ -79,6 +79,19 @@ CASES = {
     "mean": ([node("ReduceMean", axes=[2, 3], keepdims=0)], []),
     "slice": ([node("Slice", "x", "c0", "c1", "c2", "c3")], [ints(1, -6), ints(2**40, -1), ints(1, -1), ints(1, 2)]),
     "gather": ([node("Gather", "x", "c0", axis=2)], [np.array(3, np.int64)]),
+    "gather several": ([node("Gather", "x", "c0", axis=-3)], [ints(2, -3)]),
+    "padded as TensorFlow does": ([node("Conv", "x", "c0", auto_pad="SAME_UPPER", strides=[2, 3])], [weights(4, 3, 3, 2)]),
+    "and below": ([node("Conv", "x", "c0", auto_pad="SAME_LOWER")], [weights(4, 3, 2, 4)]),
+    "uneven pads": ([node("Conv", "x", "c0", pads=[0, 1, 2, 0])], [weights(4, 3, 3, 3)]),
+    "largest of several": ([node("Max", "x", "c0", "c1", output="a"), node("Min", "a", "x", output="b"), node("Sum", "a", "b", "x")], [weights(3, 1, 1), np.array(0.5, ONE)]),
+    "compared": ([node("Greater", "x", "c0", output="a"), node("Where", "a", "x", "c1")], [np.array(0.5, ONE), np.array(0, ONE)]),
+    "instance norm": ([node("InstanceNormalization", "x", "c0", "c1")], [weights(3), weights(3)]),
+    "layer norm": ([node("LayerNormalization", "x", "c0", "c1", epsilon=1e-3)], [weights(8), weights(8)]),
+    "pixels from channels": ([node("Concat", "x", "x", "x", "x", axis=1, output="a"), node("DepthToSpace", "a", blocksize=2, mode="CRD")], []),
+    "curves": ([node("Sub", "x", "c0", output="a"), node("Selu", "a", output="b"), node("Celu", "b", alpha=0.5, output="c"), node("LogSoftmax", "c", axis=1)], [np.array(0.5, ONE)]),
+    "global maximum": ([node("GlobalMaxPool")], []),
+    "length": ([node("ReduceL2", "x", axes=[1], keepdims=1, output="a"), node("Div", "x", "a")], []),
+    "steps": ([node("Mul", "x", "c0", output="a"), node("Floor", "a", output="b"), node("Sign", "b", output="c"), node("Ceil", "a", output="d"), node("Add", "c", "d", output="e"), node("Round", "e")], [np.array(4, ONE)]),
     "folded": ([node("Reshape", "c0", "c1", output="a"), node("Add", "x", "a")], [weights(3), ints(1, 3, 1, 1)]),
 }  # fmt: skip
 SIZES = [
@@ -89,6 +102,11 @@ SIZES = [
     node("Reshape", "x", "t"),
 ]
 CASES["a batch read from the input"] = SIZES, [np.array(0, np.int64), ints(0), ints(-1)]
+NEAREST = {"coordinate_transformation_mode": "asymmetric", "nearest_mode": "floor"}
+CASES["nearest to a size"] = (
+    [*SIZES[:-1], node("Resize", "x", "", "", "t", mode="nearest", **NEAREST)],
+    [np.array(0, np.int64), ints(0), ints(3, 12, 5)],
+)
 
 
 def run(path, x):
@@ -113,14 +131,15 @@ def test_it_computes_what_onnx_runtime_does_for_any_batch(name, tmp_path):
     ("nodes", "constants", "message"),
     [
         ([node("Det", output="y")], [], "the operator Det is not read ('y')"),
-        ([node("Conv", "x", "c0", auto_pad="SAME_UPPER")], [weights(4, 3, 3, 3)], "Conv with auto_pad SAME_UPPER"),
-        ([node("Conv", "x", "c0", pads=[0, 0, 1, 1])], [weights(4, 3, 3, 3)], "Conv with uneven pads [0, 0, 1, 1]"),
+        ([node("MaxPool", kernel_shape=[3, 3], auto_pad="SAME_UPPER")], [], "MaxPool with auto_pad SAME_UPPER"),
+        ([node("MaxPool", kernel_shape=[3, 3], pads=[0, 0, 1, 1])], [], "MaxPool with uneven pads [0, 0, 1, 1]"),
+        ([node("Shape", output="s"), node("ConstantOfShape", "s")], [], "ConstantOfShape of constants"),
         ([node("Relu", output="a"), node("Conv", "x", "a", name="dyn")], [], "Conv with weights that are computed is not read ('dyn')"),
         ([node("QuantizeLinear", "x", "c0", output="a"), node("DequantizeLinear", "a", "c0")], [np.array(0.1, ONE)], "QuantizeLinear of a quantized file: float models are read"),
     ],
 )  # fmt: skip
 def test_what_is_not_read_is_named(nodes, constants, message, tmp_path):
-    shape = (3, 3, 3, 3) if len(nodes) == 2 else ("n", 3, 8, 8)
+    shape = (3, 3, 3, 3) if constants and len(nodes) == 2 else ("n", 3, 8, 8)
     path = saved(tmp_path / "model.onnx", nodes, constants, shape=shape)
     with pytest.raises(InputError) as caught:
         qs.from_onnx(path)

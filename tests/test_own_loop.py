@@ -223,6 +223,24 @@ def test_steps_without_a_penalty_are_right_where_there_is_none(net):
     assert trainee.steps == 1
 
 
+@pytest.mark.parametrize("strategy", ["ema", "distill", "clamp"])
+def test_training_without_after_step_is_refused_where_it_does_something(net, strategy):
+    trainee = qs.prepare(net, ROWS, strategy)
+    optimizer = adam(trainee.parameter_groups(1e-3))
+    trainee.model(ROWS).sum().backward()
+    optimizer.step()
+    with pytest.raises(qs.InputError, match=r"never heard of a step: call trainee.after_step\(\)"):
+        trainee.finish(ROWS)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_fake_quantizers_are_trained_in_float32(net, dtype):
+    with pytest.raises(
+        qs.InputError, match=r"is torch\..*: fake quantizers are trained in float32"
+    ):
+        qs.prepare(net.to(dtype), ROWS.to(dtype), "qat")
+
+
 @pytest.fixture
 def listening(net):
     return qs.prepare(net, ROWS, Listening())

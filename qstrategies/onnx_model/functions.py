@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import operator
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import numpy as np
 import onnx
 import torch
 from torch import Tensor, nn
@@ -13,6 +15,8 @@ from torch import Tensor, nn
 from qstrategies.onnx_model.layers import reads
 from qstrategies.onnx_model.node import Node, Step, number
 
+SELU = {"alpha": 1.6732632423543772, "gamma": 1.0507009873554805}
+"""The numbers of Klambauer et al., arXiv 1706.02515."""
 END = 2**31 - 1
 """What stands for the end of any dimension."""
 PLAIN: dict[str, Callable[[], nn.Module]] = {
@@ -33,6 +37,11 @@ UNARY: dict[str, Step] = {
     "Neg": operator.neg,
     "Abs": torch.abs,
     "Erf": torch.erf,
+    "Sign": torch.sign,
+    "Floor": torch.floor,
+    "Ceil": torch.ceil,
+    "Round": torch.round,
+    "Reciprocal": torch.reciprocal,
 }
 BINARY: dict[str, Step] = {
     "Add": operator.add,
@@ -41,7 +50,13 @@ BINARY: dict[str, Step] = {
     "Div": operator.truediv,
     "Pow": torch.pow,
     "Equal": operator.eq,
+    "Greater": operator.gt,
+    "GreaterOrEqual": operator.ge,
+    "Less": operator.lt,
+    "LessOrEqual": operator.le,
 }
+MERGED: dict[str, Step] = {"Max": torch.maximum, "Min": torch.minimum, "Sum": operator.add}
+"""Of any number of inputs."""
 
 
 REDUCTIONS: dict[str, Step] = {
@@ -49,6 +64,7 @@ REDUCTIONS: dict[str, Step] = {
     "ReduceSum": torch.sum,
     "ReduceMax": torch.amax,
     "ReduceMin": torch.amin,
+    "ReduceL2": lambda x, axes, keepdim: torch.linalg.vector_norm(x, 2, axes, keepdim),
 }
 
 
@@ -85,6 +101,12 @@ def binary(node: Node) -> Step:
     return lambda x: function(value, x)
 
 
+def merged(node: Node) -> Step:
+    """One value of all inputs, computed two by two."""
+    function = MERGED[node.proto.op_type]
+    return Filled(lambda *values: functools.reduce(function, values), node.constants)
+
+
 @reads("Where")
 def where(node: Node) -> Step:
     return Filled(torch.where, node.constants)
@@ -93,6 +115,18 @@ def where(node: Node) -> Step:
 @reads("LeakyRelu")
 def leaky(node: Node) -> Step:
     return nn.LeakyReLU(node.get("alpha", 0.01))
+
+
+@reads("Celu")
+def celu(node: Node) -> Step:
+    return nn.CELU(node.get("alpha", 1.0))
+
+
+@reads("Selu")
+def selu(node: Node) -> Step:
+    given = [node.get(name, usual) for name, usual in SELU.items()]
+    node.require(np.allclose(given, list(SELU.values())), f"with alpha and gamma {given}")
+    return nn.SELU()
 
 
 @reads("Elu")
@@ -105,12 +139,14 @@ def gelu(node: Node) -> Step:
     return nn.GELU(node.get("approximate", "none"))
 
 
+@reads("LogSoftmax")
 @reads("Softmax")
 def softmax(node: Node) -> Step:
     axis = node.get("axis", -1 if node.opset >= 13 else 1)
     last = node.rank is not None and axis in (-1, node.rank - 1)
     node.require(node.opset >= 13 or last, f"of opset {node.opset} over several dimensions")
-    return nn.Softmax(axis)
+    kind = {"Softmax": nn.Softmax, "LogSoftmax": nn.LogSoftmax}[node.proto.op_type]
+    return kind(axis)
 
 
 @reads("Concat")
@@ -123,7 +159,7 @@ def concat(node: Node) -> Step:
 @reads("Flatten")
 def flatten(node: Node) -> Step:
     axis = node.get("axis", 1)
-    node.require(axis == 1, f"from axis {axis}")
+    node.require(axis == 1 and (node.rank or 0) > 1, f"from axis {axis} of {node.rank}")
     return nn.Flatten()
 
 
@@ -150,8 +186,12 @@ def cast(node: Node) -> Step:
 @reads("Gather")
 def gather(node: Node) -> Step:
     index, axis = node.constant(1, "an index"), node.get("axis", 0)
-    node.require(index.dim() == 0, f"of {list(index.shape)} indices")
-    return lambda x: torch.select(x, axis, int(index))
+    node.require(index.dim() < 2, f"of {list(index.shape)} indices")
+    if index.dim() == 0:
+        return lambda x: torch.select(x, axis, int(index))
+    axis += (node.rank or 0) if axis < 0 else 0
+    size = (node.shape or ())[axis]
+    return lambda x: x[(slice(None),) * axis + ((index % size).tolist(),)]
 
 
 @reads("Transpose")

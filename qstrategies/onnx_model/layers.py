@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from qstrategies.onnx_model.node import Node, Step, as_tuple, number, sizes, symmetric
+from qstrategies.onnx_model.node import Node, Step, as_tuple, number, padding, sizes, symmetric
 
 LAYERS: dict[str, Callable[[Node], Step]] = {}
 
@@ -33,33 +33,41 @@ def _filled(layer: nn.Module, **tensors: Tensor | None) -> nn.Module:
 @reads("Conv")
 def convolution(node: Node) -> Step:
     weight, bias = node.constant(1, "weights"), node.optional(2, "bias")
-    groups, padding = node.get("group", 1), symmetric(node)
+    groups, (before, behind) = node.get("group", 1), padding(node, weight.shape[2:])
+    even = before == behind
     kind = (nn.Conv1d, nn.Conv2d, nn.Conv3d)[node.spatial - 1]
     layer = kind(
         weight.shape[1] * groups,
         weight.shape[0],
         as_tuple(weight.shape[2:]),  # type: ignore[arg-type]
         as_tuple(sizes(node, "strides")),  # type: ignore[arg-type]
-        as_tuple(padding),  # type: ignore[arg-type]
+        as_tuple(before if even else [0] * node.spatial),  # type: ignore[arg-type]
         as_tuple(sizes(node, "dilations")),  # type: ignore[arg-type]
         groups,
         bias is not None,
     )
-    return _filled(layer, weight=weight, bias=bias)
+    filled = _filled(layer, weight=weight, bias=bias)
+    return filled if even else nn.Sequential(_padded(before, behind), filled)
+
+
+def _padded(before: Sequence[int], behind: Sequence[int]) -> nn.Module:
+    pairs = list(zip(before, behind, strict=True))
+    kind = (nn.ConstantPad1d, nn.ConstantPad2d, nn.ConstantPad3d)[len(pairs) - 1]
+    return kind(as_tuple([each for pair in reversed(pairs) for each in pair]), 0.0)  # type: ignore[arg-type]
 
 
 @reads("ConvTranspose")
 def transposed(node: Node) -> Step:
     weight, bias = node.constant(1, "weights"), node.optional(2, "bias")
     node.require("output_shape" not in node.attributes, "with output_shape")
-    groups, padding = node.get("group", 1), symmetric(node)
+    groups, around = node.get("group", 1), symmetric(node)
     kind = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)[node.spatial - 1]
     layer = kind(
         weight.shape[0],
         weight.shape[1] * groups,
         as_tuple(weight.shape[2:]),  # type: ignore[arg-type]
         as_tuple(sizes(node, "strides")),  # type: ignore[arg-type]
-        as_tuple(padding),  # type: ignore[arg-type]
+        as_tuple(around),  # type: ignore[arg-type]
         as_tuple(node.get("output_padding", [0] * node.spatial)),  # type: ignore[arg-type]
         groups,
         bias is not None,
@@ -77,6 +85,32 @@ def batch_norm(node: Node) -> Step:
     kind = {2: nn.BatchNorm1d, 3: nn.BatchNorm1d, 4: nn.BatchNorm2d, 5: nn.BatchNorm3d}
     layer = kind[node.rank or 0](len(values[0]), eps=node.get("epsilon", 1e-5))
     return _filled(layer, **dict(zip(names, values, strict=True)))
+
+
+@reads("InstanceNormalization")
+def instance_norm(node: Node) -> Step:
+    weight, bias = node.constant(1, "scale"), node.constant(2, "bias")
+    kind = (nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d)[node.spatial - 1]
+    layer = kind(len(weight), eps=node.get("epsilon", 1e-5), affine=True)
+    return _filled(layer, weight=weight, bias=bias)
+
+
+@reads("LayerNormalization")
+def layer_norm(node: Node) -> Step:
+    weight, bias = node.constant(1, "scale"), node.optional(2, "bias")
+    axis = node.get("axis", -1)
+    node.require(axis in (-1, (node.rank or 0) - 1), f"from axis {axis}")
+    layer = nn.LayerNorm(weight.shape, eps=node.get("epsilon", 1e-5), bias=bias is not None)
+    return _filled(layer, weight=weight, bias=bias)
+
+
+@reads("GroupNormalization")
+def group_norm(node: Node) -> Step:
+    weight, bias = node.constant(1, "scale"), node.constant(2, "bias")
+    groups = node.get("num_groups")
+    node.require(node.opset >= 21, f"of opset {node.opset}, with a scale for each group")
+    layer = nn.GroupNorm(groups, len(weight), eps=node.get("epsilon", 1e-5))
+    return _filled(layer, weight=weight, bias=bias)
 
 
 @reads("Gemm")
@@ -135,6 +169,19 @@ def global_average(node: Node) -> Step:
     return kind(1)
 
 
+@reads("GlobalMaxPool")
+def global_max(node: Node) -> Step:
+    kind = (nn.AdaptiveMaxPool1d, nn.AdaptiveMaxPool2d, nn.AdaptiveMaxPool3d)[node.spatial - 1]
+    return kind(1)
+
+
+@reads("DepthToSpace")
+def depth_to_space(node: Node) -> Step:
+    mode = node.get("mode", "DCR")
+    node.require(mode == "CRD", f"in mode {mode}")
+    return nn.PixelShuffle(node.get("blocksize"))
+
+
 @reads("Resize")
 def resize(node: Node) -> Step:
     mode = node.get("mode", "nearest")
@@ -147,10 +194,14 @@ def resize(node: Node) -> Step:
         ("linear", "align_corners", rounding): True,
     }
     node.require((mode, transform, rounding) in known, f"{mode}, {transform}, {rounding}")
-    scales = [float(value) for value in node.constant(2, "scales").tolist()]
-    node.require(scales[:2] == [1.0, 1.0], f"with scales {scales}")
+    node.require("axes" not in node.attributes, "with axes")
     names = {"nearest": "nearest", "linear": ("linear", "bilinear", "trilinear")[node.spatial - 1]}
     align = known[mode, transform, rounding]
+    wanted = node.numbers("sizes", 3)
+    if wanted is not None:
+        return nn.Upsample(as_tuple(wanted[2:]), mode=names[mode], align_corners=align)
+    scales = [float(value) for value in node.constant(2, "scales").tolist()]
+    node.require(scales[:2] == [1.0, 1.0], f"with scales {scales}")
     return nn.Upsample(scale_factor=tuple(scales[2:]), mode=names[mode], align_corners=align)
 
 

@@ -23,16 +23,20 @@ class Node:
     Attributes:
         attributes: by name, as Python values.
         constants: its inputs in order: the value, or None for what is computed or left out.
-        rank: the number of dimensions of its first input, the batch included; None if the file
-            does not say it.
+        shape: that of its input with the most dimensions, for a batch of two; None if nobody knows.
         opset: the version of the standard operators.
     """
 
     proto: onnx.NodeProto
     attributes: dict[str, Any]
     constants: tuple[Tensor | None, ...]
-    rank: int | None
+    shape: tuple[int, ...] | None
     opset: int
+
+    @property
+    def rank(self) -> int | None:
+        """The number of dimensions of its input, the batch included."""
+        return None if self.shape is None else len(self.shape)
 
     @property
     def computed(self) -> list[str]:
@@ -85,12 +89,32 @@ class Node:
 
 def symmetric(node: Node) -> list[int]:
     """The padding of a layer, the same on both sides of each dimension."""
-    padding = node.get("auto_pad", "NOTSET")
-    node.require(padding in ("NOTSET", "VALID"), f"with auto_pad {padding}")
-    both = list(node.get("pads", [0] * 2 * node.spatial))
-    first, last = both[: len(both) // 2], both[len(both) // 2 :]
-    node.require(first == last, f"with uneven pads {both}")
+    first, last = padding(node, [])
+    node.require(first == last, f"with uneven pads {[*first, *last]}")
     return first
+
+
+def padding(node: Node, kernel: Sequence[int]) -> tuple[list[int], list[int]]:
+    """The padding of a layer before and behind each dimension; ``kernel`` are the sizes of its
+    weights."""
+    mode = node.get("auto_pad", "NOTSET")
+    if mode in ("NOTSET", "VALID"):
+        both = list(node.get("pads", [0] * 2 * node.spatial))
+        return both[: len(both) // 2], both[len(both) // 2 :]
+    node.require(bool(kernel) and node.proto.op_type == "Conv", f"with auto_pad {mode}")
+    less, more = [], []
+    for size, width, step, apart in zip(
+        (node.shape or ())[2:],
+        kernel,
+        sizes(node, "strides"),
+        sizes(node, "dilations"),
+        strict=True,
+    ):
+        wanted = (-(-size // step) - 1) * step + (width - 1) * apart + 1  # as many as windows cover
+        total = max(0, wanted - size)
+        less.append(total // 2)
+        more.append(total - total // 2)
+    return (less, more) if mode == "SAME_UPPER" else (more, less)
 
 
 def sizes(node: Node, name: str) -> list[int]:

@@ -34,11 +34,15 @@ def watched(
             copied.SerializeToString(), options, providers=["CPUExecutionProvider"]
         )
         given = {name: tensor.numpy() for name, tensor in inputs.items()}
-        return dict(zip(names, session.run(None, given), strict=True))
+        found = dict(zip(names, session.run(None, given), strict=True))
     except Exception as error:  # its exceptions share no base class of their own
         sizes = ", ".join(f"{name} {list(tensor.shape)}" for name, tensor in inputs.items())
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise InputError(f"ONNX Runtime does not run it on {sizes}: {reason}") from None
+    for name, value in found.items():
+        if not isinstance(value, np.ndarray):
+            raise InputError(f"{name!r} is no tensor: only these are read")
+    return found
 
 
 def random_inputs(

@@ -16,7 +16,16 @@ from torch import Tensor, nn
 
 from qstrategies.errors import InputError, SelfCheckError
 from qstrategies.onnx_file import content_hash, load_checked
-from qstrategies.onnx_model.functions import BINARY, PLAIN, REDUCTIONS, UNARY, binary, reduction
+from qstrategies.onnx_model.functions import (
+    BINARY,
+    MERGED,
+    PLAIN,
+    REDUCTIONS,
+    UNARY,
+    binary,
+    merged,
+    reduction,
+)
 from qstrategies.onnx_model.layers import LAYERS
 from qstrategies.onnx_model.node import Node, Step
 from qstrategies.onnx_model.observe import BATCHES, random_inputs, sizes_observed, watched
@@ -37,7 +46,7 @@ class OnnxModel(nn.Module):
         model: onnx.ModelProto,
         path: Path,
         sizes: Mapping[str, Tensor],
-        ranks: Mapping[str, int],
+        shapes: Mapping[str, tuple[int, ...]],
     ) -> None:
         super().__init__()
         self.source = f"{path.name} {content_hash(model)}"
@@ -51,10 +60,11 @@ class OnnxModel(nn.Module):
         for number, proto in enumerate(graph.node):
             if proto.output[0] in sizes:
                 continue
+            node = _node(proto, constants, shapes, opset)
             if all(name in constants for name in proto.input if name):
-                constants |= _folded(proto, constants)
+                constants |= _folded(node, constants)
             else:
-                self._add(f"{number}_{proto.op_type}", _node(proto, constants, ranks, opset))
+                self._add(f"{number}_{proto.op_type}", node)
 
     def extra_repr(self) -> str:
         return self.source
@@ -114,9 +124,9 @@ def from_onnx(path: str | Path, shape: Sequence[int] | None = None) -> nn.Module
         runs = [random_inputs(entries, shape, batch) for batch in BATCHES]
         values = [watched(proto, inputs, _outputs(proto)) for inputs in runs]
         sizes = sizes_observed(proto, values, _constants(proto))
-        ranks = {name: value.ndim for name, value in (values[0] | runs[0]).items()}
+        shapes = {name: tuple(value.shape) for name, value in (values[0] | runs[0]).items()}
         kind = OneInput if len(entries) == 1 else SeveralInputs
-        model = kind(proto, place, sizes, ranks).eval()
+        model = kind(proto, place, sizes, shapes).eval()
         for inputs, expected in zip(runs, values, strict=True):
             _check(model, inputs, expected)
     except InputError as error:
@@ -125,13 +135,17 @@ def from_onnx(path: str | Path, shape: Sequence[int] | None = None) -> nn.Module
 
 
 def _node(
-    proto: onnx.NodeProto, constants: Mapping[str, Tensor], ranks: Mapping[str, int], opset: int
+    proto: onnx.NodeProto,
+    constants: Mapping[str, Tensor],
+    shapes: Mapping[str, tuple[int, ...]],
+    opset: int,
 ) -> Node:
     attributes = {each.name: onnx.helper.get_attribute_value(each) for each in proto.attribute}
     for name, value in attributes.items():
         attributes[name] = value.decode() if isinstance(value, bytes) else value
-    rank = max((ranks[name] for name in proto.input if name in ranks), default=None)
-    return Node(proto, attributes, tuple(constants.get(name) for name in proto.input), rank, opset)
+    known = [shapes[name] for name in proto.input if name in shapes]
+    shape = max(known, key=len, default=None)
+    return Node(proto, attributes, tuple(constants.get(name) for name in proto.input), shape, opset)
 
 
 def _step(node: Node) -> Step:
@@ -142,6 +156,8 @@ def _step(node: Node) -> Step:
         return UNARY[kind]
     if kind in BINARY:
         return binary(node)
+    if kind in MERGED:
+        return merged(node)
     if kind in REDUCTIONS:
         return reduction(node)
     if kind in LAYERS:
@@ -158,13 +174,17 @@ def _constants(model: onnx.ModelProto) -> dict[str, Tensor]:
     }
 
 
-def _folded(node: onnx.NodeProto, constants: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The outputs of ``node``, all of whose inputs are constants."""
-    given = {name: constants[name].numpy() for name in node.input if name}
-    found = ReferenceEvaluator(node).run(None, given)
+def _folded(node: Node, constants: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The outputs of ``node``, all of whose inputs are constants, or sizes of the batch."""
+    given = {name: constants[name].numpy() for name in node.proto.input if name}
+    try:
+        found = ReferenceEvaluator(node.proto).run(None, given)
+    except Exception:  # as of a size that is that of the batch, or a graph in an attribute
+        node.require(False, "of constants")
+        raise
     return {
         name: torch.from_numpy(np.array(value))
-        for name, value in zip(node.output, found, strict=True)
+        for name, value in zip(node.proto.output, found, strict=True)
     }
 
 

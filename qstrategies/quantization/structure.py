@@ -287,3 +287,26 @@ def named_outputs(value: Any) -> Iterator[tuple[str, Any]]:
     for path, each in found:
         name = path or "logits"
         yield (f"output_{name}" if name[0].isdigit() else name), each
+
+
+def check_single(model: nn.Module) -> None:
+    """Raise ``InputError`` for parameters of another precision than fake quantizers train."""
+    for name, each in model.named_parameters():
+        if each.is_floating_point() and each.dtype != torch.float32:
+            raise InputError(
+                f"{name!r} is {each.dtype}: fake quantizers are trained in float32, give "
+                "model.float(), and torch.autocast for less"
+            )
+
+
+def placed_as(model: nn.Module, trained: nn.Module) -> nn.Module:
+    """``trained`` on the device and in the memory format of ``model``."""
+    if any(_channels_last(each) for each in model.parameters()):
+        trained.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return trained.to(device_of(model))
+
+
+def _channels_last(tensor: Tensor) -> bool:
+    """Whether the memory of a ``tensor`` [N, C, H, W] has the channels innermost."""
+    last = tensor.dim() == 4 and tensor.is_contiguous(memory_format=torch.channels_last)
+    return last and not tensor.is_contiguous()

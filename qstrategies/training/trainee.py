@@ -16,7 +16,13 @@ from qstrategies.quantization.model import QuantizedModel
 from qstrategies.quantization.qat import FakeQuantizedModel, prepare_qat
 from qstrategies.quantization.quantizers import ActivationQuantizer
 from qstrategies.quantization.recipe import overrides
-from qstrategies.quantization.structure import as_module, copy_of, device_of
+from qstrategies.quantization.structure import (
+    as_module,
+    check_single,
+    copy_of,
+    device_of,
+    placed_as,
+)
 from qstrategies.records import QuantizationConfig
 from qstrategies.strategies import STRATEGIES
 from qstrategies.strategies.base import Step, Strategy
@@ -46,7 +52,7 @@ class Trainee:
         self._calls = Calls()
         self._model, self._request = model, dict(request or {})
         self._has_forward = "forward" in vars(model)
-        self._begun = self._penalized = False
+        self._begun = self._penalized = self._asked = False
         strategy.parametrize(model)
         model.register_buffer(STEPS, torch.zeros((), dtype=torch.long))
         model.register_load_state_dict_pre_hook(_with_steps)
@@ -70,10 +76,15 @@ class Trainee:
     def _has_loss(self) -> bool:
         return overrides(self.strategy, "loss", Strategy)
 
+    @property
+    def _acts(self) -> bool:
+        """Whether the strategy does something at every step."""
+        return self._has_loss or overrides(self.strategy, "after_step", Strategy)
+
     def parameter_groups(self, rate: float) -> list[dict[str, Any]]:
         """All parameters of ``model`` as an optimizer of torch takes them, for the learning rate
         ``rate``."""
-        self._untouched = None  # the optimizer is the right one
+        self._asked = True  # the optimizer is the right one
         special = self.strategy.parameter_groups(self.model, rate)
         taken = {id(parameter) for group in special for parameter in group.parameters}
         rest = [each for each in self.model.parameters() if id(each) not in taken]
@@ -132,12 +143,24 @@ class Trainee:
             )
         if not self._begun:
             self._check_ranges()
-        if self._untouched is not None and not self._untouched.still():
+        if self._untouched is not None and (self._asked or not self._untouched.still()):
             self._untouched = None
         # The first step may have a rate of 0, which fused optimizers leave no trace of.
         if self._begun and self._untouched is not None and self._untouched.pulled():
             raise self._untouched.error()
         self._begun = True
+
+    def _check_finish(self) -> None:
+        if self._untouched is None:
+            return
+        moved = not self._untouched.still()
+        if self._begun and not self._asked and not moved:
+            raise self._untouched.error()
+        if self.steps == 0 and moved and self._acts:
+            raise InputError(
+                f"the parameters were moved, but {type(self.strategy).__name__} never heard of a "
+                "step: call trainee.after_step() after each one of the optimizer"
+            )
 
     def _check_ranges(self) -> None:
         quantizers = (
@@ -162,12 +185,11 @@ class Trainee:
                 are trained, needs none.
 
         Raises:
-            InputError: nothing was trained or seen; no calibration batch where one is needed, or
-                one that does not fit.
+            InputError: nothing was trained or seen, or without ``after_step``; no calibration batch
+                where one is needed, or one that does not fit.
             SelfCheckError: the result is not the trained model (``selfcheck.py``).
         """
-        if self._begun and self._untouched is not None and self._untouched.still():
-            raise self._untouched.error()
+        self._check_finish()
         trained = self._folded(self._bare_copy())
         if not isinstance(trained, FakeQuantizedModel):
             return quantize(trained, calibration, strategy=self.strategy, **self._request)
@@ -245,8 +267,9 @@ def prepare(  # noqa: PLR0913 - one keyword per setting
         "leave_in_float": leave_in_float,
     }
     if chosen.course.fake_quantized:
+        check_single(model)
         trained = prepare_qat(model, recipe=chosen, calibration=calibration, **request)
-        return Trainee(_placed_as(model, trained).train(), chosen, steps)
+        return Trainee(placed_as(model, trained).train(), chosen, steps)
     device_of(model)  # which refuses one without values
     copied = copy_of(model)
     if not copied.training:  # else what is in evaluation mode is frozen
@@ -273,19 +296,6 @@ def resume(
     resumed = prepare(model, example, strategy, **settings)
     resumed._load(state)
     return resumed
-
-
-def _placed_as(model: nn.Module, trained: nn.Module) -> nn.Module:
-    """``trained`` on the device and in the memory format of ``model``."""
-    if any(_channels_last(each) for each in model.parameters()):
-        trained.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    return trained.to(device_of(model))
-
-
-def _channels_last(tensor: Tensor) -> bool:
-    """Whether the memory of a ``tensor`` [N, C, H, W] has the channels innermost."""
-    last = tensor.dim() == 4 and tensor.is_contiguous(memory_format=torch.channels_last)
-    return last and not tensor.is_contiguous()
 
 
 def _with_steps(module: nn.Module, state: dict[str, Any], prefix: str, *_: Any) -> None:
