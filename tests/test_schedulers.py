@@ -159,19 +159,46 @@ def test_workers_of_a_folder_share_the_stages(tmp_path, quick):
 def test_the_claim_of_a_lost_worker_is_given_up(tmp_path, quick):
     place, log = Place(tmp_path, "this"), tmp_path / "log"
     place.begin([task("a"), task("b", "a")])
-    claim = place.claims / "a"
-    claim.write_text("0")
+    claim = place.claims / "a.0"
+    claim.touch()
     assert place.claim(task("a")) is None  # touched just now
     os.utime(claim, (time.time() - folder.GIVEN_UP - 1,) * 2)
     (found,) = workers(place, log, 1)
-    assert found.keys() == {"a", "b"} and claim.read_text() == "1"
+    assert found.keys() == {"a", "b"} and (place.claims / "a.1").exists()
+
+
+def test_a_loss_that_many_workers_see_is_one(tmp_path):
+    """Each of them has looked at the claim before one of them takes it over."""
+    place = Place(tmp_path, "this")
+    place.begin([task("a")])
+    (place.claims / "a.0").touch()
+    seen = threading.Barrier(4)
+    real, found = place._age, []
+
+    def waiting(path):
+        age = real(path)
+        if path.name == "a.0":
+            seen.wait(10)
+            return folder.GIVEN_UP
+        return age
+
+    place._age = waiting
+    threads = [
+        threading.Thread(target=lambda: found.append(place.claim(task("a")))) for _ in range(4)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert [claim.losses for claim in found if claim] == [1]
 
 
 def test_a_stage_with_which_workers_are_lost_again_and_again_fails(tmp_path, quick):
     place, log = Place(tmp_path, "this"), tmp_path / "log"
     place.begin([task("a")])
-    (place.claims / "a").write_text(str(ATTEMPTS - 1))
-    os.utime(place.claims / "a", (time.time() - folder.GIVEN_UP - 1,) * 2)
+    for losses in range(ATTEMPTS):
+        (place.claims / f"a.{losses}").touch()
+        os.utime(place.claims / f"a.{losses}", (time.time() - folder.GIVEN_UP - 1,) * 2)
     (found,) = workers(place, log, 1)
     assert "ended without a word" in found["a"].reason and not log.exists()
 

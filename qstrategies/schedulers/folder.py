@@ -1,10 +1,10 @@
 """Several machines that share a folder: whoever runs ``qstrategies work FOLDER`` takes the next
 stage.
 
-``plan/plan.json`` says what there is to do. Who creates ``plan/claims/NAME`` first computes the
+``plan/plan.json`` says what there is to do. Who creates ``plan/claims/NAME.0`` first computes the
 stage, and touches the file while it does; a claim that nobody has touched for long is given up, and
-the stage is computed again. ``plan/done/NAME.json`` is its outcome. What two compute at once, after
-a pause of one of them, is the same, and is renamed into place.
+who creates ``NAME.1`` first computes the stage again. ``plan/done/NAME.json`` is its outcome. What
+two compute at once, after a pause of one of them, is the same, and is renamed into place.
 
 All stages of one seed are computed on one class of machine (``plan/classes/SEED``), since float
 results differ between classes and a comparison pairs by seed.
@@ -122,16 +122,12 @@ class Place:
 
     def claim(self, task: Task) -> Claim | None:
         """The claim on ``task`` that is ours now; None if somebody else has one."""
-        path = self.claims / task.name
-        if _created(path, "0"):
-            return Claim(path, 0)
-        if self._age(path) < GIVEN_UP:
-            return None
-        with contextlib.suppress(FileNotFoundError):  # another worker was faster
-            given_up = path.rename(path.with_name(f".lost-{uuid.uuid4().hex}"))
-            losses = int(given_up.read_text()) + 1
-            given_up.unlink()
-            return Claim(path, losses) if _created(path, str(losses)) else None
+        for losses in range(ATTEMPTS + 1):
+            path = self.claims / f"{task.name}.{losses}"
+            if _created(path, ""):  # by one only, however many have seen that the last is lost
+                return Claim(path, losses)
+            if self._age(path) < GIVEN_UP:
+                return None
         return None
 
     def _age(self, path: Path) -> float:
