@@ -44,7 +44,7 @@ By `python experiments/strategies.py`, one network at a time: each says when and
 - Sorted by the mean of the columns that all rows have.
 """  # noqa: E501
 RUN = """Written on {date}: {runs} runs, {hours:.1f} hours by their own clocks,
-one thread each, {cpu}, code of commit {commits}.
+{cpu}, threads of a process: {threads}; code of commit {commits}.
 """
 
 
@@ -166,6 +166,7 @@ class Results:
             date=datetime.date.today(),
             cpu=" and ".join(sorted({str(each["cpu"]) for each in environments})),
             runs=len(self.records),
+            threads=" and ".join(sorted({str(each["threads"]) for each in environments})),
             commits=", ".join(sorted({str(each["commit"])[:7] for each in environments})),
             hours=sum(sum(record.seconds.values()) for record in self.records) / 3600,
         )
