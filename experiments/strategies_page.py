@@ -207,7 +207,7 @@ def drawn(results: Results) -> list[str]:
     """The settings of 8-bit activations of the shape that has most of them, by size."""
     plain = [setting for setting in results.columns if widths(setting)[1] == 8]
     shapes = [setting.partition(" ")[2] for setting in plain]
-    shape = max(shapes, key=shapes.count)
+    shape = max(shapes, key=shapes.count, default="")
     return sorted((each for each in plain if each.partition(" ")[2] == shape), key=widths)
 
 

@@ -56,6 +56,8 @@ def test_rows_are_ranked_and_marked():
     found = page.Results("cnn", [RECORD], columns)
     assert found.ranked() == ["lsq", "no_norm"]
     assert str(columns["W4A8"]["lsq"]) == "90.00 ▲"
+    assert page.drawn(found) == ["W4A8"]
+    assert not page.drawn(page.Results("cnn", [RECORD], {"W4A4": {}}))
 
 
 def test_networks_that_were_not_run_here_keep_their_sections(tmp_path):
