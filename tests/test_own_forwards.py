@@ -59,6 +59,59 @@ def test_an_island_that_works_in_place_changes_only_what_it_means_to(change, tmp
     check(Written(changes(change)), tmp_path, islands=None, export=False)
 
 
+def counted_up(y):
+    y[:, 0] += 1.0
+    y[:, 1, 2:] *= 2.0
+    return y
+
+
+def through_an_item(y):
+    item = y[:, 2:4]
+    item.clamp_(-0.1, 0.2)
+    item[:, 1].mul_(3.0)
+    return y.add(1.0)
+
+
+def through_the_whole(y):
+    item = y[:, 2:4].flatten(2)
+    y.add_(1.0)
+    return item.sum(-1, keepdim=True) + y[:, :1].mean(-1, keepdim=True).flatten(2)
+
+
+@pytest.mark.parametrize("change", [counted_up, through_an_item, through_the_whole])
+def test_a_part_that_is_changed_in_place_changes_the_whole(change, tmp_path):
+    net = Written(lambda _, y: change(y).reshape(y.shape[0], 2, 4, -1))
+    check(net, tmp_path, islands=None, export=False)
+
+
+class KeepsFeatures(nn.Module):
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(1)
+        self.conv, self.norm, self.last = nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Conv2d(4, 2, 1)
+        self.features = {}
+        self.conv.register_forward_hook(self.keep)
+        self.norm.register_forward_hook(self.keep)
+
+    def keep(self, layer, inputs, output):
+        self.features[type(layer).__name__] = output
+
+    def forward(self, x):
+        y = self.last(self.norm(self.conv(x)).relu())
+        return y, self.features["Conv2d"], self.features["BatchNorm2d"]
+
+
+def test_a_hook_may_keep_what_a_layer_gives(tmp_path):
+    check(KeepsFeatures(), tmp_path)
+
+
+def test_a_distribution_in_forward(tmp_path):
+    def mode(_, y):
+        return torch.distributions.Normal(y, y.exp()).mean.tanh()
+
+    check(Written(mode), tmp_path, islands=None, export=False)
+
+
 METHODS = {
     "double": lambda _, y: y.double().float(),
     "half": lambda _, y: y.half().float(),
@@ -205,6 +258,35 @@ SIZES = {
 }
 
 
+COUNTED = {
+    "a number": lambda y, count: y.softmax(1).clamp(max=count),
+    "an index": lambda y, count: y[torch.arange(count), torch.arange(count) % 8][:, None],
+    "a part of the batch": lambda y, count: torch.cat([y, y])[count:],
+    "a cut": lambda y, count: y.cumsum(1)[:, : 8 * count],
+    "no number of the batch after all": lambda y, count: y * (2 * count // count),
+}
+
+
+@pytest.mark.parametrize("use", COUNTED)
+def test_the_batch_size_in_what_stays_in_float(use):
+    function, x = COUNTED[use], images(16)
+    net = Written(lambda _, y: function(y, y.shape[0]))
+    quantized = qs.quantize(net, [x], x[:2])
+    for count in (1, 7):
+        with torch.no_grad():
+            assert decibels(net(x[:count]), quantized.reference()(x[:count])) > 25
+
+
+@pytest.mark.parametrize(
+    "function", [lambda y, half: y[:half], lambda y, half: y + torch.ones(half).sum()]
+)
+def test_half_of_the_batch_is_refused(function):
+    x = images(4)
+    net = Written(lambda _, y: function(y, y.shape[0] // 2))
+    with pytest.raises(qs.InputError, match="depends on the batch size and is the same"):
+        qs.quantize(net, [x], x)
+
+
 @pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
 @pytest.mark.parametrize("compute", SIZES.values(), ids=SIZES)
 def test_sizes_and_numbers_of_other_libraries(compute, tmp_path):
@@ -213,13 +295,15 @@ def test_sizes_and_numbers_of_other_libraries(compute, tmp_path):
     assert np.prod([2, 3]) == 6 and np.prod.__module__ == "numpy"
 
 
-def test_a_scripted_module_stays_in_float(tmp_path):
+def test_a_scripted_module_is_refused_by_name():
     class Scripted(nn.Module):
         def forward(self, x: torch.Tensor) -> torch.Tensor:
             return x * torch.sigmoid(x)
 
     net = Written(lambda self, y: self.part(y), part=torch.jit.script(Scripted()))
-    check(net, tmp_path, islands=1, export=False)
+    x = images()
+    with pytest.raises(qs.InputError, match="TorchScript in 'part' .* the module that it was made"):
+        qs.quantize(net, [x], x)
 
 
 def test_wrappers_of_several_devices_are_what_they_wrap():

@@ -5,6 +5,8 @@ import pytest
 import torch
 from torch import nn
 from torch.nn import functional
+from torch.nn.utils import prune
+from torch.nn.utils.parametrizations import weight_norm
 
 import qstrategies as qs
 
@@ -104,3 +106,109 @@ def test_what_a_pool_divides_by_stays():
         "0.weight",
         "0.bias",
     ]
+
+
+def without_gradient(layer):
+    layer.weight.requires_grad_(False)
+    return layer
+
+
+FIXED = {
+    "kernel": ((2, 3, 3, 3), lambda x, w, b: functional.conv2d(x, w, b)),
+    "matrix": ((3, 6), functional.linear),
+    "addmm": ((6, 6), lambda x, w, b: torch.addmm(b, x.flatten(0, 2), w)),
+    "norm": ((3,), lambda x, w, b: functional.batch_norm(x, w, w, w, b)),
+    "norm in float": ((6,), lambda x, w, b: functional.layer_norm(x, (6,), w, b)),
+}
+
+
+class Biased(nn.Module):
+    def __init__(self, shape, function):
+        super().__init__()
+        torch.manual_seed(1)
+        self.conv, self.bias = nn.Conv2d(3, 3, 1), nn.Parameter(torch.rand(shape[0]))
+        self.register_buffer("weight", torch.rand(shape))
+        self.function = function
+
+    def forward(self, x):
+        return self.function(self.conv(x), self.weight, self.bias)
+
+
+@pytest.mark.parametrize("way", FIXED)
+def test_a_fixed_weight_stays_where_the_bias_is_trained(way):
+    shape, function = FIXED[way]
+    trained = others(qs.prepare(Biased(shape, function), X, "qat")).values()
+    assert [each.numel() for each in trained if each.requires_grad] == [shape[0]]
+
+
+MODULES = {
+    "frozen": (without_gradient(nn.Conv2d(3, 2, 1)), ["bias"]),
+    "normalized and frozen": (weight_norm(without_gradient(nn.Conv2d(3, 2, 1))), ["bias"]),
+    "normalized": (weight_norm(nn.Conv2d(3, 2, 1)), ["bias", "weight"]),
+    "normalized by a hook": (nn.utils.spectral_norm(nn.Conv2d(3, 2, 1)), ["bias", "weight"]),
+    "pruned": (prune.l1_unstructured(nn.Conv2d(3, 2, 1), "weight", 2), ["bias", "weight"]),
+}
+
+
+@pytest.mark.parametrize("kind", MODULES)
+def test_of_a_module_is_trained_what_the_user_trains(kind):
+    layer, wanted = MODULES[kind]
+    net = nn.Sequential(nn.Conv2d(3, 3, 1), layer)
+    found = {n for n, p in qs.prepare(net, X, "qat").model.named_parameters() if p.requires_grad}
+    assert found == {"0.weight", "0.bias", *(f"1.{name}" for name in wanted)}
+
+
+class Twice(nn.Module):
+    """Calls what stays in float twice."""
+
+    def __init__(self, part):
+        super().__init__()
+        self.conv, self.part = nn.Linear(6, 6), part
+        self.gives_several = isinstance(part, nn.GRU)
+
+    def forward(self, x):
+        for _ in range(2):
+            x = self.part(self.conv(x))
+            x = x[0] if self.gives_several else x
+        return x
+
+
+@pytest.mark.parametrize("kind", [nn.LayerNorm(6), nn.GRU(6, 6, batch_first=True)])
+def test_a_module_left_in_float_that_is_called_twice_is_trained_as_one(kind):
+    net, x = Twice(kind), X[0, 0]
+    trainee = qs.prepare(net, x, "qat")
+    count = sum(each.numel() for each in net.parameters())
+    assert sum(each.numel() for each in trainee.model.parameters()) == count
+    optimizer = torch.optim.SGD(trainee.parameter_groups(0.1))
+    trainee.model(x).square().sum().backward()
+    optimizer.step()
+    trainee.after_step()
+    wanted = trainee.model.eval()(x)
+    torch.testing.assert_close(trainee.finish().reference()(x), wanted, rtol=1e-6, atol=1e-6)
+
+
+class ResponseNorm(nn.Module):
+    """A filter response norm (Singh and Krishnan, arXiv 1911.09737), and a logarithm beside it."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(1)
+        self.conv, self.last = nn.Conv2d(3, 4, 3), nn.Linear(4, 3)
+
+    def forward(self, x):
+        x = self.conv(x).relu()
+        x = x * torch.rsqrt(x.pow(2).mean((2, 3), keepdim=True) + 1e-6)
+        return self.last(x.mean((2, 3))), (x + 1e-6).log()
+
+
+def test_what_is_rounded_to_a_pole_trains_as_its_table_has_it():
+    x = 10 * X  # some mean squares are rounded to 0
+    trainee = qs.prepare(ResponseNorm(), x, "qat")
+    optimizer = torch.optim.SGD(trainee.parameter_groups(1e-3))
+    for _ in range(3):
+        sum(each.square().mean() for each in trainee.model(x)).backward()
+        assert all(each.grad.isfinite().all() for each in trainee.model.parameters())
+        optimizer.step()
+        trainee.after_step()
+    found, wanted = trainee.finish().module()(x), trainee.model.eval()(x)
+    assert all(torch.equal(*pair) for pair in zip(found, wanted, strict=True))

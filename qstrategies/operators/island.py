@@ -23,6 +23,7 @@ from qstrategies.operators.base import (
     Writer,
     requantized,
 )
+from qstrategies.operators.batch_number import with_count
 from qstrategies.operators.drawing import Applied, Sizes, draws
 from qstrategies.operators.layer import own_parameter
 
@@ -81,12 +82,21 @@ class Repeated(nn.Module):
 
 class FunctionCall(nn.Module):
     """A function or method with its arguments; the graph's nodes among them are the inputs, in
-    their order, and parameters are trained."""
+    their order, and parameters are trained. ``counted``: which input has a row per example, where
+    arguments depend on how many there are."""
 
-    def __init__(self, target: Any, args: Any, kwargs: Any, tensors: list[fx.Node]) -> None:
+    def __init__(
+        self,
+        target: Any,
+        args: Any,
+        kwargs: Any,
+        tensors: list[fx.Node],
+        counted: fx.Node | None = None,
+    ) -> None:
         super().__init__()
         self.target = target
         self.constants: list[str] = []
+        self.counted = None if counted is None else tensors.index(counted)
 
         def kept(value: Any) -> Any:
             if isinstance(value, fx.Node):
@@ -101,7 +111,10 @@ class FunctionCall(nn.Module):
 
     def forward(self, *tensors: Tensor) -> Any:
         constants = [getattr(self, name) for name in self.constants]
-        args, kwargs = _filled(self.arguments, (*tensors, *constants))
+        arguments = self.arguments
+        if self.counted is not None:
+            arguments = with_count(arguments, tensors[self.counted].shape[0])
+        args, kwargs = _filled(arguments, (*tensors, *constants))
         if isinstance(self.target, str):
             return getattr(args[0], self.target)(*args[1:], **kwargs)
         return self.target(*args, **kwargs)

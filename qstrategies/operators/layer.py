@@ -3,6 +3,7 @@ biases."""
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass
 from typing import Any
 
@@ -152,11 +153,21 @@ def own_parameter(value: nn.Parameter) -> nn.Parameter:
     return own
 
 
+def own_module(module: nn.Module) -> nn.Module:
+    """A copy of ``module`` to be trained as it is: what both have remembers its ``origin``."""
+    own: Any = copy.deepcopy(module)
+    for kind in ("named_parameters", "named_buffers"):
+        origins = dict(getattr(module, kind)())
+        for name, each in getattr(own, kind)():
+            each.origin = origins[name]
+    return own
+
+
 @torch.no_grad()
 def take(own: Tensor, value: Tensor) -> None:
     """Let ``own`` be as ``value``, which it remembers as its ``origin``, and a parameter be trained
-    if that is: what is computed from others counts as trained."""
+    if that is, or is computed from what is."""
     own.copy_(value)
     own.origin = value  # type: ignore[attr-defined]
     if isinstance(own, nn.Parameter):
-        own.requires_grad_(not isinstance(value, nn.Parameter) or value.requires_grad)
+        own.requires_grad_(value.requires_grad)

@@ -90,9 +90,7 @@ def _addition_of_product(call: Call, input: Any, mat1: fx.Node, mat2: Any) -> fx
     bias = input is None or (isinstance(input, Tensor) and input.dim() == 1)
     if not isinstance(mat2, Tensor) or mat2.dim() != 2 or not bias:
         return None
-    weight = mat2.detach().t().contiguous()
-    trained = isinstance(mat2, nn.Parameter) and mat2.requires_grad
-    return _functional(call, mat1, nn.Parameter(weight) if trained else weight, input)
+    return _functional(call, mat1, mat2.t(), input)
 
 
 def rows_of(call: Call, x: fx.Node, features: int) -> fx.Node:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import inspect
 import operator
 from collections.abc import Sequence
@@ -15,13 +14,14 @@ from torch.fx.node import map_arg
 from qstrategies.errors import InputError
 from qstrategies.operators import RECOGNIZERS
 from qstrategies.operators.base import FORMS, Recognizer, Shape, shape_of
+from qstrategies.operators.batch_number import BatchNumberError, numbers_of_batch
 from qstrategies.operators.island import Float, FunctionCall, OnCopies, Part
+from qstrategies.operators.layer import own_module
 from qstrategies.operators.movement import Reshape
 from qstrategies.operators.slicing import Slice
-from qstrategies.quantization.capture import plain_base
-from qstrategies.quantization.meanings import VariesWithBatch, shape_over_batches
-from qstrategies.quantization.observe import describe
-from qstrategies.quantization.structure import mapped
+from qstrategies.quantization.capture import has_hooks, plain_base
+from qstrategies.quantization.meanings import shape_over_batches
+from qstrategies.quantization.observe import describe, same
 
 if TYPE_CHECKING:
     from qstrategies.quantization.normalize import Rebuild
@@ -63,19 +63,10 @@ class Call:
         name = str(self.node.target) if named else self.node.name
         made: Any = module
         made.stays_in_eval = self._stays_in_eval()
-        if not self._trains():  # it holds numbers of a buffer, or that a pool divides by
-            module.requires_grad_(False)
-        emitted = self.rebuild.add(name, module, inputs)
+        emitted = self.rebuild.new.add(name, module, inputs)
         emitted.meta["shape"] = self.shape if shape is None else shape
         emitted.meta["dtype"] = self.example.dtype
         return emitted
-
-    def _trains(self) -> bool:
-        """Whether what is called has parameters of the user's, or reads some."""
-        if self.node.op != "call_module":
-            return not self.rebuild.trained.isdisjoint(self.node.all_input_nodes)
-        called = self.rebuild.captured.module.get_submodule(str(self.node.target))
-        return any(parameter.requires_grad for parameter in called.parameters())
 
     def _stays_in_eval(self) -> bool:
         """Whether the user has frozen the module that is called."""
@@ -103,8 +94,10 @@ class Call:
         target = node.target if target is None else target
         if node.op == "call_module":
             module = rebuild.captured.module.get_submodule(str(target))
-            if str(target) in rebuild.captured.leaves or _has_hooks(module):
+            if str(target) in rebuild.captured.leaves or has_hooks(module):
                 return None
+            for compute_weight in module._forward_pre_hooks.values():  # torch's own
+                compute_weight(module, ())  # with a gradient, which says whether it is trained
             target = plain_base(module) or type(module)
         recognizer = RECOGNIZERS.get(target) if _hashable(target) else None
         if recognizer is None or not self._floats():
@@ -114,7 +107,12 @@ class Call:
             rebuild.take(each, broadcasts=broadcasts) for each in (node.args, node.kwargs)
         )
         args = args if module is None else (module, *args)
-        return recognizer(self, *args, **kwargs) if _takes(recognizer, self, args, kwargs) else None
+        if not _takes(recognizer, self, args, kwargs):
+            return None
+        try:
+            return recognizer(self, *args, **kwargs)
+        except BatchNumberError:
+            return None
 
     def _floats(self) -> bool:
         """Whether all tensors here are float32: integers and booleans have no quantizer."""
@@ -129,28 +127,85 @@ class Call:
         args, kwargs = (
             rebuild.take(each, broadcasts=broadcasts) for each in (node.args, node.kwargs)
         )
-        tensors: list[fx.Node] = []
-        map_arg((args, kwargs), lambda each: tensors.append(each) if each not in tensors else None)
-        _refuse_batch_numbers(node, (args, kwargs))
+        tensors = self._tensors(args, kwargs)
         inner: nn.Module
         target: Any = node.target
         if node.op == "call_module":
-            inner = copy.deepcopy(rebuild.captured.module.get_submodule(str(target)))
+            _refuse_time_first(node, rebuild.captured.module.get_submodule(str(target)), tensors)
+            inner = own_module(rebuild.captured.module.get_submodule(str(target)))
             name = type(inner).__name__
             reason = rebuild.captured.leaves.get(
                 str(target), f"{name} has no exact integer form with these settings"
             )
             if kwargs or list(args) != tensors:
-                inner = FunctionCall(inner, args, kwargs, tensors)
+                inner = self._function(inner, args, kwargs)
         else:
             name = target if isinstance(target, str) else getattr(target, "__name__", str(target))
             reason = f"{name} has no exact integer form with these arguments"
-            inner = FunctionCall(_assigned if assigns else target, args, kwargs, tensors)
+            target = _assigned if assigns else target
+            inner = self._function(target, args, kwargs)
         if rebuild.two[node].changed is not None and not assigns:
             inner = OnCopies(inner)  # every name of what it changes means its result from now on
         for place_ in path:
             inner = Part(inner, place_)
         return self.emit(Float(inner.eval(), name, reason), *tensors)
+
+    def assigned(self, whole: Any, index: Any, item: Any) -> fx.Node:
+        """``whole``, in float, with ``item`` in the place of what ``index`` takes of it."""
+        args = (whole, index, item)
+        reason = "an item that is changed in place has no exact integer form"
+        form = Float(self._function(_assigned, args, {}), "setitem", reason)
+        return self.emit(form, *self._tensors(args, {}))
+
+    def _function(self, target: Any, args: Any, kwargs: Any) -> FunctionCall:
+        """``target`` with arguments, of the ``_tensors`` among them."""
+        tensors = self._tensors(args, kwargs)
+        counted = self._entry(tensors) if numbers_of_batch((args, kwargs)) else None
+        return FunctionCall(target, args, kwargs, tensors, counted)
+
+    def _tensors(self, args: Any, kwargs: Any) -> list[fx.Node]:
+        """The nodes among arguments, and one with a row per example where numbers depend on how
+        many there are."""
+        found: list[fx.Node] = []
+        map_arg((args, kwargs), lambda each: found.append(each) if each not in found else None)
+        refuse_halves(self.node, (args, kwargs))
+        if numbers_of_batch((args, kwargs)):
+            entry = self._entry(found)
+            found += [] if entry in found else [entry]
+        return found
+
+    def _entry(self, tensors: Sequence[fx.Node]) -> fx.Node:
+        """What has one row per example, to count them: one of ``tensors``, if possible."""
+        rebuild = self.rebuild
+        for source in self.node.all_input_nodes:
+            runs = [facts[source].value for facts in (rebuild.two, rebuild.three)]
+            counts = [each.shape[:1] for each in runs if isinstance(each, Tensor)]
+            if counts == [(2,), (3,)] and rebuild.env[source] in tensors:
+                entry: fx.Node = rebuild.env[source]
+                return entry
+        return rebuild.new.entry
+
+
+def _refuse_time_first(node: fx.Node, module: nn.Module, tensors: Sequence[fx.Node]) -> None:
+    """Raise ``InputError`` where ``module`` takes a sequence in the dimension of the batch, so that
+    what it gives for an example depends on the others."""
+    steps_first = any(getattr(each, "batch_first", True) is False for each in module.modules())
+    shape = shape_of(tensors[0])
+    if steps_first and len(shape) == 3 and shape[0] is None and shape[1] is not None:
+        raise InputError(
+            f"{describe(node)} takes the steps of a sequence in the first dimension, where it is "
+            "given the batch: set batch_first=True, or transpose what it is given"
+        )
+
+
+def refuse_halves(node: fx.Node, arguments: Any) -> None:
+    """Raise ``InputError`` for a number in ``arguments`` that depends on the batch, and is one for
+    2 examples and for 3: the shapes behind it seem to be known."""
+    if any(same(each.value(2), each.value(3)) for each in numbers_of_batch(arguments)):
+        raise InputError(
+            f"{describe(node)} computes with a number that depends on the batch size and is the "
+            "same for 2 examples and for 3, as half of it: take that out of forward"
+        )
 
 
 def _takes(recognizer: Recognizer, call: Call, args: Any, kwargs: Any) -> bool:
@@ -170,24 +225,6 @@ def _assigned(x: Tensor, index: Any, value: Any) -> Tensor:
     copied = x.clone()
     copied[index] = value
     return copied
-
-
-def _refuse_batch_numbers(node: fx.Node, arguments: Any) -> None:
-    def leaf(_: str, value: Any) -> None:
-        if isinstance(value, VariesWithBatch):
-            raise InputError(
-                f"{describe(node)} computes with the batch size, which no file can: take that "
-                "out of forward"
-            )
-
-    mapped(arguments, leaf)
-
-
-def _has_hooks(module: nn.Module) -> bool:
-    """Whether hooks of the user's may change what ``module`` computes; torch's own only compute its
-    weight."""
-    hooks = (*module._forward_hooks.values(), *module._forward_pre_hooks.values())
-    return any(not type(hook).__module__.startswith("torch.nn.utils") for hook in hooks)
 
 
 def _hashable(target: Any) -> bool:

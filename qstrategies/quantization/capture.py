@@ -8,13 +8,18 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import torch
 from torch import fx, nn
 
 from qstrategies.errors import InputError, unknown
+from qstrategies.operators import RECOGNIZERS
 from qstrategies.quantization.concrete import Concrete, NotKnownError
 from qstrategies.quantization.observe import describe, two_batches
-from qstrategies.quantization.proxies import SizedProxy, own_attributes, sizes_may_be_proxies
+from qstrategies.quantization.proxies import (
+    InputProxy,
+    SizedProxy,
+    own_attributes,
+    sizes_may_be_proxies,
+)
 from qstrategies.quantization.structure import Arguments
 
 PLAIN = (
@@ -53,6 +58,13 @@ class Captured:
     leaves: Mapping[str, str]
 
 
+def has_hooks(module: nn.Module) -> bool:
+    """Whether hooks of the user's may change what ``module`` computes; torch's own only compute its
+    weight."""
+    hooks = (*module._forward_hooks.values(), *module._forward_pre_hooks.values())
+    return any(not type(hook).__module__.startswith("torch.nn.utils") for hook in hooks)
+
+
 class _Tracer(fx.Tracer):
     """Leaves are what is left in float, torch's own modules, and subclasses of layers with the
     forward of their base."""
@@ -70,9 +82,11 @@ class _Tracer(fx.Tracer):
             return super().trace(root, concrete_args)
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        if module_qualified_name in self.leaves or plain_base(m) is not None:
+        if module_qualified_name in self.leaves:
             return True
-        if isinstance(m, torch.jit.ScriptModule):
+        if has_hooks(m) and type(m) in RECOGNIZERS:
+            return False  # what they do is a part of the graph, and what is between them too
+        if plain_base(m) is not None:
             return True
         return super().is_leaf_module(m, module_qualified_name) and not isinstance(m, PLAIN)
 
@@ -88,6 +102,8 @@ class _Tracer(fx.Tracer):
 
     def create_arg(self, a: Any) -> Any:
         """Numbers of NumPy are those of Python."""
+        if type(a) is InputProxy:  # or it is searched for among the tensors of the model
+            return a.node
         return super().create_arg(a.item() if isinstance(a, np.generic) else a)
 
     def call_module(self, m: nn.Module, forward: Callable[..., Any], args: Any, kwargs: Any) -> Any:
@@ -135,7 +151,7 @@ class _Tracer(fx.Tracer):
 
     def proxy(self, node: fx.Node) -> fx.Proxy:
         """A proxy that also records assignments to parts of a tensor."""
-        return SizedProxy(node, self)
+        return (InputProxy if node.op == "placeholder" else SizedProxy)(node, self)
 
     def create_args_for_root(
         self, root_fn: Callable[..., Any], is_module: bool, concrete_args: Any = None

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor
 
 from qstrategies.operators.base import Shape
+from qstrategies.operators.batch_number import OfBatch, with_count
 from qstrategies.quantization.observe import same
 
-
-class VariesWithBatch:
-    """A number that is, or depends on, the batch size: only a reshape, read off its result, may use
-    it."""
+PROBES = (3, 4, 5, 7, 8, 16, 30)
+"""Numbers of examples beside 2: what a number is for all of them, it is for any."""
 
 
 @dataclass(frozen=True)
@@ -49,13 +49,30 @@ def repeated_along(value: Any, other: Any) -> int | None:
 
 
 def fixed(value: Any, other: Any) -> Any:
-    """``value`` where both runs agree, and ``VariesWithBatch`` where they do not."""
+    """A property of tensors, as it is where both runs agree, and ``OfBatch`` where sizes do not."""
     if same(value, other):
         return value
-    if (
-        isinstance(value, tuple | list)
-        and isinstance(other, tuple | list)
-        and len(value) == len(other)
-    ):
+    if isinstance(value, tuple | list) and len(value) == len(other):
         return tuple(fixed(a, b) for a, b in zip(value, other, strict=True))
-    return VariesWithBatch()
+    return OfBatch(lambda count: value + (other - value) * (count - 2))
+
+
+def computed(target: Callable[..., Any], args: Any, kwargs: Any) -> Any:
+    """What ``target`` gives of numbers ``OfBatch`` among its arguments, known if it is one for all
+    batches."""
+
+    def value(count: Any) -> Any:
+        return target(*with_count(args, count), **with_count(kwargs, count))
+
+    first = value(2)
+    return first if all(same(first, value(count)) for count in PROBES) else _each(value, first)
+
+
+def _each(value: Callable[[Any], Any], example: Any) -> Any:
+    """The numbers in a container by themselves."""
+    if not isinstance(example, tuple | list):
+        return OfBatch(value)
+    return tuple(
+        computed(lambda count, place=place: value(count)[place], (OfBatch(lambda n: n),), {})
+        for place in range(len(example))
+    )

@@ -10,27 +10,29 @@ they know a call; what none knows stays in float.
 
 from __future__ import annotations
 
+import functools
 import operator
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor, fx, nn
 from torch.fx.node import map_arg
 
 from qstrategies.errors import InputError
-from qstrategies.operators.base import shape_of
+from qstrategies.operators.batch_number import numbers_of_batch
 from qstrategies.operators.dropout import DROPOUTS
-from qstrategies.operators.island import Float, Repeated
-from qstrategies.quantization.call import FIRST_PARTS, SPLITS, Call, slices
+from qstrategies.quantization.call import FIRST_PARTS, SPLITS, Call, refuse_halves, slices
 from qstrategies.quantization.capture import Captured
 from qstrategies.quantization.meanings import (
     RowPerExample,
     Stale,
+    computed,
     fixed,
     repeated_along,
-    shape_over_batches,
 )
+from qstrategies.quantization.new_graph import NewGraph
 from qstrategies.quantization.observe import (
     OF_THEIR_TYPE,
     QUERIES,
@@ -42,8 +44,8 @@ from qstrategies.quantization.observe import (
     same,
     two_batches,
 )
-from qstrategies.quantization.structure import as_container, mapped
-from qstrategies.quantization.writes import is_whole, names_of, refuse_own_view, stale
+from qstrategies.quantization.structure import as_container
+from qstrategies.quantization.writes import is_whole, item_of, names_of, refuse_own_view, stale
 
 
 @dataclass(frozen=True)
@@ -80,29 +82,26 @@ class Rebuild:
 
     def __init__(self, captured: Captured, two: Facts, three: Facts) -> None:
         self.captured, self.two, self.three = captured, two, three
-        self.root, self.graph = nn.Module(), fx.Graph()
+        self.new = NewGraph()
         self.env: dict[fx.Node, Any] = {}
         self.varying: set[fx.Node] = set()
         self.trained: set[fx.Node] = set()
 
+    @torch.enable_grad()  # what is computed from parameters is trained, and autograd knows
     def run(self, inputs: tuple[Tensor, ...]) -> Normalized:
         nodes = self.captured.module.graph.nodes
         for node in nodes:
             self._visit(node)
         end = self.captured.module.graph.output_node()
-        outputs = self._outputs(end)
-        for node in reversed(list(self.graph.nodes)):
-            if not node.users and node.op == "call_module":
-                self.graph.erase_node(node)
-        module = fx.GraphModule(self.root, self.graph).eval()
-        return Normalized(module, outputs, inputs, self.two[end].value)
+        outputs = self.new.end(self.take(end.args[0]))
+        return Normalized(self.new.module(), outputs, inputs, self.two[end].value)
 
     def _visit(self, node: fx.Node) -> None:
         fact, other = self.two[node], self.three[node].value
         reads_input = not self.varying.isdisjoint(self._read(node))
         if node.op == "placeholder":
             self.varying.add(node)
-            self.env[node] = self._tagged(self.graph.placeholder(node.name), fact.value, other)
+            self.env[node] = self.new.placeholder(node.name, fact.value, other)
         elif node.op == "output":
             return
         elif not reads_input:
@@ -125,11 +124,21 @@ class Rebuild:
         return read
 
     def _constant(self, node: fx.Node, value: Any, other: Any) -> Any:
-        """What depends on no input; numbers made of the batch size among it."""
+        """What depends on no input; numbers made of the batch size among it, and tensors that are
+        made of such numbers."""
+        args, kwargs = map_arg((node.args, dict(node.kwargs)), self.env.get)
+        of_batch = node.op != "call_module" and bool(numbers_of_batch((args, kwargs)))
+        if of_batch and not holds_tensor(value):
+            return computed(functools.partial(_called, node), args, kwargs)
+        if of_batch:
+            refuse_halves(node, (args, kwargs))
         if holds_tensor(value) and not same(value, other):
             dim = repeated_along(value, other)
             if dim is not None:
                 return RowPerExample(self._trained(node, value.narrow(dim, 0, 1)), dim)
+            if of_batch and isinstance(value, Tensor):
+                self.varying.add(node)
+                return Call(self, node, value, other).island()
             # what the input is written into later is known then, as it was before
             return Stale(f"{describe(node)} gives other values in every run: it cannot be exported")
         return fixed(self._trained(node, value), other)
@@ -242,30 +251,33 @@ class Rebuild:
         self._written(node, changed)
 
     def _written(self, node: fx.Node, changed: fx.Node) -> None:
-        """Let every name of the tensor that ``node`` changed mean the new value; other views of it
-        mean nothing any more."""
-        for old in names_of(self.two, changed):
-            if old is node or old not in self.env:
-                continue
-            self.varying.add(old)
-            self.env[old] = self.env[node] if is_whole(self.two, old, changed) else stale(old, node)
+        """Let every name of the tensor that ``node`` changed mean the new value, every name of
+        that of which it is an item that with the new item, and their views views of these; what
+        cannot be told means nothing any more."""
+        names = [each for each in names_of(self.two, changed) if each in self.env]
+        known = [(changed, self.env[node])]
+        whole = item_of(changed)
+        while whole in names:
+            assert whole is not None
+            known.append((whole, self._with_item(node, whole, *known[-1])))
+            whole = item_of(whole)
+        for old in names:
+            if old is not node:
+                self.varying.add(old)
+                now = (value for one, value in known if is_whole(self.two, old, one))
+                self.env[old] = next(now, None) or self._viewed_again(old, names, node)
 
-    def _outputs(self, end: fx.Node) -> Any:
-        values = self.take(end.args[0])
+    def _viewed_again(self, view: fx.Node, names: Sequence[fx.Node], writer: fx.Node) -> Any:
+        """``view`` of one of ``names``, all that come before it renewed after ``writer``."""
+        base = view.args[0] if view.args else None
+        if base not in names or isinstance(self.env[base], Stale):  # type: ignore[index]
+            return stale(view, writer)
+        return self._call(view, self.two[view].value, self.three[view].value)
 
-        def leaf(path: str, value: Any) -> Any:
-            if isinstance(value, fx.Node) or value is None:
-                return value
-            raise InputError(
-                f"output {path or 'of the model'} is {value!r:.60}, which does not depend on the "
-                "input: leave it out"
-            )
-
-        outputs = mapped(values, leaf)
-        nodes: list[fx.Node] = []
-        mapped(outputs, lambda _, value: nodes.append(value) if value is not None else None)
-        self.graph.output(tuple(nodes))
-        return outputs
+    def _with_item(self, node: fx.Node, whole: fx.Node, item: fx.Node, value: Any) -> fx.Node:
+        """``whole`` after ``node`` made ``value`` of its ``item``."""
+        call = Call(self, node, self.two[whole].value, self.three[whole].value)
+        return call.assigned(self.take(whole), self.take(item.args[1]), value)
 
     def take(self, arguments: Any, *, broadcasts: bool = False) -> Any:
         """What the nodes in ``arguments`` stand for; with ``broadcasts``, a constant row stands for
@@ -276,55 +288,18 @@ class Rebuild:
             if isinstance(value, Stale):
                 raise InputError(value.reason)
             if isinstance(value, RowPerExample):
-                return value.row if broadcasts else self._repeated(node, value)
+                if broadcasts:
+                    return value.row
+                self.env[node] = self.new.repeated(node.name, value)
+                return self.env[node]
             return value
 
         return map_arg(arguments, one)
 
-    def _repeated(self, node: fx.Node, value: RowPerExample) -> fx.Node:
-        """``value`` for as many examples as the input has."""
-        entry = next(
-            each
-            for each in self.graph.nodes
-            if each.op == "placeholder" and shape_of(each)[:1] == (None,)
-        )
-        emitted = self.add(
-            node.name,
-            Float(Repeated(value.row, value.dim), "expand", "it is a constant for every example"),
-            [entry],
-        )
-        sizes: list[int | None] = list(value.row.shape)
-        sizes[value.dim] = None
-        emitted.meta["shape"], emitted.meta["dtype"] = tuple(sizes), value.row.dtype
-        self.env[node] = emitted
-        return emitted
 
-    def _tagged(self, node: fx.Node, value: Tensor, other: Tensor) -> fx.Node:
-        node.meta["shape"] = shape_over_batches(value, other)
-        node.meta["dtype"] = value.dtype
-        return node
-
-    def add(self, name: str, module: nn.Module, inputs: Sequence[fx.Node]) -> fx.Node:
-        """Call ``module`` under ``name``, or a name like it that is still free."""
-        free, number = name, 1
-        while _taken(self.root, free):
-            number += 1
-            free = f"{name}_{number}"
-        parent = self.root
-        *outer, last = free.split(".")
-        for each in outer:
-            if each not in parent._modules:
-                parent.add_module(each, nn.Module())
-            parent = parent.get_submodule(each)
-        parent.add_module(last, module)
-        return self.graph.call_module(free, tuple(inputs))
-
-
-def _taken(root: nn.Module, name: str) -> bool:
-    """Whether ``name`` is that of a module, or of anything that modules have, as ``half``."""
-    found: Any = root
-    for each in name.split("."):
-        if not hasattr(found, each):
-            return False
-        found = getattr(found, each)
-    return True
+def _called(node: fx.Node, *args: Any, **kwargs: Any) -> Any:
+    """What the function or method at ``node`` gives."""
+    target: Any = node.target
+    if node.op == "call_method":
+        return getattr(args[0], target)(*args[1:], **kwargs)
+    return target(*args, **kwargs)

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import fx
+from torch.distributions import Distribution
 
 TAKE_SIZES: dict[Any, tuple[str, ...]] = {
     torch: ("zeros", "ones", "empty", "rand", "randn", "eye", "full", "tensor", "as_tensor"),
@@ -93,18 +94,30 @@ class SizedProxy(fx.Proxy):
         return self.tracer.create_proxy("call_function", function, (self, other), {})
 
 
+class InputProxy(SizedProxy):
+    """An input of the model, which its forward may ask whether it is a tensor."""
+
+    @property  # type: ignore[misc]
+    def __class__(self) -> type:
+        return torch.Tensor
+
+
 @contextlib.contextmanager
 def sizes_may_be_proxies() -> Iterator[None]:
-    """Let calls of ``TAKE_SIZES`` with proxies among their sizes be nodes of the graph."""
+    """Let calls of ``TAKE_SIZES`` with proxies among their sizes be nodes of the graph, and
+    distributions not look at the values that they are given."""
     own = [(owner, name) for owner, names in TAKE_SIZES.items() for name in names]
     before = {each: vars(each[0]).get(each[1]) for each in own}
     for owner, name in own:
         setattr(owner, name, _recording(owner, name))
     np.prod, SCRIPTED.__call__ = _product, _as_written
+    validates = Distribution._validate_args
+    Distribution.set_default_validate_args(False)
     try:
         yield
     finally:
         np.prod, SCRIPTED.__call__ = _prod, _scripted
+        Distribution.set_default_validate_args(validates)
         for (owner, name), known in before.items():
             if known is None:
                 delattr(owner, name)  # it is inherited
@@ -115,8 +128,7 @@ def sizes_may_be_proxies() -> Iterator[None]:
 @contextlib.contextmanager
 def own_attributes(root: Any) -> Iterator[None]:
     """Give every module in ``root`` back the buffers and attributes that a forward may set."""
-    own = [each for each in root.modules() if not isinstance(each, torch.jit.ScriptModule)]
-    before = [(each, vars(each).copy(), each._buffers.copy()) for each in own]
+    before = [(each, vars(each).copy(), each._buffers.copy()) for each in root.modules()]
     try:
         yield
     finally:

@@ -17,6 +17,7 @@ from torch import Tensor, fx, nn
 
 from qstrategies.errors import InputError
 from qstrategies.guest import own_randomness
+from qstrategies.operators.table import Elementwise
 from qstrategies.quantization.calibrate import (
     as_batches,
     calibrate,
@@ -38,6 +39,7 @@ from qstrategies.quantization.fake_quantized import (
     ExportedLayer,
     FakeQuantizedLayer,
     RaisedSteps,
+    TableInTraining,
     ends_of,
     quantizer_of,
 )
@@ -168,12 +170,10 @@ def _tie(graph: fx.GraphModule) -> None:
     """Let parameters and statistics that are one in the user's model be one again."""
     known: dict[int, Tensor] = {}
     for module in graph.modules():
-        tensors: Any
-        for tensors in (module._parameters, module._buffers):
-            for name, own in tensors.items():
-                origin = getattr(own, "origin", None)
-                if origin is not None and origin.shape == own.shape:
-                    tensors[name] = known.setdefault(id(origin), own)
+        for name, own in [*module._parameters.items(), *module._buffers.items()]:
+            origin = getattr(own, "origin", None)
+            if own is not None and origin is not None and origin.shape == own.shape:
+                setattr(module, name, known.setdefault(id(origin), own))  # an LSTM keeps a list
 
 
 def _sharing_nothing(graph: fx.GraphModule) -> fx.GraphModule:
@@ -218,6 +218,9 @@ def _training_view(forms: Prepared) -> fx.GraphModule:
     for node, copied in copies.items():
         if node.op == "call_module" and str(node.target) in forms.weights:
             _quantize_weight(forms, view, node, copied)
+        elif isinstance(module_at(forms.graph, node), Elementwise):
+            copied.target = f"{node.name}_as_table"
+            view.add_submodule(copied.target, TableInTraining(module_at(forms.graph, node)))
     for node, copied in copies.items():
         quantizer = quantizer_of(forms, node)
         if quantizer is not None:

@@ -232,12 +232,14 @@ def as_module(model: Any) -> nn.Module:
             "a program of torch.export holds one batch size: give the module that was exported, "
             "or what convert_pt2e made to qs.from_pt2e"
         )
-    if isinstance(model, torch.jit.ScriptModule):
-        raise InputError("TorchScript cannot be captured: give the module that it was made of")
     if not isinstance(model, nn.Module):
         raise InputError(
             f"expected a torch.nn.Module or the path of an ONNX file: got {type(model).__name__}"
         )
+    for name, module in model.named_modules():
+        if isinstance(module, torch.jit.ScriptModule):
+            what = f"TorchScript in {name!r}" if name else "TorchScript"
+            raise InputError(f"{what} cannot be captured: give the module that it was made of")
     compiled: Any = getattr(model, "_orig_mod", model)
     return compiled.module if isinstance(compiled, WRAPPERS) else compiled
 

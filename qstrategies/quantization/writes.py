@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Iterator
 
 from torch import Tensor, fx
@@ -23,6 +24,12 @@ def names_of(facts: Facts, changed: fx.Node) -> Iterator[fx.Node]:
 def is_whole(facts: Facts, node: fx.Node, changed: fx.Node) -> bool:
     """Whether ``node`` gives the very tensor that ``changed`` gives."""
     return place(facts[node].value) == place(facts[changed].value)
+
+
+def item_of(view: fx.Node) -> fx.Node | None:
+    """The node of which ``view`` is an item; None if it is none."""
+    whole = view.args[0] if view.target is operator.getitem else None
+    return whole if isinstance(whole, fx.Node) else None
 
 
 def stale(old: fx.Node, writer: fx.Node) -> Stale:
