@@ -224,6 +224,7 @@ CASES = {
         },
     ),
     nn.ChannelShuffle: (2, {"groups": 3}, {"groups": [({"groups": 2}, EXACT)]}),
+    nn.GLU: (2, {"dim": 1}, {"dim": [({"dim": -3}, EXACT)]}),
 }
 TABLES = {
     nn.CELU: {"alpha": 0.5},
