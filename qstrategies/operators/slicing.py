@@ -14,6 +14,7 @@ from torch import Tensor, fx, nn
 from qstrategies.operators.base import Array, Call, Writer, recognizes, shape_of
 from qstrategies.operators.drawing import Applied, Sizes, draws, spelling
 from qstrategies.operators.movement import Movement, moves
+from qstrategies.operators.picking import pick
 
 
 class Slice(nn.Module):
@@ -66,7 +67,8 @@ def _getitem(call: Call, x: fx.Node, index: Any) -> fx.Node | None:
     dim = 0
     for entry in entries:
         if entry is not None:
-            sliced = _sliced(call, x, dim, entry)
+            by_list = isinstance(entry, list | Tensor)
+            sliced = pick(call, x, dim, entry) if by_list else _sliced(call, x, dim, entry)
             if sliced is None:
                 return None
             x, dim = sliced, dim + 1
@@ -75,20 +77,21 @@ def _getitem(call: Call, x: fx.Node, index: Any) -> fx.Node | None:
 
 def _spelled_out(index: Any, rank: int) -> list[Any] | None:
     """One entry per dimension, and None for every new one; None for an index by anything but
-    numbers and slices."""
+    numbers and slices, or slices and one list."""
     entries = list(index) if isinstance(index, tuple) else [index]
-    if not all(
-        entry is None or entry is Ellipsis or isinstance(entry, int | slice) for entry in entries
-    ):
+    lists = [entry for entry in entries if isinstance(entry, list | Tensor)]
+    plain = (int, slice, type(None), type(Ellipsis)) if not lists else (slice, type(Ellipsis))
+    others = [entry for entry in entries if not isinstance(entry, list | Tensor)]
+    if len(lists) > 1 or not all(isinstance(each, plain) for each in others):
         return None
     if any(isinstance(entry, bool) for entry in entries):
         return None
     taken = sum(entry is not None and entry is not Ellipsis for entry in entries)
     whole: list[Any] = [slice(None)] * (rank - taken)
-    if Ellipsis not in entries:
+    places = [place for place, entry in enumerate(entries) if entry is Ellipsis]
+    if not places:
         return entries + whole
-    place = entries.index(Ellipsis)
-    return entries[:place] + whole + entries[place + 1 :]
+    return entries[: places[0]] + whole + entries[places[0] + 1 :]
 
 
 def _sliced(call: Call, x: fx.Node, dim: int, entry: int | slice) -> fx.Node | None:
@@ -130,7 +133,13 @@ def _draw_part(random: Random, shape: Sizes) -> nn.Module:
     taken = random.choice((start, start - size, slice(start, start + count), slice(start, None, 2)))
     before = (slice(None),) * dim
     index = random.choice(
-        ((*before, taken), (..., taken), (*before, None, taken), (*before, taken, ...))
+        (
+            (*before, taken),
+            (..., taken),
+            (*before, None, taken),
+            (*before, taken, ...),
+            (*before, [start, size - 1, start]),
+        )
     )
     return random.choice(
         (

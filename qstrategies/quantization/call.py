@@ -115,9 +115,16 @@ class Call:
             return None
 
     def _floats(self) -> bool:
-        """Whether all tensors here are float32: integers and booleans have no quantizer."""
-        inputs = [self.rebuild.two[source].value for source in self.node.all_input_nodes]
-        tensors = [each for each in (*inputs, self.example) if isinstance(each, Tensor)]
+        """Whether all tensors here are float32, as integers and booleans have no quantizer, but
+        for constant places."""
+        rebuild, places = self.rebuild, (torch.int64, torch.int32)
+        known = {each: rebuild.two[each].value for each in self.node.all_input_nodes}
+        tensors = [
+            value
+            for source, value in known.items()
+            if not (isinstance(rebuild.env[source], Tensor) and value.dtype in places)
+        ]
+        tensors = [each for each in (*tensors, self.example) if isinstance(each, Tensor)]
         return all(tensor.dtype == torch.float32 for tensor in tensors)
 
     def island(self, path: tuple[Any, ...] = (), *, assigns: bool = False) -> fx.Node:

@@ -30,6 +30,7 @@ from qstrategies.operators.island import Island
 from qstrategies.operators.linear import Linear
 from qstrategies.operators.movement import Permutation, Reshaping
 from qstrategies.operators.padding import Padding
+from qstrategies.operators.picking import Picking
 from qstrategies.operators.pooling import MaxPool
 from qstrategies.operators.product import Product
 from qstrategies.operators.slicing import Slicing
@@ -176,6 +177,15 @@ def _slicing(node: Slicing, to: TfliteWriter) -> None:
     places = [to.numbers("slice", values) for values in (begin, end, strides)]
     operands, made = [to.take(spec, layout), *places], to.give(node.output, layout)
     to.file.operator("STRIDED_SLICE", 2, operands, made, "StridedSliceOptions")
+
+
+@writes(Picking)
+def _picking(node: Picking, to: TfliteWriter) -> None:
+    layout = to.layout_of(node.inputs[0])
+    axis = _axes(node.inputs[0], to, layout).index(node.dim)
+    operands = [to.take(node.inputs[0], layout), to.numbers("places", node.places)]
+    made = to.give(node.output, layout)
+    to.file.operator("GATHER", 2, operands, made, "GatherOptions", Axis=axis)
 
 
 @writes(Padding)
