@@ -112,6 +112,20 @@ def test_a_distribution_in_forward(tmp_path):
     check(Written(mode), tmp_path, islands=None, export=False)
 
 
+CASTS = [
+    (torch.half, lambda y: y.half()),
+    (torch.bfloat16, lambda y: y.to(torch.bfloat16)),
+    (torch.half, lambda y: y.to(dtype=torch.half)),
+]
+
+
+@pytest.mark.parametrize(("dtype", "cast"), CASTS)
+def test_casts_to_half_precision_in_forward_are_to_float32(dtype, cast, tmp_path):
+    inner = nn.Conv2d(8, 8, 1).to(dtype)
+    net = Written(lambda self, y: self.inner(cast(y)).relu().float(), inner=inner)
+    check(net, tmp_path, export=False)
+
+
 METHODS = {
     "double": lambda _, y: y.double().float(),
     "half": lambda _, y: y.half().float(),

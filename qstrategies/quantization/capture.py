@@ -13,6 +13,7 @@ from torch import fx, nn
 from qstrategies.errors import InputError, unknown
 from qstrategies.operators import RECOGNIZERS
 from qstrategies.quantization.concrete import Concrete, NotKnownError
+from qstrategies.quantization.in_float import let_in_float
 from qstrategies.quantization.observe import describe, two_batches
 from qstrategies.quantization.proxies import (
     InputProxy,
@@ -176,6 +177,7 @@ def capture(model: nn.Module, arguments: Arguments, left: Mapping[str, str]) -> 
     while True:
         try:
             graph = _Tracer(leaves, arguments).trace(model)
+            let_in_float(graph)
             return Captured(fx.GraphModule(model, graph), leaves)
         except (
             Exception

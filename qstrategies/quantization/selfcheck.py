@@ -22,6 +22,7 @@ from qstrategies.operators.base import Node
 from qstrategies.operators.layer import Layer
 from qstrategies.quantization.exact_forms import module_at
 from qstrategies.quantization.executables import Reference
+from qstrategies.quantization.in_float import InFloat
 from qstrategies.quantization.integer_graph import IntegerGraph
 from qstrategies.quantization.interface import InputSpec
 from qstrategies.quantization.observe import same
@@ -60,7 +61,9 @@ def check_forms(
 
     def called() -> list[Tensor]:
         args, kwargs = arguments.filled([tensor.clone() for tensor in inputs])
-        return [each for _, each in leaves(user(*args, **kwargs)) if isinstance(each, Tensor)]
+        with InFloat():
+            found = leaves(user(*args, **kwargs))
+        return [each for _, each in found if isinstance(each, Tensor)]
 
     before = _state(user)
     expected = called()
