@@ -1,12 +1,13 @@
 """What a shell is told to complete."""
 
+import re
 import shutil
 import subprocess
 
 import pytest
 
 from qstrategies.cli import commands, parser
-from qstrategies.cli.completion import CLOSED, FROM_REGISTRIES, SHELLS, script
+from qstrategies.cli.completion import CLOSED, FROM_REGISTRIES, SHELLS, STRATEGY_NAMES, script
 from qstrategies.strategies import STRATEGIES
 
 COMPLETE = """
@@ -40,6 +41,30 @@ def test_bash_completes_commands_options_and_names():
     assert completed("compare", "--dataset", "mni") == ["mnist"]
 
 
+def test_a_name_is_completed_behind_a_plus_too():
+    assert completed("run", "cle+ada") == ["cle+adaround"]
+    assert completed("compare", "qat", "cle+mse_clip+ada") == ["cle+mse_clip+adaround"]
+    assert completed("run", "cle+weight") == [
+        f"cle+{name}" for name in STRATEGIES.names() if name.startswith("weight")
+    ]
+
+
+@pytest.mark.skipif(shutil.which("fish") is None, reason="needs Debian's package fish")
+def test_fish_completes_compositions():
+    ask = "source -; complete -C 'qstrategies compare qat cle+ada'"
+    done = subprocess.run(
+        ["fish", "-c", ask], input=script("fish"), capture_output=True, text=True, check=True
+    )
+    assert done.stdout.split()[0] == "cle+adaround"
+
+
+def test_zsh_completes_every_one_of_several_names():
+    """What "(*)" stands before is completed once; "*" stands before what is repeated."""
+    text = script("zsh")
+    assert '"(*):' not in text
+    assert len(re.findall(r'^  "\*:.*:_qstrategies_composition"$', text, re.M)) == 1
+
+
 @pytest.mark.parametrize("shell", SHELLS)
 def test_every_command_and_option_is_in_the_script(shell):
     text = script(shell)
@@ -53,4 +78,4 @@ def test_every_command_and_option_is_in_the_script(shell):
 
 def test_what_is_completed_are_arguments_that_there_are():
     known = {action.dest for sub in commands(parser()).values() for action in sub._actions}
-    assert {*FROM_REGISTRIES, *CLOSED} <= known
+    assert {*STRATEGY_NAMES, *FROM_REGISTRIES, *CLOSED} <= known

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 from collections.abc import Collection
 
 from qstrategies.cli.output import show
@@ -21,9 +22,9 @@ from qstrategies.records import (
 )
 
 SHELLS = ("bash", "zsh", "fish")
+STRATEGY_NAMES = ("strategy", "strategies")
+"""Arguments that are names of strategies, alone or joined by "+"."""
 FROM_REGISTRIES = {
-    "strategy": "strategies",
-    "strategies": "strategies",
     "model": "models",
     "dataset": "datasets",
     "runtime": "runtimes",
@@ -45,6 +46,30 @@ CLOSED: dict[str, Collection[str]] = {
     "action": ("show",),
 }
 """Arguments with a fixed set of values."""
+COMPOSITIONS = {
+    "bash": """\
+_qstrategies_composition() {{
+  local before=""
+  [[ $1 == *+* ]] && before=${{1%+*}}+
+  compgen -P "$before" -W "{names}" -- "${{1##*+}}"
+}}
+""",
+    "zsh": """\
+_qstrategies_composition() {{
+  compset -P "*+"
+  compadd "$@" - {names}
+}}
+""",
+    "fish": """\
+function _qstrategies_composition
+  set -l before (string match -r "^.*\\+" -- (commandline -ct))
+  for name in {names}
+    echo "$before$name"
+  end
+end
+""",
+}
+"""Shell functions that complete what stands behind the last "+"."""
 
 
 def add_completion(sub: argparse.ArgumentParser) -> None:
@@ -72,7 +97,9 @@ def script(shell: str) -> str:
     for sub in commands(top).values():
         for action in sub._actions:
             _tell(action)
-    return shtab.complete(top, shell)
+    text: str = shtab.complete(top, shell)
+    # shtab's "(*)" lets zsh complete one of several names and none behind it.
+    return re.sub(r'^  "\(\*\)::?', '  "*:', text, flags=re.M) if shell == "zsh" else text
 
 
 def _tell(action: argparse.Action) -> None:
@@ -81,7 +108,9 @@ def _tell(action: argparse.Action) -> None:
 
     from qstrategies.plugins import REGISTRIES
 
-    if action.dest in FROM_REGISTRIES:
+    if action.dest in STRATEGY_NAMES:
+        action.complete = _compositions()  # type: ignore[attr-defined]
+    elif action.dest in FROM_REGISTRIES:
         action.choices = REGISTRIES[FROM_REGISTRIES[action.dest]].names()
     elif action.dest in CLOSED:
         action.choices = list(CLOSED[action.dest])
@@ -89,3 +118,13 @@ def _tell(action: argparse.Action) -> None:
         action.complete = shtab.DIRECTORY  # type: ignore[attr-defined]
     elif action.type is file:
         action.complete = shtab.FILE  # type: ignore[attr-defined]
+
+
+def _compositions() -> dict[str, str | dict[str, str]]:
+    """What completes names of strategies that are joined by "+", in the form that shtab reads."""
+    from qstrategies.plugins import REGISTRIES
+
+    names = " ".join(REGISTRIES["strategies"].names())
+    called = "_qstrategies_composition"
+    functions = {shell: text.format(names=names) for shell, text in COMPOSITIONS.items()}
+    return {"bash": called, "zsh": called, "fish": f"({called})", "preamble": functions}
