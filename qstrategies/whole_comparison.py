@@ -10,6 +10,7 @@ from typing import Any
 
 from torch import nn
 
+from qstrategies.arguments import public
 from qstrategies.datasets import DATASETS
 from qstrategies.datasets.base import Dataset, Location
 from qstrategies.evidence import conclude
@@ -23,6 +24,7 @@ from qstrategies.report.write import write_report
 from qstrategies.strategies.base import BASELINE
 
 
+@public
 def compare(  # noqa: PLR0913 - one keyword per setting
     model: str | nn.Module | Callable[[], nn.Module],
     dataset: str | Dataset,

@@ -10,7 +10,7 @@ import pytest
 PACKAGE = Path(__file__).parent.parent / "qstrategies"
 LAYERS = [
     {"errors", "text"},
-    {"files", "typed_json"},
+    {"arguments", "files", "typed_json"},
     {"registry", "records", "guest", "sandbox", "source_code", "pixels", "progress", "tflite_file"},
     {"tasks"},
     {"operators"},

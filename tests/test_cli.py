@@ -33,7 +33,7 @@ def exported_file():
         (["compare", "qat", "quat"], "unknown strategy 'quat'. Did you mean 'qat'?"),
         (["run"], "the following arguments are required: STRATEGY"),
         (["run", "qat", "--epohcs", "3"], "unrecognized arguments: --epohcs 3"),
-        (["run", "qat", "--epochs", "many"], "argument --epochs: invalid int value: 'many'"),
+        (["run", "qat", "--epochs", "many"], "argument --epochs: 'many' is not a whole number: expected one"),
         (["run", "qat", "--epochs", "0"], "epochs 0 is out of range: it must lie in 1...1000"),
         (
             ["run", "qat", "--weight-bits", "1"],

@@ -38,7 +38,7 @@ def words_of(path: Path, sub: argparse.ArgumentParser, typed: argparse.Namespace
     words = []
     for key, value in _table(path).items():
         if key not in keys:
-            raise unknown(f"key in {str(path)!r}", key, keys)
+            raise InputError(f"{str(path)!r}: {unknown('key', key, keys)}")
         action = keys[key]
         if action.option_strings:
             words += _typed(f"--{key}", action, value)

@@ -30,11 +30,11 @@ def add_run(sub: argparse.ArgumentParser) -> None:
     sub.add_argument(
         "strategy", metavar="STRATEGY", nargs="?", help="a name from `qstrategies list`"
     )
-    sub.add_argument("--weight-bits", type=int, default=8, help="8...2 (default: 8)")
-    sub.add_argument("--activation-bits", type=int, default=8, help=f"8...2 (default: 8){ENDS}")
+    sub.add_argument("--weight-bits", type=whole(), default=8, help="8...2 (default: 8)")
+    sub.add_argument("--activation-bits", type=whole(), default=8, help=f"8...2 (default: 8){ENDS}")
     sub.add_argument(
         "--calibration-draw",
-        type=int,
+        type=whole(),
         default=0,
         help="which draw of calibration images for the seed (default: 0)",
     )
@@ -56,7 +56,7 @@ def add_compare(sub: argparse.ArgumentParser) -> None:
     )
     sub.add_argument(
         "--seeds",
-        type=int,
+        type=whole(),
         default=1,
         help="number of seeds, from --seed on; 5 says which differences are real",
     )
@@ -67,7 +67,7 @@ def add_compare(sub: argparse.ArgumentParser) -> None:
     )
     sub.add_argument(
         "--calibration-draws",
-        type=int,
+        type=whole(),
         default=1,
         help="draws of calibration images per seed, for post-training strategies (default: 1)",
     )

@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from qstrategies.arguments import as_path
 from qstrategies.cli.values import file, folder
 
 if TYPE_CHECKING:
@@ -53,7 +54,7 @@ def use(options: argparse.Namespace) -> None:
     """
     paths, model = list(getattr(options, "use", [])), getattr(options, "model", "")
     if model.endswith(".onnx"):
-        paths.append(Path(model))
+        paths.append(as_path(model, "--model"))
         options.model = Path(model).stem
     if not paths:
         return

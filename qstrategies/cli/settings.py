@@ -51,21 +51,21 @@ def _add_training(sub: argparse.ArgumentParser) -> None:
         "speech: 20 epochs, batch 64, for spoken_digits",
     )
     train.add_argument(
-        "--epochs", type=int, help="epochs of the float training, and of QAT from scratch"
+        "--epochs", type=whole(), help="epochs of the float training, and of QAT from scratch"
     )
-    train.add_argument("--learning-rate", type=float, help="peak learning rate")
+    train.add_argument("--learning-rate", type=number(), help="peak learning rate")
     train.add_argument("--optimizer", help=", ".join(OPTIMIZERS))
     train.add_argument("--schedule", help=", ".join(SCHEDULES))
-    train.add_argument("--batch-size", type=int, help="images per step")
+    train.add_argument("--batch-size", type=whole(), help="images per step")
     train.add_argument(
         "--tune-epochs",
-        type=int,
+        type=whole(),
         help="epochs that finetune and the QAT strategies add to the float model",
     )
-    train.add_argument("--tune-learning-rate", type=float, help="peak learning rate of those")
+    train.add_argument("--tune-learning-rate", type=number(), help="peak learning rate of those")
     train.add_argument(
         "--seed",
-        type=int,
+        type=whole(),
         default=0,
         help="of weights, batches and calibration images (default: 0)",
     )
@@ -121,7 +121,7 @@ def _add_quantization(sub: argparse.ArgumentParser) -> None:
     )
     quantize.add_argument(
         "--calibration-images",
-        type=int,
+        type=whole(),
         default=1024,
         help="training images that set activation ranges (default: 1024)",
     )

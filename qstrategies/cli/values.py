@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import math
 from argparse import ArgumentTypeError
 from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
 
+from qstrategies.arguments import as_path
+from qstrategies.errors import InputError
+
 Number = TypeVar("Number", int, float)
 
 
-def number(low: float, high: float) -> Callable[[str], float]:
-    """A finite number from ``low`` to ``high``."""
+def number(low: float = -math.inf, high: float = math.inf) -> Callable[[str], float]:
+    """A number from ``low`` to ``high``; without them what takes it says which."""
 
     def parse(text: str) -> float:
         try:
@@ -23,8 +27,8 @@ def number(low: float, high: float) -> Callable[[str], float]:
     return parse
 
 
-def whole(low: int, high: int) -> Callable[[str], int]:
-    """A whole number from ``low`` to ``high``."""
+def whole(low: float = -math.inf, high: float = math.inf) -> Callable[[str], int]:
+    """A whole number from ``low`` to ``high``; without them what takes it says which."""
 
     def parse(text: str) -> int:
         try:
@@ -39,7 +43,7 @@ def whole(low: int, high: int) -> Callable[[str], int]:
 
 
 def _within(value: Number, text: str, low: float, high: float) -> Number:
-    if not low <= value <= high:  # so written, it refuses NaN
+    if high < math.inf and not low <= value <= high:  # so written, it refuses NaN
         limits = f"{low:g}...{high:g}"
         raise ArgumentTypeError(f"{_shortened(text)} is out of range: it must lie in {limits}")
     return value
@@ -74,8 +78,7 @@ def folder(text: str) -> Path:
 
 
 def _path(text: str) -> Path:
-    if not text.strip():
-        raise ArgumentTypeError(f"{text!r} is empty: expected a path")
-    if "\0" in text:
-        raise ArgumentTypeError(f"{text!r} has a NUL character, which no path has: leave it out")
-    return Path(text)
+    try:
+        return as_path(text, repr(text))
+    except InputError as error:
+        raise ArgumentTypeError(str(error)) from None

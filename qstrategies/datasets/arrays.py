@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from qstrategies.arguments import as_path
 from qstrategies.datasets.encoding import tensor_of
 from qstrategies.datasets.made import MadeDataset, Part, made
 from qstrategies.datasets.settings import SPLITS, Settings
@@ -91,7 +92,7 @@ def _signal(values: Tensor) -> Tensor:
 
 def _pairs(inputs: Any, labels: Any) -> Pairs:
     if isinstance(inputs, str | Path):
-        return _npz(Path(inputs))
+        return _npz(as_path(inputs, "inputs"))
     if isinstance(inputs, Mapping):
         for split, pair in inputs.items():
             if not isinstance(pair, tuple | list) or len(pair) != 2:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
+from qstrategies.arguments import check_fields
 from qstrategies.datasets.split import CalibrationSet as CalibrationSet
 from qstrategies.datasets.split import Split as Split
 from qstrategies.pixels import Normalization
@@ -23,6 +24,9 @@ class Location:
     cache: Path | None = None
     folder: Path | None = None
     download: bool = False
+
+    def __post_init__(self) -> None:
+        check_fields(self)
 
     @property
     def root(self) -> Path:

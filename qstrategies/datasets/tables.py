@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from qstrategies.arguments import as_path, public
 from qstrategies.datasets.made import MadeDataset, Part, made
 from qstrategies.datasets.settings import SPLITS, Settings
 from qstrategies.datasets.stored import InMemory
@@ -23,6 +24,7 @@ LOST = 1e-3
 Columns = dict[str, NDArray[Any]]
 
 
+@public
 def from_table(data: Any, target: str, **settings: Any) -> MadeDataset:
     """A dataset of columns: ``from_table("flowers.csv", target="species")``.
 
@@ -69,7 +71,7 @@ def from_table(data: Any, target: str, **settings: Any) -> MadeDataset:
 
 def _table(data: Any) -> Columns:
     if isinstance(data, str | Path):
-        return _read(Path(data))
+        return _read(as_path(data, "data"))
     if not hasattr(data, "keys"):  # of a data frame too
         raise InputError(f"{type(data).__name__}: expected a CSV file or columns by name")
     table = {str(name): np.asarray(data[name]) for name in list(data)}

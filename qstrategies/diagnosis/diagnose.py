@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
+from qstrategies.arguments import public
 from qstrategies.diagnosis.findings import Finding, findings
 from qstrategies.diagnosis.measure import Site, site, sqnr
 from qstrategies.diagnosis.simulate import Simulation
 from qstrategies.errors import InputError
 from qstrategies.guest import guest, own_randomness
-from qstrategies.quantization.calibrate import as_batches, calibrate
+from qstrategies.quantization.calibrate import Batches, as_batches, calibrate
 from qstrategies.quantization.exact_forms import NORM_KINDS, folds, module_at
 from qstrategies.quantization.float_graph import normalized_copy
 from qstrategies.quantization.prepare import Prepared, prepare
@@ -117,11 +118,12 @@ class Diagnosis:
         return "\n".join(lines)
 
 
+@public
 @guest
 @own_randomness()
 def diagnose(  # noqa: PLR0913 - one keyword per setting
     model: nn.Module,
-    calibration: Iterable[Inputs],
+    calibration: Batches,
     examples: Inputs,
     labels: Tensor | None = None,
     *,

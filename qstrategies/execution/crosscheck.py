@@ -15,6 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from qstrategies.arguments import public
 from qstrategies.errors import InputError
 from qstrategies.evaluation import Evaluation, batch_size
 from qstrategies.execution.distance import (
@@ -29,7 +30,7 @@ from qstrategies.export.forms import MAKERS
 from qstrategies.export.onnx_export import ExportedModel
 from qstrategies.guest import guest
 from qstrategies.quantization.model import QuantizedModel
-from qstrategies.quantization.structure import leaves
+from qstrategies.quantization.structure import as_tensor, leaves
 from qstrategies.records import ENGINES, RuntimeCheck, Skipped
 from qstrategies.runtimes import RUNTIMES, runtimes_for
 from qstrategies.runtimes.base import Runtime, joined, refusing
@@ -78,10 +79,11 @@ class CrossCheck:
         return "\n".join([*lines, verdict(self.same, self.apart)])
 
 
+@public
 @guest
 def cross_check(
     exported: ExportedModel | Sequence[ExportedModel],
-    inputs: Tensor | tuple[Tensor, ...],
+    inputs: Any,
     runtimes: Iterable[str] | None = None,
 ) -> CrossCheck:
     """Run ``inputs`` through PyTorch's engines and through every installed runtime (or those
@@ -89,22 +91,19 @@ def cross_check(
 
     Args:
         exported: what ``export_onnx`` returned.
-        inputs: one tensor [N, ...] per input of the model: real values as the float model takes
-            them, or uint8 values that are taken to be the integers of the input's quantizer (raw
-            pixels).
+        inputs: one tensor or array [N, ...] per input of the model, several as a tuple or list:
+            real values as the float model takes them, or uint8 values that are taken to be the
+            integers of the input's quantizer (raw pixels).
 
     Raises:
-        InputError: an unknown runtime, another number of inputs than the model has, or outputs
-            without one row per example.
+        InputError: an unknown runtime, another number of inputs than the model has, no example, or
+            outputs without one row per example.
     """
     files = [exported] if isinstance(exported, ExportedModel) else list(exported)
-    quantized = files[0].quantized
-    tensors = inputs if isinstance(inputs, tuple) else (inputs,)
-    if quantized is None or len(tensors) != len(quantized.inputs):
-        raise InputError(
-            f"got {len(tensors)} inputs: expected "
-            f"{len(quantized.inputs) if quantized else 'an int8 export'}"
-        )
+    quantized = files[0].quantized if files else None
+    if quantized is None:
+        raise InputError("there is no int8 export: expected what qs.export_onnx gives")
+    tensors = _tensors(inputs, len(quantized.inputs))
     for name, output in zip(quantized.output_names, quantized.graph.outputs, strict=True):
         if output.shape[:1] != (None,):
             raise InputError(
@@ -129,6 +128,20 @@ def cross_check(
         checks += found
         skipped += left_out
     return CrossCheck(tuple(checks), tuple(dict.fromkeys(skipped)))
+
+
+def _tensors(inputs: Any, expected: int) -> list[Tensor]:
+    """``inputs`` as one tensor for each of the ``expected`` inputs of a model."""
+    given = inputs if isinstance(inputs, tuple | list) else [inputs]
+    if len(given) != expected:
+        raise InputError(
+            f"got {len(given)} inputs: expected {expected}, each a tensor of examples, without "
+            "labels"
+        )
+    tensors = [as_tensor(each) for each in given]
+    if not all(tensor.numel() for tensor in tensors):
+        raise InputError("the inputs hold no example: give at least one")
+    return tensors
 
 
 def check_engines(

@@ -8,6 +8,7 @@ import itertools
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from qstrategies.arguments import public
 from qstrategies.errors import InputError
 from qstrategies.experiment.checkpoint import is_trained
 from qstrategies.experiment.computing import compute, resources_of, scheduler_for
@@ -47,6 +48,7 @@ def default_strategies(base: ExperimentConfig) -> Sequence[str]:
     return FROM_A_TRAINED_MODEL if is_trained(base) else DEFAULT_STRATEGIES
 
 
+@public
 def plan(
     base: ExperimentConfig,
     strategies: Sequence[str],
@@ -103,6 +105,7 @@ def plan(
     return configs
 
 
+@public
 def run_all(
     configs: Sequence[ExperimentConfig],
     workspace: Workspace,

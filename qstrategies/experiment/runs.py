@@ -10,6 +10,7 @@ from typing import Any
 
 from torch import nn
 
+from qstrategies.arguments import public
 from qstrategies.datasets import DATASETS
 from qstrategies.datasets.base import Dataset
 from qstrategies.evaluation import Evaluation, evaluate
@@ -56,6 +57,7 @@ from qstrategies.training.loop import TrainingDivergedError
 TIMED_IMAGES = 256
 
 
+@public
 @guest
 @own_randomness()
 def run_experiment(config: ExperimentConfig, workspace: Workspace) -> RunRecord:

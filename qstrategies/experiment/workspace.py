@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from qstrategies.arguments import check_fields
 from qstrategies.datasets import DATASETS, made_dataset
 from qstrategies.datasets.base import Dataset, Location
 from qstrategies.evaluation import Evaluation
@@ -35,6 +36,9 @@ class Workspace:
     float_results: dict[Path, tuple[dict[str, Evaluation], ExportedModel]] = field(
         default_factory=dict
     )
+
+    def __post_init__(self) -> None:
+        check_fields(self)
 
     def dataset(self, name: str) -> Dataset:
         """The dataset ``name``, loaded once."""

@@ -14,6 +14,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
+from qstrategies.arguments import public
 from qstrategies.errors import InputError
 from qstrategies.export.nibbles import fits_nibbles, nibbles
 from qstrategies.export.onnx_export import ExportedModel, saved
@@ -26,6 +27,7 @@ from qstrategies.quantization.model import QuantizedModel
 OPSET, IR_VERSION = 21, 10
 
 
+@public
 @guest
 @own_randomness()
 def export_int4(

@@ -14,6 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from qstrategies.arguments import public
 from qstrategies.certificate import certify_model
 from qstrategies.certificate.report import EXACT
 from qstrategies.errors import SelfCheckError, check_choice
@@ -67,6 +68,7 @@ class ExportedModel:
         return [spec.for_file(tensor, self.pixels).numpy() for spec, tensor in specs]
 
 
+@public
 @guest
 @own_randomness()
 def export_onnx(
@@ -120,6 +122,7 @@ def export_onnx(
     return [replace(file, pixels=pixels) for file in files]
 
 
+@public
 @guest
 @own_randomness()
 def export_float_onnx(

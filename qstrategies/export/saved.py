@@ -19,9 +19,10 @@ import safetensors.numpy
 import torch
 
 from qstrategies import typed_json
+from qstrategies.arguments import public
 from qstrategies.errors import InputError
 from qstrategies.export.islands import Ends, ExportedIslands, OnnxPart, export_islands
-from qstrategies.files import FileError, atomic_write, read_bytes
+from qstrategies.files import FileError, atomic_write, check_file, read_bytes
 from qstrategies.guest import guest, own_randomness
 from qstrategies.operators.base import Array, Node, TensorSpec
 from qstrategies.operators.island import Island
@@ -38,6 +39,7 @@ DTYPES = {str(each).removeprefix("torch."): each for each in (
 )}  # fmt: skip
 
 
+@public
 @guest
 @own_randomness()
 def save(quantized: QuantizedModel, path: Path | str) -> None:
@@ -67,6 +69,7 @@ def save(quantized: QuantizedModel, path: Path | str) -> None:
     atomic_write(Path(path), safetensors.numpy.save(arrays, metadata))
 
 
+@public
 @guest
 def load(path: Path | str) -> QuantizedModel:
     """The model that ``save`` wrote to ``path``. Named tuples and data classes that it returned
@@ -75,6 +78,7 @@ def load(path: Path | str) -> QuantizedModel:
     Raises:
         InputError: no such file, another kind of file, or one that was altered.
     """
+    check_file(Path(path), most=None)
     try:
         return _loaded(read_bytes(Path(path)))
     except FileError:

@@ -14,6 +14,7 @@ from onnx import numpy_helper
 from onnx.reference import ReferenceEvaluator
 from torch import Tensor, nn
 
+from qstrategies.arguments import public
 from qstrategies.errors import InputError, SelfCheckError
 from qstrategies.onnx_file import content_hash, load_checked
 from qstrategies.onnx_model.functions import (
@@ -105,6 +106,7 @@ class SeveralInputs(OnnxModel):
         return self.results(*inputs)
 
 
+@public
 def from_onnx(path: str | Path, shape: Sequence[int] | None = None) -> nn.Module:
     """The float model in an ONNX file as a PyTorch model, to be quantized, or registered and
     compared.

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from qstrategies.arguments import public
 from qstrategies.diagnosis.measure import sqnr
 from qstrategies.errors import InputError
 from qstrategies.guest import guest
 from qstrategies.pt2e.ranges import KnownRanges
 from qstrategies.pt2e.read import Converted, read
-from qstrategies.quantization.calibrate import as_batches, calibration_inputs, example_inputs
+from qstrategies.quantization.calibrate import (
+    Batches,
+    as_batches,
+    calibration_inputs,
+    example_inputs,
+)
 from qstrategies.quantization.model import QuantizedModel
 from qstrategies.quantization.prepare import Prepared, prepare
 from qstrategies.quantization.structure import leaves
@@ -36,10 +41,11 @@ class FromPt2e(QuantizedModel):
         return f"{shown}, {self.agreement:.1f} dB from what PT2E converted"
 
 
+@public
 @guest
 def from_pt2e(
     converted: Any,
-    calibration: Iterable[Any] = (),
+    calibration: Batches = (),
     *,
     config: QuantizationConfig = QuantizationConfig(),
     input_scale: float | None = None,

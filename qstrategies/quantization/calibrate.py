@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
@@ -16,6 +16,8 @@ from qstrategies.quantization.fitting import fit_ranges
 from qstrategies.quantization.prepare import CPU, Prepared, placed
 from qstrategies.quantization.saturation import saturating_nodes
 
+Batches: TypeAlias = Iterable[Any] | Dataset[Any]
+"""What calibration may be given as: see ``as_batches``."""
 BATCH = 128
 """Examples of what does not come in batches."""
 
@@ -34,12 +36,9 @@ class _Observing(fx.Interpreter):
         return value if quantizer is None else quantizer.observe(value)
 
 
-def as_batches(calibration: Any) -> Iterable[Any]:
+def as_batches(calibration: Batches) -> Iterable[Any]:
     """``calibration`` as batches: those of a loader; all examples of a tensor, an array, a dict of
-    such or a map-style dataset, in its order.
-
-    Raises ``InputError`` for what holds none.
-    """
+    such or a map-style dataset, in its order."""
     if isinstance(calibration, Tensor | np.ndarray):
         starts = range(0, len(calibration), BATCH)
         return [calibration[start : start + BATCH] for start in starts]
@@ -48,10 +47,6 @@ def as_batches(calibration: Any) -> Iterable[Any]:
     if isinstance(calibration, Dataset) and not isinstance(calibration, IterableDataset):
         unseen = torch.Generator()  # a loader draws a number: not from the user's
         return DataLoader(calibration, BATCH, generator=unseen)
-    if not isinstance(calibration, Iterable):
-        raise InputError(
-            f"calibration is a {type(calibration).__name__}: expected batches, as of a DataLoader"
-        )
     return calibration
 
 

@@ -9,7 +9,7 @@ section 3.2).
 from __future__ import annotations
 
 import copy
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 from typing import Any, Self
 
@@ -19,6 +19,7 @@ from qstrategies.errors import InputError
 from qstrategies.guest import own_randomness
 from qstrategies.operators.table import Elementwise
 from qstrategies.quantization.calibrate import (
+    Batches,
     as_batches,
     calibrate,
     calibration_batches,
@@ -124,7 +125,7 @@ def prepare_qat(  # noqa: PLR0913 - one keyword per setting
     recipe: Recipe = NOTHING,
     input_scale: float | None = None,
     leave_in_float: Collection[str | type[nn.Module]] = (),
-    calibration: Iterable[Any] = (),
+    calibration: Batches = (),
 ) -> FakeQuantizedModel:
     """A copy of ``model`` with fake quantizers. ``model`` is not changed; arguments and errors as
     in ``prepare``.

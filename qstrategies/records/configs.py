@@ -5,8 +5,10 @@ from __future__ import annotations
 import dataclasses
 import functools
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import NamedTuple
 
+from qstrategies.arguments import check_fields, fitting
 from qstrategies.errors import InputError, check_choice, check_range
 from qstrategies.records.checkpoint import Checkpoint
 from qstrategies.records.levels import LEVELS, LevelSet
@@ -57,6 +59,7 @@ class TrainingConfig:
     batch_size: int = 256
 
     def __post_init__(self) -> None:
+        check_fields(self)
         check_range("epochs", self.epochs, 1, 1000)
         check_range("learning rate", self.learning_rate, 1e-8, 10)
         check_range("batch size", self.batch_size, 2, 8192)
@@ -110,6 +113,7 @@ class QuantizationConfig:
     calibration_images: int = 1024
 
     def __post_init__(self) -> None:
+        check_fields(self)
         check_range("weight bits", self.weight_bits, 2, 8)
         check_choice("level set", self.levels, LEVELS)
         most = 64 if self.fixed_point else 128
@@ -187,7 +191,9 @@ class ExperimentConfig:
 
     def __post_init__(self) -> None:
         if not isinstance(self.checkpoint, Checkpoint | None):
-            object.__setattr__(self, "checkpoint", Checkpoint.at(self.checkpoint))
+            path = fitting(Path, self.checkpoint, "checkpoint of ExperimentConfig")
+            object.__setattr__(self, "checkpoint", Checkpoint.at(path))
+        check_fields(self)
         check_choice("checks", self.checks, CHECKS)
         check_choice("pixel type", self.pixels, PIXELS)
         for form in self.forms:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from qstrategies.arguments import public
 from qstrategies.records import ACCURACY, Metric, RunRecord, Widths, labels
 from qstrategies.report.grid import Grid
 
@@ -55,6 +56,7 @@ class Row:
         )
 
 
+@public
 def summarise(records: Sequence[RunRecord]) -> list[Row]:
     """The float baseline first, then one row per strategy and bit width, in the order of the
     records."""

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from qstrategies.arguments import public
 from qstrategies.files import atomic_write, sha256
 from qstrategies.specification.ends import End
 from qstrategies.specification.lowering import program_of
@@ -96,6 +97,7 @@ class Specification:
         atomic_write(path.with_suffix(".md"), self.markdown)
 
 
+@public
 def specify(path: Path | str) -> Specification:
     """The specification of the ONNX file ``path``; raises ``InputError`` as ``program_of``."""
     return Specification(program_of(path))

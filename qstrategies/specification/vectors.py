@@ -17,8 +17,10 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
+from qstrategies.arguments import public
 from qstrategies.errors import InputError
-from qstrategies.files import check_file, read_bytes, sha256
+from qstrategies.files import read_bytes, sha256
+from qstrategies.onnx_file import load_checked
 from qstrategies.runtimes.onnx_runtime import plain_session
 from qstrategies.specification.ends import End, Integer, ends_of, unread_of
 from qstrategies.typed_json import Count, Range, Sha256, build, load
@@ -110,6 +112,7 @@ def vectors_path(path: Path) -> Path:
     return path.with_suffix(SUFFIX)
 
 
+@public
 def golden_vectors(path: Path | str) -> Vectors:
     """The golden vectors of the ONNX file ``path``; whatever varies with the batch has size 1.
 
@@ -117,7 +120,7 @@ def golden_vectors(path: Path | str) -> Vectors:
         InputError: a broken file, an input that is not quantized, or an output that is no tensor
             of 8-bit integers.
     """
-    check_file(Path(path))
+    load_checked(Path(path))
     return vectors_of(read_bytes(Path(path)))
 
 

@@ -10,10 +10,12 @@ from typing import Any
 
 from torch import nn
 
+from qstrategies.arguments import public
 from qstrategies.errors import InputError
 from qstrategies.guest import guest
 from qstrategies.onnx_model import from_onnx
 from qstrategies.quantization.calibrate import (
+    Batches,
     as_batches,
     calibrate,
     calibration_batches,
@@ -30,10 +32,11 @@ from qstrategies.strategies import STRATEGIES
 from qstrategies.strategies.base import Strategy
 
 
+@public
 @guest
 def quantize(  # noqa: PLR0913 - one keyword per setting
     model: nn.Module | str | Path,
-    calibration: Iterable[Any],
+    calibration: Batches,
     example: Any,
     *,
     config: QuantizationConfig = QuantizationConfig(),
@@ -85,7 +88,7 @@ def _one_shape(example: Any) -> tuple[int, ...] | None:
     return None if shape is None else tuple(shape[1:])
 
 
-def calibrated(prepared: Prepared, calibration: Iterable[Any]) -> QuantizedModel:
+def calibrated(prepared: Prepared, calibration: Batches) -> QuantizedModel:
     """``prepared`` with the ranges of ``calibration``, as integers."""
     given = as_batches(calibration)
     batches = list(given) if sees_batches(prepared.recipe) else given
@@ -109,7 +112,7 @@ def integers(prepared: Prepared, calibration: Iterable[Any]) -> QuantizedModel:
     return quantized
 
 
-def trained_integers(model: FakeQuantizedModel, calibration: Iterable[Any]) -> QuantizedModel:
+def trained_integers(model: FakeQuantizedModel, calibration: Batches) -> QuantizedModel:
     """What was trained with fake quantizers, as integers. ``model`` is not changed."""
     trained, batches = copy.deepcopy(model).cpu().eval(), list(as_batches(calibration))
     trained.forms.recipe.settle(trained, calibration_batches(trained.forms, batches))

@@ -3,15 +3,17 @@ them (``loop.py``)."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
+from qstrategies.arguments import public
 from qstrategies.errors import InputError
 from qstrategies.guest import guest, own_randomness
+from qstrategies.quantization.calibrate import Batches
 from qstrategies.quantization.model import QuantizedModel
 from qstrategies.quantization.qat import FakeQuantizedModel, prepare_qat
 from qstrategies.quantization.quantizers import ActivationQuantizer
@@ -176,8 +178,9 @@ class Trainee:
         """``model`` in evaluation mode on the CPU, its weights plain again. Trains no further."""
         return self._folded(self.model).cpu()
 
+    @public
     @guest
-    def finish(self, calibration: Iterable[Any] = ()) -> QuantizedModel:
+    def finish(self, calibration: Batches = ()) -> QuantizedModel:
         """The quantized model of what was trained, which can be trained on.
 
         Args:
@@ -226,6 +229,7 @@ class Trainee:
         return model.eval()
 
 
+@public
 @guest
 @own_randomness()
 def prepare(  # noqa: PLR0913 - one keyword per setting
@@ -237,7 +241,7 @@ def prepare(  # noqa: PLR0913 - one keyword per setting
     input_scale: float | None = None,
     leave_in_float: Collection[str | type[nn.Module]] = (),
     steps: int | None = None,
-    calibration: Iterable[Any] = (),
+    calibration: Batches = (),
 ) -> Trainee:
     """``model`` under ``strategy``, for a training loop of one's own. ``model`` is not changed.
 
@@ -277,6 +281,7 @@ def prepare(  # noqa: PLR0913 - one keyword per setting
     return Trainee(copied, chosen, steps, request)
 
 
+@public
 @guest
 def resume(
     model: nn.Module,

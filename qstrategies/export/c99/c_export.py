@@ -11,6 +11,7 @@ from pathlib import Path
 
 import onnx
 
+from qstrategies.arguments import public
 from qstrategies.errors import InputError
 from qstrategies.export.c99.arena import Arena, arena_of
 from qstrategies.export.c99.calls import CALLS
@@ -33,6 +34,7 @@ MARK = "qstrategies-c99"
 """What the comment with the ends of the file begins with: its readers look for it."""
 
 
+@public
 @guest
 def export_c(
     model: QuantizedModel | Path | str, folder: Path | str, name: str = "model"

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from qstrategies.arguments import public
 from qstrategies.errors import InputError
 from qstrategies.export.onnx_export import ExportedModel
 from qstrategies.export.tflite import layers, operators
@@ -18,6 +19,7 @@ from qstrategies.tflite_file import METADATA_KEY, metadata_bytes, sealed
 __all__ = ["export_tflite", "layers", "operators"]
 
 
+@public
 @guest
 def export_tflite(
     quantized: QuantizedModel, path: Path | str, metadata: Mapping[str, Any] | None = None
