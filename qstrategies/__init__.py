@@ -69,6 +69,11 @@ _HOMES = _homes()
 __all__ = list(_HOMES)
 
 
+def __dir__() -> list[str]:
+    """For completion at a prompt, before anything is loaded."""
+    return [*__all__, "__version__"]
+
+
 def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -18,8 +18,9 @@ class NotFiniteError(InputError):
 def unknown(kind: str, value: object, choices: Iterable[str]) -> InputError:
     """The error for a value outside a closed set, with the closest valid choice as a suggestion."""
     valid = sorted(choices)
-    close = difflib.get_close_matches(str(value), valid, n=1)
-    hint = f" Did you mean {close[0]!r}?" if close else ""
+    small = {each.lower(): each for each in valid}
+    close = difflib.get_close_matches(str(value).lower(), small, n=1)
+    hint = f" Did you mean {small[close[0]]!r}?" if close else ""
     return InputError(f"unknown {kind} {value!r}.{hint} Valid: {', '.join(valid)}")
 
 
@@ -33,7 +34,14 @@ def check_choice(kind: str, value: object, choices: Iterable[str]) -> None:
 def check_range(kind: str, value: float, low: float, high: float) -> None:
     """Raise ``InputError`` unless ``low <= value <= high`` (NaN fails)."""
     if not low <= value <= high:
-        raise InputError(f"{kind} {value!r} is out of range: it must lie in {low:g}...{high:g}")
+        raise InputError(f"{kind} {value!r} is out of range: it must lie in {span(low, high)}")
+
+
+def span(low: float, high: float) -> str:
+    """The numbers from ``low`` to ``high`` in words, whole ones with all their digits."""
+    whole = [float(end).is_integer() and abs(end) < 1e12 for end in (low, high)]
+    ends = zip((low, high), whole, strict=True)
+    return "...".join(f"{end:.0f}" if is_whole else f"{end:g}" for end, is_whole in ends)
 
 
 REPORT = "The fault is not yours: report it, and leave the layers there in float"

@@ -23,7 +23,7 @@ from typing import (
     is_typeddict,
 )
 
-from qstrategies.errors import InputError
+from qstrategies.errors import InputError, span
 
 LARGEST = 1e30
 """No measurement is larger; sums and squares of such numbers stay finite."""
@@ -39,7 +39,7 @@ class Range:
     def __call__(self, value: Any) -> str | None:
         """What ``value`` should have been, None if it fits."""
         fits = self.low <= value <= self.high
-        return None if fits else f"{self.low:g}...{self.high:g}"
+        return None if fits else span(self.low, self.high)
 
 
 @dataclass(frozen=True)

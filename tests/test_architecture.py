@@ -115,7 +115,7 @@ def test_nothing_is_patched_and_nothing_private_of_torch_is_imported():
 
 
 def test_report_imports_records_only():
-    allowed = {"report", "errors", "records", "files", "text", "typed_json"}
+    allowed = {"report", "arguments", "errors", "records", "files", "text", "typed_json"}
     assert {target for unit, target, _ in imports() if unit == "report"} <= allowed
 
 

@@ -20,10 +20,9 @@ class Alien:
 FUNCTIONS = {
     name: getattr(qs, name) for name in qs.__all__ if inspect.isfunction(getattr(qs, name))
 }
-DATASETS = {name: getattr(qs.datasets, name) for name in ("image_folder", "from_table")}
 CHECKED = [
     (function, name)
-    for function in (FUNCTIONS | DATASETS).values()
+    for function in FUNCTIONS.values()
     for name, hint in get_type_hints(function).items()
     if name != "return" and not any(_fits(member, Alien()) for member in _members(hint))
 ]

@@ -32,8 +32,14 @@ def exported_file():
         (["run", "weightnorm"], "unknown strategy 'weightnorm'. Did you mean 'weight_norm'?"),
         (["compare", "qat", "quat"], "unknown strategy 'quat'. Did you mean 'qat'?"),
         (["run"], "the following arguments are required: STRATEGY"),
-        (["run", "qat", "--epohcs", "3"], "unrecognized arguments: --epohcs 3"),
-        (["run", "qat", "--epochs", "many"], "argument --epochs: 'many' is not a whole number: expected one"),
+        (
+            ["run", "qat", "--epohcs", "3"],
+            "unknown option of run '--epohcs'. Did you mean '--epochs'? Valid: ",
+        ),
+        (
+            ["run", "qat", "--epochs", "many"],
+            "argument --epochs: 'many' is not a whole number: expected one",
+        ),
         (["run", "qat", "--epochs", "0"], "epochs 0 is out of range: it must lie in 1...1000"),
         (
             ["run", "qat", "--weight-bits", "1"],
@@ -72,6 +78,17 @@ def exported_file():
             ["diagnose", "{tmp}", "--cache-dir", "{cache}"],
             "(record.json): expected the folder of one run",
         ),
+        (["--out", "x", "run"], "'--out' stands before the command: give one of run, "),
+        (
+            ["run", "qat", "--bits", "4"],
+            "unknown option of run '--bits'. Did you mean '--weight-bi",
+        ),
+        (["run", "qat", "clamp"], "run takes no further 'clamp': leave it out"),
+        (["run", "qat+"], "'qat+' has a '+' beside nothing"),
+        (["run", "QAT"], "unknown strategy 'QAT'. Did you mean 'qat'?"),
+        (["run", "qat", "--seed", "-1"], "seed -1 is out of range: it must lie in 0...2147483647"),
+        (["run", "qat", "--data-dir", "{tmp}/none"], "is not there: give the folder"),
+        (["run", "qat", "--model", "mine.py"], "give it as --use mine.py"),
         (["data", "shwo"], "unknown action of data 'shwo'. Did you mean 'show'?"),
     ],
 )

@@ -57,7 +57,10 @@ def test_what_is_typed_wins(tmp_path):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("sead = 1", r"config.toml': unknown key 'sead'. Did you mean 'seed'\? Valid: .*weight-bits"),
+        (
+            "sead = 1",
+            r"config.toml': unknown key 'sead'. Did you mean 'seed'\? Valid: .*weight-bits",
+        ),
         ("weight_bits = 4", "Did you mean 'weight-bits'"),
         ("config = 'x'", "unknown key"),
         ("help = true", "unknown key"),

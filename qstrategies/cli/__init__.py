@@ -13,7 +13,7 @@ from qstrategies.cli import completion, computing, experiments, files, look
 from qstrategies.cli.config_file import words_of
 from qstrategies.cli.location import add_use, use
 from qstrategies.cli.output import OUTPUT_CLOSED, flush, settle, warn
-from qstrategies.errors import InputError, check_choice
+from qstrategies.errors import InputError, check_choice, unknown
 from qstrategies.files import check_file
 from qstrategies.sandbox import run_limited
 
@@ -56,8 +56,7 @@ def main(arguments: Sequence[str] | None = None, *, limited: bool = False) -> in
 
 
 def _dispatch(given: list[str], limited: bool) -> int:
-    if given and not given[0].startswith("-"):
-        check_choice("command", given[0], COMMANDS)
+    _check_beginning(given)
     options = _parsed(given)
     if not limited:
         seconds = CPU_SECONDS.get(given[0])
@@ -80,15 +79,39 @@ def _dispatch(given: list[str], limited: bool) -> int:
         ) from None
 
 
+def _check_beginning(given: list[str]) -> None:
+    """Raise ``InputError`` unless a command stands first, or what there is without one."""
+    names = ", ".join(COMMANDS)
+    if not given:
+        raise InputError(f"expected a command: {names} (see qstrategies --help)")
+    if not given[0].startswith("-"):
+        check_choice("command", given[0], COMMANDS)
+    elif given[0] not in ("-h", "--help", "--version"):
+        raise InputError(f"{given[0]!r} stands before the command: give one of {names} first")
+
+
 def _parsed(given: list[str]) -> argparse.Namespace:
     """The options in ``given``, and those of the file that it names."""
     top = parser()
-    options = top.parse_args(given)
+    options = _all_known(top, given)
     path = getattr(options, "config", None)
     if path is None:
         return options
     command, *typed = given
-    return top.parse_args([command, *words_of(path, commands(top)[command], options), *typed])
+    return _all_known(top, [command, *words_of(path, commands(top)[command], options), *typed])
+
+
+def _all_known(top: argparse.ArgumentParser, words: list[str]) -> argparse.Namespace:
+    """What ``words`` say; raises ``InputError`` for one that the command does not take."""
+    options, rest = top.parse_known_args(words)
+    if not rest:
+        return options
+    flags = [flag for each in commands(top)[words[0]]._actions for flag in each.option_strings]
+    if rest[0].startswith("-"):
+        raise unknown(f"option of {words[0]}", rest[0].partition("=")[0], flags)
+    raise InputError(
+        f"{words[0]} takes no further {rest[0]!r}: leave it out (see qstrategies {words[0]} --help)"
+    )
 
 
 def subjects(options: argparse.Namespace) -> list[Path]:

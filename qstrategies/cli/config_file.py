@@ -38,7 +38,8 @@ def words_of(path: Path, sub: argparse.ArgumentParser, typed: argparse.Namespace
     words = []
     for key, value in _table(path).items():
         if key not in keys:
-            raise InputError(f"{str(path)!r}: {unknown('key', key, keys)}")
+            hint = unknown("key", key, keys)
+            raise InputError(f"{str(path)!r}: {hint}")
         action = keys[key]
         if action.option_strings:
             words += _typed(f"--{key}", action, value)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from qstrategies.arguments import as_path
 from qstrategies.cli.values import file, folder
+from qstrategies.errors import InputError
 
 if TYPE_CHECKING:
     from qstrategies.datasets.base import Location
@@ -15,7 +16,9 @@ if TYPE_CHECKING:
 
 def add_location(group: Any) -> None:
     group.add_argument(
-        "--data-dir", type=folder, help="folder with a dataset's IDX files (plain, .gz or .xz)"
+        "--data-dir",
+        type=folder,
+        help="folder with a dataset's IDX files (plain, .gz or .xz)",
     )
     group.add_argument(
         "--cache-dir",
@@ -32,6 +35,9 @@ def add_location(group: Any) -> None:
 def location(options: argparse.Namespace) -> Location:
     from qstrategies.datasets.base import Location
 
+    folder = options.data_dir
+    if folder is not None and not folder.is_dir():
+        raise InputError(f"--data-dir {str(folder)!r} is not there: give the folder of the data")
     return Location(options.cache_dir, options.data_dir, options.download)
 
 
@@ -53,6 +59,11 @@ def use(options: argparse.Namespace) -> None:
     Raises ``InputError`` for one that does not do.
     """
     paths, model = list(getattr(options, "use", [])), getattr(options, "model", "")
+    if model.endswith(".py"):
+        raise InputError(
+            f"--model {model!r} is a file: give it as --use {model}, and as --model the name that "
+            "it registers"
+        )
     if model.endswith(".onnx"):
         paths.append(as_path(model, "--model"))
         options.model = Path(model).stem

@@ -68,11 +68,11 @@ def _describe(name: str, registry: Registry[Any]) -> dict[str, str]:
 
 
 def _summary(item: Any) -> str:
-    """What ``item`` says of itself in one line, or nothing."""
+    """What ``item`` says of itself first, as one line, or nothing."""
     documented = item.__doc__ if inspect.isroutine(item) else vars(item).get("__doc__")
     summary = getattr(item, "summary", None)
     text = summary if isinstance(summary, str) and summary else documented or ""
-    return inspect.cleandoc(text).partition("\n")[0]
+    return " ".join(inspect.cleandoc(text).partition("\n\n")[0].split())
 
 
 def add_data(sub: argparse.ArgumentParser) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from qstrategies.arguments import as_path
-from qstrategies.errors import InputError
+from qstrategies.errors import InputError, span
 
 Number = TypeVar("Number", int, float)
 
@@ -44,7 +44,7 @@ def whole(low: float = -math.inf, high: float = math.inf) -> Callable[[str], int
 
 def _within(value: Number, text: str, low: float, high: float) -> Number:
     if high < math.inf and not low <= value <= high:  # so written, it refuses NaN
-        limits = f"{low:g}...{high:g}"
+        limits = span(low, high)
         raise ArgumentTypeError(f"{_shortened(text)} is out of range: it must lie in {limits}")
     return value
 

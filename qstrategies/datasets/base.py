@@ -55,6 +55,9 @@ class Dataset(ABC):
     normalization: Normalization | None = None
     task: Task = CLASSIFICATION
 
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.name}: {self.summary})"
+
     @property
     @abstractmethod
     def splits(self) -> dict[str, Split]:

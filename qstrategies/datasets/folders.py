@@ -16,7 +16,7 @@ from PIL import Image, ImageOps
 from torch import Tensor
 
 from qstrategies import source_code
-from qstrategies.arguments import public
+from qstrategies.arguments import as_path
 from qstrategies.datasets.base import Location
 from qstrategies.datasets.made import MadeDataset, Part, made
 from qstrategies.datasets.pictures import with_bytes
@@ -27,7 +27,6 @@ from qstrategies.files import atomic_write, doing, sha256
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm")
 
 
-@public
 def image_folder(
     path: Path | str, size: int | tuple[int, int], *, grey: bool = False, **settings: Any
 ) -> MadeDataset:
@@ -46,7 +45,7 @@ def image_folder(
     Raises:
         InputError: no folder, no picture, or one that Pillow cannot read.
     """
-    folder = Path(path)
+    folder = as_path(path, "path")
     shape = _shape(size)
     if not folder.is_dir():
         raise InputError(f"no such folder: {str(folder)!r}: expected one of pictures")

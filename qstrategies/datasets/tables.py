@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from qstrategies.arguments import as_path, public
+from qstrategies.arguments import as_path
 from qstrategies.datasets.made import MadeDataset, Part, made
 from qstrategies.datasets.settings import SPLITS, Settings
 from qstrategies.datasets.stored import InMemory
@@ -24,7 +24,6 @@ LOST = 1e-3
 Columns = dict[str, NDArray[Any]]
 
 
-@public
 def from_table(data: Any, target: str, **settings: Any) -> MadeDataset:
     """A dataset of columns: ``from_table("flowers.csv", target="species")``.
 

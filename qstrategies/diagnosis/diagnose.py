@@ -85,6 +85,9 @@ class Diagnosis:
         }
         return json_text(content)
 
+    def __repr__(self) -> str:  # at a prompt and in a notebook
+        return str(self)
+
     def __str__(self) -> str:
         head = (
             f"{'rounded':<34} {'SQNR dB':>8} {'expected':>8} {'max/rms':>8} {'kurtosis':>8} "

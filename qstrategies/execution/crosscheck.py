@@ -59,6 +59,9 @@ class CrossCheck:
         """The executors that gave other bits."""
         return list(dict.fromkeys(check.runtime for check in self.checks if check.rows_equal < 1))
 
+    def __repr__(self) -> str:  # at a prompt and in a notebook
+        return str(self)
+
     def __str__(self) -> str:
         lines = [
             f"{'executor':<22} {'file':<22} {'examples':>8} {'rows equal':>11} {'max steps':>10}"

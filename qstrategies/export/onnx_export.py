@@ -56,7 +56,7 @@ class ExportedModel:
     size: int
     content_sha256: str = field(repr=False)
     same_as: str | None = field(default=None, repr=False)
-    certificate: Mapping[str, Any] | None = None
+    certificate: Mapping[str, Any] | None = field(default=None, repr=False)
     quantized: QuantizedModel | None = field(default=None, repr=False, compare=False)
     pixels: str = "uint8"
 

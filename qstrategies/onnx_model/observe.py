@@ -59,7 +59,10 @@ def random_inputs(
 def _random(entry: onnx.ValueInfoProto, shape: Sequence[int] | None, batch: int) -> Tensor:
     kind = entry.type.tensor_type
     if kind.elem_type != onnx.TensorProto.FLOAT or not kind.shape.dim:
-        raise InputError(f"the input {entry.name!r} is no batch of float32: only these are read")
+        raise InputError(
+            f"the input {entry.name!r} is no batch of float32: only these are read, give the file "
+            "of a float model"
+        )
     sizes = [each.dim_value for each in kind.shape.dim]
     inner = list(shape) if shape is not None else [size if size > 0 else 64 for size in sizes[1:]]
     count = sizes[0] if sizes[0] > 0 else batch

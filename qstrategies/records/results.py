@@ -220,6 +220,10 @@ class RunRecord:
     seconds: dict[str, NonNegative] = field(default_factory=dict)
     files: dict[Name, Sha256] = field(default_factory=dict)
 
+    def __repr__(self) -> str:
+        figures = f"float {self.float_accuracy}, int8 {self.int8_accuracy}"
+        return f"RunRecord({self.config.run_id}: {self.status}, {figures})"
+
     @property
     def label(self) -> str:
         """The strategy, with whatever sets this run apart from the defaults of a comparison but

@@ -20,6 +20,8 @@ class Strategies(Registry[type[Strategy]]):
         members = self.members(name)
         if members == [name]:
             return super().get(name)
+        if "" in members:
+            raise InputError(f"{name!r} has a {SIGN!r} beside nothing: expected names, as cle+qat")
         parts = {part: super(Strategies, self).get(part) for part in members}
         if len(parts) < len(members):
             raise InputError(f"{name!r} names a strategy twice: leave one out")

@@ -151,6 +151,10 @@ class Strategy(Recipe):
             name: values.get(name, option.default) for name, option in self.options.items()
         }
 
+    def __repr__(self) -> str:
+        options = ", ".join(f"{name}={value:g}" for name, value in self.values.items())
+        return f"{type(self).__name__}({options})"
+
     def resolved(self, config: QuantizationConfig) -> QuantizationConfig:
         """``config`` with the strategy's own observer where it names none.
 

@@ -63,6 +63,9 @@ class Trainee:
             self._hook = model.register_forward_hook(self._calls, with_kwargs=True)
         self._untouched: Untouched | None = Untouched(model)
 
+    def __repr__(self) -> str:
+        return f"Trainee({self.strategy!r} after {self.steps} steps)"
+
     @property
     def model(self) -> nn.Module:
         """What is trained. Wrap it (``DistributedDataParallel``, ``torch.compile``) under another
