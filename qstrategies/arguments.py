@@ -169,6 +169,8 @@ def _word(hint: Any) -> str:
         return "a class"
     if issubclass(kind, collections.abc.Mapping):
         return "a dict"
+    if kind is Iterable and inner == [Any]:
+        return "an iterable"
     if issubclass(kind, Iterable) and len(inner) == 1:
         return "a list" + (f", each {_expected(_members(inner[0]))}" if inner != [Any] else "")
     name = f"torch.{kind.__name__}" if kind.__module__ == "torch" else kind.__name__

@@ -163,7 +163,7 @@ def test_finish_takes_the_same_loaders():
 @pytest.mark.parametrize(
     ("batches", "message"),
     [
-        (3, "calibration is a int: expected batches, as of a DataLoader"),
+        (3, "calibration of quantize is 3: expected an iterable or a Dataset"),
         ([], "needs at least one batch"),
         (["a"], "expected a tensor or an array"),
         ([X[0]], r"has shape \(6,\): expected \[batch, 6\]"),

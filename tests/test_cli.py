@@ -81,7 +81,7 @@ def exported_file():
         (["--out", "x", "run"], "'--out' stands before the command: give one of run, "),
         (
             ["run", "qat", "--bits", "4"],
-            "unknown option of run '--bits'. Did you mean '--weight-bi",
+            "option of run '--bits': give --weight-bits or --activation-bits",
         ),
         (["run", "qat", "clamp"], "run takes no further 'clamp': leave it out"),
         (["run", "qat+"], "'qat+' has a '+' beside nothing"),

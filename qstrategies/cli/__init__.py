@@ -108,7 +108,10 @@ def _all_known(top: argparse.ArgumentParser, words: list[str]) -> argparse.Names
         return options
     flags = [flag for each in commands(top)[words[0]]._actions for flag in each.option_strings]
     if rest[0].startswith("-"):
-        raise unknown(f"option of {words[0]}", rest[0].partition("=")[0], flags)
+        name = rest[0].partition("=")[0]
+        if longer := [flag for flag in flags if flag.endswith(name.lstrip("-"))]:
+            raise InputError(f"unknown option of {words[0]} {name!r}: give {' or '.join(longer)}")
+        raise unknown(f"option of {words[0]}", name, flags)
     raise InputError(
         f"{words[0]} takes no further {rest[0]!r}: leave it out (see qstrategies {words[0]} --help)"
     )

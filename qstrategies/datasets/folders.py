@@ -16,7 +16,7 @@ from PIL import Image, ImageOps
 from torch import Tensor
 
 from qstrategies import source_code
-from qstrategies.arguments import as_path
+from qstrategies.arguments import fitting
 from qstrategies.datasets.base import Location
 from qstrategies.datasets.made import MadeDataset, Part, made
 from qstrategies.datasets.pictures import with_bytes
@@ -45,7 +45,7 @@ def image_folder(
     Raises:
         InputError: no folder, no picture, or one that Pillow cannot read.
     """
-    folder = as_path(path, "path")
+    folder = fitting(Path, path, "path of image_folder")
     shape = _shape(size)
     if not folder.is_dir():
         raise InputError(f"no such folder: {str(folder)!r}: expected one of pictures")
