@@ -135,7 +135,7 @@ REFUSALS = {
     "labels from 1": (lambda: arrays(X, Y + 1), "labels from 1 to 3: they begin at 0, give labels - 1"),
     "no name": (lambda: arrays(X, NAMES), "example 2 of 'train' has no label"),
     "an empty name": (lambda: arrays(X, np.array(["a", ""])[Y % 2]), "example 1 of 'train' has no"),
-    "one class": (lambda: arrays(X, Y * 0), "all labels are 0: there is nothing to tell apart"),
+    "one class": (lambda: arrays(X, Y * 0), "all labels are 0: give examples of at least 2"),
     "-100": (lambda: arrays(X, np.where(Y == 2, -100, Y)), "leave out what has no class"),
     "classes twice": (lambda: arrays(X, Y, classes=["a", "a", "b"]), "list of names, each once"),
     "classes as text": (lambda: arrays(X, Y, classes="abc"), "classes 'abc': expected a list"),
@@ -143,7 +143,7 @@ REFUSALS = {
     "meta": (lambda: arrays(torch.empty(N, 2, device="meta"), Y), "on the device meta: give dense"),
     "sparse": (lambda: arrays(torch.eye(N).to_sparse(), Y), "sparse_coo: give dense"),
     "a number": (lambda: arrays(np.float32(1), Y), "a single number"),
-    "lists of lengths": (lambda: arrays([[1, 2], [3]], [0, 1]), "differ in length: pad or cut"),
+    "lists of lengths": (lambda: arrays([[1, 2], [3]], [0, 1]), "differ in length: make them alike"),
     "two inputs": (
         lambda: loaded([((X[0], X[1]), 0)] * N),
         "are a tuple of several, a dataset has one: join them .* use qs.quantize or qs.prepare",

@@ -15,7 +15,7 @@ ERRORS = {"InputError", "FileError", "NotFiniteError", "ArgumentTypeError"}
 REMEDY = re.compile(
     r"\b(expected|valid|must|at most|at least|only|needs|see|give|leave|take|make|put|keep|say|name|"
     r"rename|run|call|train|use|start|write|export|quantize|remove|mend|restore|wait|ask|fill|load|"
-    r"decorate|convert|resize|rewrite|pip install|required)\b",
+    r"decorate|convert|resize|rewrite|pip install|required|set|subtract)\b",
     re.IGNORECASE,
 )
 NAMED_REMEDY = re.compile("remedy|advice|hint")  # a part of a message that is one

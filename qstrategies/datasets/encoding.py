@@ -128,7 +128,7 @@ def _array(value: Any, what: str) -> NDArray[Any]:
     try:
         return value if isinstance(value, np.ndarray) else np.asarray(value)
     except ValueError:
-        raise InputError(f"{what} differ in length: pad or cut them to one") from None
+        raise InputError(f"{what} differ in length: make them alike, padded or cut") from None
 
 
 def _picture(picture: Any) -> Tensor:
@@ -228,7 +228,7 @@ def _check_numbers(arrays: dict[str, NDArray[Any]], names: Sequence[str] | None)
             f"labels from {low} to {high}: they must be {allowed}; leave out what has no class"
         )
     if low == high:
-        raise InputError(f"all labels are {low}: there is nothing to tell apart")
+        raise InputError(f"all labels are {low}: give examples of at least 2 classes")
     if low == 1 and not names:
         raise InputError(f"labels from 1 to {high}: they begin at 0, give labels - 1")
 

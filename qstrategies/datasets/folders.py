@@ -147,7 +147,7 @@ def picture(path: Path, size: tuple[int, int], *, grey: bool) -> np.ndarray:
             upright = ImageOps.exif_transpose(with_bytes(opened))
             image = upright.convert("L" if grey else "RGB")
     except InputError as error:
-        raise InputError(f"{str(path)!r}: {error}") from None
+        raise InputError(f"{str(path)!r}: {error}; or remove it") from None
     except Exception as error:  # of many kinds, as damaged files have it
         raise InputError(
             f"{str(path)!r} is not an image that Pillow reads: {error}; remove it"

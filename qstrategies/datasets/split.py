@@ -127,7 +127,8 @@ def _changed(augment: Augment, image: Tensor) -> Tensor:
         return augment(image)
     except Exception as error:  # whatever the function of a user raises
         reason = source_code.reason(error)
-        raise InputError(f"augment fails on an input {list(image.shape)}: {reason}") from error
+        shape = list(image.shape)
+        raise InputError(f"augment fails on an input {shape}: {reason}; mend it") from error
 
 
 @dataclass(frozen=True)
