@@ -186,6 +186,14 @@ def test_whole_numbers_beyond_bytes_are_no_pixels(values):
         qs.quantize(single().eval(), [values], X[:2].clamp(0, 1), input_scale=1 / 255)
 
 
+def test_a_unit_in_which_rounding_loses_the_pixels_is_refused():
+    pixels = X.abs().clamp(0, 1)
+    with pytest.raises(qs.InputError, match="input_scale=1 loses a tenth .* 1 / 255 for pixels"):
+        qs.quantize(single().eval(), [pixels], pixels[:2], input_scale=1.0)
+    few = torch.round(pixels * 3)  # of two bits, in their own unit
+    assert qs.quantize(single().eval(), [few], few[:2], input_scale=1.0)
+
+
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here")
 def test_batches_on_a_gpu_are_taken():
     expected = qs.quantize(single().eval(), [X], X[:2])

@@ -20,6 +20,8 @@ Batches: TypeAlias = Iterable[Any] | Dataset[Any]
 """What calibration may be given as: see ``as_batches``."""
 BATCH = 128
 """Examples of what does not come in batches."""
+FEW_STEPS = 16
+"""Of ``input_scale``: values below may be meant in another unit."""
 
 
 class _Observing(fx.Interpreter):
@@ -163,7 +165,7 @@ def _checked(
 
 def check_pixels(tensor: Tensor, input_scale: float, where: str) -> None:
     """Raise ``InputError`` unless real values are what pixels of 0 to 255 steps of ``input_scale``
-    can be."""
+    can be: within that range, and not so few steps that rounding to them loses a tenth."""
     low, high = (float(end) for end in torch.aminmax(tensor))
     top = 255 * input_scale
     if low < -input_scale / 2 or high > top + input_scale / 2:
@@ -171,6 +173,14 @@ def check_pixels(tensor: Tensor, input_scale: float, where: str) -> None:
             f"{where} holds values from {low:g} to {high:g}: with "
             f"input_scale={input_scale:g} they must lie in [0, {top:g}]"
         )
+    if high < FEW_STEPS * input_scale:  # that is rare, and rounding takes time
+        lost = tensor - torch.round(tensor / input_scale) * input_scale
+        if lost.norm() > tensor.norm() / 10:
+            raise InputError(
+                f"{where} holds values up to {high:g}, and rounding to steps of "
+                f"input_scale={input_scale:g} loses a tenth of them: give the value of one step, "
+                "1 / 255 for pixels in [0, 1]"
+            )
 
 
 def _spelled(shape: Any) -> str:
