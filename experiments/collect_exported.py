@@ -21,7 +21,7 @@ from qstrategies.text import file_name, markdown
 
 TARGET = Path(__file__).parent.parent / "exported"
 HEADER = """\
-# Card of the exported models
+# Card of {model}{kernels}
 
 What: int8 models of `{model}` ({layers}), one per strategy,
 8 weight bits, seed 0, from one comparison (`{command}`, then `python experiments/collect_exported.py runs`).
@@ -92,6 +92,7 @@ def head(config: ExperimentConfig, file: Subject) -> str:
     packages = ", ".join(f"{name} {version}" for name, version in metadata["packages"].items())
     return HEADER.format(
         model=config.model,
+        kernels=", for fixed-point kernels" * config.quantization.fixed_point,
         layers=" ".join((model.__doc__ or "").partition(".\n")[0].split()),
         command=command(config),
         shape=", ".join(map(str, shape[1:])),
