@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
-from test_contract import STEPS, fresh, stepped
+from test_contract import NETS, STEPS, fresh, seen, stepped
 from torch import nn
 
 import qstrategies as qs
@@ -16,23 +16,21 @@ from qstrategies.quantization.calibrate import calibrate
 from qstrategies.quantization.observers import ACTIVATION_OBSERVERS
 from qstrategies.quantization.prepare import prepare
 
-NETS = ("cnn", "resnet8", "depthwise")
-
 
 @pytest.fixture(scope="module")
 def floats(mnist):
-    return {name: stepped(fresh(name), mnist) for name in NETS}
+    return {name: stepped(fresh(name), seen(mnist["train"], name)) for name in NETS}
 
 
-def quantized(name, model, config, mnist):
-    example = to_input(mnist["train"].images[:2])
-    batches = [to_input(mnist["train"].images[:64])]
+def quantized(name, model, config, data):
+    images, _ = data
+    example, batches = to_input(images[:2]), [to_input(images[:64])]
     if name != "lsq":
         settings = {"config": config, "strategy": name, "input_scale": PIXEL_SCALE}
         return qs.quantize(model, batches, example, **settings)
     settings = {"config": config, "input_scale": PIXEL_SCALE, "steps": STEPS}
     trainee = qs.prepare(model, example, name, **settings)
-    stepped(trainee.model, mnist, trainee)
+    stepped(trainee.model, data, trainee)
     return trainee.finish(batches)
 
 
@@ -50,9 +48,9 @@ APART: dict[str, set[str]] = {"cnn": set(), "resnet8": {"openvino"}, "depthwise"
 def test_fewer_bits_are_exact_in_every_executor_and_proven(
     name, net, bits, floats, mnist, tmp_path
 ):
-    images = mnist["test"].images[:16]
+    images = seen(mnist["test"], net)[0][:16]
     config = qs.QuantizationConfig(weight_bits=4, activation_bits=bits)
-    found = quantized(name, floats[net], config, mnist)
+    found = quantized(name, floats[net], config, seen(mnist["train"], net))
     values = found.graph.integers(images.numpy())
     ends = {spec.name for spec in (*found.graph.inputs, *found.graph.outputs)}
     inner = [node.output for node in found.graph.nodes if node.output.name not in ends]
@@ -113,7 +111,8 @@ def test_what_shares_a_quantizer_with_an_end_keeps_8_bits(bits):
 
 
 def test_eight_bits_are_what_uint8_saturates_at(floats, mnist):
-    found = quantized("no_norm", floats["cnn"], qs.QuantizationConfig(), mnist)
+    train = seen(mnist["train"], "cnn")
+    found = quantized("no_norm", floats["cnn"], qs.QuantizationConfig(), train)
     grids = [spec.grid for spec in (node.output for node in found.graph.nodes)]
     assert all(grid.whole and grid == dataclasses.replace(grid, quant_max=255) for grid in grids)
 

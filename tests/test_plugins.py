@@ -86,7 +86,7 @@ def test_another_process_uses_what_was_used_and_what_was_imported(bring, monkeyp
     )
     monkeypatch.setattr(plugins, "_used", [])
     assert plugins.used_elsewhere([(MODELS, "two"), (MODELS, "cnn")]) == (str(second),)
-    monkeypatch.setattr(sys.modules["__main__"], "__file__", str(second))
+    monkeypatch.setattr(sys.modules["__main__"], "__file__", str(second), raising=False)
     with pytest.raises(
         InputError, match="'two' is known to this process only: put it into a file of"
     ):

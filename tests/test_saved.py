@@ -107,11 +107,14 @@ def test_no_byte_of_a_file_can_be_changed_without_a_word(saved, tmp_path):
         path.write_bytes(whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :])
         with pytest.raises(qs.InputError, match="is no saved model"):
             qs.load(path)
-    for content in (b"", whole[:100], whole[:-1], b"PK", json.dumps({KEY: 1}).encode()):
+    path.write_bytes(b"")
+    with pytest.raises(qs.InputError, match="is empty"):
+        qs.load(path)
+    for content in (whole[:100], whole[:-1], b"PK", json.dumps({KEY: 1}).encode()):
         path.write_bytes(content)
         with pytest.raises(qs.InputError, match="is no saved model"):
             qs.load(path)
-    with pytest.raises(qs.InputError, match="No such file|does not exist"):
+    with pytest.raises(qs.InputError, match="no such file"):
         qs.load(tmp_path / "none.safetensors")
 
 

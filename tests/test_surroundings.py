@@ -120,7 +120,7 @@ def test_openvino_rounds_no_tie_apart_of_a_layer_that_is_certified(tmp_path, zer
         apart[bias] = set(MANTISSAS[(found != expected).any((0, 2, 3))].tolist())
     unsafe = {each for each in MANTISSAS.tolist() if not survives(each, zero_point)}
     assert not apart[1] and apart[0] <= unsafe
-    if zero_point == 0:
+    if zero_point == 0 and torch.backends.cpu.get_cpu_capability() == "AVX2":  # where it was seen
         assert apart[0] == unsafe, "OpenVINO mended it: the rule can go"
 
 
