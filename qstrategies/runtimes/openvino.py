@@ -14,9 +14,11 @@ from onnx import helper, numpy_helper
 from qstrategies.runtimes import RUNTIMES
 from qstrategies.runtimes.base import Rewriting, Runtime, joined, not_installed, read_model, refused
 
-REASON = (
+ROUNDING = (
     "it fuses a convolution with the addition behind it and leaves out the rounding between them"
 )
+BIAS = "it adds the bias of the first channel of a transposed convolution to all channels"
+"""Of quantized ones, on CPUs without AVX-512."""
 
 
 @RUNTIMES.register("openvino")
@@ -52,21 +54,40 @@ class OpenVino(Runtime):
             raise refused("OpenVINO", self.path, error) from None
 
     def rewriting(self) -> Rewriting | None:
-        """The file without the rounding of every convolution that the plugin says it computes
-        together with an addition."""
+        """The file as the plugin's account of its work shows that it computes it: without the
+        rounding of every convolution that it fuses with an addition, and with one bias for all
+        channels of a transposed convolution whose addition it does not name."""
         model = read_model("OpenVINO", self.path)
-        names = {name for fused in self._fused() for name in _before_addition(model.graph, fused)}
+        reasons = []
+        if names := self._not_rounded(model.graph):
+            reasons.append(ROUNDING)
         for name in names:
             _leave_out_rounding(model.graph, name)
-        return Rewriting(REASON, model) if names else None
+        if nodes := self._not_added(model.graph):
+            reasons.append(BIAS)
+        for node in nodes:
+            _repeat_first_bias(model.graph, node)
+        return Rewriting(", and ".join(reasons), model) if reasons else None
 
-    def _fused(self) -> Iterator[list[str]]:
-        """The names of the file's nodes that each convolution of the compiled model computes, in
-        order."""
+    def _not_rounded(self, graph: onnx.GraphProto) -> set[str]:
+        """The names of the QuantizeLinear nodes of ``graph`` that do not round."""
+        fused = [names for kind, names in self._computed() if kind == "Convolution"]
+        return {name for names in fused for name in _before_addition(graph, names)}
+
+    def _not_added(self, graph: onnx.GraphProto) -> list[onnx.NodeProto]:
+        """The transposed convolutions of ``graph`` whose bias is added by no operator: that
+        addition has their name."""
+        computed = {name for _, names in self._computed() for name in names}
+        transposed = (node for node in graph.node if node.op_type == "ConvTranspose")
+        return [node for node in transposed if node.input[2:] and node.name not in computed]
+
+    def _computed(self) -> Iterator[tuple[str, list[str]]]:
+        """The kind of every operator of the compiled model, and the names of the file's nodes that
+        it computes, in order."""
         for operator in self.model.get_runtime_model().get_ordered_ops():
             info = operator.get_rt_info()
-            if info["layerType"].astype(str) == "Convolution":
-                yield info["originalLayersNames"].astype(str).split(",")
+            names = info["originalLayersNames"].astype(str).split(",")
+            yield info["layerType"].astype(str), names
 
 
 def _before_addition(graph: onnx.GraphProto, fused: Sequence[str]) -> Iterator[str]:
@@ -77,6 +98,23 @@ def _before_addition(graph: onnx.GraphProto, fused: Sequence[str]) -> Iterator[s
     yield from (
         name for name in fused[: max(additions, default=0)] if kinds.get(name) == "QuantizeLinear"
     )
+
+
+def _repeat_first_bias(graph: onnx.GraphProto, node: onnx.NodeProto) -> None:
+    """Let ``node`` add what it adds to its first channel to all."""
+    bias, first, count = node.input[2], f"{node.name}_first", f"{node.name}_channels"
+    ends = [(f"{node.name}_begin", [0]), (f"{node.name}_end", [1])]
+    for name, end in ends:
+        graph.initializer.append(numpy_helper.from_array(np.array(end), name))
+    node.input[2] = f"{node.name}_repeated"
+    place = list(graph.node).index(node)
+    made = [
+        helper.make_node("Slice", [bias, *(name for name, _ in ends)], [first]),
+        helper.make_node("Shape", [bias], [count]),
+        helper.make_node("Expand", [first, count], [node.input[2]]),
+    ]
+    for each in reversed(made):
+        graph.node.insert(place, each)
 
 
 def _leave_out_rounding(graph: onnx.GraphProto, name: str) -> None:
