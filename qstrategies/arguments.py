@@ -92,8 +92,8 @@ def fitting(hint: Any, value: Any, where: str) -> Any:
         raise InputError(f"{where} is {_described(value)}: expected {_expected(members)}")
     if Path in members and isinstance(value, str | os.PathLike):
         return as_path(value, where)
-    if isinstance(value, Integral) and not isinstance(value, int):  # of NumPy, which JSON lacks
-        return operator.index(value)
+    if isinstance(value, Real) and not isinstance(value, int | float):  # of NumPy: JSON has none
+        return operator.index(value) if isinstance(value, Integral) else float(value)
     return value
 
 
