@@ -67,26 +67,9 @@ def accuracy_against_bits(records: Sequence[RunRecord]) -> Figure:
         if record.float_accuracy and (record.starts_from or record.config.strategy) == "no_norm"
     ]
     for index, name in enumerate(dict.fromkeys(name for name, _ in named)):
-        points = {
-            width: _accuracies([record for other, record in named if other == name], width)
-            for width in bits
-        }
-        present = [width for width in bits if points[width]]
-        means = [statistics.fmean(points[width]) for width in present]
-        errors = [
-            statistics.stdev(points[width]) if len(points[width]) > 1 else 0.0 for width in present
-        ]
-        places = [bits.index(width) + (index - 3.5) * 0.03 for width in present]
+        own = [record for other, record in named if other == name]
         for axis in axes:
-            axis.errorbar(
-                places,
-                means,
-                errors,
-                marker=MARKERS[index % len(MARKERS)],
-                markersize=5,
-                linewidth=1.4,
-                label=plain(name),
-            )
+            _draw_line(axis, own, bits, index, name)
     for axis in axes:
         if baseline:
             axis.axhline(
@@ -102,16 +85,36 @@ def accuracy_against_bits(records: Sequence[RunRecord]) -> Figure:
         _in_percent(axis, metric)
     axes[0].set_ylabel(f"int8 test {metric.name}")
     axes[0].set_title(f"{metric.name[:1].upper()}{metric.name[1:]} against weight bits")
-    if metric.fraction and metric.higher_is_better:
-        axes[1].set_title("The upper end")
-        best = max(record.int8_accuracy or 0.0 for record in done)
-        top = max([best, *baseline])
-        axes[1].set_ylim(top - UPPER_END, top + UPPER_END / 10)
-    else:
-        axes[1].set_title("The same, logarithmic")
-        axes[1].set_yscale("log")
+    _look_closer(axes[1], metric, [record.int8_accuracy or 0.0 for record in done] + baseline)
     axes[0].legend(fontsize=8)
     return figure
+
+
+def _draw_line(
+    axis: Axes, records: Sequence[RunRecord], bits: Sequence[int], index: int, name: str
+) -> None:
+    """Means and standard deviations of the strategy with this ``index``, over its ``bits``."""
+    points = {width: _accuracies(records, width) for width in bits}
+    present = [width for width in bits if points[width]]
+    axis.errorbar(
+        [bits.index(width) + (index - 3.5) * 0.03 for width in present],
+        [statistics.fmean(points[width]) for width in present],
+        [statistics.stdev(points[width]) if len(points[width]) > 1 else 0.0 for width in present],
+        marker=MARKERS[index % len(MARKERS)],
+        markersize=5,
+        linewidth=1.4,
+        label=plain(name),
+    )
+
+
+def _look_closer(axis: Axes, metric: Metric, values: Sequence[float]) -> None:
+    """Let ``axis`` show the upper end of ``values``, or all of them on a logarithmic scale."""
+    if metric.fraction and metric.higher_is_better:
+        axis.set_title("The upper end")
+        axis.set_ylim(max(values) - UPPER_END, max(values) + UPPER_END / 10)
+    else:
+        axis.set_title("The same, logarithmic")
+        axis.set_yscale("log")
 
 
 def _in_percent(axis: Any, metric: Metric) -> None:
@@ -231,29 +234,7 @@ def pareto(candidates: Collection[Candidate], advice: Recommendation) -> Figure:
         linewidth=1,
         label="Pareto set",
     )
-    for item in {*line, *([advice.chosen] if advice.chosen else [])}:
-        mark = "shipped: " if item is advice.chosen else ""
-        side = (
-            1 if item.epochs < max(candidate.epochs for candidate in near) else -1
-        )  # the last label goes inwards
-        above = side > 0 and item in line  # what lies under the line is named under it
-        place = (side * 10, 8 if above else -14)
-        axis.annotate(
-            plain(f"{mark}{item.name}"),
-            (item.epochs, item.figure),
-            xytext=place,
-            textcoords="offset points",
-            fontsize=8,
-            horizontalalignment="left" if side > 0 else "right",
-        )
-    if advice.chosen:
-        axis.scatter(
-            [advice.chosen.epochs],
-            [advice.chosen.figure],
-            s=160,
-            facecolors="none",
-            edgecolors="black",
-        )
+    _name(axis, line, near, advice.chosen)
     hidden = len(candidates) - len(near)
     axis.set_title(
         f"What {metric.name} costs in training"
@@ -267,6 +248,32 @@ def pareto(candidates: Collection[Candidate], advice: Recommendation) -> Figure:
     axis.grid(alpha=0.3)
     figure.legend(fontsize=8, loc="outside right upper")
     return figure
+
+
+def _name(
+    axis: Axes,
+    line: Sequence[Candidate],
+    near: Sequence[Candidate],
+    chosen: Candidate | None,
+) -> None:
+    """Write the names of the candidates on the ``line`` and of the one ``chosen``, which gets a
+    ring."""
+    last = max(candidate.epochs for candidate in near)
+    for item in {*line, *([chosen] if chosen else [])}:
+        mark = "shipped: " if item is chosen else ""
+        side = 1 if item.epochs < last else -1  # the last label goes inwards
+        above = side > 0 and item in line  # what lies under the line is named under it
+        axis.annotate(
+            plain(f"{mark}{item.name}"),
+            (item.epochs, item.figure),
+            xytext=(side * 10, 8 if above else -14),
+            textcoords="offset points",
+            fontsize=8,
+            horizontalalignment="left" if side > 0 else "right",
+        )
+    if chosen:
+        at = ([chosen.epochs], [chosen.figure])
+        axis.scatter(*at, s=160, facecolors="none", edgecolors="black")
 
 
 FIGURES = {
