@@ -91,7 +91,8 @@ def test_what_python_refuses_it_says_itself():
 def test_numbers_of_numpy_become_plain_ones():
     found = qs.QuantizationConfig(weight_bits=np.int64(4)).weight_bits
     assert found == 4 and type(found) is int
-    assert fitting(float, np.float32(0.5), "it") == 0.5
+    rate = fitting(float, np.float32(0.5), "it")
+    assert rate == 0.5 and type(rate) is float
     with pytest.raises(InputError, match="learning_rate of TrainingConfig is '1e-3'"):
         qs.TrainingConfig(learning_rate="1e-3")
 
