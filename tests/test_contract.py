@@ -22,7 +22,7 @@ STEPS = 20
 NETS = {"cnn": slice(None), "depthwise": slice(6, 22), "resnet8": slice(6, 22)}
 """With the rows and columns that they see: what has no fixed size gets the middle of a digit."""
 
-SOON = ["numpy-integer", *(f"onnxruntime-{level}" for level in ("all", "extended", "disabled"))]
+QUICK = ["numpy-integer", *(f"onnxruntime-{level}" for level in ("all", "extended", "disabled"))]
 """Beside PyTorch's engines for the larger networks; the CNN has every runtime that there is."""
 
 
@@ -82,7 +82,7 @@ def test_a_short_training_is_exact_in_every_executor(name, net, bits, floats, mn
     images = images[:16]
     result = quantized(name, net, bits, floats, mnist)
     exported = qs.export_onnx(result, tmp_path / "model.onnx")
-    checked = qs.cross_check(exported, images, runtimes=None if net == "cnn" else SOON)
+    checked = qs.cross_check(exported, images, runtimes=None if net == "cnn" else QUICK)
     assert checked.same and not checked.apart, str(checked)
     assert qs.certify(tmp_path / "model.onnx").complete
     outputs = result.int8()(images.float())
