@@ -70,7 +70,8 @@ class Noise(Dataset):
         labels = torch.randint(10, (size,), generator=random)
         images = torch.randint(160, (size, 1, 28, 28), generator=random, dtype=torch.uint8)
         rows = torch.arange(28) // 3 == labels[:, None]
-        return Split(name, images + rows[:, None, :, None] * 90, labels)
+        brighter = rows[:, None, :, None].to(torch.uint8) * 90
+        return Split(name, images + brighter, labels)
 
 
 class Strict(Progress):
