@@ -17,12 +17,13 @@ from qstrategies.runtimes.onnx_runtime import OnnxRuntime
 LABELS = ["cat", "dog", "owl"]
 
 
-def saved(tmp_path, model, example, *, scale=None, labels=LABELS):
+def saved(tmp_path, model, example, *, scale=None, labels=LABELS, metric=None):
     torch.manual_seed(0)
     batch = example if isinstance(example, tuple) else (example,)
     quantized = qs.quantize(model.eval(), [example], example, input_scale=scale)
     entry = quantized.inputs[0]
     metadata = {"labels": labels} if labels else {}
+    metadata |= {"metric": metric} if metric else {}
     if scale is None and entry.scale is not None:
         metadata |= {"input_scale": entry.scale, "input_zero_point": entry.zero_point}
     path = tmp_path / "model.onnx"
@@ -98,15 +99,24 @@ def test_several_inputs_come_by_name(tmp_path):
             predict(path, [tmp_path / name])
 
 
-def test_what_is_no_choice_between_classes_is_given_as_it_is(tmp_path, capsys):
-    model = nn.Sequential(nn.Flatten(), nn.Linear(12, 1))
-    path, _ = saved(tmp_path, model, torch.rand(4, 3, 2, 2), scale=1 / 255, labels=None)
+@pytest.mark.parametrize(
+    ("head", "told"),
+    [
+        ((nn.Linear(12, 1),), {"labels": None}),
+        ((nn.Linear(12, 3),), {"metric": "label accuracy"}),
+        ((nn.Linear(12, 18), nn.Unflatten(1, (2, 9))), {"metric": "pixel accuracy"}),
+    ],
+)
+def test_what_is_no_choice_between_classes_is_given_as_it_is(head, told, tmp_path, capsys):
+    model = nn.Sequential(nn.Flatten(), *head)
+    path, _ = saved(tmp_path, model, torch.rand(4, 3, 2, 2), scale=1 / 255, **told)
     np.save(tmp_path / "x.npy", np.zeros((3, 2, 2), np.uint8))
     (result,) = predict(path, [tmp_path / "x.npy"])
     expected = OnnxRuntime(path).run(np.zeros((1, 3, 2, 2), np.uint8))
     assert result == {"image": str(tmp_path / "x.npy"), "outputs": expected[0].tolist()}
     assert main(["predict", str(path), str(tmp_path / "x.npy")], limited=True) == 0
-    assert capsys.readouterr().out == f"{tmp_path}/x.npy: [{expected[0, 0]:g}]\n"
+    printed = capsys.readouterr().out.removeprefix(f"{tmp_path}/x.npy: ")
+    np.testing.assert_allclose(json.loads(printed), expected[0], rtol=1e-5)  # of six digits
     assert main(["predict", str(path), str(tmp_path / "x.npy"), "--json"], limited=True) == 0
     assert json.loads(capsys.readouterr().out) == [result]
 

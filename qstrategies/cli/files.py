@@ -129,7 +129,10 @@ def _told(result: dict[str, Any]) -> str:
         from numpy import array2string, asarray
 
         numbers = asarray(result["outputs"])
-        return array2string(numbers, separator=", ", threshold=20, formatter={"all": "{:g}".format})
+        found = array2string(
+            numbers, separator=", ", threshold=20, formatter={"all": "{:g}".format}
+        )
+        return " ".join(found.split())
     return (
         f"{result['label']}  (logit {result['logit']:g}, next {result['runner_up']} "
         f"{result['margin']:g} below)"

@@ -42,13 +42,14 @@ def predict(path: Path, examples: Sequence[Path]) -> list[dict[str, Any]]:
         several = len(outputs) > 1
         for number, output in enumerate(outputs):
             name = f"{example}[{number}]" if several else str(example)
-            results.append({"image": name, **_told(output, takes.metadata.get("labels"))})
+            results.append({"image": name, **_told(output, takes.metadata)})
     return results
 
 
-def _told(output: NDArray[np.float32], labels: Sequence[str] | None) -> dict[str, Any]:
-    if output.ndim != 1 or len(output) < 2:
+def _told(output: NDArray[np.float32], metadata: Mapping[str, Any]) -> dict[str, Any]:
+    if output.ndim != 1 or len(output) < 2 or "metric" in metadata:  # of another task
         return {"outputs": output.tolist()}
+    labels = metadata.get("labels")
     best, second = (int(index) for index in np.argsort(-output, kind="stable")[:2])
     names = labels or [str(index) for index in range(len(output))]
     return {
