@@ -12,10 +12,11 @@ from qstrategies.datasets.base import CalibrationSet, Location
 from qstrategies.datasets.idx import FILES, IdxDataset, read_idx
 from qstrategies.datasets.mnist import MNIST
 from qstrategies.datasets.show import show
-from qstrategies.datasets.split import stratified
+from qstrategies.datasets.split import Split, stratified
 from qstrategies.datasets.spoken_digits import SpokenDigits
 from qstrategies.datasets.torchvision_import import torchvision
 from qstrategies.errors import InputError
+from qstrategies.records import QuantizationConfig
 
 
 def idx(array):
@@ -62,6 +63,14 @@ def test_calibration_images_come_from_train_only(mnist):
             CalibrationSet(mnist[name], 64, seed=0)
     with pytest.raises(InputError, match="55001 calibration images of 55000 training images: ask"):
         CalibrationSet(mnist["train"], 55001, seed=0)
+
+
+def test_the_usual_number_of_calibration_images_is_all_where_there_are_fewer():
+    few = Split("train", torch.zeros(300, 1, 2, 2), torch.zeros(300, dtype=torch.int64))
+    usual = QuantizationConfig().calibration_images
+    assert len(CalibrationSet(few, usual, seed=0).images) == 300
+    with pytest.raises(InputError, match="301 calibration images of 300 training images"):
+        CalibrationSet(few, 301, seed=0)
 
 
 def test_a_damaged_cache_is_repaired_from_the_package(tmp_path):

@@ -121,6 +121,7 @@ def test_a_task_goes_from_data_to_report(name, register, tmp_path):
         folder = tmp_path / record.config.run_id
         assert record.status == "done" and record.metric == metric
         assert record.agreement is None and record.classes is None
+        assert [note.split()[0] for note in record.notes] == ["'qat'"] * (record is records[1])
         assert read_record(folder / "record.json") == record
         found = Predictions.of(record, folder)
         assert metric.sign * found.test.int8_hits.mean() == pytest.approx(record.int8_accuracy)

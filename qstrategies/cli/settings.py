@@ -28,6 +28,7 @@ from qstrategies.records import (
     TrainingConfig,
     Widths,
 )
+from qstrategies.records.configs import CALIBRATION_IMAGES
 
 if TYPE_CHECKING:
     from qstrategies.evidence import Constraints
@@ -122,8 +123,8 @@ def _add_quantization(sub: argparse.ArgumentParser) -> None:
     quantize.add_argument(
         "--calibration-images",
         type=whole(),
-        default=1024,
-        help="training images that set activation ranges (default: 1024)",
+        default=CALIBRATION_IMAGES,
+        help=f"training images that set activation ranges (default: {CALIBRATION_IMAGES}, or all)",
     )
     quantize.add_argument(
         "--pixels",

@@ -13,6 +13,7 @@ from qstrategies import source_code
 from qstrategies.errors import InputError, check_range
 from qstrategies.guest import seeded
 from qstrategies.pixels import PIXEL_SCALE, to_input
+from qstrategies.records.configs import CALIBRATION_IMAGES
 
 Batch = tuple[Tensor, Tensor]
 Augment = Callable[[Tensor], Tensor]
@@ -135,7 +136,8 @@ def _changed(augment: Augment, image: Tensor) -> Tensor:
 class CalibrationSet:
     """``count`` random inputs of the training split: all that a quantizer may look at.
 
-    Raises ``InputError`` for any other split and for more than it has.
+    Raises ``InputError`` for any other split and for more than it has; ``CALIBRATION_IMAGES``,
+    which nobody has to have asked for, are all where there are fewer.
     """
 
     split: Split
@@ -147,6 +149,8 @@ class CalibrationSet:
             raise InputError(
                 f"calibration images come from the split 'train', not {self.split.name!r}"
             )
+        if self.count == CALIBRATION_IMAGES > len(self.split):
+            object.__setattr__(self, "count", len(self.split))
         if self.count > len(self.split):
             raise InputError(
                 f"{self.count} calibration images of {len(self.split)} training images: ask for "

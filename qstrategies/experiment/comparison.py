@@ -13,6 +13,7 @@ from qstrategies.errors import InputError
 from qstrategies.experiment.checkpoint import is_trained
 from qstrategies.experiment.computing import compute, resources_of, scheduler_for
 from qstrategies.experiment.dependencies import Inputs, changed
+from qstrategies.experiment.fit import notes
 from qstrategies.experiment.tasks import tasks_of
 from qstrategies.experiment.workspace import Workspace, check_config
 from qstrategies.files import (
@@ -137,10 +138,10 @@ def run_all(
         finished = finished_runs(configs, workspace)
         missing = {each.run_id: each for each in configs if each.run_id not in finished}
         for name in dict.fromkeys(each.dataset for each in missing.values()):
-            dataset = workspace.dataset(name)
-            _ = dataset.splits  # what is wrong with data is said at once
-            for note in dataset.notes:
-                workspace.progress.note(f"data {name!r}: {note}")
+            _ = workspace.dataset(name).splits  # what is wrong with data is said at once
+        said = [notes(each, workspace.dataset(each.dataset)) for each in missing.values()]
+        for note in dict.fromkeys(itertools.chain.from_iterable(said)):
+            workspace.progress.note(note)
         outcomes = compute(tasks_of(missing.values()), workspace, chosen, resources)
         _raise_if_all_are_refused([outcomes[name] for name in missing])
         for name in missing:

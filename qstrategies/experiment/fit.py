@@ -11,10 +11,17 @@ from qstrategies.datasets.base import Dataset
 from qstrategies.datasets.split import CalibrationSet
 from qstrategies.errors import InputError
 from qstrategies.evaluation import real
+from qstrategies.experiment.checkpoint import is_trained
 from qstrategies.experiment.quantized import example
 from qstrategies.records import ExperimentConfig
+from qstrategies.records.configs import CALIBRATION_IMAGES
 from qstrategies.strategies import STRATEGIES
 from qstrategies.tasks import CLASSIFICATION, check_targets
+from qstrategies.training.loop import steps_of
+
+FEW_STEPS = 20
+"""Running statistics of batch norm, whose momentum is 0.1, still hold an eighth of where they
+began."""
 
 
 @torch.no_grad()
@@ -45,6 +52,27 @@ def check_fit(model: nn.Module, config: ExperimentConfig, dataset: Dataset) -> N
             f"model {config.model!r} gives {found} for 2 inputs of {config.dataset!r}: expected "
             f"{expected}, a logit for each class"
         )
+
+
+def notes(config: ExperimentConfig, dataset: Dataset) -> tuple[str, ...]:
+    """What somebody who reads the figures of ``config`` should know."""
+    found = [f"data {config.dataset!r}: {note}" for note in dataset.notes]
+    count = len(dataset.splits["train"])
+    if config.quantization.calibration_images == CALIBRATION_IMAGES > count:
+        found.append(f"ranges are calibrated on all {count} training examples that there are")
+    course = STRATEGIES.get(config.strategy).course
+    trainings = {} if is_trained(config) else {course.parent or config.strategy: config.training}
+    if course.parent and course.schedule:
+        trainings[config.strategy] = getattr(config, course.schedule)
+    for name, schedule in trainings.items():
+        steps = steps_of(schedule, count)
+        if steps < FEW_STEPS:
+            found.append(
+                f"{name!r} trains for {steps} steps in all ({schedule.epochs} epochs of {count} "
+                f"examples in batches of {schedule.batch_size}), which is little to judge it by: "
+                "ask for more epochs, or smaller batches"
+            )
+    return tuple(found)
 
 
 def _check_strategy(config: ExperimentConfig, dataset: Dataset) -> None:

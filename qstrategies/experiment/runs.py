@@ -25,6 +25,7 @@ from qstrategies.experiment.checks import (
     on_pixels,
 )
 from qstrategies.experiment.dependencies import Inputs
+from qstrategies.experiment.fit import notes
 from qstrategies.experiment.floating import Floating, float_results
 from qstrategies.experiment.quantized import free_scales_accuracy, quantize_stage
 from qstrategies.experiment.stages import Stage
@@ -133,6 +134,7 @@ def _run(config: ExperimentConfig, workspace: Workspace) -> RunRecord:
         curve=trained.last.history.curve,
         histograms=trained.histograms(int8.quantized),
         metric=dataset.task.measure,
+        notes=notes(config, dataset),
         agreement=predictions.test.agreement,
         sizes=file_sizes(
             [floating.file, *files.exported],

@@ -43,6 +43,10 @@ FORMS = ("c", "int4", "safetensors", "tflite")
 ENGINES = ("fbgemm", "onednn", "qnnpack", "x86")
 
 
+CALIBRATION_IMAGES = 1024
+"""Where nobody asks for another number; all, where there are fewer."""
+
+
 FIXED_POINT_BITS = 7
 """Of a weight: stored twice as large it fits 8."""
 
@@ -110,7 +114,7 @@ class QuantizationConfig:
     saturation: str = "any_kernel"
     fixed_point: bool = False
     engine: str = "x86"
-    calibration_images: int = 1024
+    calibration_images: int = CALIBRATION_IMAGES
 
     def __post_init__(self) -> None:
         check_fields(self)

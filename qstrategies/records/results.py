@@ -179,8 +179,9 @@ class RunRecord:
 
     ``inputs`` is what the run depends on besides its configuration, by name (see ``dependencies``);
     empty in records from before it was noted down. ``used`` are the user's files that were imported
-    (``--use``), ``lent`` the names of models and data that were given as objects. ``classes`` is
-    how many the model tells apart. ``curve`` is the run's own training, after ``epochs_before`` of
+    (``--use``), ``lent`` the names of models and data that were given as objects. ``notes`` is what
+    somebody who reads the figures should know. ``classes`` is how many the model tells apart.
+    ``curve`` is the run's own training, after ``epochs_before`` of
     the float model it continues, as far as that was trained here; ``peak_bytes`` is the largest
     resident memory of the process so far.
     """
@@ -192,6 +193,7 @@ class RunRecord:
     inputs: dict[str, str] = field(default_factory=dict)
     used: tuple[str, ...] = ()
     lent: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
     environment: Environment = field(default_factory=Environment)
     starts_from: Name | None = None
     group: str = ""

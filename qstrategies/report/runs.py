@@ -85,6 +85,19 @@ def failures(records: Sequence[RunRecord]) -> Grid:
     return Grid("Failed runs", ["run", "reason"], rows)
 
 
+def notes(records: Sequence[RunRecord]) -> Grid:
+    """What the records say of themselves, each once, and of which runs."""
+    runs: dict[str, list[str]] = {}
+    for record in records:
+        for note in record.notes:
+            runs.setdefault(note, []).append(record.config.run_id)
+    rows = [
+        [note, "all" if len(names) == len(records) else ", ".join(names)]
+        for note, names in runs.items()
+    ]
+    return Grid("To be known", ["what", "runs"], rows)
+
+
 def _farthest(checks: Sequence[RuntimeCheck]) -> str:
     """The largest distance, if every one can be measured."""
     steps = [check.max_steps for check in checks]

@@ -50,14 +50,15 @@ def grids(
     rows = table.summarise(records)
     first, figures = table.overview(rows), table.grid(rows)
     names = list(dict.fromkeys(row.strategy for row in rows if row.widths is not None))
-    seldom = runs.failures(records), runs.mixed_bits(records)
-    failed, mixed = ([each] if each.rows else [] for each in seldom)
+    seldom = runs.failures(records), runs.notes(records), runs.mixed_bits(records)
+    failed, noted, mixed = ([each] if each.rows else [] for each in seldom)
     judged = []
     if found is not None:
         judged = [order.arranged(evidence.grid(found), [row.strategy for row in found.rows])]
     return [
         order.arranged(first, names),
         *failed,
+        *noted,
         *judged,
         order.arranged(figures, [row.strategy for row in rows]),
         *mixed,

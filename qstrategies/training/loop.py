@@ -65,7 +65,7 @@ def train(
     if len(data["train"].shape) == 3:
         model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     view = fast_view(model)
-    trainee.total = max(1, len(data["train"]) // config.batch_size) * config.epochs
+    trainee.total = steps_of(config, len(data["train"]))
     optimizer, schedule = _optimizer(trainee, config)
     order = torch.Generator().manual_seed(seed)
     split = data["train"].to(target)
@@ -99,6 +99,11 @@ def train(
             )
     trainee.fold()
     return History(tuple(curve), tuple(histograms))
+
+
+def steps_of(config: TrainingConfig, count: int) -> int:
+    """How many steps a training on ``count`` examples has."""
+    return max(1, count // config.batch_size) * config.epochs
 
 
 def _chunks(count: int, size: int, order: torch.Generator) -> list[Tensor]:
