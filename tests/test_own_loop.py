@@ -241,6 +241,25 @@ def test_fake_quantizers_are_trained_in_float32(net, dtype):
         qs.prepare(net.to(dtype), ROWS.to(dtype), "qat")
 
 
+@pytest.mark.parametrize("cast", ["double", "bfloat16", "half"])
+def test_and_stay_in_it(net, cast):
+    trainee = qs.prepare(net, ROWS, "qat")
+    with pytest.raises(qs.InputError, match=r"float32, not torch\..*: leave .* torch.autocast"):
+        getattr(trainee.model, cast)()
+    assert trainee.model.to("meta").a.weight.is_meta
+
+
+@pytest.mark.parametrize("strategy", ["qat", "lsq"])
+def test_batches_without_examples_and_of_other_kinds_are_refused_in_training(net, strategy):
+    trainee = qs.prepare(net, ROWS, strategy)
+    with pytest.raises(qs.InputError, match="a training batch has no examples: leave it out"):
+        trainee.model(ROWS[:0])
+    with pytest.raises(qs.InputError, match="is torch.int64, that of the example was torch.floa"):
+        trainee.model(ROWS.long())
+    trainee.model(ROWS)
+    assert trainee.model.eval()(ROWS[:0]).shape == (0, 3)
+
+
 @pytest.fixture
 def listening(net):
     return qs.prepare(net, ROWS, Listening())

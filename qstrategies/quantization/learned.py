@@ -135,7 +135,7 @@ class LearnedRange(ActivationQuantizer):
             self.begin(x.detach())
         if not self.started:
             return x
-        self.features = x[0].numel()
+        self.features = x.shape[1:].numel()
         return self.fake_quantized(x)
 
     def fake_quantized(self, x: Tensor) -> Tensor:

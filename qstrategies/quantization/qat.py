@@ -9,10 +9,11 @@ section 3.2).
 from __future__ import annotations
 
 import copy
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 from typing import Any, Self
 
+import torch
 from torch import Tensor, fx, nn
 
 from qstrategies.errors import InputError
@@ -63,7 +64,10 @@ class FakeQuantizedModel(nn.Module):
 
     It takes and gives what the user's model does; inputs may lie on any device. ``view`` is the
     graph that is trained; it shares every module with this one. In evaluation mode no quantizer
-    observes, and it computes what is exported, to the bit.
+    observes, and it computes what is exported, to the bit. It stays in float32.
+
+    Raises ``InputError`` for a cast of it, and in training for inputs of no examples, and for whole
+    numbers in the place of real values and the other way round.
     """
 
     def __init__(self, forms: Prepared) -> None:
@@ -103,10 +107,31 @@ class FakeQuantizedModel(nn.Module):
                 module.eval()
         return self
 
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        dtype = fn(torch.empty(0)).dtype  # every cast and move of a module comes through here
+        if dtype != torch.float32:
+            raise InputError(
+                f"fake quantizers are trained in float32, not {dtype}: leave trainee.model as it "
+                "is, and call it under torch.autocast for mixed precision"
+            )
+        return super()._apply(fn, recurse)
+
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         view, device = self._views[0 if self.training else 1], device_of(self)
         inputs = self.forms.arguments.tensors_in(args, kwargs)
+        if self.training:
+            self._check(inputs)
         return self.structured(view(*(each.to(device) for each in inputs)))
+
+    def _check(self, inputs: Sequence[Tensor]) -> None:
+        for given, known in zip(inputs, self.forms.sample[0], strict=True):
+            if not given.numel():
+                raise InputError("a training batch has no examples: leave it out")
+            if given.is_floating_point() != known.is_floating_point():
+                raise InputError(
+                    f"an input of trainee.model is {given.dtype}, that of the example was "
+                    f"{known.dtype}: convert it, as there"
+                )
 
     def structured(self, found: Any) -> Any:
         """What a view gives (a tensor, or all of them in their order) as the user's model gives
