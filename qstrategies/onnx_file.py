@@ -40,12 +40,16 @@ INTEGRITY = {
 }
 
 
-def load_checked(path: Path) -> onnx.ModelProto:
+def load_checked(path: Path, *, beside: bool = False) -> onnx.ModelProto:
     """The model in ``path``: valid, self-contained, and made of standard operators only; else
-    raises ``InputError``."""
+    raises ``InputError``.
+
+    Args:
+        beside: read weights from files in the same folder too, as PyTorch's exporter leaves them.
+    """
     check_file(path)
     try:
-        model = onnx.load(str(path), load_external_data=False)
+        model = onnx.load(str(path), load_external_data=beside)  # which refuses other folders
         _refuse_foreign_parts(model, path)
         onnx.checker.check_model(model, full_check=True)
     except InputError:
@@ -79,7 +83,7 @@ def _refuse_foreign_parts(model: onnx.ModelProto, path: Path) -> None:
         ):
             raise InputError(
                 f"{str(path)!r} keeps its weights in other files: only self-contained "
-                "files are read"
+                "files are read; onnx.save(onnx.load(FILE), FILE) makes it one"
             )
         named = (*graph.node, *graph.initializer, *graph.input, *graph.output)
         names = [

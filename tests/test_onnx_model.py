@@ -92,6 +92,15 @@ CASES = {
     "global maximum": ([node("GlobalMaxPool")], []),
     "length": ([node("ReduceL2", "x", axes=[1], keepdims=1, output="a"), node("Div", "x", "a")], []),
     "steps": ([node("Mul", "x", "c0", output="a"), node("Floor", "a", output="b"), node("Sign", "b", output="c"), node("Ceil", "a", output="d"), node("Add", "c", "d", output="e"), node("Round", "e")], [np.array(4, ONE)]),
+    "unequal parts": ([helper.make_node("Split", ["x", "c0"], ["a", "b"], axis=-1), node("Concat", "b", "a", axis=3)], [ints(3, 5)]),
+    "parts": ([helper.make_node("Split", ["x"], ["a", "b"], axis=2), node("Sub", "a", "b")], []),
+    "pooled as TensorFlow does": ([node("MaxPool", kernel_shape=[3, 2], strides=[2, 2], auto_pad="SAME_UPPER", output="a"), node("AveragePool", "a", kernel_shape=[3, 3], auto_pad="SAME_UPPER", strides=[2, 3])], []),
+    "pooled with uneven pads": ([node("MaxPool", kernel_shape=[3, 3], strides=[2, 2], pads=[0, 0, 1, 1])], []),
+    "a scaled product": ([node("Flatten", output="f"), node("Gemm", "f", "c0", "c1", transB=1, alpha=0.5, beta=2.0)], [weights(5, 192), weights(5)]),
+    "zeros allowed": ([node("Reshape", "x", "c0", allowzero=1)], [ints(-1, 192)]),
+    "repeated": ([node("Tile", "x", "c0")], [ints(1, 1, 2, 3)]),
+    "several dimensions": ([node("Unsqueeze", "x", "c0")], [ints(-1, 1)]),
+    "pixels from channels, blocks first": ([node("Concat", "x", "x", "x", "x", axis=1, output="a"), node("Mul", "a", "c0", output="b"), node("DepthToSpace", "b", blocksize=2)], [weights(12, 1, 1)]),
     "folded": ([node("Reshape", "c0", "c1", output="a"), node("Add", "x", "a")], [weights(3), ints(1, 3, 1, 1)]),
 }  # fmt: skip
 SIZES = [
@@ -131,15 +140,15 @@ def test_it_computes_what_onnx_runtime_does_for_any_batch(name, tmp_path):
     ("nodes", "constants", "message"),
     [
         ([node("Det", output="y")], [], "the operator Det is not read ('y')"),
-        ([node("MaxPool", kernel_shape=[3, 3], auto_pad="SAME_UPPER")], [], "MaxPool with auto_pad SAME_UPPER"),
-        ([node("MaxPool", kernel_shape=[3, 3], pads=[0, 0, 1, 1])], [], "MaxPool with uneven pads [0, 0, 1, 1]"),
+        ([node("MaxPool", kernel_shape=[3, 3], pads=[0, 0, 2, 1])], [], "MaxPool with uneven pads [0, 0, 2, 1]"),
+        ([node("ReduceMean", axes=[1], keepdims=0, output="a"), helper.make_node("GRU", ["a", "c0", "c1"], ["y"], hidden_size=4)], [weights(1, 12, 8), weights(1, 12, 4)], "GRU is not read ('y'): give the network as a torch.nn.Module, where"),
         ([node("Shape", output="s"), node("ConstantOfShape", "s")], [], "ConstantOfShape of constants"),
         ([node("Relu", output="a"), node("Conv", "x", "a", name="dyn")], [], "Conv with weights that are computed is not read ('dyn')"),
         ([node("QuantizeLinear", "x", "c0", output="a"), node("DequantizeLinear", "a", "c0")], [np.array(0.1, ONE)], "QuantizeLinear of a quantized file: float models are read"),
     ],
 )  # fmt: skip
 def test_what_is_not_read_is_named(nodes, constants, message, tmp_path):
-    shape = (3, 3, 3, 3) if constants and len(nodes) == 2 else ("n", 3, 8, 8)
+    shape = (3, 3, 3, 3) if "QuantizeLinear" in message else ("n", 3, 8, 8)
     path = saved(tmp_path / "model.onnx", nodes, constants, shape=shape)
     with pytest.raises(InputError) as caught:
         qs.from_onnx(path)
@@ -196,3 +205,21 @@ def test_a_file_is_a_trained_model_of_the_command_line(net, tmp_path, location, 
     assert MODELS.origin("net") == str(net)
     assert main(["run", "weight_norm", "--model", str(net), *out[:4]]) == 2
     assert "'weight_norm' trains from scratch" in capsys.readouterr().err
+
+
+def test_weights_beside_the_file_are_read_and_no_others(net, tmp_path):
+    """As PyTorch's exporter leaves them, unless asked otherwise."""
+    expected = qs.from_onnx(net)
+    model, path = onnx.load(net), tmp_path / "beside.onnx"
+    onnx.save(model, path, save_as_external_data=True, location="weights", size_threshold=0)
+    x = torch.rand(2, 1, 12, 12)
+    assert torch.equal(qs.from_onnx(path)(x), expected(x))
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "moved.onnx").write_bytes(path.read_bytes())
+    elsewhere = onnx.load(path, load_external_data=False)
+    for tensor in elsewhere.graph.initializer:
+        tensor.external_data[0].value = "../weights"
+    (tmp_path / "in" / "elsewhere.onnx").write_bytes(elsewhere.SerializeToString())
+    for name in ("moved", "elsewhere"):
+        with pytest.raises(InputError, match="is not a valid ONNX file: .*weights"):
+            qs.from_onnx(tmp_path / "in" / f"{name}.onnx")

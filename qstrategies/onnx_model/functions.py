@@ -166,7 +166,7 @@ def flatten(node: Node) -> Step:
 @reads("Reshape")
 def reshape(node: Node) -> Step:
     wanted = node.numbers("shape", 1) or []
-    node.require(not node.get("allowzero", 0), "with allowzero")
+    node.require(not node.get("allowzero", 0) or 0 not in wanted, "to no values")
     if wanted.count(-1) == 2 and wanted[0] == -1:  # the batch, and one that is to be found
         wanted[0] = 0
 
@@ -194,6 +194,12 @@ def gather(node: Node) -> Step:
     return lambda x: x[(slice(None),) * axis + ((index % size).tolist(),)]
 
 
+@reads("Tile")
+def tile(node: Node) -> Step:
+    repeats = node.constant(1, "repeats").tolist()
+    return lambda x: x.repeat(repeats)
+
+
 @reads("Transpose")
 def transpose(node: Node) -> Step:
     order = node.get("perm")
@@ -211,8 +217,9 @@ def squeeze(node: Node) -> Step:
 @reads("Unsqueeze")
 def unsqueeze(node: Node) -> Step:
     axes = node.numbers("axes", 1) or []
-    node.require(len(axes) == 1, f"of axes {axes}")
-    return lambda x: torch.unsqueeze(x, axes[0])
+    rank = (node.rank or 0) + len(axes)
+    places = sorted(axis % rank for axis in axes)
+    return lambda x: functools.reduce(torch.unsqueeze, places, x)
 
 
 def reduction(node: Node) -> Step:
@@ -221,6 +228,22 @@ def reduction(node: Node) -> Step:
     axes, keep = node.numbers("axes", 1), bool(node.get("keepdims", 1))
     node.require(bool(axes), "over all dimensions")
     return lambda x: function(x, axes, keepdim=keep)
+
+
+def parts(node: Node) -> list[Step]:
+    """One step for each output of a Split."""
+    axis, count = node.get("axis", 0), len(node.proto.output)
+    axis += (node.rank or 0) if axis < 0 else 0
+    node.require(node.shape is not None and axis > 0, f"along dimension {axis}")
+    size = (node.shape or ())[axis]
+    equal = [-(-size // count)] * count
+    ends = np.cumsum(node.numbers("split", 1) or equal).tolist()  # beyond the size there is nothing
+    places = map(slice, [0, *ends[:-1]], ends)
+    return [_part((slice(None),) * axis + (place,)) for place in places]
+
+
+def _part(index: tuple[slice, ...]) -> Step:
+    return lambda x: x[index]
 
 
 @reads("Slice")

@@ -8,7 +8,16 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from qstrategies.onnx_model.node import Node, Step, as_tuple, number, padding, sizes, symmetric
+from qstrategies.onnx_model.node import (
+    Node,
+    Step,
+    as_tuple,
+    number,
+    padding,
+    pool_padding,
+    sizes,
+    symmetric,
+)
 
 LAYERS: dict[str, Callable[[Node], Step]] = {}
 
@@ -116,9 +125,10 @@ def group_norm(node: Node) -> Step:
 @reads("Gemm")
 def linear(node: Node) -> Step:
     weight, bias = node.constant(1, "weights"), node.optional(2, "bias")
-    plain = (node.get("alpha", 1.0), node.get("beta", 1.0), node.get("transA", 0)) == (1.0, 1.0, 0)
-    node.require(plain, "with alpha, beta or transA")
-    return _linear(weight if node.get("transB", 0) else weight.T, bias)
+    node.require(not node.get("transA", 0), "with transA")
+    rows = weight if node.get("transB", 0) else weight.T
+    scaled = None if bias is None else bias * node.get("beta", 1.0)
+    return _linear(rows * node.get("alpha", 1.0), scaled)
 
 
 @reads("MatMul")
@@ -141,12 +151,13 @@ def _linear(weight: Tensor, bias: Tensor | None) -> nn.Module:
 def max_pool(node: Node) -> Step:
     node.require(len(node.proto.output) == 1, "with indices")
     kind = (nn.MaxPool1d, nn.MaxPool2d, nn.MaxPool3d)[node.spatial - 1]
+    before, ceils = pool_padding(node)
     return kind(
         as_tuple(node.get("kernel_shape")),
         as_tuple(sizes(node, "strides")),
-        as_tuple(symmetric(node)),
+        as_tuple(before),
         as_tuple(sizes(node, "dilations")),
-        ceil_mode=bool(node.get("ceil_mode", 0)),
+        ceil_mode=ceils,
     )
 
 
@@ -154,11 +165,12 @@ def max_pool(node: Node) -> Step:
 def average_pool(node: Node) -> Step:
     node.require(set(sizes(node, "dilations")) == {1}, "with dilations")
     kind = (nn.AvgPool1d, nn.AvgPool2d, nn.AvgPool3d)[node.spatial - 1]
+    before, ceils = pool_padding(node)
     return kind(
         as_tuple(node.get("kernel_shape")),  # type: ignore[arg-type]
         as_tuple(sizes(node, "strides")),  # type: ignore[arg-type]
-        as_tuple(symmetric(node)),  # type: ignore[arg-type]
-        ceil_mode=bool(node.get("ceil_mode", 0)),
+        as_tuple(before),  # type: ignore[arg-type]
+        ceil_mode=ceils,
         count_include_pad=bool(node.get("count_include_pad", 0)),
     )
 
@@ -177,9 +189,13 @@ def global_max(node: Node) -> Step:
 
 @reads("DepthToSpace")
 def depth_to_space(node: Node) -> Step:
-    mode = node.get("mode", "DCR")
-    node.require(mode == "CRD", f"in mode {mode}")
-    return nn.PixelShuffle(node.get("blocksize"))
+    size, shuffle = node.get("blocksize"), nn.PixelShuffle(node.get("blocksize"))
+    if node.get("mode", "DCR") == "CRD":
+        return shuffle
+    node.require(node.rank == 4, "of an input of unknown rank")
+    channels = (node.shape or ())[1]
+    order = torch.arange(channels).reshape(size * size, -1).T.flatten().tolist()
+    return lambda x: shuffle(x[:, order])
 
 
 @reads("Resize")

@@ -72,10 +72,10 @@ class Node:
         """Raise ``InputError`` naming this node and ``what`` is not read of it, unless it
         ``fits``."""
         if not fits:
-            name = self.proto.name or ", ".join(self.proto.output)
             described = " ".join([self.proto.op_type, what]).strip()
             raise InputError(
-                f"the operator {described} is not read ({name!r}): give it as a torch.nn.Module"
+                f"the operator {described} is not read ({named(self.proto)!r}): give the network "
+                "as a torch.nn.Module"
             )
 
     @property
@@ -87,11 +87,36 @@ class Node:
         return self.rank - 2
 
 
+def named(node: onnx.NodeProto) -> str:
+    """What to call ``node``."""
+    return node.name or ", ".join(node.output)
+
+
 def symmetric(node: Node) -> list[int]:
     """The padding of a layer, the same on both sides of each dimension."""
     first, last = padding(node, [])
     node.require(first == last, f"with uneven pads {[*first, *last]}")
     return first
+
+
+def pool_padding(node: Node) -> tuple[list[int], bool]:
+    """The padding of a pool, the same on both sides of each dimension, and whether a last window
+    may reach beyond it: with uneven padding, which counts for nothing, windows are the same so."""
+    kernel = list(node.get("kernel_shape"))
+    before, behind = padding(node, kernel)
+    if before == behind:
+        return before, bool(node.get("ceil_mode", 0))
+    counts = [node.get(name, 0) for name in ("ceil_mode", "count_include_pad")]
+    plain = not any(counts) and set(sizes(node, "dilations")) == {1}
+    reached: set[bool] = {False, True}
+    for size, width, step, first, last in zip(
+        (node.shape or ())[2:], kernel, sizes(node, "strides"), before, behind, strict=True
+    ):
+        steps, beyond = divmod(size + 2 * first - width, step)
+        wanted = (size + first + last - width) // step
+        reached &= {ceils for ceils in (False, True) if steps + (ceils and beyond > 0) == wanted}
+    node.require(plain and bool(reached), f"with uneven pads {[*before, *behind]}")
+    return before, min(reached)
 
 
 def padding(node: Node, kernel: Sequence[int]) -> tuple[list[int], list[int]]:
@@ -101,7 +126,7 @@ def padding(node: Node, kernel: Sequence[int]) -> tuple[list[int], list[int]]:
     if mode in ("NOTSET", "VALID"):
         both = list(node.get("pads", [0] * 2 * node.spatial))
         return both[: len(both) // 2], both[len(both) // 2 :]
-    node.require(bool(kernel) and node.proto.op_type == "Conv", f"with auto_pad {mode}")
+    node.require(bool(kernel), f"with auto_pad {mode}")
     less, more = [], []
     for size, width, step, apart in zip(
         (node.shape or ())[2:],

@@ -25,10 +25,11 @@ from qstrategies.onnx_model.functions import (
     UNARY,
     binary,
     merged,
+    parts,
     reduction,
 )
 from qstrategies.onnx_model.layers import LAYERS
-from qstrategies.onnx_model.node import Node, Step
+from qstrategies.onnx_model.node import Node, Step, named
 from qstrategies.onnx_model.observe import BATCHES, random_inputs, sizes_observed, watched
 
 TOLERANCE = 1e-3
@@ -36,6 +37,7 @@ TOLERANCE = 1e-3
 misread attribute does not."""
 FLOOR = 1e-6
 """Below it nothing is told apart: a sigmoid's tail."""
+RECURRENT = ("GRU", "LSTM", "RNN", "Loop", "Scan")
 QUANTIZED = ("QuantizeLinear", "DequantizeLinear", "QLinearConv", "ConvInteger", "MatMulInteger")
 
 
@@ -85,11 +87,15 @@ class OnnxModel(nn.Module):
         return found[0] if len(found) == 1 else found
 
     def _add(self, label: str, node: Node) -> None:
-        step: Step | str = _step(node)
+        if node.proto.op_type == "Split":
+            for step, output in zip(parts(node), node.proto.output, strict=True):
+                self.steps.append((step, node.computed, output))
+            return
+        step = _step(node)
         if isinstance(step, nn.Module):
             self.layers[label] = step
-            step = label
-        self.steps.append((step, node.computed, node.proto.output[0]))
+        named = label if isinstance(step, nn.Module) else step
+        self.steps.append((named, node.computed, node.proto.output[0]))
 
 
 class OneInput(OnnxModel):
@@ -120,8 +126,9 @@ def from_onnx(path: str | Path, shape: Sequence[int] | None = None) -> nn.Module
         SelfCheckError: what was read does not compute what ONNX Runtime does.
     """
     place = Path(path)
-    proto = load_checked(place)
+    proto = load_checked(place, beside=True)
     try:
+        _refuse_recurrent(proto.graph)
         entries = _inputs(proto)
         runs = [random_inputs(entries, shape, batch) for batch in BATCHES]
         values = [watched(proto, inputs, _outputs(proto)) for inputs in runs]
@@ -134,6 +141,15 @@ def from_onnx(path: str | Path, shape: Sequence[int] | None = None) -> nn.Module
     except InputError as error:
         raise type(error)(f"{str(path)!r}: {error}") from None
     return model
+
+
+def _refuse_recurrent(graph: onnx.GraphProto) -> None:
+    for node in graph.node:
+        if node.op_type in RECURRENT:
+            raise InputError(
+                f"the recurrent layer {node.op_type} is not read ({named(node)!r}): give the "
+                "network as a torch.nn.Module, where it stays in float and all else is quantized"
+            )
 
 
 def _node(
