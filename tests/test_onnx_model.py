@@ -50,6 +50,7 @@ CASES = {
     "conv": ([node("Conv", "x", "c0", "c1", strides=[2, 1], pads=[1, 0, 1, 0])], [weights(4, 3, 3, 3), weights(4)]),
     "grouped and dilated": ([node("Conv", "x", "c0", group=3, dilations=[2, 2])], [weights(6, 1, 3, 3)]),
     "transposed": ([node("ConvTranspose", "x", "c0", strides=[2, 2], output_padding=[1, 0])], [weights(3, 4, 2, 2)]),
+    "transposed with uneven pads": ([node("ConvTranspose", "x", "c0", strides=[2, 2], pads=[1, 0, 0, 1])], [weights(3, 4, 3, 3)]),
     "batch norm": ([node("BatchNormalization", "x", "c0", "c1", "c2", "c3", epsilon=1e-3)], [weights(3), weights(3), weights(3), np.abs(weights(3))]),
     "linear": ([node("Flatten", output="f"), node("Gemm", "f", "c0", "c1", transB=1)], [weights(5, 192), weights(5)]),
     "linear the other way": ([node("Flatten", output="f"), node("Gemm", "f", "c0", "c1")], [weights(192, 5), weights(1)]),

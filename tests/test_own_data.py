@@ -241,6 +241,18 @@ def test_workers_read_the_same_and_their_errors_come_in_one_line(folder, tmp_pat
         _ = dataset.splits["train"].images
 
 
+@pytest.mark.parametrize("suffix", ["jpg", "png"])
+def test_a_picture_that_ends_too_early_is_named_before_any_training(folder, tmp_path, suffix):
+    copy = copied(folder, tmp_path)
+    whole = copy / next(copy.glob("*/*.png")).relative_to(copy).parent / f"half.{suffix}"
+    Image.effect_noise((64, 64), 90).save(whole)
+    dataset = KINDS["pictures"](copy, in_memory=False)
+    assert dataset.notes == ()
+    whole.write_bytes(whole.read_bytes()[:-900])
+    with pytest.raises(qs.InputError, match=rf"half.{suffix}' is not an image .*; remove it"):
+        _ = KINDS["pictures"](copy, in_memory=False).notes
+
+
 def copied(folder, place):
     target = place / "copy"
     for file in folder.glob("*/*.png"):

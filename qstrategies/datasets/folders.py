@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -149,9 +150,7 @@ def picture(path: Path, size: tuple[int, int], *, grey: bool) -> np.ndarray:
     except InputError as error:
         raise InputError(f"{str(path)!r}: {error}; or remove it") from None
     except Exception as error:  # of many kinds, as damaged files have it
-        raise InputError(
-            f"{str(path)!r} is not an image that Pillow reads: {error}; remove it"
-        ) from None
+        raise _unreadable(path, error) from None
     scale = min(image.height / height, image.width / width)
     left, top = (image.width - scale * width) / 2, (image.height - scale * height) / 2
     box = (left, top, left + scale * width, top + scale * height)
@@ -178,11 +177,30 @@ def _hashes(folder: Path, files: Sequence[Path]) -> list[tuple[str, str]]:
 
 def _hashed(file: Path, before: list[str]) -> list[str]:
     """A mark of ``file`` that changes when it is written, and the hash of its bytes: ``before`` if
-    that has the mark."""
+    that has the mark. Raises ``InputError`` for what Pillow cannot read."""
     with doing("read", file):
         stat = file.stat()
         mark = f"{stat.st_size} {stat.st_mtime_ns}"
-        return before if before[0] == mark else [mark, sha256(file.read_bytes())]
+        if before[0] == mark:
+            return before
+        content = file.read_bytes()
+    _check_whole(file, content)
+    return [mark, sha256(content)]
+
+
+def _check_whole(path: Path, content: bytes) -> None:
+    """Raise ``InputError`` for a picture of the bytes ``content`` that Pillow cannot decode: now,
+    not in the middle of a training."""
+    try:
+        with Image.open(io.BytesIO(content)) as opened:
+            opened.draft("L", (1, 1))  # of a JPEG all is read, an eighth of each side computed
+            opened.load()
+    except Exception as error:  # of many kinds, as damaged files have it
+        raise _unreadable(path, error) from None
+
+
+def _unreadable(path: Path, error: Exception) -> InputError:
+    return InputError(f"{str(path)!r} is not an image that Pillow reads: {error}; remove it")
 
 
 def _known(path: Path) -> dict[str, list[str]]:

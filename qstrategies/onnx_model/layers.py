@@ -16,7 +16,6 @@ from qstrategies.onnx_model.node import (
     padding,
     pool_padding,
     sizes,
-    symmetric,
 )
 
 LAYERS: dict[str, Callable[[Node], Step]] = {}
@@ -69,7 +68,8 @@ def _padded(before: Sequence[int], behind: Sequence[int]) -> nn.Module:
 def transposed(node: Node) -> Step:
     weight, bias = node.constant(1, "weights"), node.optional(2, "bias")
     node.require("output_shape" not in node.attributes, "with output_shape")
-    groups, around = node.get("group", 1), symmetric(node)
+    groups, (before, behind) = node.get("group", 1), padding(node, [])
+    around = [min(pair) for pair in zip(before, behind, strict=True)]
     kind = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)[node.spatial - 1]
     layer = kind(
         weight.shape[0],
@@ -82,7 +82,14 @@ def transposed(node: Node) -> Step:
         bias is not None,
         as_tuple(sizes(node, "dilations")),  # type: ignore[arg-type]
     )
-    return _filled(layer, weight=weight, bias=bias)
+    filled = _filled(layer, weight=weight, bias=bias)
+    if before == behind:
+        return filled
+    more = (
+        [least - each for least, each in zip(around, side, strict=True)]
+        for side in (before, behind)
+    )
+    return nn.Sequential(filled, _padded(*more))  # by less than nothing, which cuts off
 
 
 @reads("BatchNormalization")

@@ -92,13 +92,6 @@ def named(node: onnx.NodeProto) -> str:
     return node.name or ", ".join(node.output)
 
 
-def symmetric(node: Node) -> list[int]:
-    """The padding of a layer, the same on both sides of each dimension."""
-    first, last = padding(node, [])
-    node.require(first == last, f"with uneven pads {[*first, *last]}")
-    return first
-
-
 def pool_padding(node: Node) -> tuple[list[int], bool]:
     """The padding of a pool, the same on both sides of each dimension, and whether a last window
     may reach beyond it: with uneven padding, which counts for nothing, windows are the same so."""
