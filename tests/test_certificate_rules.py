@@ -183,6 +183,11 @@ PROVEN = {
         {"a": I64([-3])},
         SIGNED,
     ),
+    "ReduceSum over an image": (
+        [node("ReduceSum", ["d", "a"], "r")],
+        {"a": I64([2, -1])},
+        SIGNED,
+    ),
     "linear layer on [N, T, C]": (*linear(False), SIGNED | {"shape": (2, 7, 64)}),
     "linear layer with bias on [N, T, C]": (*linear(True), SIGNED | {"shape": (2, 7, 64)}),
     "constants computed exactly": (

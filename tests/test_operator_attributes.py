@@ -125,7 +125,7 @@ def adaptive(dimensions, kind):
 def paddings(name):
     return {"padding": 1}, {
         "padding": [({"padding": 1}, EXACT)],
-        **({"value": [({"value": 0.0}, EXACT)]} if name == "Constant" else {}),
+        **({"value": [({"value": 0.3}, EXACT)]} if name == "Constant" else {}),
     }
 
 

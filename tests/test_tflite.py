@@ -60,6 +60,7 @@ MOVING = {
     "permute": lambda x: x.permute(0, 2, 1, 3),
     "slice": lambda x: x[:, 1:3, ::2],
     "pad": lambda x: functional.pad(x, (1, 2, 0, 1)),
+    "pad with a number": lambda x: functional.pad(x, (1, 2, 0, 1), value=0.3),
     "reflect": lambda x: functional.pad(x, (1, 2, 0, 1), "reflect"),
     "concatenate": lambda x: torch.cat([x, x[:, :2]], 1),
     "stack": lambda x: torch.stack([x, x], 2),

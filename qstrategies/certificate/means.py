@@ -1,4 +1,4 @@
-"""Means: exact over a power of two; over other numbers only if every way to divide rounds alike."""
+"""Sums, and means: exact over a power of two, over other numbers if all divisions round alike."""
 
 from __future__ import annotations
 
@@ -31,6 +31,12 @@ def _reduced_mean(call: Call) -> Grid:
     return _mean(call.first.grid, [shape[axis] for axis in axes])
 
 
+def _reduced_sum(call: Call) -> Grid:
+    axes, shape = axes_of(call), call.first.kind.shape
+    assert shape is not None
+    return _total(call.first.grid, [shape[axis] for axis in axes])
+
+
 def _pooled_mean(call: Call) -> Grid:
     if "Pad" in call.first.through:
         raise UnprovenError("executors may take the zeros padded before it for no values at all")
@@ -45,9 +51,13 @@ def _pooled_mean(call: Call) -> Grid:
     return _mean(union(grid, Grid.of(np.zeros(1))) if any(pads) else grid, list(kernel))
 
 
-def _mean(grid: Grid, sizes: list[int | None]) -> Grid:
+def _total(grid: Grid, sizes: list[int | None]) -> Grid:
     number, whole = count(sizes), grid.exact()
-    total = replace(whole, low=whole.low * number, high=whole.high * number).exact()
+    return replace(whole, low=whole.low * number, high=whole.high * number).exact()
+
+
+def _mean(grid: Grid, sizes: list[int | None]) -> Grid:
+    number, total = count(sizes), _total(grid, sizes)
     power = number & -number  # dividing by a power of two is exact
     mean = replace(total, step=total.step / power, divisor=number // power)
     return mean if mean.divisor > 1 else mean.exact()
@@ -82,6 +92,12 @@ MEANS: dict[str, Declaration] = {
         (11, 13, 18),
         (1, 2),
         _reduced_mean,
+        {"axes": anything, "keepdims": anything, "noop_with_empty_axes": only(0)},
+    ),
+    "ReduceSum": Declaration(
+        (11, 13),
+        (1, 2),
+        _reduced_sum,
         {"axes": anything, "keepdims": anything, "noop_with_empty_axes": only(0)},
     ),
     "AveragePool": Declaration(

@@ -34,7 +34,7 @@ def count(sizes: list[int | None]) -> int:
     """How many values dimensions of ``sizes`` hold."""
     known = [size for size in sizes if size is not None]
     if len(known) < len(sizes) or 0 in known:
-        raise UnprovenError("the number of values in a mean is not known")
+        raise UnprovenError("the number of values in a mean or sum is not known")
     return math.prod(known)
 
 

@@ -1,4 +1,4 @@
-"""Average pools and means."""
+"""Average pools, means and sums."""
 
 from __future__ import annotations
 
@@ -36,6 +36,7 @@ from qstrategies.operators.layer import own_copy
 from qstrategies.operators.pooling import draw_adaptive, even_windows, single_values
 
 AVERAGE_POOLS: dict[int, Any] = {1: nn.AvgPool1d, 2: nn.AvgPool2d, 3: nn.AvgPool3d}
+MOST = 2**24  # an integer up to this is exact in float32
 ADAPTIVE: dict[int, Any] = {
     1: nn.AdaptiveAvgPool1d,
     2: nn.AdaptiveAvgPool2d,
@@ -52,6 +53,17 @@ class Mean(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return x.mean(self.dims, keepdim=True)
+
+
+class Sum(nn.Module):
+    """Over ``dims``, which stay with size 1."""
+
+    def __init__(self, dims: tuple[int, ...]) -> None:
+        super().__init__()
+        self.dims = dims
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.sum(self.dims, keepdim=True)
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -126,6 +138,30 @@ class Averaging(Node):
         to.give(self.output, result)
 
 
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Summing(Node):
+    """The sum over ``dims``, kept with size 1; the steps of all values stay below ``MOST``."""
+
+    dims: tuple[int, ...]
+
+    def integers(self, *inputs: Array) -> Array:
+        x = centered(inputs[0], self.inputs[0].grid)
+        ratio = self.inputs[0].grid.scale / self.output.grid.scale
+        return rounded(x.sum(self.dims, keepdims=True), ratio, self.output.grid)
+
+    def reals(self, *tensors: Tensor) -> Tensor:
+        return tensors[0].sum(self.dims, keepdim=True)
+
+    def kernel(self, engine: str) -> Kernel | None:
+        grid = self.output.grid
+        return lambda x: requantized(self.reals(x.dequantize()), grid)
+
+    def write(self, to: Writer) -> None:
+        axes = to.constant(f"{self.name}.axes", np.array(self.dims, np.int64))
+        operands = [to.real(self.inputs[0]), axes]
+        to.give(self.output, to.emit("ReduceSum", operands, f"{self.name}.sum", keepdims=1))
+
+
 def _average_node(site: Site) -> AveragePool:
     pool = site.module
     dimensions = len(site.output.shape) - 2
@@ -143,6 +179,9 @@ FORMS[Mean] = Form(
     placing=Placing.SHARED,
     node=lambda site: Averaging(**site.ends, dims=site.module.dims),
     homogeneous=True,
+)
+FORMS[Sum] = Form(
+    placing=Placing.OWN, node=lambda site: Summing(**site.ends, dims=site.module.dims)
 )
 
 
@@ -217,14 +256,33 @@ def _adaptive_average_module(call: Call, pool: Any, x: fx.Node) -> fx.Node | Non
 def _mean(
     call: Call, input: fx.Node, dim: Any = None, keepdim: bool = False, dtype: Any = None
 ) -> fx.Node | None:
+    dims = _dims(input, dim)
+    return None if dims is None or dtype is not None else _reduced(call, input, Mean(dims))
+
+
+@recognizes(torch.sum, "sum")
+def _sum(
+    call: Call, input: fx.Node, dim: Any = None, keepdim: bool = False, dtype: Any = None
+) -> fx.Node | None:
+    dims = _dims(input, dim)
+    if dims is None or dtype is not None:
+        return None
+    count = math.prod(shape_of(input)[each] or 1 for each in dims)
+    return _reduced(call, input, Sum(dims)) if count * 255 <= MOST else None
+
+
+def _dims(input: fx.Node, dim: Any) -> tuple[int, ...] | None:
+    """The dimensions that a reduction over ``dim`` is over, in order; None if the batch is one."""
     shape = shape_of(input)
     chosen = range(len(shape)) if dim is None else per_dimension(dim, 1)
-    dims = tuple(sorted(each % len(shape) for each in chosen))
-    if dtype is not None or any(shape[each] is None for each in dims):
-        return None
-    kept = tuple(1 if each in dims else size for each, size in enumerate(shape))
-    mean = call.emit(Mean(dims), input, shape=kept)
-    return mean if kept == call.shape else call.reshape(mean)
+    dims = tuple(sorted(each % len(shape) for each in chosen or range(len(shape))))
+    return None if any(shape[each] is None for each in dims) else dims
+
+
+def _reduced(call: Call, input: fx.Node, form: Mean | Sum) -> fx.Node:
+    kept = tuple(1 if each in form.dims else size for each, size in enumerate(shape_of(input)))
+    result = call.emit(form, input, shape=kept)
+    return result if kept == call.shape else call.reshape(result)
 
 
 @draws(often=2)
@@ -249,8 +307,9 @@ def _draw_adaptive(random: Random, shape: Sizes) -> nn.Module | None:
     return draw_adaptive(random, shape, ADAPTIVE, "avg")
 
 
-@draws(often=2)
-def _draw_mean(random: Random, shape: Sizes) -> nn.Module:
+@draws(often=3)
+def _draw_reduction(random: Random, shape: Sizes) -> nn.Module:
     dims = random.sample(range(1, len(shape) + 1), random.randint(1, len(shape)))
     dim = dims[0] if len(dims) == 1 else tuple(dims)
-    return Applied(spelling(random, _mean), dim, keepdim=happens(random, 0.6))
+    recognizer = random.choice((_mean, _mean, _sum))
+    return Applied(spelling(random, recognizer), dim, keepdim=happens(random, 0.6))

@@ -100,8 +100,8 @@ def affine(
     by_channel = _numbers(factor, offset, shape, 1) if len(shape) in NORMS else None
     if by_channel is not None:
         return _scaled(call, x, *by_channel)
-    by_feature = _numbers(factor, offset, shape, len(shape) - 1)
-    if by_feature is None or len(shape) < 3:
+    by_feature = _numbers(factor, offset, shape, len(shape) - 1) if len(shape) > 2 else None
+    if by_feature is None:
         return None
     rows = _scaled(call, rows_of(call, x, len(by_feature[0])), *by_feature)
     return None if rows is None else call.reshape(rows)

@@ -1,8 +1,9 @@
-"""Padding: with the number 0, by reflection, by the edge, or around."""
+"""Padding: with a number, by reflection, by the edge, or around."""
 
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from random import Random
@@ -14,16 +15,20 @@ from torch import Tensor, fx, nn
 from torch.nn import functional
 
 from qstrategies.operators.base import (
+    FORMS,
     Array,
     Call,
+    Form,
     Kernel,
+    Placing,
+    Site,
     Writer,
     from_integers,
     recognizes,
     shape_of,
 )
 from qstrategies.operators.drawing import Applied, Sizes, draws
-from qstrategies.operators.movement import Movement, moves
+from qstrategies.operators.movement import Movement
 from qstrategies.operators.slicing import Slice
 
 MODES = {"constant": "constant", "reflect": "reflect", "replicate": "edge", "circular": "wrap"}
@@ -41,45 +46,73 @@ class Pad(nn.Module):
         return _pad_reals(x, self.pads, self.mode)
 
 
-def _pad_reals(x: Tensor, pads: tuple[tuple[int, int], ...], mode: str) -> Tensor:
-    channels_stay = len(pads) > 2 and pads[1] == (0, 0)
-    inner = pads if mode == "constant" else pads[1 + channels_stay :]
-    return functional.pad(x, [each for pair in reversed(inner) for each in pair], mode)
+class Fill(nn.Module):
+    """``pads`` as in ``Pad``, of any one number ``value``."""
+
+    def __init__(self, pads: tuple[tuple[int, int], ...], value: float) -> None:
+        super().__init__()
+        self.pads, self.value = pads, value
+
+    def forward(self, x: Tensor) -> Tensor:
+        return _pad_reals(x, self.pads, "constant", self.value)
+
+
+def _pad_reals(
+    x: Tensor, pads: tuple[tuple[int, int], ...], mode: str, value: float = 0.0
+) -> Tensor:
+    constant, channels_stay = mode == "constant", len(pads) > 2 and pads[1] == (0, 0)
+    inner = pads if constant else pads[1 + channels_stay :]
+    amounts = [each for pair in reversed(inner) for each in pair]
+    return functional.pad(x, amounts, mode, value if constant else None)
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Padding(Movement):
-    """``pads`` and ``mode`` as in ``Pad``; a constant is the real number 0."""
+    """``pads`` and ``mode`` as in ``Pad``; ``value``: the constant, a real number on the grid."""
 
     pads: tuple[tuple[int, int], ...]
     mode: str
+    value: float = 0.0
+
+    @property
+    def fill(self) -> int:
+        """``value`` as an integer."""
+        return round(self.value / self.output.grid.scale) + self.output.grid.zero_point
 
     def integers(self, *inputs: Array) -> Array:
         if self.mode == "constant":
-            return np.pad(inputs[0], self.pads, constant_values=self.output.grid.zero_point)
+            return np.pad(inputs[0], self.pads, constant_values=self.fill)
         mode: Any = MODES[self.mode]
         return np.pad(inputs[0], self.pads, mode)
 
     def reals(self, *tensors: Tensor) -> Tensor:
-        return _pad_reals(tensors[0], self.pads, self.mode)
+        return _pad_reals(tensors[0], self.pads, self.mode, self.value)
 
     def kernel(self, engine: str) -> Kernel | None:
         grid = self.output.grid
 
         def pad(x: Tensor) -> Tensor:
-            steps = x.int_repr().float() - grid.zero_point
-            moved = _pad_reals(steps, self.pads, self.mode) + grid.zero_point
+            moved = _pad_reals(x.int_repr().float(), self.pads, self.mode, self.fill)
             return from_integers(moved.to(torch.uint8), grid)
 
         return pad
 
     def write(self, to: Writer) -> None:
         flat = [low for low, _ in self.pads] + [high for _, high in self.pads]
-        amounts = to.constant(f"{self.name}.pads", np.array(flat, np.int64))
-        self.write_moved(to, "Pad", amounts, mode=MODES[self.mode])
+        constants = [to.constant(f"{self.name}.pads", np.array(flat, np.int64))]
+        if self.value:
+            constants.append(to.constant(f"{self.name}.value", np.array(self.value, np.float32)))
+        self.write_moved(to, "Pad", *constants, mode=MODES[self.mode])
 
 
-moves(Pad, Padding, "pads", "mode")
+def _node(site: Site) -> Padding:
+    mode, value = getattr(site.module, "mode", "constant"), getattr(site.module, "value", 0.0)
+    on_grid = float(site.output.grid.rounded(torch.tensor(float(value))))
+    return Padding(**site.ends, pads=site.module.pads, mode=mode, value=on_grid)
+
+
+FORMS[Pad] = Form(placing=Placing.SHARED, node=_node, homogeneous=True, moves=True)
+FORMS[Fill] = Form(placing=Placing.SHARED, node=_node)
 
 
 def padded_image(call: Call, x: fx.Node, pads: Sequence[tuple[int, int]], mode: str) -> fx.Node:
@@ -95,7 +128,8 @@ def _pad(
     call: Call, input: fx.Node, pad: Any, mode: str = "constant", value: Any = None
 ) -> fx.Node | None:
     rank = len(shape_of(input))
-    if value or mode not in MODES or not all(isinstance(each, int) for each in pad):
+    known = mode in MODES and all(isinstance(each, int) for each in pad)
+    if not known or not math.isfinite(value or 0):
         return None
     pairs = [(pad[place], pad[place + 1]) for place in range(0, len(pad), 2)]
     pads = ((0, 0),) * (rank - len(pairs)) + tuple(reversed(pairs))
@@ -103,7 +137,7 @@ def _pad(
     pads = tuple((max(low, 0), max(high, 0)) for low, high in pads)
     if cut is None or not any(itertools.chain(*pads)):
         return cut
-    return call.emit(Pad(pads, mode), cut)
+    return call.emit(Fill(pads, value) if value else Pad(pads, mode), cut)
 
 
 def _cut(call: Call, x: fx.Node, pads: Sequence[tuple[int, int]]) -> fx.Node | None:
@@ -135,11 +169,13 @@ def _pad_module(call: Call, module: Any, x: fx.Node) -> fx.Node | None:
     return _pad(call, x, module.padding, _PADS[type(module)], getattr(module, "value", None))
 
 
-@draws()
+@draws(often=2)
 def _draw(random: Random, shape: Sizes) -> nn.Module:
     count = 2 * random.randint(1, len(shape))
     amounts = [random.choice((-1, 0, 1, 2)) for _ in range(count)]
-    return Applied(functional.pad, amounts, random.choice(list(MODES)))
+    mode = random.choice(list(MODES))
+    value = random.choice((None, 0.3, -5)) if mode == "constant" else None
+    return Applied(functional.pad, amounts, mode, value)
 
 
 @draws()
@@ -150,4 +186,5 @@ def _draw_module(random: Random, shape: Sizes) -> nn.Module | None:
         return None
     kind = random.choice(kinds)
     amounts = tuple(random.randint(0, 2) for _ in range(2 * dimensions))
-    return kind(amounts, 0.0) if "Constant" in kind.__name__ else kind(amounts)
+    constant = "Constant" in kind.__name__
+    return kind(amounts, random.choice((0.0, 0.3, -5.0))) if constant else kind(amounts)

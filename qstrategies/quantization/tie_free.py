@@ -8,7 +8,7 @@ import math
 
 from qstrategies.errors import InputError
 from qstrategies.operators.addition import Addition
-from qstrategies.operators.averages import AveragePool, Averaging
+from qstrategies.operators.averages import AveragePool, Averaging, Summing
 from qstrategies.operators.base import Node
 from qstrategies.operators.island import Island
 from qstrategies.operators.layer import Layer
@@ -67,6 +67,11 @@ def _(node: AveragePool) -> str | None:
 def _(node: Averaging) -> str | None:
     shape = node.inputs[0].shape
     return _of_count(math.prod(shape[dim] or 0 for dim in node.dims))
+
+
+@rounds_apart.register
+def _(_: Summing) -> str:
+    return "ties of sums are rounded by each kernel in its own way"
 
 
 def _of_count(count: int) -> str | None:

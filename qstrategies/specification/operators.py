@@ -28,7 +28,7 @@ from qstrategies.specification.program import (
     Reshape,
     offsets_of,
 )
-from qstrategies.specification.values import Bounds, Call, Moved, Real, Summed, fraction
+from qstrategies.specification.values import Bounds, Call, Grid, Moved, Real, Summed, fraction
 
 Result = Moved | Summed
 
@@ -87,20 +87,21 @@ def _average_pool(call: Call) -> Summed:
 
 def _global_average(call: Call) -> Summed:
     (x,) = call.reals()
-    return _mean_over(call, x, tuple(range(2, len(x.tensor.shape))))
+    return _over(call, x, tuple(range(2, len(x.tensor.shape))))
 
 
-def _reduce_mean(call: Call) -> Summed:
+def _reduced(call: Call, *, divides: bool) -> Summed:
     (x,) = call.reals(1)
     given = call.constant(1)
     axes = call.get("axes", None) if given is None else given.tolist()
     rank = len(x.tensor.shape)
-    return _mean_over(call, x, tuple(sorted(axis % rank for axis in axes or range(rank))))
+    chosen = tuple(sorted(axis % rank for axis in axes or range(rank)))
+    return _over(call, x, chosen, divides=divides)
 
 
-def _mean_over(call: Call, x: Real, axes: tuple[int, ...]) -> Summed:
+def _over(call: Call, x: Real, axes: tuple[int, ...], *, divides: bool = True) -> Summed:
     count = math.prod(x.tensor.shape[axis] for axis in axes)
-    return _averaged(call, x, functools.partial(Mean, axes=axes), count)
+    return _averaged(call, x, functools.partial(Mean, axes=axes), count, divides=divides)
 
 
 def _averaged(
@@ -108,12 +109,14 @@ def _averaged(
     x: Real,
     build: functools.partial[AveragePool] | functools.partial[Mean],
     count: int,
+    *,
+    divides: bool = True,
 ) -> Summed:
     zero_point = x.grid.zero_point
     return Summed(
         functools.partial(build, zero_point=zero_point),
         (x.tensor,),
-        (x.grid.scale / count,),
+        (x.grid.scale / (count if divides else 1),),
         count * x.tensor.magnitude(zero_point),
         call.operators(x),
     )
@@ -157,8 +160,9 @@ def _moved(call: Call) -> Moved:
     """The operator moves the places themselves, counted from 1: what it adds is 0."""
     (x,) = call.reals(1)
     others = [call.constant(place) for place in range(1, len(call.operands))]
-    if call.kind == "Pad" and others[1:] and others[1] is not None and others[1].any():
-        raise InputError("it pads another number than 0")
+    fill = x.grid.zero_point
+    if call.kind == "Pad" and len(others) > 1:
+        fill, others[1] = _fill(x.grid, others[1]), None
     places = np.arange(1, x.tensor.size + 1).reshape(x.tensor.shape)
     movement = MOVEMENTS.get(call.kind, move)
     index = movement(call.node, places, *others)
@@ -168,10 +172,18 @@ def _moved(call: Call) -> Moved:
         base, offsets = offsets_of(index)
     except ValueError as error:
         raise InputError(str(error)) from None
-    fill = x.grid.zero_point
     build = functools.partial(Move, operator=call.kind, base=base, offsets=offsets, fill=fill)
     span = (min(x.tensor.low, fill), max(x.tensor.high, fill))
     return Moved(build, (x.tensor,), x.grid, call.operators(x), span)
+
+
+def _fill(grid: Grid, value: Array | None) -> int:
+    """The integer that a Pad fills with."""
+    real = Fraction(0) if value is None else fraction(value.item())
+    integer = grid.integer(real)
+    if (integer - grid.zero_point) * grid.scale != real:
+        raise InputError(f"it pads {float(real):g}, which is no value of its quantizer")
+    return integer
 
 
 MOVEMENTS: dict[str, Callable[..., Array]] = {"Pad": pad, "Resize": resize}
@@ -214,7 +226,8 @@ OPERATORS: dict[str, Callable[[Call], Result]] = {
     "Mul": _product,
     "AveragePool": _average_pool,
     "GlobalAveragePool": _global_average,
-    "ReduceMean": _reduce_mean,
+    "ReduceMean": functools.partial(_reduced, divides=True),
+    "ReduceSum": functools.partial(_reduced, divides=False),
     "MaxPool": _max_pool,
     "Max": functools.partial(_chosen, largest=True),
     "Min": functools.partial(_chosen, largest=False),

@@ -156,7 +156,7 @@ class AveragePool(Node):
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Mean(Node):
-    """The multiplier divides by the number of elements."""
+    """The multiplier divides by the number of elements, but for a sum."""
 
     kind = "mean"
     formula = "y = ROUND(sum over axes of (x - z))"

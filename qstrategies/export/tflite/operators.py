@@ -197,7 +197,9 @@ def _padding(node: Padding, to: TfliteWriter) -> None:
         [to.take(spec, layout), to.numbers("pads", pads)],
         to.give(node.output, layout),
     )
-    if node.mode == "constant":
+    if node.value:
+        to.file.operator("PADV2", 2, [*operands, to.stored(spec, node.fill)], made, "PadV2Options")
+    elif node.mode == "constant":
         to.file.operator("PAD", 2, operands, made, "PadOptions")
     elif node.mode == "reflect":
         to.file.operator("MIRROR_PAD", 2, operands, made, "MirrorPadOptions", Mode=0)
