@@ -11,6 +11,7 @@ from torch import nn
 from torch.nn import functional as F
 
 import qstrategies as qs
+from qstrategies.operators.drawing import Applied
 
 
 class Written(nn.Module):
@@ -197,6 +198,42 @@ def test_what_a_forward_keeps_and_does_not_read_is_no_matter():
     assert net.calls == 2 and isinstance(net.last, torch.Tensor)
 
 
+def _caches(self, y):
+    if "rows" not in self.cache:
+        self.cache["rows"] = self.table[:, [2, 0, 1] * 4]
+    return y + self.cache["rows"]
+
+
+def test_a_forward_may_keep_constants_in_a_dict(tmp_path):
+    net = Written(_caches, cache={}, table=torch.randn(12, 3))
+    net.cache.clear()
+    check(net, tmp_path, islands=None, export=False)
+    net.cache.clear()
+    qs.quantize(net, [images()], images())
+    assert not net.cache, "the user's is not touched"
+
+
+@pytest.mark.parametrize("function", [torch.pow, torch.float_power, torch.remainder])
+def test_the_input_and_a_number(function):
+    x, net = images(), nn.Sequential(nn.Flatten(), nn.Linear(432, 2))
+    model = Applied(lambda x: net(function(x, 3).float())).eval()
+    assert decibels(model(x), qs.quantize(model, [x], x).module()(x)) > 20
+
+
+@torch.fx.wrap
+def _rounded_up(sizes):
+    sizes[0] += -sizes[0] % 8
+    return sizes
+
+
+def test_a_function_may_change_the_list_that_it_is_given(tmp_path):
+    def padded(_, y):
+        height, width = _rounded_up([y.shape[2], y.shape[3]])
+        return F.pad(y, (0, width - y.shape[3], 0, height - y.shape[2]))
+
+    check(Written(padded), tmp_path, islands=None, export=False)
+
+
 def _keeps(self, y):
     self.kept = [y, {"mean": y.mean()}]
     return y
@@ -216,7 +253,13 @@ def test_a_model_that_keeps_what_it_computed_in_a_training_step(kind):
     qs.prepare(net, x, "no_norm").model(x).sum().backward()
 
 
+def _remembers(self, y):
+    self.seen.append(y.mean())
+    return y + sum(self.seen)
+
+
 STATES = {
+    "list": (_remembers, {"seen": []}),
     "average": (_averages, {"average": torch.zeros(8)}),
     "average in place": (_averages_in_place, {"average": torch.zeros(8)}),
     "attribute": (_recurs, {"state": None}),
@@ -351,7 +394,14 @@ def test_what_cannot_be_exported_is_refused_by_the_name_of_its_operator(tmp_path
         qs.export_onnx(quantized, tmp_path / "model.onnx")
 
 
-@pytest.mark.parametrize("reduce", [lambda y: y.mean(), lambda y: y.transpose(0, 1) * 2.0])
+WITHOUT_ROWS = {
+    "a mean": lambda y: y.mean(),
+    "a mean and a constant": lambda y: y.mean() + torch.tensor(0.3),
+    "channels first": lambda y: y.transpose(0, 1) * 2.0,
+}
+
+
+@pytest.mark.parametrize("reduce", WITHOUT_ROWS.values(), ids=WITHOUT_ROWS)
 def test_outputs_without_rows_of_examples_are_not_compared(reduce, tmp_path):
     class Net(nn.Module):
         def __init__(self):

@@ -123,9 +123,12 @@ POOLS = {
     "largest by max": lambda y: y - torch.max(y, 1, keepdim=True)[0],
     "largest by name": lambda y: (y * y.max(dim=1).values.unsqueeze(1)).max(3, True).values,
     "mean of one dimension": lambda y: y.mean(3, keepdim=True),
+    "sum of an image": lambda y: y.sum((2, 3), keepdim=True),
+    "sums of dimensions": lambda y: torch.sum(y, 1)[:, None] - y.sum(-1, True),
 }
 MOVEMENTS = {
     "view by sizes": lambda y: y.view(y.size(0), -1, y.size(2), y.size(3)),
+    "view by len": lambda y: y.view(len(y), -1)[..., None, None] * len(y.shape),
     "channel shuffle": lambda y: (
         y.view(y.shape[0], 2, 4, 12, 12).transpose(1, 2).reshape(y.shape[0], 8, 12, 12)
     ),
@@ -150,6 +153,8 @@ MOVEMENTS = {
     "padding of channels": lambda y: F.pad(y[..., 0], (0, 0, 2, 1), "reflect")[..., None],
     "circular rows": lambda y: F.pad(y.flatten(1)[:, :30], (2, 1), "circular")[..., None, None],
     "padding": lambda y: F.pad(y, (1, 2, 0, 3)),
+    "padding with a number": lambda y: F.pad(y, (1, 2, 0, 3, 1, 0), value=0.31).relu(),
+    "padding with a number below all": lambda y: F.pad(y, (2, 0), value=-5).relu(),
     "reflection": nn.ReflectionPad2d((2, 1, 0, 3)),
     "replication": nn.ReplicationPad2d(2),
     "circular": nn.CircularPad2d((1, 2, 3, 0)),
@@ -798,6 +803,30 @@ def test_what_cannot_be_traced_becomes_an_island_and_what_cannot_be_exported_is_
         assert "\n" not in str(caught.value)
 
 
+class Detector(nn.Module):
+    """Goes through its images one by one, as torchvision's do; most of it is the backbone."""
+
+    def __init__(self):
+        super().__init__()
+        self.backbone, self.head = nn.Conv2d(3, 8, 3), nn.Conv2d(8, 1, 1)
+
+    def forward(self, x):
+        rows = [self.head(self.backbone(image[None])).amax((2, 3)) for image in x]
+        return torch.cat([row[row > 0] for row in rows])
+
+
+def test_of_a_whole_that_cannot_be_captured_the_part_that_can_is_named():
+    torch.manual_seed(0)
+    model, x = Detector().eval(), images()
+    message = r"Detector cannot be traced \(.*test_own_networks.py.* quantize model.backbone alone"
+    with pytest.raises(qs.InputError, match=message) as caught:
+        qs.quantize(model, [x], x)
+    assert "\n" not in str(caught.value)
+    expected = model(x)
+    model.backbone = qs.quantize(model.backbone, [x], x).module()
+    assert decibels(expected, model(x)) > 20
+
+
 def test_a_hook_that_changes_what_a_layer_gives_is_kept(tmp_path):
     torch.manual_seed(0)
     model = Between(nn.Conv2d(8, 8, 1))
@@ -856,6 +885,32 @@ def test_decisions_by_sizes_are_taken_as_the_example_takes_them(tmp_path):
     check(SizesDecide(), tmp_path)
 
 
+def _if(condition):
+    return lambda y: F.relu(y) if condition(y) else y
+
+
+OF_ANY_COUNT = {
+    "at least one": lambda y: y.shape[0] > 0 and len(y) != 0 and y.numel() >= 1,
+    "of each example": lambda y: y.shape[0] * 8 == y.shape[0] * y.shape[1],
+}
+OF_SOME_COUNT = {
+    "more than one": lambda y: y.shape[0] > 1,
+    "one": lambda y: y.size(0) == 1,
+    "a few": lambda y: len(y) < 64,
+}
+
+
+@pytest.mark.parametrize("condition", OF_ANY_COUNT.values(), ids=OF_ANY_COUNT)
+def test_decisions_that_hold_for_any_batch_are_taken(condition, tmp_path):
+    check(Between(_if(condition)), tmp_path, export=False)
+
+
+@pytest.mark.parametrize("condition", OF_SOME_COUNT.values(), ids=OF_SOME_COUNT)
+def test_decisions_by_the_size_of_the_batch_are_refused(condition):
+    with pytest.raises(qs.InputError, match="depends on how many examples there are.*test_own"):
+        qs.quantize(Between(_if(condition)).eval(), [images()], images())
+
+
 class ReluFurtherOn(nn.Module):
     """A ReLU behind ``between``, which stands behind a layer."""
 
@@ -900,11 +955,13 @@ def test_a_rewritten_graph_that_is_another_function_is_refused():
         qs.quantize(net, [images()], images(), strategy=Wrong())
 
 
-def test_a_quantized_model_shows_itself_in_a_line():
+def test_a_quantized_model_shows_itself_in_a_line_and_says_how_it_is_called():
     net, x = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Softmax(1)), torch.rand(2, 3, 6, 6)
-    shown = repr(qs.quantize(net.eval(), [x], x))
+    quantized = qs.quantize(net.eval(), [x], x)
     nodes = "1 Convolution, 1 Island"
-    assert shown == f"QuantizedModel(input_1 (3, 6, 6): {nodes}; weights of 108 bytes)"
+    assert repr(quantized) == f"QuantizedModel(input_1 (3, 6, 6): {nodes}; weights of 108 bytes)"
+    with pytest.raises(qs.InputError, match=r"quantized\.module\(\)"):
+        quantized(x)
 
 
 def test_buffers_may_decide_and_take_sizes_of_the_input():

@@ -15,6 +15,7 @@ from torch import nn
 import qstrategies as qs
 from qstrategies.errors import InputError
 from qstrategies.execution.verify import report_text, verify
+from qstrategies.operators.drawing import Applied
 from qstrategies.specification.vectors import Generated, golden_vectors, vectors_path
 
 EXPORTED = sorted(
@@ -161,6 +162,10 @@ def test_no_vectors_where_nobody_promises_the_bits(branches, tmp_path):
     torch.manual_seed(0)
     examples = torch.rand(8, 5)
     layer = nn.Linear(5, 3).eval()
+    zeros = Applied(lambda y: torch.zeros(len(y), 4, 2, 2) + y)
+    with_zeros, x = nn.Sequential(nn.Conv2d(3, 4, 3), zeros).eval(), torch.rand(8, 3, 4, 4)
+    qs.export_onnx(qs.quantize(with_zeros, [x], x), path)
+    assert not vectors_path(path).exists(), "an addition of real numbers, exact and not quantized"
     qs.export_onnx(qs.quantize(layer, [examples], examples), path)
     assert vectors_path(path).exists()
     free = qs.QuantizationConfig(exact=False)

@@ -196,10 +196,12 @@ def _write_out_defaults(proto: onnx.ModelProto) -> None:
 
 
 def _save_vectors(file: ExportedModel) -> None:
-    """Write the golden vectors beside ``file``; where nobody promises its bits, remove older
-    ones."""
+    """Write the golden vectors beside ``file``; where nobody promises its bits, or outputs are not
+    quantized, remove older ones."""
     beside, promised = vectors_path(file.path), file.certificate or {}
-    if all(promised.get(name) for name in EXACT):
+    assert file.quantized is not None
+    whole = all(spec.quantizer is not None for spec in file.quantized.graph.outputs)
+    if whole and all(promised.get(name) for name in EXACT):
         atomic_write(beside, golden_vectors(file.path).json)
     else:
         remove(beside)

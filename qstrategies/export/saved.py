@@ -43,7 +43,8 @@ DTYPES = {str(each).removeprefix("torch."): each for each in (
 @guest
 @own_randomness()
 def save(quantized: QuantizedModel, path: Path | str) -> None:
-    """Write ``quantized`` to ``path``; ``load`` gives the same bits in any process.
+    """Write ``quantized`` to ``path``; ``load`` gives the same bits in any process, but for parts
+    that stay in float: those run in ONNX Runtime then, which may round otherwise than PyTorch.
 
     Raises:
         InputError: a float part that cannot be exported to ONNX, or a path that cannot be written.

@@ -194,19 +194,40 @@ def _culprit(model: nn.Module, leaves: Collection[str]) -> str:
         inside_leaf = any(name == other or name.startswith(f"{other}.") for other in leaves)
         if not name or inside_leaf or type(module).__module__.startswith("torch.nn.modules"):
             continue
-        try:
-            _Tracer(()).trace(module)
-        except Exception:
+        if _fails(module):
             return name
     return ""
+
+
+def _fails(module: nn.Module) -> bool:
+    """Whether ``module`` cannot be traced by itself."""
+    try:
+        _Tracer(()).trace(module)
+    except Exception:  # whatever somebody's forward raises
+        return True
+    return False
 
 
 def _refusal(model: nn.Module, error: Exception) -> InputError:
     where = _source_line(model, error)
     advice = "move that part into a module of its own, which then stays in float"
+    part = _largest_part(model)
+    if part:
+        advice += f", or quantize model.{part} alone and put what .module() gives in its place"
     return InputError(
         f"{type(model).__name__} cannot be traced ({_first_line(error)}){where}: {advice}"
     )
+
+
+def _largest_part(model: nn.Module) -> str:
+    """The child of ``model`` with most of its parameters, if that can be traced; or ""."""
+    sizes = {
+        name: sum(each.numel() for each in child.parameters())
+        for name, child in model.named_children()
+    }
+    name = max(sizes, key=sizes.__getitem__, default="")
+    traced = name and 2 * sizes[name] > sum(sizes.values()) and not _fails(getattr(model, name))
+    return name if traced else ""
 
 
 def _source_line(model: nn.Module, error: Exception) -> str:

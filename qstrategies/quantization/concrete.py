@@ -3,6 +3,8 @@ from them."""
 
 from __future__ import annotations
 
+import math
+import operator
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,7 +12,11 @@ import torch
 from torch import Tensor, fx, nn
 from torch.fx.node import map_arg
 
-from qstrategies.quantization.observe import QUERIES, same
+from qstrategies.operators.base import is_number
+from qstrategies.quantization.observe import QUERIES, own_lists, same
+
+COMPARISONS = {operator.eq, operator.ge, operator.gt, operator.le, operator.lt, operator.ne}
+MANY = 2**31  # examples
 
 
 class NotKnownError(Exception):
@@ -33,9 +39,26 @@ class Concrete:
         found = self._found(node)
         if node not in self.sizes_only:
             raise NotKnownError("it depends on the values of the input")
-        if not same(*found):
+        if not (same(*found) and self._for_any_count(node)):
             raise NotKnownError("it depends on how many examples there are")
         return found[0]
+
+    def _for_any_count(self, node: fx.Node) -> bool:
+        """Whether a comparison of numbers that comes out alike for 2 examples and for 3 does so for
+        any count; what depends on that is taken to be linear in it."""
+        if node.target not in COMPARISONS:
+            return True
+        sides: list[Any] = [map_arg(node.args, values.__getitem__) for values in self.values]
+        if not all(is_number(each) for pair in sides for each in pair):
+            return True
+        two, three = (left - right for left, right in sides)
+        if two == three:
+            return True
+        equal_at = 2 - two / (three - two)
+        counts = (1, math.floor(equal_at), math.ceil(equal_at), MANY)
+        compare: Any = node.target
+        results = [compare(two + (three - two) * (count - 2), 0) for count in counts if count > 0]
+        return len(set(results)) == 1
 
     def count(self, node: fx.Node) -> int:
         """How many parts ``node`` gives. Raises ``NotKnownError`` unless it gives several, and as
@@ -44,7 +67,7 @@ class Concrete:
         if counts[0] is None:
             raise NotKnownError("it gives one number")
         if counts[0] != counts[1]:
-            raise NotKnownError("its length is the batch size: ask for .shape[0] or .size(0)")
+            raise NotKnownError("its parts are the examples, as many as there are")
         return counts[0]
 
     @torch.no_grad()
@@ -70,7 +93,7 @@ class Concrete:
             self.sizes_only.add(node)
 
     def _result(self, node: fx.Node, inputs: tuple[Tensor, ...], values: dict[fx.Node, Any]) -> Any:
-        args, kwargs = map_arg((node.args, node.kwargs), values.__getitem__)
+        args, kwargs = own_lists(map_arg((node.args, node.kwargs), values.__getitem__))
         target: Any = node.target
         if node.op == "placeholder":
             place = [each for each in node.graph.nodes if each.op == "placeholder"].index(node)

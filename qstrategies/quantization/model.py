@@ -6,11 +6,12 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from torch import Tensor, nn
 
+from qstrategies.errors import InputError
 from qstrategies.guest import guest
 from qstrategies.operators.island import Island
 from qstrategies.quantization.decide import decide
@@ -45,6 +46,13 @@ class QuantizedModel:
         graph = decide(prepared, batches)
         inputs = tuple(InputSpec.of(spec, prepared.input_scale) for spec in graph.inputs)
         return cls(graph, prepared.config, inputs, prepared.outputs)
+
+    def __call__(self, *_: Any, **__: Any) -> NoReturn:
+        """Not to be called: raises ``InputError``."""
+        raise InputError(
+            "a QuantizedModel is not called itself: quantized.module() gives a module that is "
+            "called as your model is"
+        )
 
     @guest
     def int8(self, engine: str | None = None) -> Int8:

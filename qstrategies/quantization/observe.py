@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx
+from torch.fx.immutable_collections import immutable_dict, immutable_list
 
 from qstrategies.errors import InputError
 from qstrategies.quantization.structure import leaves
@@ -105,6 +106,9 @@ class _Observer(fx.Interpreter):
         self.facts[n] = Fact(value, written, was, same, self.reshaped)
         return value
 
+    def fetch_args_kwargs_from_env(self, n: fx.Node) -> Any:
+        return own_lists(super().fetch_args_kwargs_from_env(n))
+
     def _reshaped(self, n: fx.Node) -> Tensor:
         """A view that stands for the tensor from now on, so that what was seen of that stays."""
         (before, *args), kwargs = self.fetch_args_kwargs_from_env(n)
@@ -112,6 +116,17 @@ class _Observer(fx.Interpreter):
         self.reshaped = tuple(node for node, value in self.env.items() if value is before)
         self.env.update(dict.fromkeys(self.reshaped, view))
         return view
+
+
+def own_lists(value: Any) -> Any:
+    """The arguments ``value`` of a node, whose lists and dicts its function may change."""
+    if type(value) is tuple:
+        return tuple(own_lists(each) for each in value)
+    if isinstance(value, immutable_list):
+        return [own_lists(each) for each in value]
+    if isinstance(value, immutable_dict):
+        return {name: own_lists(each) for name, each in value.items()}
+    return value
 
 
 def _may_write(node: fx.Node) -> bool:

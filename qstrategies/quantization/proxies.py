@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import builtins
 import contextlib
 import math
 import operator
@@ -10,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import fx
+from torch import fx, nn
 from torch.distributions import Distribution
 
 TAKE_SIZES: dict[Any, tuple[str, ...]] = {
@@ -95,28 +96,27 @@ class SizedProxy(fx.Proxy):
 
 
 class InputProxy(SizedProxy):
-    """An input of the model, which its forward may ask whether it is a tensor."""
-
-    @property  # type: ignore[misc]
-    def __class__(self) -> type:
-        return torch.Tensor
+    """An input of the model, which its forward may ask whether it is a tensor. Its class does not
+    say so: torch's compiled functions would look for a tensor's memory behind it."""
 
 
 @contextlib.contextmanager
 def sizes_may_be_proxies() -> Iterator[None]:
-    """Let calls of ``TAKE_SIZES`` with proxies among their sizes be nodes of the graph, and
-    distributions not look at the values that they are given."""
+    """Let inputs be tensors, ``len`` of a batch and calls of ``TAKE_SIZES`` with proxies among
+    their sizes be nodes of the graph, and distributions not look at the values they are given."""
     own = [(owner, name) for owner, names in TAKE_SIZES.items() for name in names]
     before = {each: vars(each[0]).get(each[1]) for each in own}
     for owner, name in own:
         setattr(owner, name, _recording(owner, name))
     np.prod, SCRIPTED.__call__ = _product, _as_written
+    builtins.len, builtins.isinstance = _length, _is_instance
     validates = Distribution._validate_args
     Distribution.set_default_validate_args(False)
     try:
         yield
     finally:
         np.prod, SCRIPTED.__call__ = _prod, _scripted
+        builtins.len, builtins.isinstance = _len, _isinstance
         Distribution.set_default_validate_args(validates)
         for (owner, name), known in before.items():
             if known is None:
@@ -127,14 +127,25 @@ def sizes_may_be_proxies() -> Iterator[None]:
 
 @contextlib.contextmanager
 def own_attributes(root: Any) -> Iterator[None]:
-    """Give every module in ``root`` back the buffers and attributes that a forward may set."""
+    """Give every module in ``root`` back the buffers and attributes that a forward may set, and
+    what its own lists and dicts held."""
     before = [(each, vars(each).copy(), each._buffers.copy()) for each in root.modules()]
+    held = [(each, each.copy()) for module in root.modules() for each in containers(module)]
     try:
         yield
     finally:
         for module, attributes, buffers in before:
             vars(module).update(attributes)
             module._buffers.update(buffers)
+        for container, content in held:
+            container.clear()
+            (container.extend if isinstance(container, list) else container.update)(content)
+
+
+def containers(module: nn.Module) -> list[Any]:
+    """The lists, dicts and sets that are attributes of ``module`` and not torch's."""
+    own = vars(module).keys() - vars(nn.Module()).keys()
+    return [vars(module)[name] for name in own if type(vars(module)[name]) in (dict, list, set)]
 
 
 def _recording(owner: Any, name: str) -> Callable[..., Any]:
@@ -161,7 +172,26 @@ def _proxies(value: Any) -> list[fx.Proxy]:
 
 SCRIPTED: Any = torch.jit.ScriptFunction
 _prod: Any = np.prod
+_len: Any = len
+_isinstance: Any = isinstance
 _scripted: Any = SCRIPTED.__call__
+
+
+def _is_instance(value: Any, kind: Any) -> bool:
+    """``isinstance``, for which inputs of the model are tensors."""
+    if type(value) is InputProxy and issubclass(torch.Tensor, kind):
+        return True
+    found: bool = _isinstance(value, kind)
+    return found
+
+
+def _length(of: Any) -> Any:
+    """``len``; that of a batch is a node of the graph, and so need not be an int."""
+    if not issubclass(type(of), fx.Proxy):
+        return _len(of)
+    with contextlib.suppress(fx.proxy.TraceError):
+        return of.tracer.count(of.node)
+    return of.tracer.create_proxy("call_function", _len, (of,), {})
 
 
 def _product(a: Any, *args: Any, **kwargs: Any) -> Any:

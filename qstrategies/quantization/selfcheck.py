@@ -26,6 +26,7 @@ from qstrategies.quantization.in_float import InFloat
 from qstrategies.quantization.integer_graph import IntegerGraph
 from qstrategies.quantization.interface import InputSpec
 from qstrategies.quantization.observe import same
+from qstrategies.quantization.proxies import containers
 from qstrategies.quantization.quantizers import WeightQuantizer
 from qstrategies.quantization.recipe import CHOOSE_INTEGERS, overrides
 from qstrategies.quantization.saturation import FloatNetwork
@@ -84,6 +85,7 @@ def _state(module: nn.Module) -> list[Any]:
             (id(buffer), buffer._version) for buffer in each._buffers.values() if buffer is not None
         ]
         found += [id(value) for value in vars(each).values() if isinstance(value, Tensor)]
+        found += [len(value) for value in containers(each)]
     return found
 
 
