@@ -62,13 +62,18 @@ TORCHVISION = (
     *_torchvision("lraspp_mobilenet_v3_large deeplabv3_mobilenet_v3_large", **SEGMENTATION),
     *_torchvision("fcn_resnet50", **SEGMENTATION),
     Network("resnet_fpn_backbone", DETECTION, settings={"backbone_name": "resnet18"}),
-    *_torchvision("r3d_18 r2plus1d_18", source="video", shape=VIDEO),
+    *_torchvision("r3d_18 mc3_18 r2plus1d_18", source="video", shape=VIDEO),
+    *_torchvision("quantization.resnet18 quantization.mobilenet_v3_large"),
+    *_torchvision("quantization.shufflenet_v2_x0_5"),
 )
 TIMM = (
     *_timm("mobilenetv3_small_050 lcnet_050 ghostnet_050 repvgg_a0 mixnet_s efficientnet_lite0"),
     *_timm("tinynet_e resnet10t fbnetc_100 mobileone_s0 convnext_atto semnasnet_075 spnasnet_100"),
     *_timm("rexnet_100 dla34 hardcorenas_a mobilenetv4_conv_small gernet_s starnet_s050"),
     *_timm("hrnet_w18_small cs3darknet_s res2net50_26w_4s ghostnetv2_100 eca_nfnet_l0"),
+    *_timm(
+        "repghostnet_050 cspnext_tiny fasternet_t0 lcnetv2_small repvit_m1 ese_vovnet19b_slim_dw"
+    ),
     *_timm("mobilevit_xxs edgenext_xx_small fastvit_t8 poolformer_s12", size=128),
     *_timm("levit_128s vit_tiny_patch16_224 deit_tiny_patch16_224", size=224),
 )
