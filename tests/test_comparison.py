@@ -27,7 +27,8 @@ from qstrategies.experiment.runs import run_experiment
 from qstrategies.experiment.stages import tensors_sha256
 from qstrategies.experiment.tasks import tasks_of, work_of
 from qstrategies.experiment.workspace import Workspace
-from qstrategies.files import TEMPORARY, exclusive
+from qstrategies.export.onnx_export import float_file
+from qstrategies.files import TEMPORARY, exclusive, sha256
 from qstrategies.models import MODELS
 from qstrategies.progress import Progress, Work
 from qstrategies.records import CHECKS, RECORD, SEAL, Checkpoint
@@ -299,15 +300,32 @@ def test_two_records_of_one_run_do_not_count_as_two_seeds(uninterrupted, tmp_pat
         read_records(tmp_path / "copy")
 
 
-def test_a_float_file_that_vanished_is_written_again(uninterrupted, tmp_path, location):
-    workspace, _ = uninterrupted
-    shutil.copytree(workspace.stages, tmp_path / "stages")
-    workspace = Workspace(tmp_path, location)
-    trained = trained_models.float_stage(CONFIGS[0], workspace)
-    for _ in range(2):
-        path = float_results(CONFIGS[0], workspace, trained).file.path
-        assert path.parent == workspace.stages
-        path.unlink()
+def test_a_float_file_is_written_once_and_again_if_it_vanished_or_changed(
+    uninterrupted, tmp_path, location
+):
+    shutil.copytree(uninterrupted[0].stages, tmp_path / "stages")
+    trained = trained_models.float_stage(CONFIGS[0], Workspace(tmp_path, location))
+
+    def written():
+        file = float_results(CONFIGS[0], Workspace(tmp_path, location), trained).file
+        assert file.path.parent == tmp_path / "stages"
+        assert sha256(file.path.read_bytes()) == file.sha256
+        return file
+
+    first = written()
+    before = first.path.stat().st_mtime_ns
+    assert written() == first and first.path.stat().st_mtime_ns == before
+    whole = first.path.read_bytes()
+    middle = len(whole) // 2
+    changed = whole[:middle] + bytes([whole[middle] ^ 1]) + whole[middle + 1 :]
+    for broken in (b"half", whole[:-9]):
+        first.path.write_bytes(broken)
+        assert float_file(first.path) is None
+    for left in (None, changed):
+        first.path.unlink()
+        if left is not None:
+            first.path.write_bytes(left)
+        assert written() == first
 
 
 def test_the_next_run_sweeps_what_a_killed_one_left(uninterrupted, location):

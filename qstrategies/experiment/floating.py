@@ -8,7 +8,7 @@ from qstrategies.evaluation import Evaluation, evaluate
 from qstrategies.experiment.checks import figure_entries
 from qstrategies.experiment.stages import Stage
 from qstrategies.experiment.workspace import Workspace
-from qstrategies.export.onnx_export import ExportedModel, export_float_onnx
+from qstrategies.export.onnx_export import ExportedModel, export_float_onnx, float_file
 from qstrategies.records import ExperimentConfig
 
 
@@ -21,7 +21,8 @@ class Floating:
 
 
 def float_results(config: ExperimentConfig, workspace: Workspace, trained: Stage) -> Floating:
-    """What the float model of ``trained`` gives: computed once in a process, and exported."""
+    """What the float model of ``trained`` gives: computed once in a process, and exported once in a
+    workspace."""
     path = workspace.stages / f"{trained.key[:24]}.float.onnx"
     if path not in workspace.float_results or not path.is_file():
         model, dataset = trained.model, workspace.dataset(config.dataset)
@@ -32,7 +33,7 @@ def float_results(config: ExperimentConfig, workspace: Workspace, trained: Stage
             )
             for name in ("validation", "test")
         }
-        exported = export_float_onnx(
+        exported = float_file(path) or export_float_onnx(
             model,
             test.shape,
             path,

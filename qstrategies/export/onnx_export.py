@@ -17,19 +17,21 @@ from torch import Tensor, nn
 from qstrategies.arguments import public
 from qstrategies.certificate import certify_model
 from qstrategies.certificate.report import EXACT
-from qstrategies.errors import SelfCheckError, check_choice
+from qstrategies.errors import InputError, SelfCheckError, check_choice
 from qstrategies.export.islands import IR_VERSION, exported
 from qstrategies.export.lowering import LOWERINGS, lower
 from qstrategies.export.onnx_writer import to_onnx
 from qstrategies.export.selfcheck import check_file
-from qstrategies.files import atomic_write, remove, sha256
+from qstrategies.files import atomic_write, read_bytes, remove, sha256
 from qstrategies.guest import guest, own_randomness
 from qstrategies.onnx_file import (
     HASH_KEY,
     content_hash,
     defaults_of,
     graphs_of,
+    load_checked,
     standard_opset,
+    unchanged,
 )
 from qstrategies.pixels import PIXEL_SCALE
 from qstrategies.quantization.model import QuantizedModel
@@ -146,6 +148,18 @@ def export_float_onnx(
     return saved(_plain(proto), path, "float", metadata)
 
 
+def float_file(path: Path) -> ExportedModel | None:
+    """What ``export_float_onnx`` wrote to ``path``, if it is still there and unchanged."""
+    try:
+        model = load_checked(path)
+    except InputError:
+        return None
+    if not unchanged(model):
+        return None
+    data = read_bytes(path)
+    return ExportedModel(path, "float", sha256(data), len(data), content_hash(model))
+
+
 class _FromPixels(nn.Module):
     def __init__(self, model: nn.Module, steps: float) -> None:
         super().__init__()
@@ -164,12 +178,12 @@ def saved(
     quantized: QuantizedModel | None = None,
     portable: ExportedModel | None = None,
 ) -> ExportedModel:
-    _write_out_defaults(proto)
     """Write ``proto``, which is ``quantized`` in ``form``, with its certificate and ``metadata``.
 
     Raises:
         SelfCheckError: it does not keep what was asked for.
     """
+    _write_out_defaults(proto)
     onnx.checker.check_model(proto, full_check=True)
     certificate = None if quantized is None else _certificate(proto, form, quantized.config)
     same_as = _proven_same(certificate, portable)
