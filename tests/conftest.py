@@ -23,7 +23,7 @@ from qstrategies.pixels import to_input
 from qstrategies.records import ExperimentConfig, RunRecord, TrainingConfig
 from qstrategies.strategies import STRATEGIES, ptq_best
 
-SIZES = {"train": 2048, "validation": 256, "test": 500}
+SIZES = {"train": 1024, "validation": 200, "test": 200}
 
 
 @DATASETS.register("small_mnist")
@@ -46,7 +46,7 @@ class SmallMNIST(MNIST):
         }
 
 
-SHORT = TrainingConfig(epochs=1, batch_size=64, learning_rate=3e-3)
+SHORT = TrainingConfig(epochs=1, batch_size=32, learning_rate=3e-3)
 SMALL = ExperimentConfig(
     strategy="no_norm",
     dataset="small_mnist",

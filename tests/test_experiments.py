@@ -2,12 +2,14 @@
 stands."""
 
 import json
-import os
+import runpy
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+from qstrategies.datasets import DATASETS
 
 FOLDER = Path(__file__).parent.parent / "experiments"
 STRATEGIES = [
@@ -31,23 +33,18 @@ def test_an_experiment_is_a_thin_script_that_compiles(name):
     assert len(text.splitlines()) <= 32 and text.startswith('"""')
 
 
-def test_an_experiment_prints_its_table_and_leaves_model_and_pictures(tmp_path, location):
-    done = subprocess.run(
-        [
-            sys.executable,
-            FOLDER / "no_norm_1_epoch.py",
-            "--quick",
-            "--seed",
-            "1",
-            "--out",
-            tmp_path,
-        ],
-        capture_output=True,
-        text=True,
-        env={**os.environ, "QSTRATEGIES_CACHE": str(location.cache)},
-    )
-    assert done.returncode == 0, done.stderr
-    assert "no_norm" in done.stdout and "float baseline" in done.stdout
+def test_an_experiment_prints_its_table_and_leaves_model_and_pictures(
+    tmp_path, location, monkeypatch, capsys
+):
+    script = str(FOLDER / "no_norm_1_epoch.py")
+    monkeypatch.setenv("QSTRATEGIES_CACHE", str(location.cache))
+    monkeypatch.setattr(sys, "path", [str(FOLDER), *sys.path])
+    monkeypatch.setattr(sys, "argv", [script, "--quick", "--seed", "1", "--out", str(tmp_path)])
+    with DATASETS.lent("mnist", DATASETS.get("small_mnist")), pytest.raises(SystemExit) as end:
+        runpy.run_path(script, run_name="__main__")
+    shown = capsys.readouterr()
+    assert not end.value.code, shown.err
+    assert "no_norm" in shown.out and "float baseline" in shown.out
     assert {path.name for path in tmp_path.glob("*.png")} == {
         "accuracy_against_bits.png",
         "learning_curves.png",

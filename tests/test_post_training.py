@@ -506,7 +506,7 @@ def trained(mnist):
             functional.cross_entropy(model(images[drawn]), labels[drawn]).backward()
             optimizer.step()
         found[name] = model.eval()
-    return found, [images[:64], images[64:128]], images[128:192]
+    return found, [images[:32], images[32:64]], images[128:144]
 
 
 def quantized_by(name, trained, model, bits):
