@@ -4,11 +4,15 @@ seconds."""
 from __future__ import annotations
 
 import dataclasses
+import fcntl
+import functools
+import shutil
 import sys
 from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
 
+import onnxscript
 import pytest
 import torch
 
@@ -77,6 +81,16 @@ def registries(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None
             del sys.modules[name]
 
 
+@pytest.fixture(autouse=True, scope="session")
+def read_once() -> Iterator[None]:
+    """What torch's exporter reads anew from the source of its 500 functions at every call, which is
+    half of its time, is read once."""
+    kind = onnxscript.values.TracedOnnxFunction
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(kind, "function_ir", property(functools.cache(kind.function_ir.fget)))
+        yield
+
+
 @pytest.fixture(scope="session")
 def location(tmp_path_factory: pytest.TempPathFactory) -> Location:
     return Location(cache=tmp_path_factory.mktemp("cache"))
@@ -93,9 +107,19 @@ def workspace(tmp_path_factory: pytest.TempPathFactory, location: Location) -> W
 
 
 @pytest.fixture(scope="session")
-def records(workspace: Workspace) -> dict[str, RunRecord]:
-    """One full run of every strategy of the default comparison."""
-    runs = run_all([small(name) for name in DEFAULT_STRATEGIES], workspace)
+def records(
+    workspace: Workspace, tmp_path_factory: pytest.TempPathFactory, worker_id: str
+) -> dict[str, RunRecord]:
+    """One full run of every strategy of the default comparison, by the first that asks for it: all
+    processes of a test run get copies."""
+    own = tmp_path_factory.getbasetemp()
+    shared = (own if worker_id == "master" else own.parent) / "shared"
+    shared.mkdir(exist_ok=True)
+    configs = [small(name) for name in DEFAULT_STRATEGIES]
+    with (shared / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        runs = run_all(configs, dataclasses.replace(workspace, folder=shared / "runs"))
+    shutil.copytree(shared / "runs", workspace.folder, dirs_exist_ok=True)
     return dict(zip(DEFAULT_STRATEGIES, runs, strict=True))
 
 

@@ -56,7 +56,7 @@ def test_a_set_is_what_it_says(levels, bits):
 
 @pytest.mark.parametrize(("levels", "bits"), WIDTHS)
 def test_every_set_is_exact_and_certified(levels, bits, cnn, mnist, tmp_path):
-    images = mnist["test"].images[:64]
+    images = mnist["test"].images[:16]
     model = quantized(cnn, mnist, weight_bits=bits, levels=levels)
     exported = qs.export_onnx(model, tmp_path / "model.onnx")
     checked = qs.cross_check(exported, images)

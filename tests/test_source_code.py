@@ -85,9 +85,8 @@ def test_code_that_was_broken_after_its_import_counts_as_changed(digest):
 
 
 SCRIPT = """\
-import functools, torch
+import functools, numpy
 from qstrategies import source_code
-from qstrategies.experiment import dependencies
 SCALE = {scale}
 WORDS = {{"a", "b", "c"}}
 def helper(x):
@@ -96,7 +95,7 @@ class Base:
     rate = {rate}
 class Net(Base):
     def forward(self, x):
-        return [helper(y) for y in x if y in WORDS], torch.relu(x)
+        return [helper(y) for y in x if y in WORDS], numpy.abs(x)
 SEEDS = {seeds}
 print(source_code.of_object(Net).digest)
 """
