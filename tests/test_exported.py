@@ -23,7 +23,7 @@ FOLDERS = sorted(path.parent for path in FOLDER.rglob("SHA256SUMS"))
 INSTALLED = [
     name for name in runtimes_for(Path("model.onnx")) if RUNTIMES.get(name).missing() is None
 ]
-PART = 200
+PART = 64
 WHOLE = [name for name in INSTALLED if RUNTIMES.get(name).image_limit is None]
 
 
@@ -61,7 +61,7 @@ def test_every_runtime_gives_pytorchs_bits_and_one_the_recorded_accuracy_of_all_
     "file", ["qat.onnx", "qat.fast.onnx", "weight_norm.onnx", "weight_norm.fast.onnx"]
 )
 def test_the_other_runtimes_give_the_same_bits_on_a_part(name, file, mnist):
-    images = mnist["test"].images.numpy()[: min(RUNTIMES.get(name).image_limit, 200)]
+    images = mnist["test"].images.numpy()[: min(RUNTIMES.get(name).image_limit, PART)]
     expected = RUNTIMES.get("onnxruntime-disabled")(FOLDER / file).run(images)
     np.testing.assert_array_equal(RUNTIMES.get(name)(FOLDER / file).run(images), expected)
 

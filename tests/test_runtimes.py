@@ -6,7 +6,7 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from conftest import SmallMNIST
+from conftest import SIZES, SmallMNIST
 from torch import nn
 
 import qstrategies as qs
@@ -199,7 +199,7 @@ def test_verify_finds_pytorchs_bits_and_notices_one_changed_weight(exported, loc
     report = verify(exported, location)
     assert report["verdict"] == "same"
     assert {check["runtime"]: check["pytorch_bits"] for check in report["checks"]} == {
-        name: None if (RUNTIMES.get(name).image_limit or 500) < 500 else True
+        name: None if (RUNTIMES.get(name).image_limit or SIZES["test"]) < SIZES["test"] else True
         for name in executors_of(exported)
         if RUNTIMES.get(name).missing() is None
     }

@@ -35,10 +35,15 @@ def plain(name: str) -> str:
 
 
 def subplots(
-    rows: int = 1, columns: int = 1, *, size: tuple[float, float], **settings: Any
+    rows: int = 1,
+    columns: int = 1,
+    *,
+    size: tuple[float, float],
+    constrained: bool = True,
+    **settings: Any,
 ) -> tuple[Figure, Any]:
     """A figure of ``size`` in inches and its axes, without pyplot, whose state is the user's."""
-    figure = Figure(figsize=size, layout="constrained")
+    figure = Figure(figsize=size, layout="constrained" if constrained else None)
     return figure, figure.subplots(rows, columns, **settings)
 
 
@@ -114,12 +119,26 @@ def _look_closer(axis: Axes, metric: Metric, values: Sequence[float]) -> None:
         axis.set_ylim(max(values) - UPPER_END, max(values) + UPPER_END / 10)
     else:
         axis.set_title("The same, logarithmic")
-        axis.set_yscale("log")
+        _logarithmic(axis)
 
 
 def _in_percent(axis: Any, metric: Metric) -> None:
     if metric.fraction:
         axis.yaxis.set_major_formatter(matplotlib.ticker.PercentFormatter(1, decimals=None))
+
+
+def _logarithmic(axis: Axes) -> None:
+    """With numbers in plain characters: formulas take several times as long to set."""
+    axis.set_yscale("log")
+    axis.yaxis.set_major_formatter("{x:g}")
+    axis.yaxis.set_minor_formatter(_PlainMinor(labelOnlyBase=False))
+
+
+class _PlainMinor(matplotlib.ticker.LogFormatter):
+    """As powers of ten are written; where there are few of these, also numbers between them."""
+
+    def __call__(self, x: float, pos: int | None = None) -> str:
+        return f"{x:g}" if super().__call__(x, pos) else ""
 
 
 def _metric(records: Sequence[RunRecord]) -> Metric:
@@ -140,9 +159,11 @@ def weight_histograms(records: Sequence[RunRecord]) -> Figure:
     scale in the weights)."""
     shown = one_per_strategy(records)
     columns = max(len(record.histograms) for record in shown.values())
+    height = 2.1 * len(shown)
     figure, axes = subplots(
-        len(shown), columns, size=(4 * columns, 2.1 * len(shown)), squeeze=False
+        len(shown), columns, size=(4 * columns, height), constrained=False, squeeze=False
     )
+    figure.subplots_adjust(0.09, 0.6 / height, 0.99, 1 - 0.3 / height, wspace=0.25, hspace=0.4)
     for line, (name, record) in zip(axes, shown.items(), strict=True):
         for axis in line[len(record.histograms) :]:
             axis.axis("off")
@@ -158,7 +179,7 @@ def draw_histogram(axis: Axes, histogram: WeightHistogram, strategy: str) -> Non
     edges = [histogram.low + index * width for index in range(len(histogram.counts) + 1)]
     total = sum(histogram.counts)
     axis.stairs([count / total / width for count in histogram.counts], edges, fill=True)
-    axis.set_yscale("log")
+    _logarithmic(axis)
     stage = "folded, " if histogram.when == "folded" else ""
     axis.set_title(f"{plain(strategy)}, {stage}epoch {histogram.epoch}", fontsize=9)
     ratio = histogram.max_abs / histogram.sigma
@@ -185,7 +206,7 @@ def learning_curves(records: Sequence[RunRecord]) -> Figure:
         axes[0].plot(epochs, [epoch.loss for epoch in record.curve], **style)
         axes[1].plot(epochs, [epoch.accuracy for epoch in record.curve], **style)
     if trained:
-        axes[0].set_yscale("log")
+        _logarithmic(axes[0])
         axes[1].legend(fontsize=8)
     metric = _metric(records)
     axes[0].set_ylabel("training loss, nats" if metric == ACCURACY else "training loss")
