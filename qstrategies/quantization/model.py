@@ -50,8 +50,8 @@ class QuantizedModel:
     def __call__(self, *_: Any, **__: Any) -> NoReturn:
         """Not to be called: raises ``InputError``."""
         raise InputError(
-            "a QuantizedModel is not called itself: quantized.module() gives a module that is "
-            "called as your model is"
+            "a QuantizedModel is not called itself: call quantized.module(), which takes and gives "
+            "what your model does"
         )
 
     @guest
