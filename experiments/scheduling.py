@@ -20,14 +20,14 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import simulated
-from simulated import planned
+from simulated import nothing, planned, rested
 
 from qstrategies.cli import guarded
 from qstrategies.experiment import environment
 from qstrategies.experiment.tasks import tasks_of
 from qstrategies.files import atomic_write
 from qstrategies.schedulers import SCHEDULERS
-from qstrategies.schedulers.base import Outcome, Perform, Resources, Task
+from qstrategies.schedulers.base import Perform, Resources, Task
 
 SLEEPING = 60
 ONE_BY_ONE = ("in_process", "folder")
@@ -62,11 +62,6 @@ the other.
 """
 
 
-def nothing(task: Task, _: Sequence[Outcome]) -> Outcome:
-    """No work at all."""
-    return Outcome(task.name)
-
-
 def seconds(name: str, stages: Sequence[Task], perform: Perform = nothing) -> float:
     """Of all ``stages``, by the scheduler ``name``, two at a time."""
     with tempfile.TemporaryDirectory() as folder:
@@ -78,12 +73,6 @@ def seconds(name: str, stages: Sequence[Task], perform: Perform = nothing) -> fl
         count = sum(1 for _ in scheduler.wait())
         assert count == len(stages)
         return time.perf_counter() - started
-
-
-def rested(task: Task, _: Sequence[Outcome]) -> Outcome:
-    """A second of sleep."""
-    time.sleep(1)
-    return Outcome(task.name)
 
 
 def row(name: str, small: Sequence[Task], large: Sequence[Task]) -> str:

@@ -28,6 +28,7 @@ from qstrategies.records import (
 )
 from qstrategies.records.predictions import Predictions, SplitPredictions
 from qstrategies.report.write import write_report
+from qstrategies.schedulers.base import Outcome, Task
 
 STRATEGIES = ("no_norm", "clamp", "finetune", "qat", "cle")
 IMAGES = 1000
@@ -51,6 +52,17 @@ CHECK = RuntimeCheck(
     rows_equal=1.0,
     max_steps=0.0,
 )
+
+
+def nothing(task: Task, _: Sequence[Outcome]) -> Outcome:
+    """No work at all."""
+    return Outcome(task.name)
+
+
+def rested(task: Task, _: Sequence[Outcome]) -> Outcome:
+    """A second of sleep."""
+    time.sleep(1)
+    return Outcome(task.name)
 
 
 def planned(runs: int) -> list[ExperimentConfig]:
