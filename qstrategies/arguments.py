@@ -29,6 +29,7 @@ SOURCES = {
     "Workspace": "as qs.Workspace('runs')",
 }
 """Where one gets a value of a class that is made by none but this package."""
+PLAIN = (bool, float, int)
 WORDS = {NoneType: "None", bool: "True or False", int: "a whole number", float: "a number"}
 WORDS |= {str: "a text", Path: "a path"}
 
@@ -88,6 +89,8 @@ def fitting(hint: Any, value: Any, where: str) -> Any:
         InputError: a value of another type; it is called ``where``.
     """
     members = _members(hint)
+    if type(value) in PLAIN and type(value) in members:  # most are, and ten thousand runs have many
+        return value
     if not any(_fits(member, value) for member in members):
         raise InputError(f"{where} is {_described(value)}: expected {_expected(members)}")
     if Path in members and isinstance(value, str | os.PathLike):
@@ -108,6 +111,7 @@ def as_path(value: str | os.PathLike[str], where: str) -> Path:
     return Path(os.path.expanduser(text))  # noqa: PTH111 - which leaves unknown users as they are
 
 
+@functools.cache
 def _members(hint: Any) -> tuple[Any, ...]:
     """The hints of which a value has to fit one."""
     if get_origin(hint) is Annotated:

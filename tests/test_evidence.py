@@ -124,7 +124,7 @@ def test_better_or_worse_under_no_difference_is_said_in_at_most_5_percent(strate
     for _ in range(REPETITIONS):
         differences = {
             str(number): paired_difference(
-                *simulated(random, 5, 1000, seed_effect=0.2, image_effect=0.3), draws=DRAWS
+                *simulated(random, 5, 500, seed_effect=0.2, image_effect=0.3), draws=DRAWS
             )
             for number in range(strategies)
         }
