@@ -65,6 +65,7 @@ Sha256 = Annotated[str, Pattern(r"[0-9a-f]{64}", "a SHA-256 in hexadecimal digit
 Flat = bool | int | float | str | None
 Shallow = Flat | list[Flat] | dict[str, Flat]
 """Plain data of which nothing more is asked than that it is not deep."""
+SCALARS = (bool, int, float, str)
 
 
 def load(text: str | bytes) -> Any:
@@ -92,6 +93,8 @@ def build(kind: Any, value: Any, where: str = "it") -> Any:
         InputError: it names the first place that does not fit, what is there and what is expected.
             A dataclass takes no unknown keys; a TypedDict does, and leaves them out.
     """
+    if kind in SCALARS:
+        return _scalar(kind, value, where)
     origin, arguments = get_origin(kind), get_args(kind)
     if dataclasses.is_dataclass(kind):
         return _dataclass(kind, value, where)
