@@ -79,7 +79,9 @@ class Simulation:
         """Real ``inputs``, brought where they are pixels to those that the integer model can
         take."""
         specs = zip(inputs, self.quantized.inputs, strict=True)
-        return tuple(nearest_pixels(x, spec.unit or 1.0) if spec.pixels else x for x, spec in specs)
+        return tuple(
+            Quantizer(spec.unit or 1.0).rounded(x) if spec.pixels else x for x, spec in specs
+        )
 
     def saturates(self, name: str) -> bool:
         """Whether the quantizer of the tensor ``name`` stands for a ReLU6."""
@@ -147,8 +149,3 @@ class _Runner(fx.Interpreter):
         return module_at(self.simulation.prepared.graph, n)(
             x * self.simulation.pixel_step(source.name)
         )
-
-
-def nearest_pixels(x: Tensor, step: float) -> Tensor:
-    """The values of pixels of 0 to 255 steps that are nearest to ``x``."""
-    return torch.round(x / step).clamp(0, 255) * step

@@ -14,7 +14,9 @@ from torch.nn import functional
 
 from qstrategies.operators.arithmetic import centered, padded, rounded, window_count, windows
 from qstrategies.operators.base import (
+    FLOAT_EXACT,
     FORMS,
+    HIGHEST,
     Array,
     Call,
     Form,
@@ -36,7 +38,6 @@ from qstrategies.operators.layer import own_copy
 from qstrategies.operators.pooling import draw_adaptive, even_windows, single_values
 
 AVERAGE_POOLS: dict[int, Any] = {1: nn.AvgPool1d, 2: nn.AvgPool2d, 3: nn.AvgPool3d}
-MOST = 2**24  # an integer up to this is exact in float32
 ADAPTIVE: dict[int, Any] = {
     1: nn.AdaptiveAvgPool1d,
     2: nn.AdaptiveAvgPool2d,
@@ -44,23 +45,23 @@ ADAPTIVE: dict[int, Any] = {
 }
 
 
-class Mean(nn.Module):
+class Reduced(nn.Module):
     """Over ``dims``, which stay with size 1."""
 
     def __init__(self, dims: tuple[int, ...]) -> None:
         super().__init__()
         self.dims = dims
+
+
+class Mean(Reduced):
+    """The mean."""
 
     def forward(self, x: Tensor) -> Tensor:
         return x.mean(self.dims, keepdim=True)
 
 
-class Sum(nn.Module):
-    """Over ``dims``, which stay with size 1."""
-
-    def __init__(self, dims: tuple[int, ...]) -> None:
-        super().__init__()
-        self.dims = dims
+class Sum(Reduced):
+    """The sum."""
 
     def forward(self, x: Tensor) -> Tensor:
         return x.sum(self.dims, keepdim=True)
@@ -109,57 +110,61 @@ class AveragePool(Node):
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
-class Averaging(Node):
-    """The mean over ``dims``, kept with size 1."""
+class Reduction(Node):
+    """One value of all over ``dims``, kept with size 1."""
 
     dims: tuple[int, ...]
 
+    def total(self, x: Array) -> tuple[Array, float]:
+        """The sums of the steps of ``x`` from its zero point, and the steps of the output that one
+        is worth."""
+        entry = self.inputs[0].grid
+        sums = centered(x, entry).sum(self.dims, keepdims=True)
+        return sums, entry.scale / self.output.grid.scale
+
+    def kernel(self, engine: str) -> Kernel | None:
+        grid = self.output.grid
+        return lambda x: requantized(self.reals(x.dequantize()), grid)
+
+    def reduce(self, to: Writer, kind: str) -> str:
+        """Write the operator Reduce``kind`` over ``dims``; the name of its result."""
+        axes = to.constant(f"{self.name}.axes", np.array(self.dims, np.int64))
+        operands, name = [to.real(self.inputs[0]), axes], f"{self.name}.{kind.lower()}"
+        return to.emit(f"Reduce{kind}", operands, name, keepdims=1)
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Averaging(Reduction):
+    """The mean."""
+
     def integers(self, *inputs: Array) -> Array:
-        x = centered(inputs[0], self.inputs[0].grid)
-        count = math.prod(x.shape[dim] for dim in self.dims)
-        ratio = self.inputs[0].grid.scale / self.output.grid.scale
-        return rounded(x.sum(self.dims, keepdims=True), ratio, self.output.grid, count)
+        count = math.prod(inputs[0].shape[dim] for dim in self.dims)
+        return rounded(*self.total(inputs[0]), self.output.grid, count)
 
     def reals(self, *tensors: Tensor) -> Tensor:
         return tensors[0].mean(self.dims, keepdim=True)
 
-    def kernel(self, engine: str) -> Kernel | None:
-        grid = self.output.grid
-        return lambda x: requantized(self.reals(x.dequantize()), grid)
-
     def write(self, to: Writer) -> None:
-        x, name = to.real(self.inputs[0]), f"{self.name}.mean"
-        whole_image = self.dims == tuple(range(2, len(self.inputs[0].shape)))
-        if whole_image:
-            result = to.emit("GlobalAveragePool", [x], name)
+        x = self.inputs[0]
+        if self.dims == tuple(range(2, len(x.shape))):  # a whole image
+            result = to.emit("GlobalAveragePool", [to.real(x)], f"{self.name}.mean")
         else:
-            axes = to.constant(f"{self.name}.axes", np.array(self.dims, np.int64))
-            result = to.emit("ReduceMean", [x, axes], name, keepdims=1)
+            result = self.reduce(to, "Mean")
         to.give(self.output, result)
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
-class Summing(Node):
-    """The sum over ``dims``, kept with size 1; the steps of all values stay below ``MOST``."""
-
-    dims: tuple[int, ...]
+class Summing(Reduction):
+    """The sum; the steps of all values stay below ``FLOAT_EXACT``."""
 
     def integers(self, *inputs: Array) -> Array:
-        x = centered(inputs[0], self.inputs[0].grid)
-        ratio = self.inputs[0].grid.scale / self.output.grid.scale
-        return rounded(x.sum(self.dims, keepdims=True), ratio, self.output.grid)
+        return rounded(*self.total(inputs[0]), self.output.grid)
 
     def reals(self, *tensors: Tensor) -> Tensor:
         return tensors[0].sum(self.dims, keepdim=True)
 
-    def kernel(self, engine: str) -> Kernel | None:
-        grid = self.output.grid
-        return lambda x: requantized(self.reals(x.dequantize()), grid)
-
     def write(self, to: Writer) -> None:
-        axes = to.constant(f"{self.name}.axes", np.array(self.dims, np.int64))
-        operands = [to.real(self.inputs[0]), axes]
-        to.give(self.output, to.emit("ReduceSum", operands, f"{self.name}.sum", keepdims=1))
+        to.give(self.output, self.reduce(to, "Sum"))
 
 
 def _average_node(site: Site) -> AveragePool:
@@ -268,7 +273,7 @@ def _sum(
     if dims is None or dtype is not None:
         return None
     count = math.prod(shape_of(input)[each] or 1 for each in dims)
-    return _reduced(call, input, Sum(dims)) if count * 255 <= MOST else None
+    return _reduced(call, input, Sum(dims)) if count * HIGHEST <= FLOAT_EXACT else None
 
 
 def _dims(input: fx.Node, dim: Any) -> tuple[int, ...] | None:

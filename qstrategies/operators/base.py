@@ -18,6 +18,9 @@ from torch.nn import functional
 if TYPE_CHECKING:
     from qstrategies.operators.layer import RoundedLayer
 
+FLOAT_EXACT = 2**24  # float32 represents every integer up to this
+HIGHEST = 255  # of the integers between operators
+
 Array = NDArray[Any]
 Shape = tuple[int | None, ...]
 Kernel = Callable[..., Tensor]

@@ -6,11 +6,12 @@ import torch
 from torch import Tensor
 
 from qstrategies.errors import InputError
+from qstrategies.operators.base import HIGHEST
 from qstrategies.operators.transposed import is_transposed
 from qstrategies.quantization.fake_quantized import FakeQuantizedLayer
 from qstrategies.quantization.learned import LearnedStep
 from qstrategies.quantization.quantizers import QuantizerSite, WeightQuantizer
-from qstrategies.quantization.scales import HIGHEST, SMALLEST_SCALE, straight_through
+from qstrategies.quantization.scales import SMALLEST_SCALE, straight_through
 
 SHARE_OF_BIAS = 1 / 4
 """Of the largest accumulator; products have the rest."""

@@ -24,11 +24,10 @@ import torch
 from torch import Tensor, fx, nn
 
 from qstrategies.operators.averages import AVERAGE_POOLS, Mean
-from qstrategies.operators.base import per_dimension, shape_of
+from qstrategies.operators.base import HIGHEST, per_dimension, shape_of
 from qstrategies.operators.convolution import CONVOLUTIONS
 from qstrategies.quantization.exact_forms import folded_norm, is_layer, module_at, output_rows
 from qstrategies.quantization.scales import (
-    HIGHEST,
     LARGEST_PAIR,
     SMALLEST_SCALE,
     mantissa,

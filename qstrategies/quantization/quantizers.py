@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from qstrategies.errors import NotFiniteError
-from qstrategies.operators.base import Quantizer
+from qstrategies.operators.base import FLOAT_EXACT, Quantizer
 from qstrategies.quantization.fixed_point import (
     largest_sum,
     short_bias,
@@ -25,7 +25,6 @@ from qstrategies.quantization.fixed_point import (
 )
 from qstrategies.quantization.observers import observed_ends, observes_ends_only
 from qstrategies.quantization.scales import (
-    FLOAT_EXACT,
     LARGEST_PAIR,
     exact_activation_qparams,
     fake_quantize,

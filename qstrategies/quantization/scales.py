@@ -26,13 +26,12 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from qstrategies.operators.base import FLOAT_EXACT, HIGHEST
 from qstrategies.records.levels import LevelSet
 
-FLOAT_EXACT = 2**24  # float32 represents every integer up to this
 ACCUMULATOR_BUDGET = 3 * 2**22  # three quarters of it for the products...
 BIAS_BUDGET = 2**22  # ...and one for the bias
 MAX_MANTISSA_BITS = 7
-HIGHEST = 255  # of the integers that a layer reads
 LARGEST_PAIR = 128  # times 255 it fits 16 bits
 WIDEST_RISE = 4.0  # twice for float executors, twice to a power of two: what was clipped comes back
 SMALLEST_SCALE = 2.0**-40

@@ -10,9 +10,9 @@ import math
 import torch
 from torch import Tensor
 
+from qstrategies.operators.base import HIGHEST
 from qstrategies.quantization.scales import (
     BIAS_BUDGET,
-    HIGHEST,
     MAX_MANTISSA_BITS,
     SMALLEST_SCALE,
     mantissa,
