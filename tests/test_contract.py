@@ -18,7 +18,7 @@ NAMES = [
     for name in STRATEGIES.names()
     if name not in DEFAULT_STRATEGIES and STRATEGIES.get(name).course.schedule is not None
 ]
-STEPS = 10
+STEPS = 20
 NETS = {"cnn": slice(None), "depthwise": slice(6, 22), "resnet8": slice(6, 22)}
 """With the rows and columns that they see: what has no fixed size gets the middle of a digit."""
 

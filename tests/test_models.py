@@ -35,6 +35,4 @@ def test_a_trained_model_gives_the_same_bits_everywhere(name, strategy, packaged
     report = qs.cross_check(
         qs.export_onnx(quantized, tmp_path / "model.onnx"), data["test"].images[:24]
     )
-    assert set(report.apart) <= {"openvino"}, str(
-        report
-    )  # of which nothing is promised: it rounds some ties the other way
+    assert report.same and set(report.apart) <= {"openvino"}, str(report)  # as is known of it
