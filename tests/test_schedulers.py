@@ -42,7 +42,7 @@ def cluster():
     ray = importlib.import_module("ray")
     if not ray.is_initialized():
         here = {"PYTHONPATH": os.pathsep.join(sys.path)}
-        ray.init(num_cpus=2, include_dashboard=False, runtime_env={"env_vars": here})
+        ray.init("local", num_cpus=2, include_dashboard=False, runtime_env={"env_vars": here})
 
 
 def made(name, tmp_path, jobs=2):
