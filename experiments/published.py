@@ -1,7 +1,7 @@
 """Published figures beside ours, by the published recipes, as docs/published.md. What was
 interrupted goes on; --report only writes the page of what is done.
 
-The fully connected networks take turns of ten epochs, so that there is something of each at any
+The networks take turns of ten epochs, so that there is something of each at any
 time.
 """
 
@@ -14,8 +14,8 @@ from pathlib import Path
 
 import torch
 from published_a2q import Curve
-from published_mlp import NETWORKS, Examples, Training
-from published_page import page
+from published_page import NETWORKS, page
+from published_training import Examples, Training
 
 from qstrategies.cli import guarded
 from qstrategies.datasets import DATASETS
@@ -24,6 +24,7 @@ from qstrategies.files import atomic_write
 from qstrategies.training.hardware import keep_freed_memory
 
 TURN = 10
+FAMILIES = list(dict.fromkeys(network.name.split()[0] for network in NETWORKS))
 
 
 def all_images(splits: dict[str, Split]) -> dict[str, Examples]:
@@ -59,7 +60,9 @@ def run(chosen: argparse.Namespace) -> int:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--networks", nargs="*", default=["TFC", "SFC"], help="TFC, SFC, or none")
+    parser.add_argument(
+        "--networks", nargs="*", default=FAMILIES, help=f"{', '.join(FAMILIES)}, or none"
+    )
     parser.add_argument("--share", type=float, default=1.0, help="of the published epochs")
     parser.add_argument("--report", action="store_true", help="run nothing")
     parser.add_argument("--out", type=Path, default=Path("runs/published"))

@@ -8,18 +8,10 @@ import pytest
 import torch
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "experiments"))
-from published_mlp import (
-    NETWORKS,
-    Activation,
-    Dropout,
-    Linear,
-    TensorNorm,
-    Training,
-    build,
-    quantized,
-    squared_hinge,
-)
-from published_page import page
+from published_lenet import BinaryInput, BinaryWeight, LeNet, centred
+from published_mlp import Activation, Dropout, Linear, TensorNorm, squared_hinge
+from published_page import NETWORKS, page
+from published_training import Training
 
 VALUES = torch.tensor([-3.0, -1.0, -0.6, -0.5, -0.2, 0.0, 0.3, 0.5, 0.7, 1.0, 2.0])
 
@@ -91,7 +83,40 @@ def test_an_interrupted_training_goes_on_to_the_same_bits(tmp_path, mnist):
 
 
 @pytest.mark.parametrize("network", NETWORKS, ids=lambda network: network.name)
-def test_every_network_takes_rounded_pixels(network, mnist):
-    images, _ = quantized((mnist["test"].images[:8], mnist["test"].labels[:8]), network.input_bits)
-    assert set(images.unique().tolist()) <= {-1, 0, 1}
-    assert build(network)(images.float()).shape == (8, 10)
+def test_every_network_takes_its_inputs(network, mnist):
+    inputs = network.inputs(mnist["test"].images[:8])
+    assert network.build()(inputs.float()).shape == (8, 10)
+    if network.name.startswith(("TFC", "SFC")):
+        assert set(inputs.unique().tolist()) <= {-1, 0, 1}
+
+
+def test_binary_weights_and_their_gradient():
+    generator = np.random.default_rng(0)
+    w, g = generator.normal(size=(2, 4, 3, 5, 5))
+    weight = torch.from_numpy(w).requires_grad_()
+    binary = BinaryWeight.apply(weight)
+    binary.backward(torch.from_numpy(g))
+    signs, scale = np.sign(w), np.abs(w).mean((1, 2, 3), keepdims=True)
+    of_scale = (g * signs).sum((1, 2, 3), keepdims=True) / 75
+    expected = (scale * g + of_scale * signs) * (1 - 1 / 3) * 75
+    assert np.allclose(binary.detach(), signs * scale)
+    assert np.allclose(weight.grad, expected)
+
+
+def test_binary_inputs_pass_gradients_inside_one():
+    x = VALUES.clone().requires_grad_()
+    BinaryInput.apply(x).sum().backward()
+    assert x.grad.tolist() == (np.abs(VALUES.numpy()) < 1).astype(float).tolist()
+
+
+def test_weights_are_centred_where_they_are():
+    weight = torch.randn(4, 3, 5, 5)
+    expected = np.clip(weight.numpy() - weight.numpy().mean(1, keepdims=True), -1, 1)
+    assert centred(weight) is weight
+    assert np.allclose(weight, expected, atol=1e-6)
+
+
+def test_the_rate_of_lenet_falls_from_its_15th_epoch_on():
+    rates = [LeNet().rate(epoch) for epoch in range(60)]
+    expected = [0.01] * 14 + [0.001] * 15 + [0.0001] * 15 + [0.00001] * 15 + [0.000001]
+    assert rates == pytest.approx(expected)
