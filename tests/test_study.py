@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import shutil
 import sys
 from pathlib import Path
 
@@ -12,6 +13,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent / "experiments"))
 
 import strategies as study
 import strategies_page as page
+import strategies_results as results
 
 from qstrategies.records import RunRecord
 
@@ -23,7 +25,7 @@ def test_a_setting_is_called_as_it_is_asked_for(name):
     task = study.TASKS[name]
     for setting in task.settings:
         config = study.config(task, setting, "qat", 0)
-        assert page.setting_of(dataclasses.replace(RECORD, config=config)) == setting
+        assert results.setting_of(dataclasses.replace(RECORD, config=config)) == setting
 
 
 @pytest.mark.parametrize("strategy", study.names())
@@ -49,21 +51,44 @@ def test_controls_come_first_and_lead_everywhere():
     assert study.leaders(results, 1) == [*study.CONTROLS, "lsq"]
 
 
+def cell(accuracy, seeds=1, verdict="undecided"):
+    return results.Cell(accuracy, 0.99, seeds, verdict, seeds, 0.001, 3.0, "a CPU", "abc")
+
+
 def test_rows_are_ranked_and_marked():
-    columns = {
-        "W4A8": {"no_norm": page.Cell(0.5, 1, "undecided"), "lsq": page.Cell(0.9, 1, "better")}
-    }
-    found = page.Results("cnn", [RECORD], columns)
+    columns = {"W4A8": {"no_norm": cell(0.5), "lsq": cell(0.9, verdict="better")}}
+    found = page.Task("cnn", columns)
     assert found.ranked() == ["lsq", "no_norm"]
     assert str(columns["W4A8"]["lsq"]) == "90.00 ▲"
     assert page.drawn(found) == ["W4A8"]
-    assert not page.drawn(page.Results("cnn", [RECORD], {"W4A4": {}}))
+    assert not page.drawn(page.Task("cnn", {"W4A4": {}}))
 
 
-def test_networks_that_were_not_run_here_keep_their_sections(tmp_path):
-    committed = Path(__file__).parent.parent / "docs" / "strategies.md"
+def test_what_no_column_has_whole_is_ranked_by_the_fullest():
+    columns = {
+        "W4A8": {"a": cell(0.9), "b": cell(0.8), "c": cell(0.7)},
+        "W2A8": {"b": cell(0.1), "d": cell(0.6)},
+    }
+    assert page.Task("cnn", columns).ranked() == ["a", "b", "c", "d"]
+
+
+def test_runs_of_another_day_add_to_what_is_kept():
+    kept = {"no_norm": cell(0.5, seeds=5), "lsq": cell(0.9), "qat": cell(0.8)}
+    found = {"no_norm": cell(0.4), "lsq": cell(0.9, verdict="better"), "cle": cell(0.7)}
+    assert results.merged(kept, found) == {**found, "no_norm": kept["no_norm"], "qat": kept["qat"]}
+    changed = {**found, "lsq": cell(0.91)}
+    assert results.merged(kept, changed) == changed, "other code: nothing to compare it with"
+
+
+def test_the_committed_page_is_what_its_results_say(tmp_path):
+    docs = Path(__file__).parent.parent / "docs"
+    for path in docs.glob("strategies[_.]*"):
+        shutil.copy(path, tmp_path)
     copy = tmp_path / "strategies.md"
-    copy.write_text(committed.read_text())
-    tasks = {name: task.settings for name, task in study.TASKS.items()}
-    assert page.write_page(copy, tmp_path / "no_runs", tasks) == [copy]
-    assert copy.read_text() == committed.read_text()
+    settings = {name: task.settings for name, task in study.TASKS.items()}
+    assert page.write_page(copy, tmp_path / "no_runs", settings) == [
+        copy,
+        tmp_path / "strategies.json",
+    ]
+    assert copy.read_text() == (docs / "strategies.md").read_text()
+    assert results.read(tmp_path / "strategies.json") == results.read(docs / "strategies.json")
