@@ -6,6 +6,7 @@ Imports no torch.
 from __future__ import annotations
 
 import collections.abc
+import contextlib
 import dataclasses
 import functools
 import inspect
@@ -43,9 +44,10 @@ def public(function: Callable[P, R]) -> Callable[P, R]:
     @functools.wraps(function)
     def call(*arguments: P.args, **named: P.kwargs) -> R:
         signature, hints = _facts(function)
-        try:
+        bound = None
+        with contextlib.suppress(TypeError):
             bound = signature.bind(*arguments, **named)
-        except TypeError:  # Python says it better where the function itself is called
+        if bound is None:  # Python says it better where the function itself is called
             return function(*arguments, **named)
         for name, value in bound.arguments.items():
             bound.arguments[name] = fitting(

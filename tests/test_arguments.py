@@ -84,8 +84,10 @@ def test_the_message_names_argument_value_and_what_is_expected(arguments, said):
 
 
 def test_what_python_refuses_it_says_itself():
-    with pytest.raises(TypeError, match=r"taking\(\) missing 1 required positional argument"):
+    missing = r"taking\(\) missing 1 required positional argument"
+    with pytest.raises(TypeError, match=missing) as found:
         taking()
+    assert found.value.__context__ is None, "one error, not one during another"
 
 
 def test_numbers_of_numpy_become_plain_ones():

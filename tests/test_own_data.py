@@ -237,6 +237,8 @@ def test_workers_read_the_same_and_their_errors_come_in_one_line(folder, tmp_pat
     dataset = KINDS["pictures"](copy, in_memory=False, workers=1)
     for file in copy.glob("*/*.png"):
         file.write_bytes(b"no picture")
+    shown = repr(dataset.splits["train"])
+    assert shown.startswith("StoredSplit(train: 84 of (3, "), "in a line, and nothing is read"
     with pytest.raises(qs.InputError, match=r"^'.*png' is not an image that Pillow reads"):
         _ = dataset.splits["train"].images
 

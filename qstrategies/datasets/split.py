@@ -37,6 +37,10 @@ class Split:
     input_scale: float = PIXEL_SCALE
     augment: Augment | None = None
 
+    def __repr__(self) -> str:
+        pixels = "" if self.scale is None else " pixels"
+        return f"{type(self).__name__}({self.name}: {len(self)} of {self.shape}{pixels})"
+
     def __len__(self) -> int:
         return len(self.labels)
 
