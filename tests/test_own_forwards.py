@@ -334,14 +334,28 @@ def test_the_batch_size_in_what_stays_in_float(use):
             assert decibels(net(x[:count]), quantized.reference()(x[:count])) > 25
 
 
-@pytest.mark.parametrize(
-    "function", [lambda y, half: y[:half], lambda y, half: y + torch.ones(half).sum()]
-)
-def test_half_of_the_batch_is_refused(function):
-    x = images(4)
-    net = Written(lambda _, y: function(y, y.shape[0] // 2))
-    with pytest.raises(qs.InputError, match="depends on the batch size and is the same"):
-        qs.quantize(net, [x], x)
+UNEVEN = {
+    "half": lambda y: y[: len(y) // 2],
+    "rounded up": lambda y: y * y[: (len(y) + 1) // 2].shape[0],
+    "a vector of half": lambda y: y + torch.ones(y.shape[0] // 2).sum(),
+    "not for one": lambda y: y * (y.shape[0] > 1),
+    "for one number": lambda y: y * (y.shape[0] == 37),
+    "pairs": lambda y: y * torch.einsum("bchw,dchw->bd", y, y).numel(),
+}
+
+
+@pytest.mark.parametrize("function", UNEVEN.values(), ids=UNEVEN)
+def test_what_does_not_grow_evenly_with_the_batch_is_refused(function):
+    net = Written(lambda _, y: function(y))
+    message = r"test_own_forwards.py:\d+\) computes with a number that does not grow evenly"
+    with pytest.raises(qs.InputError, match=message):
+        qs.quantize(net, [images(4)], images(4))
+
+
+def test_the_number_of_elements_of_a_shape():
+    net, x = Written(lambda _, y: y.softmax(1) / y.shape.numel()), images(8)
+    quantized = qs.quantize(net, [x], x)
+    assert decibels(net(x), quantized.reference()(x)) > 20
 
 
 @pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")

@@ -892,11 +892,28 @@ def _if(condition):
 OF_ANY_COUNT = {
     "at least one": lambda y: y.shape[0] > 0 and len(y) != 0 and y.numel() >= 1,
     "of each example": lambda y: y.shape[0] * 8 == y.shape[0] * y.shape[1],
+    "elements": lambda y: y.nelement() > 0 and y.shape[1:].numel() == y[0].numel(),
+    "a list": lambda y: list(y.shape)[1:] == [8, 12, 12] and round(y.size(2) / 7) == 2,
 }
 OF_SOME_COUNT = {
     "more than one": lambda y: y.shape[0] > 1,
     "one": lambda y: y.size(0) == 1,
     "a few": lambda y: len(y) < 64,
+    "halves": lambda y: y.shape[0] // 2 > 0,
+    "half of it": lambda y: len(y) // 2,
+    "hundreds": lambda y: y.shape[0] // 100 == 0,
+    "the remainder": lambda y: y.shape[0] % 5 == 4,
+    "both": lambda y: (y.shape[0] > 1) & (y.shape[1] > 1),
+    "a loop": lambda y: list(range(y.shape[0] // 2)),
+    "a tensor": lambda y: torch.arange(y.shape[0]).sum() > 0,
+    "a part's size": lambda y: y[: (y.shape[0] + 1) // 2].shape[0] % 8 < 8,
+}
+OF_VALUES = {
+    "a sum": lambda y: y.sum() > 0,
+    "a named part": lambda y: y.max(1).values.mean() > 0,
+    "the data": lambda y: y.data.mean() > 0,
+    "another type": lambda y: y.type(torch.float64).mean() > 0,
+    "transposed": lambda y: y.mT.mean() > 0,
 }
 
 
@@ -907,7 +924,14 @@ def test_decisions_that_hold_for_any_batch_are_taken(condition, tmp_path):
 
 @pytest.mark.parametrize("condition", OF_SOME_COUNT.values(), ids=OF_SOME_COUNT)
 def test_decisions_by_the_size_of_the_batch_are_refused(condition):
-    with pytest.raises(qs.InputError, match="depends on how many examples there are.*test_own"):
+    message = r"\(.*test_own.*:\d+\), and it depends on how many examples there are"
+    with pytest.raises(qs.InputError, match=message):
+        qs.quantize(Between(_if(condition)).eval(), [images()], images())
+
+
+@pytest.mark.parametrize("condition", OF_VALUES.values(), ids=OF_VALUES)
+def test_decisions_by_values_are_refused_whatever_stands_before_them(condition):
+    with pytest.raises(qs.InputError, match="depends on the values of the input"):
         qs.quantize(Between(_if(condition)).eval(), [images()], images())
 
 

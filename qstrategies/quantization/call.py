@@ -20,8 +20,8 @@ from qstrategies.operators.layer import own_module
 from qstrategies.operators.movement import Reshape
 from qstrategies.operators.slicing import Slice
 from qstrategies.quantization.capture import has_hooks, plain_base
-from qstrategies.quantization.meanings import shape_over_batches
-from qstrategies.quantization.observe import describe, same
+from qstrategies.quantization.meanings import shape_over_batches, uneven
+from qstrategies.quantization.observe import describe
 
 if TYPE_CHECKING:
     from qstrategies.quantization.normalize import Rebuild
@@ -206,12 +206,12 @@ def _refuse_time_first(node: fx.Node, module: nn.Module, tensors: Sequence[fx.No
 
 
 def refuse_halves(node: fx.Node, arguments: Any) -> None:
-    """Raise ``InputError`` for a number in ``arguments`` that depends on the batch, and is one for
-    2 examples and for 3: the shapes behind it seem to be known."""
-    if any(same(each.value(2), each.value(3)) for each in numbers_of_batch(arguments)):
+    """Raise ``InputError`` for ``uneven`` numbers in ``arguments``: the shapes behind them seem to
+    be known."""
+    if any(map(uneven, numbers_of_batch(arguments))):
         raise InputError(
-            f"{describe(node)} computes with a number that depends on the batch size and is the "
-            "same for 2 examples and for 3, as half of it: take that out of forward"
+            f"{describe(node)} computes with a number that does not grow evenly with the batch "
+            "size, as half of it: take that out of forward"
         )
 
 

@@ -3,8 +3,10 @@ can."""
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
+from types import FrameType
 from typing import Any
 
 import numpy as np
@@ -151,7 +153,10 @@ class _Tracer(fx.Tracer):
             return (several[place] for place in range(self.count(obj.node)))
 
     def proxy(self, node: fx.Node) -> fx.Proxy:
-        """A proxy that also records assignments to parts of a tensor."""
+        """A proxy that also records assignments to parts of a tensor, of a node that knows where in
+        the user's code it was made."""
+        if node.op != "placeholder":
+            node.meta["line"] = _user_line()
         return (InputProxy if node.op == "placeholder" else SizedProxy)(node, self)
 
     def create_args_for_root(
@@ -209,14 +214,13 @@ def _fails(module: nn.Module) -> bool:
 
 
 def _refusal(model: nn.Module, error: Exception) -> InputError:
-    where = _source_line(model, error)
+    said, line = _first_line(error), _source_line(model, error)
+    where = f" at {line}" if line and line not in said else ""
     advice = "move that part into a module of its own, which then stays in float"
     part = _largest_part(model)
     if part:
         advice += f", or quantize model.{part} alone and put what .module() gives in its place"
-    return InputError(
-        f"{type(model).__name__} cannot be traced ({_first_line(error)}){where}: {advice}"
-    )
+    return InputError(f"{type(model).__name__} cannot be traced ({said}){where}: {advice}")
 
 
 def _largest_part(model: nn.Module) -> str:
@@ -236,14 +240,26 @@ def _source_line(model: nn.Module, error: Exception) -> str:
     trace = error.__traceback__
     while trace is not None:
         if trace.tb_frame.f_code.co_filename == own:
-            found = f" at {own}:{trace.tb_lineno}"
+            found = f"{own}:{trace.tb_lineno}"
         trace = trace.tb_next
     return found
 
 
+def _user_line() -> str:
+    """The innermost line of the call that is traced which is neither PyTorch's nor ours."""
+    frame: FrameType | None = sys._getframe()
+    while frame is not None:
+        package = frame.f_globals.get("__name__", "").partition(".")[0]
+        if package not in ("torch", "qstrategies"):
+            return f"{frame.f_code.co_filename}:{frame.f_lineno}"
+        frame = frame.f_back
+    return ""
+
+
 def _first_line(error: BaseException) -> str:
     lines = str(error).strip().splitlines()
-    return lines[0] if lines else type(error).__name__
+    says_nothing = not lines or isinstance(error, KeyError)  # the bare key
+    return " ".join([type(error).__name__, *lines[:1]]) if says_nothing else lines[0]
 
 
 def left_names(model: nn.Module, chosen: Collection[str | type[nn.Module]]) -> dict[str, str]:

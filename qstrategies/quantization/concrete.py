@@ -3,8 +3,7 @@ from them."""
 
 from __future__ import annotations
 
-import math
-import operator
+import functools
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,11 +11,13 @@ import torch
 from torch import Tensor, fx, nn
 from torch.fx.node import map_arg
 
-from qstrategies.operators.base import is_number
-from qstrategies.quantization.observe import QUERIES, own_lists, same
+from qstrategies.operators.batch_number import numbers_of_batch
+from qstrategies.quantization.meanings import Stale, called, computed, size, uneven
+from qstrategies.quantization.observe import QUERIES, holds_tensor, own_lists, same
 
-COMPARISONS = {operator.eq, operator.ge, operator.gt, operator.le, operator.lt, operator.ne}
-MANY = 2**31  # examples
+OF_VALUES = Stale("it depends on the values of the input")
+OF_COUNT = Stale("it depends on how many examples there are")
+RANDOM = Stale("it is another at every call")
 
 
 class NotKnownError(Exception):
@@ -24,41 +25,26 @@ class NotKnownError(Exception):
 
 
 class Concrete:
-    """Runs what is traced so far, each node once, on inputs of two batch sizes. Not to be traced
-    while ``running``."""
+    """Runs what is traced so far, each node once, on inputs of two batch sizes, and says what
+    follows from sizes for any. Not to be traced while ``running``."""
 
     def __init__(self, root: nn.Module, inputs: Sequence[tuple[Tensor, ...]]) -> None:
         self.root, self.inputs = root, inputs
         self.values: list[dict[fx.Node, Any]] = [{} for _ in inputs]
-        self.sizes_only: set[fx.Node] = set()
+        self.meanings: dict[fx.Node, Any] = {}
+        self.uneven: set[fx.Node] = set()
         self.running = False
 
     def value(self, node: fx.Node) -> Any:
         """What ``node`` gives for the example. Raises ``NotKnownError`` unless that follows from
         sizes alone."""
-        found = self._found(node)
-        if node not in self.sizes_only:
-            raise NotKnownError("it depends on the values of the input")
-        if not (same(*found) and self._for_any_count(node)):
-            raise NotKnownError("it depends on how many examples there are")
-        return found[0]
-
-    def _for_any_count(self, node: fx.Node) -> bool:
-        """Whether a comparison of numbers that comes out alike for 2 examples and for 3 does so for
-        any count; what depends on that is taken to be linear in it."""
-        if node.target not in COMPARISONS:
-            return True
-        sides: list[Any] = [map_arg(node.args, values.__getitem__) for values in self.values]
-        if not all(is_number(each) for pair in sides for each in pair):
-            return True
-        two, three = (left - right for left, right in sides)
-        if two == three:
-            return True
-        equal_at = 2 - two / (three - two)
-        counts = (1, math.floor(equal_at), math.ceil(equal_at), MANY)
-        compare: Any = node.target
-        results = [compare(two + (three - two) * (count - 2), 0) for count in counts if count > 0]
-        return len(set(results)) == 1
+        found = self._found(node)[0]
+        meaning = self.meanings[node]
+        if numbers_of_batch(meaning):
+            meaning = OF_COUNT
+        if isinstance(meaning, Stale):
+            raise NotKnownError(meaning.reason)
+        return found
 
     def count(self, node: fx.Node) -> int:
         """How many parts ``node`` gives. Raises ``NotKnownError`` unless it gives several, and as
@@ -66,7 +52,7 @@ class Concrete:
         counts = [len(each) if hasattr(each, "__len__") else None for each in self._found(node)]
         if counts[0] is None:
             raise NotKnownError("it gives one number")
-        if counts[0] != counts[1]:
+        if counts[0] != counts[1] or node in self.uneven:
             raise NotKnownError("its parts are the examples, as many as there are")
         return counts[0]
 
@@ -85,12 +71,31 @@ class Concrete:
     def _run(self, node: fx.Node) -> None:
         for inputs, values in zip(self.inputs, self.values, strict=True):
             values[node] = self._result(node, inputs, values)
+        self.meanings[node] = self._meaning(node)
+
+    def _meaning(self, node: fx.Node) -> Any:
+        """What ``node`` is for any number of examples, or why it is not known. Sizes are taken to
+        be linear in that number unless they are made of one that is not."""
         sources = node.all_input_nodes
-        asks_for_a_size = node.target in QUERIES
-        if node.op != "placeholder" and (
-            asks_for_a_size or all(source in self.sizes_only for source in sources)
-        ):
-            self.sizes_only.add(node)
+        found = [values[node] for values in self.values]
+        args, kwargs = map_arg((node.args, dict(node.kwargs)), self.meanings.__getitem__)
+        numbers = numbers_of_batch((args, kwargs))
+        of_tensors = any(holds_tensor(self.values[0][each]) for each in (node, *sources))
+        if of_tensors and (any(map(uneven, numbers)) or not self.uneven.isdisjoint(sources)):
+            self.uneven.add(node)
+        if node.target in QUERIES and not holds_tensor(found[0]):
+            asked = [values[sources[0]] for values in self.values]
+            return OF_COUNT if node in self.uneven else size(node, asked, found)
+        if node.op == "placeholder":
+            return OF_VALUES
+        stale = [each for each in map(self.meanings.get, sources) if isinstance(each, Stale)]
+        if stale:
+            return stale[0]
+        if not numbers:
+            return found[0] if same(*found) else RANDOM
+        if of_tensors:
+            return OF_COUNT
+        return computed(functools.partial(called, node), args, kwargs)
 
     def _result(self, node: fx.Node, inputs: tuple[Tensor, ...], values: dict[fx.Node, Any]) -> Any:
         args, kwargs = own_lists(map_arg((node.args, node.kwargs), values.__getitem__))
@@ -102,9 +107,7 @@ class Concrete:
             return _attribute(self.root, target)
         if node.op == "call_module":
             return self.root.get_submodule(target)(*args, **kwargs)
-        if node.op == "call_method":
-            return getattr(args[0], target)(*args[1:], **kwargs)
-        return target(*args, **kwargs)
+        return called(node, *args, **kwargs)
 
 
 def _attribute(root: nn.Module, path: str) -> Any:

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from torch import Tensor
+import torch
+from torch import Tensor, fx
 
-from qstrategies.operators.base import Shape
+from qstrategies.operators.base import Shape, is_number
 from qstrategies.operators.batch_number import OfBatch, with_count
 from qstrategies.quantization.observe import same
 
-PROBES = (3, 4, 5, 7, 8, 16, 30)
+PROBES = (1, 3, 4, 5, 7, 8, 16, 30, 2**20)
 """Numbers of examples beside 2: what a number is for all of them, it is for any."""
+NUMBERS_OF_ELEMENTS = {"numel", "nelement", torch.numel}
 
 
 @dataclass(frozen=True)
@@ -57,6 +60,24 @@ def fixed(value: Any, other: Any) -> Any:
     return OfBatch(lambda count: value + (other - value) * (count - 2))
 
 
+def size(node: fx.Node, sources: Sequence[Any], values: Sequence[Any]) -> Any:
+    """What ``node``, one of ``QUERIES``, gives for any batch: ``values`` for ``sources``, both of
+    two examples and of three."""
+    if node.target in NUMBERS_OF_ELEMENTS:  # of a table of pairs it is a square
+        shapes = (getattr(each, "shape", each) for each in sources)
+        return computed(math.prod, (fixed(*shapes),), {})
+    return fixed(*values)
+
+
+def called(node: fx.Node, *args: Any, **kwargs: Any) -> Any:
+    """What the function or method at ``node`` gives."""
+    target: Any = node.target
+    if node.op != "call_method":
+        return target(*args, **kwargs)
+    owner = args[0] if hasattr(args[0], target) else torch.Size(args[0])  # sizes are plain tuples
+    return getattr(owner, target)(*args[1:], **kwargs)
+
+
 def computed(target: Callable[..., Any], args: Any, kwargs: Any) -> Any:
     """What ``target`` gives of numbers ``OfBatch`` among its arguments, known if it is one for all
     batches."""
@@ -65,12 +86,45 @@ def computed(target: Callable[..., Any], args: Any, kwargs: Any) -> Any:
         return target(*with_count(args, count), **with_count(kwargs, count))
 
     first = value(2)
-    return first if all(same(first, value(count)) for count in PROBES) else _each(value, first)
+    return first if _for_any(value, _crossings(args)) else _each(value, first)
+
+
+def _for_any(value: Callable[[Any], Any], counts: Sequence[int] = ()) -> bool:
+    """Whether ``value`` is the same for all of ``PROBES`` and ``counts``; where it raises, as a
+    division by 0 does, it is not."""
+    try:
+        return all(same(value(2), value(count)) for count in (*PROBES, *counts))
+    except (ArithmeticError, LookupError, ValueError):
+        return False
+
+
+def _crossings(sides: Any) -> list[int]:
+    """Where two numbers that are linear in the number of examples may come to be equal."""
+    pairs = [with_count(sides, count) for count in (2, 3)]
+    if len(sides) != 2 or not all(is_number(each) for pair in pairs for each in pair):
+        return []
+    two, three = (left - right for left, right in pairs)
+    if two == three:
+        return []
+    equal_at = 2 - two / (three - two)
+    return [count for count in (math.floor(equal_at), math.ceil(equal_at)) if count > 0]
+
+
+def uneven(number: OfBatch) -> bool:
+    """Whether sizes made of ``number`` are not those that 2 examples and 3 let expect: it is the
+    same for both, as half of it, or a whole number that is not linear in how many there are."""
+    two, three = number.value(2), number.value(3)
+    if same(two, three):
+        return True
+    if type(two) is not int:
+        return False
+    return not _for_any(lambda count: number.value(count) == two + (three - two) * (count - 2))
 
 
 def _each(value: Callable[[Any], Any], example: Any) -> Any:
-    """The numbers in a container by themselves."""
-    if not isinstance(example, tuple | list):
+    """The numbers in a container by themselves, if they are as many for any batch."""
+    several = isinstance(example, tuple | list)
+    if not several or not _for_any(lambda count: len(value(count))):
         return OfBatch(value)
     return tuple(
         computed(lambda count, place=place: value(count)[place], (OfBatch(lambda n: n),), {})

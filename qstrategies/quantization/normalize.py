@@ -28,9 +28,11 @@ from qstrategies.quantization.capture import Captured
 from qstrategies.quantization.meanings import (
     RowPerExample,
     Stale,
+    called,
     computed,
     fixed,
     repeated_along,
+    size,
 )
 from qstrategies.quantization.new_graph import NewGraph
 from qstrategies.quantization.observe import (
@@ -129,7 +131,7 @@ class Rebuild:
         args, kwargs = map_arg((node.args, dict(node.kwargs)), self.env.get)
         of_batch = node.op != "call_module" and bool(numbers_of_batch((args, kwargs)))
         if of_batch and not holds_tensor(value):
-            return computed(functools.partial(_called, node), args, kwargs)
+            return computed(functools.partial(called, node), args, kwargs)
         if of_batch:
             refuse_halves(node, (args, kwargs))
         if holds_tensor(value) and not same(value, other):
@@ -165,7 +167,9 @@ class Rebuild:
                 f"{describe(node)} depends on the values of the input, which a file "
                 "cannot: take it out of forward"
             )
-        return fixed(value, other)
+        asked: Any = node.args[0]
+        sources = [facts[asked].value for facts in (self.two, self.three)]
+        return size(node, sources, (value, other))
 
     def _varying(self, node: fx.Node, fact: Fact, other: Any) -> None:
         written = fact.changed
@@ -295,11 +299,3 @@ class Rebuild:
             return value
 
         return map_arg(arguments, one)
-
-
-def _called(node: fx.Node, *args: Any, **kwargs: Any) -> Any:
-    """What the function or method at ``node`` gives."""
-    target: Any = node.target
-    if node.op == "call_method":
-        return getattr(args[0], target)(*args[1:], **kwargs)
-    return target(*args, **kwargs)

@@ -18,12 +18,16 @@ QUERIES = {
     "size",
     "dim",
     "numel",
+    "nelement",
     "ndimension",
+    "is_contiguous",
     "is_floating_point",
     "type",
     "get_device",
     getattr,
     len,
+    torch.numel,
+    torch.is_floating_point,
 }
 """Calls that give a property of a tensor and no value of it."""
 
@@ -194,14 +198,8 @@ def describe(node: fx.Node) -> str:
     )
     kinds = {"call_module": "module", "call_method": "method", "placeholder": "input"}
     kind = kinds.get(node.op, "function")
-    line = _user_line(node)
+    line = node.meta.get("line")
     return f"{kind} {target!r}" + (f" ({line})" if line else "")
-
-
-def _user_line(node: fx.Node) -> str:
-    lines = (node.stack_trace or "").strip().splitlines()
-    files = [line.strip() for line in lines if line.strip().startswith("File ")]
-    return files[-1].removeprefix("File ").replace('"', "") if files else ""
 
 
 def _first_line(error: BaseException) -> str:

@@ -47,7 +47,7 @@ class SizedProxy(fx.Proxy):
     def __getattr__(self, k: str) -> Any:
         if k.startswith("__") and k.endswith("__"):  # protocols that it does not follow
             raise AttributeError(k)
-        attribute = super().__getattr__(k)
+        attribute = SizedAttribute(self, k)
         if k not in ("device", "dtype"):
             return attribute
         with contextlib.suppress(fx.proxy.TraceError):  # traced alone
@@ -69,6 +69,12 @@ class SizedProxy(fx.Proxy):
 
     def __float__(self) -> float:
         return float(self._number())
+
+    def __round__(self, digits: int | None = None) -> Any:
+        return round(self._number(), digits)
+
+    def __trunc__(self) -> int:
+        return math.trunc(self._number())
 
     def __ceil__(self) -> int:
         return math.ceil(self._number())
@@ -93,6 +99,10 @@ class SizedProxy(fx.Proxy):
 
     def _in_place(self, function: Any, other: Any) -> fx.Proxy:
         return self.tracer.create_proxy("call_function", function, (self, other), {})
+
+
+class SizedAttribute(fx.proxy.Attribute, SizedProxy):
+    """An attribute, which may be a number or sizes."""
 
 
 class InputProxy(SizedProxy):
