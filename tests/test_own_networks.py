@@ -835,6 +835,54 @@ def test_a_hook_that_changes_what_a_layer_gives_is_kept(tmp_path):
     check(model, tmp_path)
 
 
+def _kept_in(module):
+    """A hook that keeps what a layer gives, as it is usually written."""
+
+    def keep(layer, inputs, output):
+        module.kept["part"] = output
+
+    return keep
+
+
+def _times(module):
+    """A function that holds the model, and itself."""
+
+    def head(y, times=2):
+        return head(y, times - 1) * module.scale if times > 1 else module.second(y)
+
+    return head
+
+
+class ByClosures(nn.Module):
+    """Reads what a hook on a part of it keeps, and calls a function that it was given."""
+
+    def __init__(self, part):
+        super().__init__()
+        self.first, self.part, self.second = nn.Conv2d(3, 8, 3), part, nn.Conv2d(8, 4, 1)
+        self.scale, self.kept = nn.Parameter(torch.tensor(0.5)), {}
+        self.part.register_forward_hook(_kept_in(self))
+        self.head = _times(self)
+
+    def forward(self, x):
+        y = self.part(self.first(x))
+        return self.head(self.kept["part"].relu() - 0.5 * y)
+
+
+HOOKED = (nn.Identity(), nn.Conv2d(8, 8, 1), nn.LayerNorm(10), nn.Softmax(1))
+
+
+@pytest.mark.parametrize("part", HOOKED, ids=str)
+def test_functions_that_hold_the_model_hold_its_copy(part, tmp_path):
+    torch.manual_seed(0)
+    model = ByClosures(part).eval()
+    model(images(1))  # what this leaves behind fits any batch
+    check(model, tmp_path, islands=None, export=False)
+    assert len(model.kept["part"]) == 16, "the float model's own, as check has called it"
+    trainee = qs.prepare(model, images(2), "qat")
+    trainee.model(images()).sum().backward()
+    assert model.second.weight.grad is None
+
+
 class ClassToken(nn.Module):
     """A vision transformer's beginning: a token for every example, and positions made in
     forward."""

@@ -16,11 +16,12 @@ from qstrategies.diagnosis.simulate import Simulation
 from qstrategies.errors import InputError
 from qstrategies.guest import guest, own_randomness
 from qstrategies.quantization.calibrate import Batches, as_batches, calibrate
+from qstrategies.quantization.copies import copy_of
 from qstrategies.quantization.exact_forms import NORM_KINDS, folds, module_at
 from qstrategies.quantization.float_graph import normalized_copy
 from qstrategies.quantization.prepare import Prepared, prepare
 from qstrategies.quantization.scales import LARGEST_PAIR, largest_pair
-from qstrategies.quantization.structure import Arguments, copy_of
+from qstrategies.quantization.structure import Arguments
 from qstrategies.records import MARGIN, QuantizationConfig
 from qstrategies.records.levels import LevelSet
 from qstrategies.text import json_text, line

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import copy
 import dataclasses
 from collections.abc import Callable
 from typing import Any
@@ -19,6 +18,7 @@ from qstrategies.experiment.stages import Stage, stage
 from qstrategies.experiment.workspace import Workspace
 from qstrategies.pixels import Normalized
 from qstrategies.progress import Work
+from qstrategies.quantization.copies import copy_of
 from qstrategies.quantization.qat import prepare_qat
 from qstrategies.quantization.recipe import sees_batches_first
 from qstrategies.records import (
@@ -131,7 +131,7 @@ def tuned_stage(config: ExperimentConfig, workspace: Workspace, baseline: Stage)
 
     def build() -> nn.Module:
         fresh = course.fresh
-        model = model_for(config, workspace) if fresh else copy.deepcopy(baseline.model)
+        model = model_for(config, workspace) if fresh else copy_of(baseline.model)
         if not course.fake_quantized:
             return model
         quantization = strategy.resolved(config.quantization)

@@ -34,8 +34,8 @@ from qstrategies.onnx_file import (
     unchanged,
 )
 from qstrategies.pixels import PIXEL_SCALE
+from qstrategies.quantization.copies import copy_of
 from qstrategies.quantization.model import QuantizedModel
-from qstrategies.quantization.structure import copy_of
 from qstrategies.records import PIXELS, QuantizationConfig
 from qstrategies.specification.vectors import golden_vectors, vectors_path
 

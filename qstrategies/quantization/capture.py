@@ -87,11 +87,11 @@ class _Tracer(fx.Tracer):
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         if module_qualified_name in self.leaves:
             return True
-        if has_hooks(m) and type(m) in RECOGNIZERS:
-            return False  # what they do is a part of the graph, and what is between them too
-        if plain_base(m) is not None:
-            return True
-        return super().is_leaf_module(m, module_qualified_name) and not isinstance(m, PLAIN)
+        known = super().is_leaf_module(m, module_qualified_name) and not isinstance(m, PLAIN)
+        if plain_base(m) is None and not known:
+            return False
+        # what hooks do is a part of the graph, and what is between them too, if it can be
+        return not has_hooks(m) or (type(m) not in RECOGNIZERS and _fails(m))
 
     def path_of_module(self, mod: nn.Module) -> str:
         """The name of ``mod``; one that is not registered in the model (it sits in a list or a

@@ -9,9 +9,10 @@ from torch import nn
 
 from qstrategies.quantization.aten import as_functions, is_exported
 from qstrategies.quantization.capture import Captured, capture, left_names
+from qstrategies.quantization.copies import copy_of
 from qstrategies.quantization.normalize import Normalized, normalize
 from qstrategies.quantization.selfcheck import check_forms
-from qstrategies.quantization.structure import Arguments, copy_of, mapped
+from qstrategies.quantization.structure import Arguments, mapped
 
 
 def normalized_copy(

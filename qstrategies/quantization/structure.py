@@ -3,7 +3,6 @@ dataclasses."""
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 import inspect
 import itertools
@@ -242,32 +241,6 @@ def as_module(model: Any) -> nn.Module:
             raise InputError(f"{what} cannot be captured: give the module that it was made of")
     compiled: Any = getattr(model, "_orig_mod", model)
     return compiled.module if isinstance(compiled, WRAPPERS) else compiled
-
-
-def copy_of(model: nn.Module) -> nn.Module:
-    """A deep copy. What a forward has kept of a training step is there without its history, which
-    cannot be copied.
-
-    Raises ``InputError`` for attributes that Python cannot copy.
-    """
-    kept = (each for module in model.modules() for each in _tensors_in(vars(module)))
-    memo = {id(each): each.detach().clone() for each in kept if not each.is_leaf}
-    try:
-        return copy.deepcopy(model, memo)
-    except Exception as error:
-        raise InputError(
-            f"{type(model).__name__} cannot be copied ({error}): keep what cannot out of its "
-            "attributes"
-        ) from None
-
-
-def _tensors_in(value: Any) -> Iterator[Tensor]:
-    """The tensors in plain containers, however deep."""
-    if isinstance(value, Tensor):
-        yield value
-    elif isinstance(value, dict | list | tuple):
-        for each in value.values() if isinstance(value, dict) else value:
-            yield from _tensors_in(each)
 
 
 def device_of(module: nn.Module) -> torch.device:

@@ -9,9 +9,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from qstrategies.quantization.copies import copy_of
 from qstrategies.quantization.exact_forms import drop_training_only, fold_norms
 from qstrategies.quantization.qat import FakeQuantizedModel
-from qstrategies.quantization.structure import copy_of, leaves
+from qstrategies.quantization.structure import leaves
 
 
 class Teacher:

@@ -14,6 +14,7 @@ from qstrategies.arguments import public
 from qstrategies.errors import InputError
 from qstrategies.guest import guest, own_randomness
 from qstrategies.quantization.calibrate import Batches
+from qstrategies.quantization.copies import copy_of
 from qstrategies.quantization.model import QuantizedModel
 from qstrategies.quantization.qat import FakeQuantizedModel, prepare_qat
 from qstrategies.quantization.quantizers import ActivationQuantizer
@@ -21,7 +22,6 @@ from qstrategies.quantization.recipe import overrides
 from qstrategies.quantization.structure import (
     as_module,
     check_single,
-    copy_of,
     device_of,
     placed_as,
 )
