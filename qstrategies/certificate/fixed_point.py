@@ -50,10 +50,10 @@ class Sums:
     bare: bool = False
 
     @classmethod
-    def of(cls, rows: Array, bias: Array, step: Array, largest: Array) -> Sums:
-        """For integer weights ``rows`` [out_channels, products] and the ``bias`` in steps."""
+    def of(cls, weights: Array, bias: Array, step: Array, largest: Array) -> Sums:
+        """For the ``bias`` in steps and the magnitudes of all ``weights`` of a channel, or-ed:
+        int64 [out_channels]."""
         whole = np.rint(bias).astype(np.int64)
-        weights = np.bitwise_or.reduce(rows.astype(np.int64), axis=1)
         last, coarsest = whole & -whole, weights & -weights
         alike = (whole != 0) & ((weights == 0) | (coarsest > last))
         zeros = np.where(alike, np.log2(np.maximum(last, 1)), -1)

@@ -114,10 +114,23 @@ class _Sums:
         return self.scale * self.x.step
 
     @functools.cached_property
+    def sizes(self) -> Array:
+        """The magnitudes of the weights, integers where ``rows`` are."""
+        return np.abs(self.rows)
+
+    @functools.cached_property
+    def bits(self) -> Array:
+        """All magnitudes of a channel, or-ed: int64 [out_channels]."""
+        sizes = self.sizes
+        if sizes.dtype == np.float64:
+            sizes = np.minimum(sizes, 2.0**62).astype(np.int64)
+        return np.bitwise_or.reduce(sizes, axis=1).astype(np.int64)
+
+    @functools.cached_property
     def bounds(self) -> tuple[Array, Array]:
         """How far below and above zero a partial sum gets, whatever the order [out_channels]."""
         total = self.rows.sum(1, dtype=np.float64)
-        sizes = np.abs(self.rows).sum(1, dtype=np.float64)
+        sizes = self.sizes.sum(1, dtype=np.float64)
         positive, negative = (sizes + total) / 2, (sizes - total) / 2
         up, down = max(self.x.high, 0), max(-self.x.low, 0)
         below = positive * down + negative * up + np.maximum(-self.offset, 0)
@@ -128,8 +141,7 @@ class _Sums:
     def ends(self) -> fixed_point.Sums:
         """Of the sums, in bits."""
         largest = np.maximum(*self.bounds)
-        rows = np.clip(self.rows, -(2.0**62), 2.0**62)
-        return fixed_point.Sums.of(rows, self.offset, self.step, largest)
+        return fixed_point.Sums.of(self.bits, self.offset, self.step, largest)
 
     @property
     def output(self) -> Grid:
@@ -137,11 +149,8 @@ class _Sums:
 
         Zero bits that all integers of a channel end in make its unit coarser.
         """
-        integers = np.abs(self.rows)
-        if integers.dtype == np.float64:
-            integers = np.minimum(integers, 2.0**62).astype(np.int64)
         constants = np.minimum(np.abs(np.rint(self.offset)), 2.0**62).astype(np.int64)
-        together = np.bitwise_or.reduce(integers, axis=1) | constants
+        together = self.bits | constants
         units = self.step / mantissa(self.step) * (together & -together)
         used = units[together > 0]  # a channel of zeros has no unit
         unit = float(used.min()) if used.size else 1.0
@@ -209,7 +218,9 @@ def _integers(
         joined = np.concatenate([rows, offset[:, None]], 1)
         steps = np.array([lowest_bit(row) for row in joined])
         return rows / steps[:, None], steps, offset / steps
-    scales = by_output(call, np.broadcast_to(weight.scale, weight.integers.shape))
+    window = tuple(axis for axis in range(2, weight.scale.ndim) if weight.scale.shape[axis] == 1)
+    one = [1 if axis in window else size for axis, size in enumerate(weight.integers.shape)]
+    scales = by_output(call, np.broadcast_to(weight.scale, one))  # alike over the whole window
     if (scales != scales[:, :1]).any():
         raise UnprovenError("weights of different scales meet in one sum")
     steps = scales[:, 0].astype(np.float64)
