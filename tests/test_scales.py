@@ -12,6 +12,7 @@ from qstrategies.quantization.scales import (
     FLOAT_EXACT,
     exact_activation_qparams,
     fake_quantize,
+    largest_pair,
     mantissa,
     power_of_two_above,
     weight_scale,
@@ -148,3 +149,14 @@ def test_pairs_of_8_bits_fit_however_far_a_step_clips():
         scale = weight_scale(rows, step, levels, per_channel=True, exact=True)
         integers = torch.round(rows / scale[:, None]).clamp(-127, 127)
         assert integers.topk(2).values.sum(1).max() <= 128
+
+
+@pytest.mark.parametrize("signs", [(-1, 1), (1,), (-1,)])
+@pytest.mark.parametrize("products", [1, 2, 3, 7])
+def test_the_largest_pair_is_that_of_the_sorted_weights_of_one_sign(products, signs):
+    generator = np.random.default_rng(products)
+    rows = generator.integers(0, 4, (40, products)) * generator.choice(signs, (40, products))
+    expected = [
+        max(sum(sorted(np.maximum(sign * row, 0))[-2:]) for sign in (1, -1)) for row in rows
+    ]
+    assert largest_pair(torch.from_numpy(rows).float()).tolist() == expected

@@ -170,8 +170,10 @@ def _balanced_channels(
     room = [(end - levels.offset) / levels.spacing for end in _room(nearest.flatten(1), quantizer)]
     places = balanced((steps - levels.offset) / levels.spacing, room[0].ceil(), room[1].floor())
     moved = places * levels.spacing + levels.offset
-    before, after = (float_units(integers.flatten(1), scale, bias) for integers in (nearest, moved))
-    exact = after <= before.clamp(min=quantizer.largest_sum)
+    after = float_units(moved.flatten(1), scale, bias)
+    if bool((after <= quantizer.largest_sum).all()):
+        return moved
+    exact = after <= float_units(nearest.flatten(1), scale, bias).clamp(min=quantizer.largest_sum)
     return torch.where(exact[:, None, None], moved, nearest)
 
 
