@@ -259,6 +259,11 @@ EXACT = {
     "a sum with itself": lambda y: y + y,
     "a maximum": lambda y: torch.maximum(y, -0.5 * y),
     "a minimum, broadcast": lambda y: torch.min(y, y.mean((2, 3), keepdim=True)),
+    "a maximum over -inf": lambda y: F.max_pool2d(F.pad(y, (0, 1, 1, 2), value=-torch.inf), 3, 2),
+    "over the lowest": nn.Sequential(
+        nn.ConstantPad2d((2, 1, 2, 0), torch.finfo(torch.float32).min),
+        nn.MaxPool2d(3, 2, ceil_mode=True),
+    ),
 }
 
 
@@ -319,6 +324,8 @@ ISLANDS = {
     "a dilated maximum, ceil_mode": (lambda y: F.max_pool2d(y, 2, 3, 1, 2, True), 1),
     "an image as a volume": (lambda y: nn.AdaptiveAvgPool3d(1)(y)[..., None, 0], 1),
     "bilinear": (lambda y: F.interpolate(y, scale_factor=2, mode="bilinear"), 1),
+    "what is cut away, reflected": (lambda y: F.pad(y, (-10, 2, 0, 0), mode="reflect"), 1),
+    "-inf alone": (lambda y: F.max_pool2d(F.pad(y, (3,) * 4, value=-torch.inf), 2).clamp(-1), 3),
 }
 
 

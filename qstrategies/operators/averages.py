@@ -35,14 +35,8 @@ from qstrategies.operators.base import (
 from qstrategies.operators.convolution import CONVOLUTIONS
 from qstrategies.operators.drawing import Applied, Sizes, draws, happens, several, spelling
 from qstrategies.operators.layer import own_copy
-from qstrategies.operators.pooling import draw_adaptive, even_windows, single_values
 
 AVERAGE_POOLS: dict[int, Any] = {1: nn.AvgPool1d, 2: nn.AvgPool2d, 3: nn.AvgPool3d}
-ADAPTIVE: dict[int, Any] = {
-    1: nn.AdaptiveAvgPool1d,
-    2: nn.AdaptiveAvgPool2d,
-    3: nn.AdaptiveAvgPool3d,
-}
 
 
 class Reduced(nn.Module):
@@ -236,25 +230,7 @@ def _average_pool_module(call: Call, pool: Any, x: fx.Node) -> fx.Node | None:
     return _average_pool(dimensions, call, x, *settings, getattr(pool, "divisor_override", None))
 
 
-def _adaptive_average(
-    dimensions: int, call: Call, input: fx.Node, output_size: Any
-) -> fx.Node | None:
-    window = even_windows(call, input, dimensions)
-    if window is None or max(window) == 1:
-        return single_values(call, input, dimensions)
-    if all(size == 1 for size in call.shape[2:]):
-        return call.emit(Mean(tuple(range(2, 2 + dimensions))), input)
-    return call.emit(AVERAGE_POOLS[dimensions](window), input)
-
-
 recognizes_by_dimension("avg_pool", _average_pool)
-recognizes_by_dimension("adaptive_avg_pool", _adaptive_average)
-
-
-@recognizes(*ADAPTIVE.values())
-def _adaptive_average_module(call: Call, pool: Any, x: fx.Node) -> fx.Node | None:
-    dimensions = next(each for each, kind in ADAPTIVE.items() if isinstance(pool, kind))
-    return _adaptive_average(dimensions, call, x, pool.output_size)
 
 
 @recognizes(torch.mean, "mean")
@@ -305,11 +281,6 @@ def _draw_average(random: Random, shape: Sizes) -> nn.Module | None:
         return AVERAGE_POOLS[dimensions](size, stride, padding, **settings)
     function = getattr(functional, f"avg_pool{dimensions}d")
     return Applied(function, size, stride, padding, **settings)
-
-
-@draws()
-def _draw_adaptive(random: Random, shape: Sizes) -> nn.Module | None:
-    return draw_adaptive(random, shape, ADAPTIVE, "avg")
 
 
 @draws(often=3)

@@ -21,6 +21,7 @@ from qstrategies.operators.base import (
     Form,
     Kernel,
     Placing,
+    Shape,
     Site,
     Writer,
     from_integers,
@@ -28,9 +29,13 @@ from qstrategies.operators.base import (
     shape_of,
 )
 from qstrategies.operators.drawing import Applied, Sizes, draws
+from qstrategies.operators.island import Float
 from qstrategies.operators.movement import Movement
 from qstrategies.operators.slicing import Slice
 
+LARGEST = torch.finfo(torch.float32).max
+Pads = tuple[tuple[int, int], ...]
+REACH = {"reflect": 1, "circular": 0, "replicate": -math.inf}
 MODES = {"constant": "constant", "reflect": "reflect", "replicate": "edge", "circular": "wrap"}
 
 
@@ -129,7 +134,7 @@ def _pad(
 ) -> fx.Node | None:
     rank = len(shape_of(input))
     known = mode in MODES and all(isinstance(each, int) for each in pad)
-    if not known or not math.isfinite(value or 0):
+    if not known or not (value or 0) < LARGEST:
         return None
     pairs = [(pad[place], pad[place + 1]) for place in range(0, len(pad), 2)]
     pads = ((0, 0),) * (rank - len(pairs)) + tuple(reversed(pairs))
@@ -137,7 +142,27 @@ def _pad(
     pads = tuple((max(low, 0), max(high, 0)) for low, high in pads)
     if cut is None or not any(itertools.chain(*pads)):
         return cut
+    if mode in REACH and not _within(shape_of(cut), pads, REACH[mode]):
+        return None  # it reads what is cut away
+    if (value or 0) <= -LARGEST:
+        return _below_all(call, cut, pads, value)
     return call.emit(Fill(pads, value) if value else Pad(pads, mode), cut)
+
+
+def _below_all(call: Call, x: fx.Node, pads: Pads, value: float) -> fx.Node:
+    """``x`` padded with what no quantizer has and no maximum shows: max pools read ``x``, with
+    these pads."""
+    reason = "pad with a number below all others has an exact integer form for max pools only"
+    node = call.emit(Float(Fill(pads, value), "pad", reason), x)
+    node.meta["unseen"] = (x, pads)
+    return node
+
+
+def _within(shape: Shape, pads: Pads, short: float) -> bool:
+    """Whether all dimensions have values, and none is padded by more than its size less
+    ``short``."""
+    pairs = zip(shape, pads, strict=True)
+    return all(size is None or 0 < size >= max(amounts) + short for size, amounts in pairs)
 
 
 def _cut(call: Call, x: fx.Node, pads: Sequence[tuple[int, int]]) -> fx.Node | None:

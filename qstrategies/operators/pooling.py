@@ -1,4 +1,4 @@
-"""Max pools, and the windows of adaptive pools of both kinds."""
+"""Max pools, and maxima over dimensions."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn import functional
 
-from qstrategies.operators.arithmetic import padded, window_count, windows
+from qstrategies.operators.arithmetic import windows
 from qstrategies.operators.base import (
     FORMS,
     Array,
@@ -31,56 +31,54 @@ from qstrategies.operators.base import (
 )
 from qstrategies.operators.drawing import Applied, Sizes, draws, happens, several, spelling
 from qstrategies.operators.movement import Reshape
-from qstrategies.operators.upsampling import upsampled
 
 MAX_POOLS: dict[int, Any] = {1: nn.MaxPool1d, 2: nn.MaxPool2d, 3: nn.MaxPool3d}
-ADAPTIVE_MAX: dict[int, Any] = {
-    1: nn.AdaptiveMaxPool1d,
-    2: nn.AdaptiveMaxPool2d,
-    3: nn.AdaptiveMaxPool3d,
-}
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class MaxPool(Node):
-    """One number per dimension of the image. With ``ceil_mode`` a last window may reach over the
-    padding's end."""
+    """One number per dimension of the image, which is padded by ``padding`` before it and by
+    ``behind`` behind it. With ``ceil_mode`` a last window may reach over the padding's end."""
 
     size: tuple[int, ...]
     stride: tuple[int, ...]
     padding: tuple[int, ...]
+    behind: tuple[int, ...]
     dilation: tuple[int, ...]
     ceil_mode: bool
     rounds = False
 
     def integers(self, *inputs: Array) -> Array:
         x = inputs[0].astype(np.float64)
-        counts, beyond = self._counts(x.shape[2:])
-        x = padded(x, self.padding, -np.inf)
-        x = np.pad(x, [(0, 0), (0, 0), *((0, each) for each in beyond)], constant_values=-np.inf)
+        counts, ends = self._counts(x.shape[2:])
+        pads = [(0, 0), (0, 0), *zip(self.padding, ends, strict=True)]
+        x = np.pad(x, pads, constant_values=-np.inf)
         found = np.full((*x.shape[:2], *counts), -np.inf)
         for _, window in windows(x, self.size, self.stride, self.dilation, counts):
             found = np.maximum(found, window)
         return found.astype(np.uint8)
 
     def _counts(self, sizes: Sequence[int]) -> tuple[list[int], list[int]]:
-        """How many windows each dimension has, and how far the last reaches beyond the padding."""
-        counts, beyond = [], []
-        geometry = zip(sizes, self.size, self.stride, self.padding, self.dilation, strict=True)
-        for size, kernel, stride, padding, dilation in geometry:
-            count = window_count(size, kernel, stride, padding, dilation)
-            rest = (size + 2 * padding - dilation * (kernel - 1) - 1) % stride
-            starts_inside = count * stride < size + padding
-            count += int(self.ceil_mode and rest > 0 and starts_inside)
-            counts.append(count)
-            reach = (count - 1) * stride + dilation * (kernel - 1) + 1
-            beyond.append(max(reach - size - 2 * padding, 0))
-        return counts, beyond
+        """How many windows each dimension has, and what is padded behind it until the last one
+        ends."""
+        counts, ends = [], []
+        pads = zip(self.padding, self.behind, strict=True)
+        geometry = zip(sizes, pads, self.size, self.stride, self.dilation, strict=True)
+        for size, (before, behind), kernel, stride, dilation in geometry:
+            reach = dilation * (kernel - 1) + 1
+            steps, rest = divmod(size + before + behind - reach, stride)
+            starts_inside = (steps + 1) * stride < size + before
+            steps += int(self.ceil_mode and rest > 0 and starts_inside)
+            counts.append(steps + 1)
+            ends.append(max(steps * stride + reach - size - before, behind))
+        return counts, ends
 
     def reals(self, *tensors: Tensor) -> Tensor:
         return self._pool(tensors[0])
 
     def _pool(self, x: Tensor) -> Tensor:
+        if self.behind != self.padding:
+            return _unevenly_padded(x, self.size, self.stride, self.padding, self.behind)
         function: Any = getattr(functional, f"max_pool{len(self.size)}d")
         y: Tensor = function(x, self.size, self.stride, self.padding, self.dilation, self.ceil_mode)
         return y
@@ -92,11 +90,10 @@ class MaxPool(Node):
         before, after = self.inputs[0].shape[2:], self.output.shape[2:]
         if set(before) == {1} and before != after:
             return None  # several values of one pixel come out in another order
-        return self._pool if len(self.size) < 3 else None
+        return self._pool if len(self.size) < 3 and self.behind == self.padding else None
 
     def write(self, to: Writer) -> None:
-        _, beyond = self._counts([size or 0 for size in self.inputs[0].shape[2:]])
-        ends = [pad + more for pad, more in zip(self.padding, beyond, strict=True)]
+        _, ends = self._counts([size or 0 for size in self.inputs[0].shape[2:]])
         pool = to.emit(
             "MaxPool",
             [to.real(self.inputs[0])],
@@ -109,6 +106,40 @@ class MaxPool(Node):
         to.give(self.output, pool)
 
 
+def _unevenly_padded(
+    x: Tensor,
+    size: tuple[int, ...],
+    stride: tuple[int, ...],
+    before: tuple[int, ...],
+    behind: tuple[int, ...],
+) -> Tensor:
+    pairs = zip(reversed(before), reversed(behind), strict=True)
+    amounts = [each for pair in pairs for each in pair]
+    function: Any = getattr(functional, f"max_pool{len(size)}d")
+    y: Tensor = function(functional.pad(x, amounts, value=-math.inf), size, stride)
+    return y
+
+
+class UnevenMaxPool(nn.Module):
+    """A max pool that pads an image by ``padding`` before it and by ``behind`` behind it."""
+
+    dilation, ceil_mode = 1, False
+
+    def __init__(
+        self,
+        kernel_size: tuple[int, ...],
+        stride: tuple[int, ...],
+        padding: tuple[int, ...],
+        behind: tuple[int, ...],
+    ) -> None:
+        super().__init__()
+        self.kernel_size, self.stride, self.padding = kernel_size, stride, padding
+        self.behind = behind
+
+    def forward(self, x: Tensor) -> Tensor:
+        return _unevenly_padded(x, self.kernel_size, self.stride, self.padding, self.behind)
+
+
 def _max_node(site: Site) -> MaxPool:
     pool = site.module
     dimensions = len(site.output.shape) - 2
@@ -117,12 +148,13 @@ def _max_node(site: Site) -> MaxPool:
         size=per_dimension(pool.kernel_size, dimensions),
         stride=per_dimension(pool.stride, dimensions),
         padding=per_dimension(pool.padding, dimensions),
+        behind=per_dimension(getattr(pool, "behind", pool.padding), dimensions),
         dilation=per_dimension(pool.dilation, dimensions),
         ceil_mode=pool.ceil_mode,
     )
 
 
-for _kind in MAX_POOLS.values():
+for _kind in (*MAX_POOLS.values(), UnevenMaxPool):
     FORMS[_kind] = Form(placing=Placing.SHARED, node=_max_node, homogeneous=True, moves=True)
 
 
@@ -143,7 +175,37 @@ def _max_pool(
     numbers = [per_dimension(each, dimensions) for each in settings]
     if ceil_mode and max(numbers[3]) > 1:
         return None  # windows that reach further over the end than runtimes pad
+    if "unseen" in input.meta:
+        return _over_unseen(call, input, *numbers)
     return call.emit(MAX_POOLS[dimensions](*numbers, ceil_mode=ceil_mode), input)
+
+
+def _over_unseen(
+    call: Call,
+    input: fx.Node,
+    kernels: Sequence[int],
+    strides: Sequence[int],
+    paddings: Sequence[int],
+    dilations: Sequence[int],
+) -> fx.Node | None:
+    """A pool over what was padded with a number below all others, which pads so itself; None where
+    a window may hold nothing else."""
+    x, pads = input.meta["unseen"]
+    if any(map(any, pads[:2])) or max(dilations) > 1 or None in (*shape_of(x)[2:], *call.shape[2:]):
+        return None
+    ends = []
+    geometry = zip(
+        shape_of(x)[2:], call.shape[2:], pads[2:], kernels, strides, paddings, strict=True
+    )
+    for size, count, (before, _), kernel, stride, padding in geometry:
+        assert size is not None and count is not None
+        first = -before - padding
+        last = first + (count - 1) * stride
+        if first + kernel <= 0 or last >= size:
+            return None
+        ends.append((-first, max(last + kernel - size, 0)))
+    before_all, behind_all = zip(*ends, strict=True)
+    return call.emit(UnevenMaxPool(tuple(kernels), tuple(strides), before_all, behind_all), x)
 
 
 @recognizes(*MAX_POOLS.values())
@@ -153,43 +215,7 @@ def _max_pool_module(call: Call, pool: Any, x: fx.Node) -> fx.Node | None:
     return _max_pool(dimensions, call, x, *settings, pool.return_indices)
 
 
-def _adaptive_max(
-    dimensions: int, call: Call, input: fx.Node, output_size: Any, return_indices: bool = False
-) -> fx.Node | None:
-    if return_indices:
-        return None
-    window = even_windows(call, input, dimensions)
-    if window is None or max(window) == 1:
-        return single_values(call, input, dimensions)
-    return call.emit(MAX_POOLS[dimensions](window, window, 0, 1), input)
-
-
-def single_values(call: Call, input: fx.Node, dimensions: int) -> fx.Node | None:
-    """An adaptive pool whose every window is one value; None for any other."""
-    return upsampled(call, input) if len(shape_of(input)) == dimensions + 2 else None
-
-
-def even_windows(call: Call, input: fx.Node, dimensions: int) -> tuple[int, ...] | None:
-    """The size of the windows of an adaptive pool if they are all of one size and do not
-    overlap."""
-    if len(shape_of(input)) != dimensions + 2:
-        return None
-    found = []
-    for before, after in zip(shape_of(input)[2:], call.shape[2:], strict=True):
-        if before is None or after is None or before % after:
-            return None
-        found.append(before // after)
-    return tuple(found)
-
-
 recognizes_by_dimension("max_pool", _max_pool)
-recognizes_by_dimension("adaptive_max_pool", _adaptive_max)
-
-
-@recognizes(*ADAPTIVE_MAX.values())
-def _adaptive_max_module(call: Call, pool: Any, x: fx.Node) -> fx.Node | None:
-    dimensions = next(each for each, kind in ADAPTIVE_MAX.items() if isinstance(pool, kind))
-    return _adaptive_max(dimensions, call, x, pool.output_size, pool.return_indices)
 
 
 @recognizes(torch.amax, "amax")
@@ -241,22 +267,16 @@ def _draw_max(random: Random, shape: Sizes) -> nn.Module | None:
 
 
 @draws()
-def _draw_adaptive(random: Random, shape: Sizes) -> nn.Module | None:
-    return draw_adaptive(random, shape, ADAPTIVE_MAX, "max")
-
-
-def draw_adaptive(
-    random: Random, shape: Sizes, kinds: dict[int, Any], name: str
-) -> nn.Module | None:
-    """One of ``kinds``, by the dimensions of the image, or the function ``name`` of torch, whose
-    windows are even."""
-    image = shape[1:]
-    if len(image) not in kinds:
+def _draw_over_unseen(random: Random, shape: Sizes) -> nn.Module | None:
+    dimensions = len(shape) - 1
+    if dimensions not in MAX_POOLS:
         return None
-    windows_ = [
-        random.choice([each for each in (1, 2, 3, size) if size % each == 0]) for size in image
-    ]
-    size = tuple(whole // window for whole, window in zip(image, windows_, strict=True))
-    if happens(random, 0.5):
-        return kinds[len(image)](random.choice((1, size)))
-    return Applied(getattr(functional, f"adaptive_{name}_pool{len(image)}d"), size)
+    size = several(random, (2, 3), dimensions)
+    amounts = [random.randint(0, each - 1) for each in reversed(size) for _ in range(2)]
+    return Applied(_padded_pool, amounts, size, several(random, (1, 2, 3), dimensions))
+
+
+def _padded_pool(x: Tensor, amounts: list[int], size: Sizes, stride: Sizes) -> Tensor:
+    function: Any = getattr(functional, f"max_pool{len(size)}d")
+    y: Tensor = function(functional.pad(x, amounts, value=-math.inf), size, stride)
+    return y
