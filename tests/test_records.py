@@ -1,7 +1,9 @@
 import dataclasses
+from typing import Literal
 
 import pytest
 
+from qstrategies import typed_json
 from qstrategies.errors import InputError
 from qstrategies.records import (
     PRESETS,
@@ -139,3 +141,42 @@ def test_the_posts_preset_is_its_setting():
     assert PRESETS["post"]["training"] == TrainingConfig(
         epochs=15, learning_rate=1e-3, optimizer="adam", schedule="constant", batch_size=64
     )
+
+
+@dataclasses.dataclass(frozen=True)
+class Inner:
+    counts: tuple[int, ...]
+    share: typed_json.Fraction = 0.0
+    kinds: dict[typed_json.Name, float | None] = dataclasses.field(default_factory=dict)
+
+
+@dataclasses.dataclass(frozen=True)
+class Outer:
+    rows: list[Inner]
+    form: Literal["a", "b"] = "a"
+
+
+@pytest.mark.parametrize(
+    ("row", "said"),
+    [
+        ({"counts": 3}, "rows[1].counts is 3, expected a list"),
+        ({"counts": [1, 2.5]}, "rows[1].counts[1] is 2.5, expected a whole number"),
+        ({"counts": [], "share": 2}, "rows[1].share is 2, expected 0...1"),
+        ({"counts": [], "kinds": {"x": "{}"}}, "rows[1].kinds.x is '{}', expected a finite number"),
+        (
+            {"counts": [], "kinds": {"a/b": 1}},
+            "a key of rows[1].kinds is 'a/b', expected a name of at most 100 characters, without /",
+        ),
+        ({"share": 1}, "rows[1] has no 'counts'"),
+        ({"counts": [], "{}": 1}, "rows[1] has an unknown entry '{}'"),
+        ([], "rows[1] is [], expected an object"),
+    ],
+)
+def test_what_does_not_fit_is_named_by_its_place(row, said):
+    good = {"counts": [1, 2], "share": 1, "kinds": {"x": None}}
+    assert typed_json.build(Outer, {"rows": [good]}) == Outer([Inner((1, 2), 1, {"x": None})])
+    with pytest.raises(InputError) as found:
+        typed_json.build(Outer, {"rows": [good, row]})
+    assert str(found.value) == said
+    with pytest.raises(InputError, match="^form is 'c', expected one of a, b$"):
+        typed_json.build(Outer, {"rows": [], "form": "c"})
