@@ -1,8 +1,12 @@
 """What tests of own networks share: quantize, and hold every executor to the specification, and
 that to the float model."""
 
+import warnings
+
 import onnxruntime
+import pytest
 import torch
+from torch import nn
 
 import qstrategies as qs
 from qstrategies.quantization.integer_graph import real_output
@@ -103,3 +107,24 @@ def same_bits(quantized, exported, inputs, expected):
                     outputs_of_file(file.path, quantized, entered, level), right, strict=True
                 ):
                     assert torch.equal(ours, tensor), (file.form, level)
+
+
+class Between(nn.Module):
+    """``function`` between two convolutions."""
+
+    def __init__(self, function, channels=8):
+        super().__init__()
+        torch.manual_seed(1)
+        self.before = nn.Conv2d(3, channels, 3, padding=1)
+        self.function = function
+        self.after = nn.LazyConv2d(4, 1)
+        self(images(2))
+
+    def forward(self, x):
+        return self.after(self.function(self.before(x)))
+
+
+def refused(message, function):
+    with warnings.catch_warnings(), pytest.raises(qs.InputError, match=message):
+        warnings.simplefilter("error")
+        function()

@@ -5,8 +5,8 @@ import dataclasses
 
 import pytest
 import torch
-from everywhere import SHAPE, decibels, images
-from test_own_networks import EXACT, ISLANDS, Between
+from everywhere import SHAPE, Between, decibels, images
+from test_own_networks import EXACT, ISLANDS
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
