@@ -88,6 +88,8 @@ def test_what_comes_after_training_keeps_the_parent_of_what_comes_before():
         ({"qat": STRATEGIES.get("qat"), "after": After}, "order of their work, 'after\\+qat'"),
         (named("ptq_best", "qat"), "qat trains the quantizers of ptq_best"),
         (named("qat", "mse_clip"), "qat trains the quantizers of mse_clip"),
+        (named("mse_clip", "qat"), "qat trains the quantizers of mse_clip"),
+        (named("mse_clip", "efficient_qat"), "mse_clip and efficient_qat both decide the steps"),
         (named("mixed", "cle", "lsq"), "put them in the order of their work, 'cle\\+mixed\\+lsq'"),
     ],
 )

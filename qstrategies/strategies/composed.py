@@ -102,7 +102,6 @@ def _turn(kind: Kind, early: Mapping[str, float]) -> float:
 
 
 def _refuse(whole: str, parts: Mapping[str, Kind]) -> None:
-    _refuse_order(whole, parts)
     _refuse_twice(whole, parts)
     quantized = [name for name, kind in parts.items() if kind.course.fake_quantized]
     measuring = [name for name, kind in parts.items() if uses(kind, "weight_bits")]
@@ -117,6 +116,7 @@ def _refuse(whole: str, parts: Mapping[str, Kind]) -> None:
             raise InputError(
                 f"{whole!r}: {name} begins with a fresh model: leave one out, {reason}"
             )
+    _refuse_order(whole, parts)  # last: it offers a name, which is to be one that works
 
 
 def _refuse_order(whole: str, parts: Mapping[str, Kind]) -> None:
