@@ -140,6 +140,24 @@ def test_openvino_computes_what_the_file_without_the_rounding_before_an_addition
     )
 
 
+@pytest.mark.skipif(
+    RUNTIMES.get("openvino").missing() is not None, reason="OpenVINO is not installed"
+)
+def test_openvino_computes_what_the_file_with_a_range_behind_a_linear_layer_says(tmp_path):
+    torch.manual_seed(0)
+    layers = nn.Conv2d(3, 32, 3, 2, 1), nn.Hardswish(), nn.Flatten(2), nn.Linear(256, 64)
+    nn.init.zeros_(layers[3].bias)  # which is as if it had none
+    calibration = torch.rand(64, 3, 32, 32)
+    quantized = qs.quantize(
+        nn.Sequential(*layers).eval(), [calibration], calibration[:2], input_scale=1 / 255
+    )
+    exported = qs.export_onnx(quantized, tmp_path / "model.onnx", optimize_for=None)
+    report = qs.cross_check(exported, calibration.mul(255).round().to(torch.uint8), ["openvino"])
+    assert report.same
+    if torch.backends.cpu.get_cpu_capability() == "AVX2":  # where it was seen
+        assert report.apart == ["openvino"], "OpenVINO mended it: the rewriting can go"
+
+
 def test_compare_measures_in_steps_and_names_the_first_difference():
     expected = np.zeros((4, 3), np.float32)
     expected[:, 1] = 1

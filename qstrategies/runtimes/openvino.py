@@ -19,6 +19,10 @@ ROUNDING = (
 )
 BIAS = "it adds the bias of the first channel of a transposed convolution to all channels"
 """Of quantized ones, on CPUs without AVX-512."""
+RANGE = (
+    "it rounds a linear layer to which no bias is added by a range that holds the zero point of "
+    "its input, and rounds that"
+)
 
 
 @RUNTIMES.register("openvino")
@@ -55,8 +59,9 @@ class OpenVino(Runtime):
 
     def rewriting(self) -> Rewriting | None:
         """The file as the plugin's account of its work shows that it computes it: without the
-        rounding of every convolution that it fuses with an addition, and with one bias for all
-        channels of a transposed convolution whose addition it does not name."""
+        rounding of every convolution that it fuses with an addition, with one bias for all
+        channels of a transposed convolution whose addition it does not name, and by ranges behind
+        linear layers whose dequantization it does not name."""
         model = read_model("OpenVINO", self.path)
         reasons = []
         if names := self._not_rounded(model.graph):
@@ -67,6 +72,10 @@ class OpenVino(Runtime):
             reasons.append(BIAS)
         for node in nodes:
             _repeat_first_bias(model.graph, node)
+        if kept := [*self._kept_as_ranges(model.graph)]:
+            reasons.append(RANGE)
+        for layer, quantize in kept:
+            _keep_range(model.graph, layer, quantize)
         return Rewriting(", and ".join(reasons), model) if reasons else None
 
     def _not_rounded(self, graph: onnx.GraphProto) -> set[str]:
@@ -80,6 +89,20 @@ class OpenVino(Runtime):
         computed = {name for _, names in self._computed() for name in names}
         transposed = (node for node in graph.node if node.op_type == "ConvTranspose")
         return [node for node in transposed if node.input[2:] and node.name not in computed]
+
+    def _kept_as_ranges(
+        self, graph: onnx.GraphProto
+    ) -> Iterator[tuple[onnx.NodeProto, onnx.NodeProto]]:
+        """Every linear layer of ``graph`` that is fused with the QuantizeLinear behind it and
+        nothing else, with that: where a bias is added, the dequantization before it has a name."""
+        nodes = {node.name: node for node in graph.node}
+        for kind, (first, *rest) in self._computed():
+            layer = nodes.get(first.removesuffix("/WithoutBiases"))
+            quantize = nodes.get(rest[0]) if rest else None
+            if kind != "FullyConnected" or layer is None or quantize is None:
+                continue
+            if quantize.input[0] == layer.output[0] and _is_quantized(graph, layer, quantize):
+                yield layer, quantize
 
     def _computed(self) -> Iterator[tuple[str, list[str]]]:
         """The kind of every operator of the compiled model, and the names of the file's nodes that
@@ -151,3 +174,50 @@ def _leave_out_rounding(graph: onnx.GraphProto, name: str) -> None:
     claims = [value for value in graph.value_info if value.name not in reals]
     del graph.value_info[:]
     graph.value_info.extend(claims)
+
+
+def _is_quantized(graph: onnx.GraphProto, layer: onnx.NodeProto, quantize: onnx.NodeProto) -> bool:
+    """Whether ``layer`` is a Gemm of dequantized operands, and every number around it stored."""
+    stored = {tensor.name for tensor in graph.initializer}
+    made_by = {name: node for node in graph.node for name in node.output}
+    x, weight = (made_by.get(name) for name in layer.input[:2])
+    if layer.op_type != "Gemm" or x is None or weight is None:
+        return False
+    kinds = {x.op_type, weight.op_type}
+    known = (*x.input[1:], *weight.input, *quantize.input[1:])
+    return kinds == {"DequantizeLinear"} and len(known) == 7 and stored.issuperset(known)
+
+
+def _keep_range(graph: onnx.GraphProto, layer: onnx.NodeProto, quantize: onnx.NodeProto) -> None:
+    """Let ``quantize`` read what the sums of ``layer``, its input's zero point in them, give by the
+    ends of its range: ``low = -z s / s_sum + z_x sum(w)``, and 255 steps above it ``high``."""
+    constants = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer}
+    made_by = {name: node for node in graph.node for name in node.output}
+    x, weight = (made_by[name] for name in layer.input[:2])
+    x_scale, x_zero, scale, zero = (constants[name] for name in (*x.input[1:], *quantize.input[1:]))
+    w, w_scale, _ = (constants[name] for name in weight.input)
+    transposed = any(each.name == "transB" and each.i for each in layer.attribute)
+    step = np.float32(x_scale * w_scale)
+    shift = np.float32(int(x_zero) * w.astype(np.int64).sum(1 if transposed else 0))
+    limits = np.iinfo(zero.dtype)
+    ends = (np.float32(end - int(zero)) for end in (limits.min, limits.max))
+    low, high = (np.float32(end * scale) / step + shift for end in ends)
+    whole = np.float32(limits.max - limits.min)
+    chain = [
+        ("Div", step),
+        ("Add", shift),
+        ("Mul", whole / (high - low)),
+        ("Add", -low * whole / (high - low)),
+        ("Round", None),
+        ("Sub", np.float32(zero)),
+        ("Mul", np.float32(scale)),
+    ]
+    place, source = list(graph.node).index(quantize), quantize.input[0]
+    for number, (kind, operand) in enumerate(chain):
+        inputs, made = [source], f"{quantize.name}_range_{number}"
+        if operand is not None:
+            inputs.append(f"{made}_operand")
+            graph.initializer.append(numpy_helper.from_array(np.array(operand), inputs[-1]))
+        graph.node.insert(place + number, helper.make_node(kind, inputs, [made]))
+        source = made
+    quantize.input[0] = source
