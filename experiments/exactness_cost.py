@@ -13,7 +13,7 @@ from pathlib import Path
 
 import torch
 from networks import TOP, centred, outputs
-from zoo import TORCHVISION
+from zoo import Network
 
 import qstrategies as qs
 from qstrategies.cli import guarded
@@ -46,7 +46,7 @@ CONFIGS = {
 
 def decibels(name: str, images: int) -> dict[str, float]:
     """Signal to noise of the logits of a network, centred per class, with each of ``CONFIGS``."""
-    network = next(each for each in TORCHVISION if each.name == name)
+    network = Network(name)
     model, generator = network.build(), torch.Generator().manual_seed(1)
     calibration = [
         torch.rand(BATCH, *network.shape, generator=generator) * TOP for _ in range(BATCHES)
