@@ -23,8 +23,9 @@ from qstrategies.operators.base import (
     Site,
     Writer,
     recognizes,
+    shape_of,
 )
-from qstrategies.operators.drawing import Applied, Sizes, draws, spelling
+from qstrategies.operators.drawing import Applied, Sizes, draws, happens, spelling
 from qstrategies.operators.normalization import affine, channels
 from qstrategies.operators.table import with_number
 
@@ -93,11 +94,19 @@ FORMS[Add] = _form(1)
 FORMS[Subtract] = _form(-1)
 
 
+def _times(call: Call, x: Any, alpha: float) -> Any:
+    """``alpha x``, of a tensor of the graph, another or a number; None where a tensor expands."""
+    if alpha == 1 or not isinstance(x, fx.Node):
+        return x if alpha == 1 else alpha * x
+    return with_number(call, torch.mul, x, alpha) if shape_of(x) == call.shape else None
+
+
 @recognizes(
     operator.add, operator.iadd, torch.add, "add", "add_", "__add__", "__radd__", "__iadd__"
 )
 def _add(call: Call, input: Any, other: Any, *, alpha: float = 1) -> fx.Node | None:
-    if alpha != 1:
+    other = _times(call, other, alpha)
+    if other is None:
         return None
     if isinstance(input, fx.Node) and isinstance(other, fx.Node):
         return call.emit(Add(), input, other)
@@ -110,7 +119,8 @@ def _add(call: Call, input: Any, other: Any, *, alpha: float = 1) -> fx.Node | N
     operator.sub, operator.isub, torch.sub, torch.subtract, "sub", "sub_", "__sub__", "__isub__"
 )
 def _subtract(call: Call, input: Any, other: Any, *, alpha: float = 1) -> fx.Node | None:
-    if alpha != 1:
+    other = _times(call, other, alpha)
+    if other is None:
         return None
     if isinstance(input, fx.Node) and isinstance(other, fx.Node):
         return call.emit(Subtract(), input, other)
@@ -130,6 +140,8 @@ def _reversed(call: Call, input: Any, other: Any, *, alpha: float = 1) -> fx.Nod
 def _draw_two(random: Random, shape: Sizes, other: Sizes) -> nn.Module | None:
     if len(shape) != len(other):
         return None
+    if happens(random, 0.2):
+        return Applied(random.choice((torch.add, torch.sub, "add", "sub")), alpha=0.5)
     return Applied(spelling(random, random.choice((_add, _subtract))))
 
 

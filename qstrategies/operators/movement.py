@@ -173,6 +173,11 @@ def _transpose(call: Call, input: fx.Node, dim0: int, dim1: int) -> fx.Node:
     return call.emit(Permute(tuple(order)), input)
 
 
+@recognizes(getattr)
+def _attribute(call: Call, input: fx.Node, name: str) -> fx.Node | None:
+    return _transpose(call, input, -2, -1) if name == "mT" else None
+
+
 @recognizes("t", torch.t)
 def _t(call: Call, input: fx.Node) -> fx.Node:
     return call.emit(Permute((1, 0)), input)
@@ -230,6 +235,7 @@ def _draw_order(random: Random, shape: Sizes) -> nn.Module:
         (
             Applied(spelling(random, _permute), (0, *order)),
             Applied(spelling(random, _transpose), *pair),
+            Applied(getattr, "mT"),
             nn.Sequential(Applied(spelling(random, _t)), Applied(spelling(random, _t))),
         )
     )

@@ -21,7 +21,7 @@ from qstrategies.operators.base import (
     recognizes,
     shape_of,
 )
-from qstrategies.operators.drawing import Applied, Sizes, draws, happens
+from qstrategies.operators.drawing import Applied, Sizes, draws, happens, spelling
 from qstrategies.operators.layer import take
 from qstrategies.operators.linear import rows_of
 
@@ -107,6 +107,19 @@ def affine(
     return None if rows is None else call.reshape(rows)
 
 
+@recognizes(torch.addcmul, "addcmul")
+def _sum_with_product(
+    call: Call, input: Any, tensor1: Any, tensor2: Any, *, value: float = 1
+) -> fx.Node | None:
+    nodes = [each for each in (input, tensor1, tensor2) if isinstance(each, fx.Node)]
+    if len(nodes) > 1:
+        return None
+    if nodes == [input]:
+        return affine(call, input, 1.0, value * tensor1 * tensor2)
+    factor = tensor1 if nodes == [tensor2] else tensor2
+    return affine(call, nodes[0], value * factor, input)
+
+
 def _scaled(call: Call, x: fx.Node, weight: Tensor, bias: Tensor) -> fx.Node | None:
     half = torch.full((len(weight),), 0.5)  # var + eps = 1: PyTorch before 2.11 refuses eps = 0
     return _emit(call, x, 0 * half, half, weight, bias, momentum=0.0, eps=0.5)
@@ -144,6 +157,12 @@ def _draw(random: Random, shape: Sizes) -> nn.Module | None:
         return norm
     mean, var = torch.full_like(norm.running_mean, 0.2), torch.full_like(norm.running_var, 1.5)
     return Applied(functional.batch_norm, mean, var, norm.weight, norm.bias, eps=eps)
+
+
+@draws()
+def _draw_sum_with_product(random: Random, shape: Sizes) -> nn.Module:
+    numbers = (channels(random, shape) for _ in range(2))
+    return Applied(spelling(random, _sum_with_product), *numbers, value=0.5)
 
 
 def channels(random: Random, shape: Sizes) -> Tensor:

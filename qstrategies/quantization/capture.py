@@ -224,14 +224,14 @@ def _refusal(model: nn.Module, error: Exception) -> InputError:
 
 
 def _largest_part(model: nn.Module) -> str:
-    """The child of ``model`` with most of its parameters, if that can be traced; or ""."""
+    """The child of ``model`` with the most parameters among those that can be traced; "" if none
+    can."""
     sizes = {
         name: sum(each.numel() for each in child.parameters())
         for name, child in model.named_children()
     }
-    name = max(sizes, key=sizes.__getitem__, default="")
-    traced = name and 2 * sizes[name] > sum(sizes.values()) and not _fails(getattr(model, name))
-    return name if traced else ""
+    names = sorted(filter(sizes.get, sizes), key=sizes.__getitem__, reverse=True)
+    return next((name for name in names if not _fails(getattr(model, name))), "")
 
 
 def _source_line(model: nn.Module, error: Exception) -> str:
