@@ -210,8 +210,8 @@ and tract.
 - *PyTorch* to *tract*: rows equal to the reference on the grid, bit for bit: the least over
   PyTorch's four engines, over ONNX Runtime's four optimisation levels, and for each other runtime,
   with both forms of the file (- where it takes neither). *known*: they are those of the file
-  without what the runtime leaves out: OpenVINO the rounding between a convolution and the addition
-  behind it, OpenCV the padding of averages (exactness.md).
+  as the runtime changes it: OpenVINO roundings before additions and behind linear layers without a
+  bias, OpenCV the padding of averages (exactness.md).
 - *proven*: what `certify` proves; of a network of integers also why no more.
 - *dB*: signal to noise of the first output against the float model, less its mean over the images;
   *free*: the same with free scales; *static*: the same of onnxruntime's `quantize_static` in ONNX
