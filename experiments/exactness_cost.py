@@ -43,22 +43,34 @@ CONFIGS = {
     "any_kernel, min_max": dataclasses.replace(EXACT, observer="min_max"),
 }
 
+RANGES = {"inside": TOP, "beyond": 1.0}
+"""Up to where test images go."""
+TITLES = {
+    "inside": f"Images in [0, {TOP}], as in calibration",
+    "beyond": "Images in [0, 1], further than the calibration saw",
+}
+Figures = dict[str, dict[str, float]]
+"""By the key of ``RANGES``, then by that of ``CONFIGS``."""
 
-def decibels(name: str, images: int) -> dict[str, float]:
-    """Signal to noise of the logits of a network, centred per class, with each of ``CONFIGS``."""
+
+def decibels(name: str, images: int) -> Figures:
+    """Signal to noise of the logits of a network, centred per class."""
     network = Network(name)
     model, generator = network.build(), torch.Generator().manual_seed(1)
     calibration = [
         torch.rand(BATCH, *network.shape, generator=generator) * TOP for _ in range(BATCHES)
     ]
-    pixels = torch.randint(0, 256, (images, *network.shape), dtype=torch.uint8, generator=generator)
-    expected = outputs(model, pixels.float() / 255)
-    found = {}
+    whole = torch.rand(images, *network.shape, generator=generator) * 255
+    pixels = {key: torch.round(whole * top).byte() for key, top in RANGES.items()}
+    expected = {key: outputs(model, each.float() / 255) for key, each in pixels.items()}
+    found: Figures = {key: {} for key in RANGES}
     for label, config in CONFIGS.items():
         quantized = qs.quantize(
             model, calibration, calibration[0][:2], config=config, input_scale=1 / 255
         )
-        found[label] = centred(expected, outputs(quantized.reference(), pixels))
+        reference = quantized.reference()
+        for key, each in pixels.items():
+            found[key][label] = centred(expected[key], outputs(reference, each))
     return found
 
 
@@ -66,16 +78,25 @@ HEAD = """# What exactness costs
 
 Written by `python experiments/exactness_cost.py`: signal to noise in dB of the logits against those of the float model, less
 their mean over the images, for 8-bit networks of torchvision. Random weights, batch norms with the statistics of random images,
-calibrated on {calibration} random images in [0, {top}], tested on {images} in [0, 1]: further than the calibration saw. *Free scales* are
-those of the usual tools: the range over 255, weights rounded to nearest. *min_max* takes the range of activations as it is.
-
+calibrated on {calibration} random images in [0, {top}], tested on {images}. *Free scales* are those of the usual tools: the range over 255,
+weights rounded to nearest. *min_max* takes the range of activations as it is.
 """  # noqa: E501
 
 
-def page(found: dict[str, dict[str, float]], images: int) -> str:
-    """The table, with what each exact form loses against free scales."""
+def page(found: dict[str, Figures], images: int) -> str:
+    """The tables, with what each exact form loses against free scales."""
+    head = HEAD.format(calibration=BATCHES * BATCH, top=TOP, images=images)
+    return head + "".join(
+        table(title, {name: figures[key] for name, figures in found.items()})
+        for key, title in TITLES.items()
+    )
+
+
+def table(title: str, found: dict[str, dict[str, float]]) -> str:
+    """A row per network, and the largest loss of each exact form."""
     free, *exact = CONFIGS
     lines = [
+        f"\n## {title}\n",
         f"| network | {free} | {' | '.join(exact)} |",
         f"| --- | {' | '.join(['---:'] * len(CONFIGS))} |",
     ]
@@ -84,8 +105,7 @@ def page(found: dict[str, dict[str, float]], images: int) -> str:
         lines.append(f"| {name} | {figures[free]:.1f} | {' | '.join(cells)} |")
     losses = [max(each[free] - each[label] for each in found.values()) for label in exact]
     lines.append(f"| largest loss | | {' | '.join(f'{loss:.1f}' for loss in losses)} |")
-    head = HEAD.format(calibration=BATCHES * BATCH, top=TOP, images=images)
-    return head + "\n".join(lines) + "\n"
+    return "\n".join(lines) + "\n"
 
 
 def main() -> int:
@@ -105,7 +125,8 @@ def main() -> int:
         if not path.exists():
             figures = decibels(name, chosen.images)
             atomic_write(path, json.dumps(figures, indent=1) + "\n")
-            print(name, *(f"{label} {value:.1f}" for label, value in figures.items()), flush=True)
+            inside = figures["inside"].items()
+            print(name, *(f"{label} {value:.1f}" for label, value in inside), flush=True)
     files = {name: chosen.out / f"{name}.json" for name in NAMES}
     found = {name: json.loads(path.read_text()) for name, path in files.items() if path.exists()}
     atomic_write(chosen.out / "exactness_cost.md", page(found, chosen.images))
