@@ -96,14 +96,16 @@ OTHER_NAMES: dict[Any, Any] = {
 
 
 class Elementwise(nn.Module):
-    """``function`` of every element."""
+    """``function`` of every element, of what comes ``reads`` times and is wanted ``gives`` times as
+    large: a table takes any factors."""
 
     def __init__(self, function: Callable[[Tensor], Tensor]) -> None:
         super().__init__()
         self.function = function
+        self.reads = self.gives = 1.0
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.function(x)
+        return self.function(x / self.reads) * self.gives
 
 
 class WithNumber(nn.Module):

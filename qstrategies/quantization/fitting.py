@@ -3,7 +3,8 @@
 Layers are linear, and ReLU, pooling and moving values are positively homogeneous: ``f(c x) = c
 f(x)`` for ``c > 0``. So a tensor that layers give and layers read may be ``c`` times as large, with
 the weights and biases before it times ``c`` and the weights behind it divided by that, as in
-``saturation.py``. With the right ``c`` a power of two fits its range as well as any other scale.
+``saturation.py``; a function that becomes a table takes any factor. With the right ``c`` a power of
+two fits its range as well as any other scale.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import torch
 from torch import fx
 
 from qstrategies.operators.base import form_of
+from qstrategies.operators.table import Elementwise
 from qstrategies.quantization.exact_forms import is_layer, module_at
 from qstrategies.quantization.histogram import ExactHistogramObserver
 from qstrategies.quantization.prepare import Prepared
@@ -33,17 +35,33 @@ def fit_ranges(prepared: Prepared) -> None:
         if not between.stands:
             continue
         factor = observer.fit()
-        for layer in between.before:
-            for parameter in layer.parameters():
-                parameter.mul_(factor)
-        for layer in between.behind:
-            layer.weight.div_(factor)
+        for form in between.before:
+            _give(form, factor)
+        for form in between.behind:
+            _read(form, factor)
+
+
+def _give(form: Any, factor: float) -> None:
+    """Let ``form`` give ``factor`` times as much."""
+    if isinstance(form, Elementwise):
+        form.gives *= factor
+        return
+    for parameter in form.parameters():
+        parameter.mul_(factor)
+
+
+def _read(form: Any, factor: float) -> None:
+    """Let ``form`` give the same for ``factor`` times as much."""
+    if isinstance(form, Elementwise):
+        form.reads *= factor
+    else:
+        form.weight.div_(factor)
 
 
 class _Between:
-    """The layers ``before`` and ``behind`` tensors that share a quantizer.
+    """The layers and tables ``before`` and ``behind`` tensors that share a quantizer.
 
-    ``stands``: whether nothing but layers gives or reads them.
+    ``stands``: whether nothing else gives or reads them.
     """
 
     def __init__(self, prepared: Prepared, members: Sequence[str]) -> None:
@@ -59,22 +77,25 @@ class _Between:
         source: Any = node.args[0] if node.args else None
         joined = isinstance(source, fx.Node) and source.name in self.prepared.placement.inner
         maker = source if joined else node
-        if self._is_layer(maker):
+        if self._scales(maker):
             self.before.append(module_at(self.prepared.graph, maker))
             return True
         return False
 
     def _read(self, node: fx.Node) -> bool:
         for user in node.users:
-            if self._is_layer(user):
+            if self._scales(user):
                 self.behind.append(module_at(self.prepared.graph, user))
             elif not self._moved(user):
                 return False
         return bool(node.users)
 
-    def _is_layer(self, node: fx.Node) -> bool:
+    def _scales(self, node: fx.Node) -> bool:
+        """Whether ``node`` is a layer or a table of integers, which may take a factor over."""
+        graph = self.prepared.graph
         in_float = node.name in self.prepared.placement.islands
-        return is_layer(self.prepared.graph, node) and not in_float
+        table = isinstance(module_at(graph, node), Elementwise)
+        return (table or is_layer(graph, node)) and not in_float
 
     def _moved(self, node: fx.Node) -> bool:
         """Whether ``node`` is one of the tensors and made from others of them."""
