@@ -200,6 +200,11 @@ def _draw(random: Random, shape: Sizes) -> nn.Module:
     amounts = [random.choice((-1, 0, 1, 2)) for _ in range(count)]
     mode = random.choice(list(MODES))
     value = random.choice((None, 0.3, -5)) if mode == "constant" else None
+    sides = list(zip(amounts[::2], amounts[1::2], reversed(shape), strict=False))
+    left = [size + min(low, 0) + min(high, 0) for low, high, size in sides]
+    pads = tuple((max(low, 0), max(high, 0)) for low, high, _ in sides)
+    if mode in REACH and not _within(tuple(left), pads, REACH[mode]):
+        amounts = [max(each, 0) for each in amounts]  # PyTorch reads memory that nobody has set
     return Applied(functional.pad, amounts, mode, value)
 
 
