@@ -293,7 +293,7 @@ class ActivationQuantizer(nn.Module):
         """
         figures = self.figures
         if figures is not None:
-            check_finite(figures, f"the range of {self.name!r}")
+            check_finite(figures, f"the range of {self.name!r}", INFINITE)
         scale, zero_point = self.calculate_qparams()
         if self.interval is None:
             return scale, zero_point
@@ -308,9 +308,11 @@ class ActivationQuantizer(nn.Module):
         return qparams
 
 
-def check_finite(values: Tensor, what: str) -> None:
+DIVERGED = "Quantize a model whose training has not diverged"
+INFINITE = f"{DIVERGED}, with finite numbers in its forward, as -1e4 for a mask"
+
+
+def check_finite(values: Tensor, what: str, remedy: str = DIVERGED) -> None:
     """Raise ``NotFiniteError`` if one of ``values`` is NaN or infinite."""
     if not math.isfinite(values.detach().sum()):  # several times as fast as torch.isfinite
-        raise NotFiniteError(
-            f"not finite: {what}. Quantize a model whose training has not diverged"
-        )
+        raise NotFiniteError(f"not finite: {what}. {remedy}")
