@@ -212,3 +212,28 @@ def test_what_is_rounded_to_a_pole_trains_as_its_table_has_it():
         trainee.after_step()
     found, wanted = trainee.finish().module()(x), trainee.model.eval()(x)
     assert all(torch.equal(*pair) for pair in zip(found, wanted, strict=True))
+
+
+BY_CHANNEL = {
+    "plus": lambda x, p: x + p,
+    "from": lambda x, p: p - x,
+    "times": lambda x, p: x * p,
+    "plus half": lambda x, p: torch.add(x, p, alpha=0.5),
+    "product beside": lambda x, p: torch.addcmul(p, x, p),
+    "numbers": lambda x, p: (x - 0.1) * 3,
+}
+
+
+@pytest.mark.parametrize("way", BY_CHANNEL)
+def test_numbers_by_channel_normalize_nothing_in_training(way):
+    """They are folded as batch normalizations, whose training takes statistics of the batch."""
+    net = Net((3, 1, 1), BY_CHANNEL[way]).train()
+    trainee = qs.prepare(net, X, "qat")
+    wanted, found = net(X), trainee.model.train()(X)
+    assert (found - wanted).square().mean() < 1e-3 * wanted.square().mean()
+    for outputs in (wanted, found):
+        outputs.pow(3).mean().backward()
+    ours = trainee.model.get_parameter("conv.weight").grad.flatten()
+    theirs = net.conv.weight.grad.flatten()
+    assert torch.cosine_similarity(ours, theirs, 0) > 0.99
+    assert 0.9 < ours.norm() / theirs.norm() < 1.1

@@ -71,7 +71,10 @@ def _emit(
     bias: Any,
     momentum: float | None,
     eps: float,
+    *,
+    fixed: bool = False,
 ) -> fx.Node | None:
+    """A batch normalization; ``fixed``: in training too, by these statistics."""
     known = isinstance(mean, Tensor) and isinstance(var, Tensor)
     numbers = isinstance(weight, Tensor | None) and isinstance(bias, Tensor | None)
     if not (known and numbers and len(shape_of(x)) in NORMS):
@@ -84,6 +87,7 @@ def _emit(
             own.requires_grad_(False)  # the user's has none
         else:
             take(own, value)
+    norm.stays_in_eval = fixed
     return call.emit(norm.eval(), x, shape=shape_of(x))
 
 
@@ -122,7 +126,7 @@ def _sum_with_product(
 
 def _scaled(call: Call, x: fx.Node, weight: Tensor, bias: Tensor) -> fx.Node | None:
     half = torch.full((len(weight),), 0.5)  # var + eps = 1: PyTorch before 2.11 refuses eps = 0
-    return _emit(call, x, 0 * half, half, weight, bias, momentum=0.0, eps=0.5)
+    return _emit(call, x, 0 * half, half, weight, bias, momentum=0.0, eps=0.5, fixed=True)
 
 
 def _numbers(

@@ -62,7 +62,7 @@ class Call:
         named = self.node.op == "call_module" and type(module) in FORMS
         name = str(self.node.target) if named else self.node.name
         made: Any = module
-        made.stays_in_eval = self._stays_in_eval()
+        made.stays_in_eval = self._stays_in_eval() or getattr(made, "stays_in_eval", False)
         emitted = self.rebuild.new.add(name, module, inputs)
         emitted.meta["shape"] = self.shape if shape is None else shape
         emitted.meta["dtype"] = self.example.dtype
