@@ -218,9 +218,9 @@ def _integers(
         joined = np.concatenate([rows, offset[:, None]], 1)
         steps = np.array([lowest_bit(row) for row in joined])
         return rows / steps[:, None], steps, offset / steps
-    window = tuple(axis for axis in range(2, weight.scale.ndim) if weight.scale.shape[axis] == 1)
-    one = [1 if axis in window else size for axis, size in enumerate(weight.integers.shape)]
-    scales = by_output(call, np.broadcast_to(weight.scale, one))  # alike over the whole window
+    sizes = zip(weight.integers.shape, weight.scale.shape, strict=True)
+    shape = [1 if axis > 1 and steps == 1 else size for axis, (size, steps) in enumerate(sizes)]
+    scales = by_output(call, np.broadcast_to(weight.scale, shape))  # one along a window will do
     if (scales != scales[:, :1]).any():
         raise UnprovenError("weights of different scales meet in one sum")
     steps = scales[:, 0].astype(np.float64)
