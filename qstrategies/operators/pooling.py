@@ -114,7 +114,10 @@ def _unevenly_padded(
     behind: tuple[int, ...],
 ) -> Tensor:
     pairs = zip(reversed(before), reversed(behind), strict=True)
-    amounts = [each for pair in pairs for each in pair]
+    return _padded_pool(x, [each for pair in pairs for each in pair], size, stride)
+
+
+def _padded_pool(x: Tensor, amounts: list[int], size: Sizes, stride: Sizes) -> Tensor:
     function: Any = getattr(functional, f"max_pool{len(size)}d")
     y: Tensor = function(functional.pad(x, amounts, value=-math.inf), size, stride)
     return y
@@ -274,9 +277,3 @@ def _draw_over_unseen(random: Random, shape: Sizes) -> nn.Module | None:
     size = several(random, (2, 3), dimensions)
     amounts = [random.randint(0, each - 1) for each in reversed(size) for _ in range(2)]
     return Applied(_padded_pool, amounts, size, several(random, (1, 2, 3), dimensions))
-
-
-def _padded_pool(x: Tensor, amounts: list[int], size: Sizes, stride: Sizes) -> Tensor:
-    function: Any = getattr(functional, f"max_pool{len(size)}d")
-    y: Tensor = function(functional.pad(x, amounts, value=-math.inf), size, stride)
-    return y
