@@ -17,6 +17,7 @@ from qstrategies.evidence.candidates import cheapest, plainest
 from qstrategies.evidence.standing import images_to_place, standings
 from qstrategies.evidence.verdicts import seeds_to_place
 from qstrategies.records import MARGIN
+from qstrategies.report.plots import pareto
 
 IMAGES = 20_000
 
@@ -86,6 +87,16 @@ def test_the_cheapest_that_is_good_enough_and_keeps_to_the_constraints_is_chosen
 def test_the_pareto_set_is_what_nothing_beats():
     advice = recommend(CANDIDATES, Constraints(), 0.001)
     assert [item.strategy for item in advice.pareto] == ["plain", "long"]
+
+
+def test_equal_candidates_are_named_side_by_side():
+    equal = [candidate(name, [hits(20)], extra=1) for name in ("a", "b")]
+    tied = [candidate("plain", [hits(30)], plain=True), *equal]
+    advice = recommend(dict(tied), Constraints(), 0.001)
+    figure = pareto([made for made, _ in tied], advice)
+    places = [text.xy for text in figure.axes[0].texts]
+    assert len(places) == len(set(places)) == 2
+    assert "a at 8 bits, b at 8 bits" in [text.get_text() for text in figure.axes[0].texts]
 
 
 @pytest.mark.parametrize(

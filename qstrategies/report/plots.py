@@ -278,15 +278,18 @@ def _name(
     chosen: Candidate | None,
 ) -> None:
     """Write the names of the candidates on the ``line`` and of the one ``chosen``, which gets a
-    ring."""
+    ring; side by side those of equal ones."""
     last = max(candidate.epochs for candidate in near)
-    for item in {*line, *([chosen] if chosen else [])}:
-        mark = "shipped: " if item is chosen else ""
-        side = 1 if item.epochs < last else -1  # the last label goes inwards
-        above = side > 0 and item in line  # what lies under the line is named under it
+    places: dict[tuple[float, float], list[Candidate]] = {}
+    for item in dict.fromkeys([*([chosen] if chosen else []), *line]):
+        places.setdefault((item.epochs, item.figure), []).append(item)
+    for place, items in places.items():
+        names = [f"{'shipped: ' * (item is chosen)}{item.name}" for item in items]
+        side = 1 if place[0] < last else -1  # the last label goes inwards
+        above = side > 0 and items[-1] in line  # what lies under the line is named under it
         axis.annotate(
-            plain(f"{mark}{item.name}"),
-            (item.epochs, item.figure),
+            plain(", ".join(names)),
+            place,
             xytext=(side * 10, 8 if above else -14),
             textcoords="offset points",
             fontsize=8,
