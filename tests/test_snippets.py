@@ -43,7 +43,8 @@ def shown_commands():
         lines = [
             line for kind, code in BLOCK.findall(text) if not kind for line in code.split("\n")
         ]
-        for line in [*lines, *LISTED.findall(text)]:
+        wrapped = [" ".join(listed.split()) for listed in LISTED.findall(text)]
+        for line in [*lines, *wrapped]:
             command = re.match(r"(?:[A-Z_]+=\S+ )?qstrategies ([a-z].*)", line)
             if command:
                 bare = re.split(r" {2,}| +#| > ", command[1])[0]
