@@ -237,3 +237,44 @@ def test_numbers_by_channel_normalize_nothing_in_training(way):
     theirs = net.conv.weight.grad.flatten()
     assert torch.cosine_similarity(ours, theirs, 0) > 0.99
     assert 0.9 < ours.norm() / theirs.norm() < 1.1
+
+
+class Functional(nn.Module):
+    """A batch normalization written by hand, told to train by ``training``, or as the module is."""
+
+    def __init__(self, training=None):
+        super().__init__()
+        torch.manual_seed(1)
+        self.conv, self.weight = nn.Conv2d(3, 3, 1), nn.Parameter(torch.rand(3))
+        self.register_buffer("mean", 5 * torch.rand(3))
+        self.register_buffer("var", torch.ones(3))
+        self.forced = training
+
+    def forward(self, x):
+        training = self.training if self.forced is None else self.forced
+        return functional.batch_norm(
+            self.conv(x), self.mean, self.var, self.weight, training=training
+        )
+
+
+def frozen(net):
+    net[0].eval()
+    return net
+
+
+@pytest.mark.parametrize(
+    "net",
+    [
+        Functional(training=False),
+        nn.Sequential(Functional(training=False)).eval(),
+        frozen(nn.Sequential(Functional()).train()),
+        nn.Sequential(Functional()).train(),
+        nn.Sequential(Functional()).eval(),
+    ],
+    ids=["fixed", "fixed, in evaluation", "frozen", "trained", "trained, from evaluation"],
+)
+def test_a_functional_normalization_trains_by_batches_if_the_users_does(net):
+    trainee = qs.prepare(net, X, "qat")
+    found = trainee.model.train()(X)
+    wanted = net(X) if net.training else net.train()(X)
+    assert (found - wanted).square().mean() < 1e-3 * wanted.square().mean()

@@ -54,11 +54,11 @@ def _functional(
     momentum: float = 0.1,
     eps: float = 1e-5,
 ) -> fx.Node | None:
-    return (
-        None
-        if training
-        else _emit(call, input, running_mean, running_var, weight, bias, momentum, eps)
-    )
+    if training:
+        return None
+    fixed = getattr(running_mean, "stays_in_eval", False)
+    statistics = (running_mean, running_var)
+    return _emit(call, input, *statistics, weight, bias, momentum, eps, fixed=fixed)
 
 
 @torch.no_grad()

@@ -10,7 +10,9 @@ from torch import nn
 from qstrategies.quantization.aten import as_functions, is_exported
 from qstrategies.quantization.capture import Captured, capture, left_names
 from qstrategies.quantization.copies import copy_of
+from qstrategies.quantization.fixed_norms import mark_fixed
 from qstrategies.quantization.normalize import Normalized, normalize
+from qstrategies.quantization.observe import two_batches
 from qstrategies.quantization.selfcheck import check_forms
 from qstrategies.quantization.structure import Arguments, mapped
 
@@ -26,11 +28,12 @@ def normalized_copy(
         SelfCheckError: a graph that gives something else than the model.
     """
     copied = _float_copy(model)
+    example = [each.float() if each.is_floating_point() else each for each in arguments.tensors]
     if is_exported(copied):  # tracing it again would only take its names and what they stand for
         captured = Captured(as_functions(copied), {})
     else:
         captured = capture(copied, arguments, left_names(copied, leave_in_float))
-    example = [each.float() if each.is_floating_point() else each for each in arguments.tensors]
+        mark_fixed(captured.module.graph, copied, model, arguments.filled(two_batches(example)[0]))
     normalized = normalize(captured, example)
     check_forms(copied, normalized.module, arguments, normalized.inputs)
     return normalized
