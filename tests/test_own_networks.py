@@ -272,6 +272,7 @@ EXACT = {
     "a minimum, broadcast": lambda y: torch.min(y, y.mean((2, 3), keepdim=True)),
     "a part of a difference": lambda y: torch.sub(y, F.relu(y), alpha=0.5).add(0.1, alpha=2),
     "a sum with a product": lambda y: torch.addcmul(GAMMA[:, None, None], y, GAMMA[:, None, None]),
+    "a part of the way": lambda y: torch.lerp(y, F.relu(y), 0.3).lerp(y, weight=-0.5),
     "rows transposed": lambda y: y.flatten(2).mT.mT.reshape(y.shape),
     "a maximum over -inf": lambda y: F.max_pool2d(F.pad(y, (0, 1, 1, 2), value=-torch.inf), 3, 2),
     "over the lowest": nn.Sequential(

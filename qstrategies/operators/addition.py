@@ -136,12 +136,22 @@ def _reversed(call: Call, input: Any, other: Any, *, alpha: float = 1) -> fx.Nod
     return _subtract(call, other, input, alpha=alpha)
 
 
+@recognizes(torch.lerp, "lerp")
+def _between(call: Call, input: Any, end: Any, weight: Any) -> fx.Node | None:
+    if not isinstance(weight, int | float):
+        return None
+    parts = _times(call, input, 1 - weight), _times(call, end, weight)
+    return None if None in parts else _add(call, *parts)
+
+
 @draws(inputs=2, often=6)
 def _draw_two(random: Random, shape: Sizes, other: Sizes) -> nn.Module | None:
     if len(shape) != len(other):
         return None
     if happens(random, 0.2):
         return Applied(random.choice((torch.add, torch.sub, "add", "sub")), alpha=0.5)
+    if shape == other and happens(random, 0.2):
+        return Applied(spelling(random, _between), random.choice((0.3, 1, -0.5)))
     return Applied(spelling(random, random.choice((_add, _subtract))))
 
 
