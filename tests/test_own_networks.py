@@ -275,6 +275,7 @@ EXACT = {
     "a part of the way": lambda y: torch.lerp(y, F.relu(y), 0.3).lerp(y, weight=-0.5),
     "rows transposed": lambda y: y.flatten(2).mT.mT.reshape(y.shape),
     "a maximum over -inf": lambda y: F.max_pool2d(F.pad(y, (0, 1, 1, 2), value=-torch.inf), 3, 2),
+    "a maximum over a floor": lambda y: F.max_pool2d(F.pad(y, (0, 1, 1, 2), value=-1e4), 3, 2),
     "over the lowest": nn.Sequential(
         nn.ConstantPad2d((2, 1, 2, 0), torch.finfo(torch.float32).min),
         nn.MaxPool2d(3, 2, ceil_mode=True),
@@ -355,6 +356,20 @@ def test_what_has_none_is_named_and_stays_in_float_alone(name, tmp_path):
     quantized, _ = check(Between(function), tmp_path, islands=count, export=exported)
     assert all(island.reason for island in quantized.islands)
     assert len(quantized.graph.layers) == 2, "the layers around it are quantized"
+
+
+def test_a_floor_that_a_maximum_shows_is_a_value_of_its_range(tmp_path):
+    net = Between(lambda y: F.max_pool2d(F.pad(y, (3,) * 4, value=-1e4), 2))
+    quantized, _ = check(net, tmp_path, least=-torch.inf)
+    assert min(node.output.grid.ends[0] for node in quantized.graph.nodes) < -9e3
+
+
+def test_a_floor_above_what_calibration_shows_is_refused():
+    net = Between(lambda y: F.max_pool2d(F.pad(y, (0, 1, 1, 2), value=-1e4), 3, 2))
+    with pytest.raises(
+        qs.InputError, match=r"pads with -10000 .* values down to -.*: pad with -inf"
+    ):
+        qs.quantize(net, [1e6 * images()], images())
 
 
 TABLES = {

@@ -34,6 +34,9 @@ from qstrategies.operators.movement import Movement
 from qstrategies.operators.slicing import Slice
 
 LARGEST = torch.finfo(torch.float32).max
+LEAST = -LARGEST
+FLOOR = -1e4
+"""What is written for a number below all others."""
 Pads = tuple[tuple[int, int], ...]
 REACH = {"reflect": 1, "circular": 0, "replicate": -math.inf}
 MODES = {"constant": "constant", "reflect": "reflect", "replicate": "edge", "circular": "wrap"}
@@ -144,17 +147,28 @@ def _pad(
         return cut
     if mode in REACH and not _within(shape_of(cut), pads, REACH[mode]):
         return None  # it reads what is cut away
-    if (value or 0) <= -LARGEST:
-        return _below_all(call, cut, pads, value)
+    if (value or 0) <= FLOOR:
+        return _below_all(call, Unseen(cut, pads, value))
     return call.emit(Fill(pads, value) if value else Pad(pads, mode), cut)
 
 
-def _below_all(call: Call, x: fx.Node, pads: Pads, value: float) -> fx.Node:
-    """``x`` padded with what no quantizer has and no maximum shows: max pools read ``x``, with
+@dataclass(frozen=True)
+class Unseen:
+    """``x`` padded by ``pads`` with a ``value`` that no maximum shows: max pools read ``x``, with
     these pads."""
-    reason = "pad with a number below all others has an exact integer form for max pools only"
-    node = call.emit(Float(Fill(pads, value), "pad", reason), x)
-    node.meta["unseen"] = (x, pads)
+
+    x: fx.Node
+    pads: Pads
+    value: float
+
+
+def _below_all(call: Call, unseen: Unseen) -> fx.Node:
+    filled: nn.Module = Fill(unseen.pads, unseen.value)
+    if unseen.value <= LEAST:  # which no quantizer has
+        reason = "pad with a number below all others has an exact integer form for max pools only"
+        filled = Float(filled, "pad", reason)
+    node = call.emit(filled, unseen.x)
+    node.meta["unseen"] = unseen
     return node
 
 

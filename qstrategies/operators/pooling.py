@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn import functional
 
+from qstrategies.errors import InputError
 from qstrategies.operators.arithmetic import windows
 from qstrategies.operators.base import (
     FORMS,
@@ -31,6 +32,7 @@ from qstrategies.operators.base import (
 )
 from qstrategies.operators.drawing import Applied, Sizes, draws, happens, several, spelling
 from qstrategies.operators.movement import Reshape
+from qstrategies.operators.padding import FLOOR, LEAST, Unseen
 
 MAX_POOLS: dict[int, Any] = {1: nn.MaxPool1d, 2: nn.MaxPool2d, 3: nn.MaxPool3d}
 
@@ -78,7 +80,7 @@ class MaxPool(Node):
 
     def _pool(self, x: Tensor) -> Tensor:
         if self.behind != self.padding:
-            return _unevenly_padded(x, self.size, self.stride, self.padding, self.behind)
+            return _unevenly_padded(x, self.size, self.stride, (self.padding, self.behind))
         function: Any = getattr(functional, f"max_pool{len(self.size)}d")
         y: Tensor = function(x, self.size, self.stride, self.padding, self.dilation, self.ceil_mode)
         return y
@@ -107,19 +109,17 @@ class MaxPool(Node):
 
 
 def _unevenly_padded(
-    x: Tensor,
-    size: tuple[int, ...],
-    stride: tuple[int, ...],
-    before: tuple[int, ...],
-    behind: tuple[int, ...],
+    x: Tensor, size: Sizes, stride: Sizes, ends: tuple[Sizes, Sizes], value: float = -math.inf
 ) -> Tensor:
-    pairs = zip(reversed(before), reversed(behind), strict=True)
-    return _padded_pool(x, [each for pair in pairs for each in pair], size, stride)
+    pairs = zip(*map(reversed, ends), strict=True)
+    return _padded_pool(x, [each for pair in pairs for each in pair], size, stride, value)
 
 
-def _padded_pool(x: Tensor, amounts: list[int], size: Sizes, stride: Sizes) -> Tensor:
+def _padded_pool(
+    x: Tensor, amounts: list[int], size: Sizes, stride: Sizes, value: float = -math.inf
+) -> Tensor:
     function: Any = getattr(functional, f"max_pool{len(size)}d")
-    y: Tensor = function(functional.pad(x, amounts, value=-math.inf), size, stride)
+    y: Tensor = function(functional.pad(x, amounts, value=value), size, stride)
     return y
 
 
@@ -137,10 +137,19 @@ class UnevenMaxPool(nn.Module):
     ) -> None:
         super().__init__()
         self.kernel_size, self.stride, self.padding = kernel_size, stride, padding
-        self.behind = behind
+        self.behind, self.value = behind, -math.inf
 
     def forward(self, x: Tensor) -> Tensor:
-        return _unevenly_padded(x, self.kernel_size, self.stride, self.padding, self.behind)
+        ends = self.padding, self.behind
+        return _unevenly_padded(x, self.kernel_size, self.stride, ends, self.value)
+
+
+class PoolOverFloor(UnevenMaxPool):
+    """One that pads with ``value``, which is meant to be below all that there is."""
+
+    def __init__(self, value: float, *geometry: tuple[int, ...]) -> None:
+        super().__init__(*geometry)
+        self.value = value
 
 
 def _max_node(site: Site) -> MaxPool:
@@ -161,6 +170,20 @@ for _kind in (*MAX_POOLS.values(), UnevenMaxPool):
     FORMS[_kind] = Form(placing=Placing.SHARED, node=_max_node, homogeneous=True, moves=True)
 
 
+def _node_over_floor(site: Site) -> MaxPool:
+    """It is the lowest integer that pads: the same, as none stands for less than ``value``."""
+    lowest, value = site.inputs[0].grid.ends[0], site.module.value
+    if lowest < value:
+        raise InputError(
+            f"{site.name} pads with {value:g} for a maximum, and calibration shows values down to "
+            f"{lowest:g}: pad with -inf, or with what is below them all"
+        )
+    return _max_node(site)
+
+
+FORMS[PoolOverFloor] = Form(placing=Placing.SHARED, node=_node_over_floor, moves=True)
+
+
 def _max_pool(
     dimensions: int,
     call: Call,
@@ -179,13 +202,16 @@ def _max_pool(
     if ceil_mode and max(numbers[3]) > 1:
         return None  # windows that reach further over the end than runtimes pad
     if "unseen" in input.meta:
-        return _over_unseen(call, input, *numbers)
+        unseen: Unseen = input.meta["unseen"]
+        pool = _over_unseen(call, unseen, *numbers)
+        if pool is not None or unseen.value <= LEAST:
+            return pool
     return call.emit(MAX_POOLS[dimensions](*numbers, ceil_mode=ceil_mode), input)
 
 
 def _over_unseen(
     call: Call,
-    input: fx.Node,
+    unseen: Unseen,
     kernels: Sequence[int],
     strides: Sequence[int],
     paddings: Sequence[int],
@@ -193,7 +219,7 @@ def _over_unseen(
 ) -> fx.Node | None:
     """A pool over what was padded with a number below all others, which pads so itself; None where
     a window may hold nothing else."""
-    x, pads = input.meta["unseen"]
+    x, pads, value = unseen.x, unseen.pads, unseen.value
     if any(map(any, pads[:2])) or max(dilations) > 1 or None in (*shape_of(x)[2:], *call.shape[2:]):
         return None
     ends = []
@@ -208,7 +234,9 @@ def _over_unseen(
             return None
         ends.append((-first, max(last + kernel - size, 0)))
     before_all, behind_all = zip(*ends, strict=True)
-    return call.emit(UnevenMaxPool(tuple(kernels), tuple(strides), before_all, behind_all), x)
+    numbers = tuple(kernels), tuple(strides), before_all, behind_all
+    pool = UnevenMaxPool(*numbers) if value <= LEAST else PoolOverFloor(value, *numbers)
+    return call.emit(pool, x)
 
 
 @recognizes(*MAX_POOLS.values())
@@ -276,4 +304,5 @@ def _draw_over_unseen(random: Random, shape: Sizes) -> nn.Module | None:
         return None
     size = several(random, (2, 3), dimensions)
     amounts = [random.randint(0, each - 1) for each in reversed(size) for _ in range(2)]
-    return Applied(_padded_pool, amounts, size, several(random, (1, 2, 3), dimensions))
+    stride = several(random, (1, 2, 3), dimensions)
+    return Applied(_padded_pool, amounts, size, stride, random.choice((-math.inf, FLOOR)))
