@@ -32,6 +32,7 @@ import qstrategies as qs
 from qstrategies.cli import guarded
 from qstrategies.execution.crosscheck import CrossCheck
 from qstrategies.execution.distance import unexplained
+from qstrategies.experiment.environment import describe
 from qstrategies.files import atomic_write
 from qstrategies.quantization.structure import leaves
 from qstrategies.runtimes import RUNTIMES
@@ -60,7 +61,8 @@ T = TypeVar("T")
 def measured(network: Network, images: int, folder: Path) -> Found:
     """The figures of one network, or the one line with which it was refused, or failed."""
     torch.set_num_threads(1)
-    model, found = network.build(), {"name": network.name, "source": network.source}
+    vnni = any("vnni" in flag for flag in describe()["cpu_flags"])
+    model, found = network.build(), {"name": network.name, "source": network.source, "vnni": vnni}
     generator = torch.Generator().manual_seed(1)
     calibration = random_images(CALIBRATION, network.shape, generator) * TOP
     pixels = (random_images(images, network.shape, generator) * 255).round().to(torch.uint8)
@@ -216,7 +218,8 @@ and tract.
 - *dB*: signal to noise of the first output against the float model, less its mean over the images;
   *free*: the same with free scales; *static*: the same of onnxruntime's `quantize_static` in ONNX
   Runtime (QDQ, per channel, minimum and maximum of the same images, told that images lie in
-  [0, 1]). Random weights: compare along a row.
+  [0, 1]) on a CPU {cpu} VNNI: without it, the 16-bit sums of such files saturate. Random weights:
+  compare along a row.
 - *s*: seconds of one core from the model to certified files, calibration and self-checks included;
   *static s*: to the file of `quantize_static`, with its float export.
 
@@ -235,6 +238,7 @@ def page(found: list[Found], images: int) -> str:
         all=len(found),
         proven=len(certified),
         unequal=sum(not _equal(each) for each in certified),
+        cpu=" or ".join(sorted({"with" if each["vnni"] else "without" for each in found})),
     )
     lines = [
         f"| {' | '.join(COLUMNS)} |",
