@@ -11,7 +11,8 @@ from torch import nn
 import qstrategies as qs
 from qstrategies.errors import SelfCheckError
 from qstrategies.pixels import PIXEL_SCALE, to_input
-from qstrategies.quantization.quantizers import ActivationQuantizer, WeightQuantizer
+from qstrategies.quantization.activation_quantizers import ActivationQuantizer
+from qstrategies.quantization.quantizers import WeightQuantizer
 from qstrategies.quantization.scales import fake_quantize
 from qstrategies.strategies.base import Course, ParameterGroup, Step
 from qstrategies.training.loop import train

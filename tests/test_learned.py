@@ -11,6 +11,7 @@ from torch import nn
 import qstrategies as qs
 from qstrategies.errors import InputError
 from qstrategies.quantization.accumulators import BoundedStep, onto_ball
+from qstrategies.quantization.activation_quantizers import ActivationQuantizer
 from qstrategies.quantization.learned import (
     ClippedRange,
     LearnedRange,
@@ -21,7 +22,7 @@ from qstrategies.quantization.learned import (
 )
 from qstrategies.quantization.observers import ACTIVATION_OBSERVERS
 from qstrategies.quantization.oscillation import FreezingStep
-from qstrategies.quantization.quantizers import ActivationQuantizer, QuantizerSite, WeightQuantizer
+from qstrategies.quantization.quantizers import QuantizerSite, WeightQuantizer
 from qstrategies.quantization.teacher import divergence
 from qstrategies.strategies import STRATEGIES
 from qstrategies.strategies.base import Step

@@ -10,8 +10,9 @@ from torch import Tensor, fx, nn
 
 from qstrategies.operators.base import form_of
 from qstrategies.pt2e.read import Ends, union
+from qstrategies.quantization.activation_quantizers import ActivationQuantizer
 from qstrategies.quantization.exact_forms import module_at
-from qstrategies.quantization.quantizers import ActivationQuantizer, QuantizerSite
+from qstrategies.quantization.quantizers import QuantizerSite
 from qstrategies.quantization.recipe import Recipe
 from qstrategies.quantization.saturation import units
 

@@ -9,7 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from qstrategies.quantization.quantizers import ActivationQuantizer, WeightQuantizer
+from qstrategies.quantization.activation_quantizers import ActivationQuantizer
+from qstrategies.quantization.quantizers import WeightQuantizer
 
 SMALLEST = 1 / 32
 

@@ -11,10 +11,11 @@ from torch import Tensor, fx, nn
 from torch.nn import functional
 
 from qstrategies.operators.transposed import is_transposed
+from qstrategies.quantization.activation_quantizers import ActivationQuantizer
 from qstrategies.quantization.decide import wanted
 from qstrategies.quantization.exact_forms import folded_parameters, norm_factor, output_rows
 from qstrategies.quantization.prepare import Prepared
-from qstrategies.quantization.quantizers import ActivationQuantizer, WeightQuantizer
+from qstrategies.quantization.quantizers import WeightQuantizer
 from qstrategies.quantization.scales import straight_through
 from qstrategies.quantization.steps import coarsened
 

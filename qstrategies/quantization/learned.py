@@ -12,8 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from qstrategies.quantization.activation_quantizers import ActivationQuantizer
 from qstrategies.quantization.observers import on_grid
-from qstrategies.quantization.quantizers import ActivationQuantizer, WeightQuantizer
+from qstrategies.quantization.quantizers import WeightQuantizer
 from qstrategies.quantization.scales import (
     SMALLEST_SCALE,
     fake_quantize,

@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from qstrategies.quantization.activation_quantizers import ActivationQuantizer
 from qstrategies.quantization.learned import LearnedRange, scaled_gradient
 from qstrategies.quantization.observers import on_grid
-from qstrategies.quantization.quantizers import ActivationQuantizer
 from qstrategies.quantization.scales import SMALLEST_SCALE
 
 

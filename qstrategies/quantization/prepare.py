@@ -15,6 +15,7 @@ from qstrategies.guest import own_randomness
 from qstrategies.operators.base import Quantizer
 from qstrategies.operators.island import Float
 from qstrategies.operators.transposed import is_transposed
+from qstrategies.quantization.activation_quantizers import ActivationQuantizer
 from qstrategies.quantization.exact_forms import (
     drop_round_trips,
     drop_training_only,
@@ -33,12 +34,7 @@ from qstrategies.quantization.fixed_point import averages_to_layers, give_biases
 from qstrategies.quantization.float_graph import normalized_copy, numbered
 from qstrategies.quantization.observers import ACTIVATION_OBSERVERS
 from qstrategies.quantization.place import NOWHERE, Placement, place
-from qstrategies.quantization.quantizers import (
-    ActivationQuantizer,
-    QuantizerSite,
-    WeightQuantizer,
-    check_finite,
-)
+from qstrategies.quantization.quantizers import QuantizerSite, WeightQuantizer, check_finite
 from qstrategies.quantization.ranges import clamped
 from qstrategies.quantization.recipe import NOTHING, Recipe, overrides
 from qstrategies.quantization.saturation import (

@@ -10,8 +10,8 @@ from torch import fx, nn
 from qstrategies.errors import InputError
 from qstrategies.operators.base import Quantizer, form_of
 from qstrategies.operators.concatenation import Concat
+from qstrategies.quantization.activation_quantizers import ActivationQuantizer
 from qstrategies.quantization.exact_forms import module_at
-from qstrategies.quantization.quantizers import ActivationQuantizer
 
 
 def decided(known: ActivationQuantizer) -> Quantizer:

@@ -8,16 +8,13 @@ from typing import TYPE_CHECKING
 from torch import Tensor, fx
 
 if TYPE_CHECKING:
+    from qstrategies.quantization.activation_quantizers import ActivationQuantizer
     from qstrategies.quantization.blocks import BlockProblem
     from qstrategies.quantization.integer_graph import IntegerGraph
     from qstrategies.quantization.prepare import Prepared
     from qstrategies.quantization.propagate import RoundingProblem
     from qstrategies.quantization.qat import FakeQuantizedModel
-    from qstrategies.quantization.quantizers import (
-        ActivationQuantizer,
-        QuantizerSite,
-        WeightQuantizer,
-    )
+from qstrategies.quantization.quantizers import QuantizerSite, WeightQuantizer
 
 
 class Recipe:

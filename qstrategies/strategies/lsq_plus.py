@@ -14,9 +14,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from qstrategies.quantization.activation_quantizers import ActivationQuantizer
 from qstrategies.quantization.learned import LearnedStep, learned_parameters
 from qstrategies.quantization.offset import LearnedOffset, offsets
-from qstrategies.quantization.quantizers import ActivationQuantizer, QuantizerSite, WeightQuantizer
+from qstrategies.quantization.quantizers import QuantizerSite, WeightQuantizer
 from qstrategies.quantization.scales import SMALLEST_SCALE
 from qstrategies.strategies import STRATEGIES
 from qstrategies.strategies.base import ParameterGroup

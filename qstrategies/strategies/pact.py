@@ -13,8 +13,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from qstrategies.quantization.activation_quantizers import ActivationQuantizer
 from qstrategies.quantization.learned import ClippedRange
-from qstrategies.quantization.quantizers import ActivationQuantizer, QuantizerSite
+from qstrategies.quantization.quantizers import QuantizerSite
 from qstrategies.strategies import STRATEGIES
 from qstrategies.strategies.base import QAT, Option, Step, Strategy
 

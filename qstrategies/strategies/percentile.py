@@ -3,8 +3,9 @@
 
 from __future__ import annotations
 
+from qstrategies.quantization.activation_quantizers import ActivationQuantizer
 from qstrategies.quantization.clipping import PercentileQuantizer
-from qstrategies.quantization.quantizers import ActivationQuantizer, QuantizerSite
+from qstrategies.quantization.quantizers import QuantizerSite
 from qstrategies.strategies import STRATEGIES
 from qstrategies.strategies.base import Course, Option, Strategy
 

@@ -12,8 +12,9 @@ from __future__ import annotations
 
 from torch import nn
 
+from qstrategies.quantization.activation_quantizers import ActivationQuantizer
 from qstrategies.quantization.learned import PowerOfTwoRange, PowerOfTwoStep, learned_parameters
-from qstrategies.quantization.quantizers import ActivationQuantizer, QuantizerSite, WeightQuantizer
+from qstrategies.quantization.quantizers import QuantizerSite, WeightQuantizer
 from qstrategies.strategies import STRATEGIES
 from qstrategies.strategies.base import QAT, Option, ParameterGroup, Strategy
 

@@ -14,10 +14,10 @@ import torch
 from torch import fx, nn
 
 from qstrategies.operators.movement import Reshape
+from qstrategies.quantization.activation_quantizers import ActivationQuantizer
 from qstrategies.quantization.exact_forms import module_at
 from qstrategies.quantization.fake_quantized import FakeQuantizedLayer
 from qstrategies.quantization.qat import FakeQuantizedModel
-from qstrategies.quantization.quantizers import ActivationQuantizer
 from qstrategies.training.input_norm import InputNorm
 from qstrategies.training.pooled_norm import NormAndPool
 

@@ -13,11 +13,11 @@ from torch.utils.hooks import RemovableHandle
 from qstrategies.arguments import public
 from qstrategies.errors import InputError
 from qstrategies.guest import guest, own_randomness
+from qstrategies.quantization.activation_quantizers import ActivationQuantizer
 from qstrategies.quantization.calibrate import Batches
 from qstrategies.quantization.copies import copy_of
 from qstrategies.quantization.model import QuantizedModel
 from qstrategies.quantization.qat import FakeQuantizedModel, prepare_qat
-from qstrategies.quantization.quantizers import ActivationQuantizer
 from qstrategies.quantization.recipe import overrides
 from qstrategies.quantization.structure import (
     as_module,
