@@ -19,19 +19,19 @@ from qstrategies.records.levels import LEVELS as LEVELS
 from qstrategies.records.levels import LevelSet as LevelSet
 from qstrategies.records.metric import ACCURACY as ACCURACY
 from qstrategies.records.metric import Metric as Metric
+from qstrategies.records.parts import Environment as Environment
+from qstrategies.records.parts import Epoch as Epoch
+from qstrategies.records.parts import RuntimeCheck as RuntimeCheck
+from qstrategies.records.parts import Skipped as Skipped
+from qstrategies.records.parts import Speed as Speed
+from qstrategies.records.parts import WeightHistogram as WeightHistogram
+from qstrategies.records.parts import machine_class as machine_class
 from qstrategies.records.results import FIGURES as FIGURES
 from qstrategies.records.results import GROUPS as GROUPS
 from qstrategies.records.results import MEASURED as MEASURED
 from qstrategies.records.results import RECORD as RECORD
 from qstrategies.records.results import SEAL as SEAL
-from qstrategies.records.results import Environment as Environment
-from qstrategies.records.results import Epoch as Epoch
 from qstrategies.records.results import RunRecord as RunRecord
-from qstrategies.records.results import RuntimeCheck as RuntimeCheck
-from qstrategies.records.results import Skipped as Skipped
-from qstrategies.records.results import Speed as Speed
-from qstrategies.records.results import WeightHistogram as WeightHistogram
-from qstrategies.records.results import machine_class as machine_class
 from qstrategies.records.results import read_record as read_record
 from qstrategies.typed_json import content_key as content_key
 
