@@ -24,7 +24,7 @@ import qstrategies as qs
 from qstrategies.cli import guarded
 from qstrategies.experiment import environment
 from qstrategies.files import atomic_write
-from qstrategies.report.plots import png, subplots
+from qstrategies.report.drawing import png, subplots
 from qstrategies.runtimes import RUNTIMES
 
 DEPTHS = (1, 2, 3, 5, 7, 10, 15, 20, 30, 40, 50)

@@ -16,8 +16,8 @@ from strategies_results import Cell, Column, Columns, read, with_runs, write
 from qstrategies.files import atomic_write
 from qstrategies.models import MODELS
 from qstrategies.records import MARGIN, RECORD
+from qstrategies.report.drawing import png
 from qstrategies.report.grid import Grid
-from qstrategies.report.plots import png
 from qstrategies.strategies.base import weighted_layers
 
 MARK = "<!-- From here on written by experiments/strategies.py -->\n"

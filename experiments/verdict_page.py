@@ -17,7 +17,7 @@ from verdict_rules import Claim, Outcome, by_seed, drop_measure
 from qstrategies.experiment import environment
 from qstrategies.files import atomic_write
 from qstrategies.records import MARGIN, QuantizationConfig
-from qstrategies.report.plots import png
+from qstrategies.report.drawing import png
 
 LITERT = "LiteRT int8"
 KERAS_COLUMNS = ("float accuracy, %", "largest weight", "sigma", "max/sigma, folded")

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from qstrategies.datasets.base import Dataset, Split
 from qstrategies.files import atomic_write
-from qstrategies.report.plots import png, subplots
+from qstrategies.report.drawing import png, subplots
 from qstrategies.tasks import CLASSIFICATION
 from qstrategies.text import file_name
 

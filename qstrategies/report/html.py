@@ -16,6 +16,7 @@ from matplotlib.figure import Figure
 
 from qstrategies.records import RunRecord, Widths
 from qstrategies.report import plots
+from qstrategies.report.drawing import subplots
 from qstrategies.report.grid import Grid
 from qstrategies.text import block
 
@@ -114,7 +115,7 @@ def _histograms(records: Sequence[RunRecord]) -> Mapping[str, dict[str, Picture]
     for name, record in plots.one_per_strategy(records).items():
         for item in record.histograms:
             moment = f"{'folded, ' if item.when == 'folded' else ''}epoch {item.epoch}"
-            figure, axis = plots.subplots(size=(7, 3.4), constrained=False)
+            figure, axis = subplots(size=(7, 3.4), constrained=False)
             figure.subplots_adjust(left=0.12, right=0.98, top=0.9, bottom=0.15)
             plots.draw_histogram(axis, item, name)
             axis.set_xlabel("weight")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import statistics
 from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING, Any
@@ -11,47 +10,18 @@ import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from qstrategies import text
 from qstrategies.records import ACCURACY, Metric, RunRecord, WeightHistogram, labels
+from qstrategies.report.drawing import logarithmic, plain, subplots
 
 if TYPE_CHECKING:
     from qstrategies.evidence import Recommendation
     from qstrategies.evidence.candidates import Candidate
 
 MARKERS = "osD^vP*X<>"
-LONGEST_LABEL = 80
 UPPER_END = 0.03
 """Of accuracy, what the closer view shows below the best."""
 PARETO_RANGE = 0.02
 """How far below the best a candidate is still drawn: two points."""
-
-
-def plain(name: str) -> str:
-    """``name`` as a label that is not taken for a formula, nor for one to be hidden, and leaves
-    room for the figure."""
-    short = name if len(name) <= LONGEST_LABEL else f"{name[:LONGEST_LABEL]}..."
-    shown = text.line(short)
-    return shown.replace("$", r"\$").lstrip("_") or "-"
-
-
-def subplots(
-    rows: int = 1,
-    columns: int = 1,
-    *,
-    size: tuple[float, float],
-    constrained: bool = True,
-    **settings: Any,
-) -> tuple[Figure, Any]:
-    """A figure of ``size`` in inches and its axes, without pyplot, whose state is the user's."""
-    figure = Figure(figsize=size, layout="constrained" if constrained else None)
-    return figure, figure.subplots(rows, columns, **settings)
-
-
-def png(figure: Figure) -> bytes:
-    """``figure`` as PNG."""
-    buffer = io.BytesIO()
-    figure.savefig(buffer, dpi=110, bbox_inches="tight", metadata={"Software": None})
-    return buffer.getvalue()
 
 
 def accuracy_against_bits(records: Sequence[RunRecord]) -> Figure:
@@ -119,26 +89,12 @@ def _look_closer(axis: Axes, metric: Metric, values: Sequence[float]) -> None:
         axis.set_ylim(max(values) - UPPER_END, max(values) + UPPER_END / 10)
     else:
         axis.set_title("The same, logarithmic")
-        _logarithmic(axis)
+        logarithmic(axis)
 
 
 def _in_percent(axis: Any, metric: Metric) -> None:
     if metric.fraction:
         axis.yaxis.set_major_formatter(matplotlib.ticker.PercentFormatter(1, decimals=None))
-
-
-def _logarithmic(axis: Axes) -> None:
-    """With numbers in plain characters: formulas take several times as long to set."""
-    axis.set_yscale("log")
-    axis.yaxis.set_major_formatter("{x:g}")
-    axis.yaxis.set_minor_formatter(_PlainMinor(labelOnlyBase=False))
-
-
-class _PlainMinor(matplotlib.ticker.LogFormatter):
-    """As powers of ten are written; where there are few of these, also numbers between them."""
-
-    def __call__(self, x: float, pos: int | None = None) -> str:
-        return f"{x:g}" if super().__call__(x, pos) else ""
 
 
 def _metric(records: Sequence[RunRecord]) -> Metric:
@@ -179,7 +135,7 @@ def draw_histogram(axis: Axes, histogram: WeightHistogram, strategy: str) -> Non
     edges = [histogram.low + index * width for index in range(len(histogram.counts) + 1)]
     total = sum(histogram.counts)
     axis.stairs([count / total / width for count in histogram.counts], edges, fill=True)
-    _logarithmic(axis)
+    logarithmic(axis)
     stage = "folded, " if histogram.when == "folded" else ""
     axis.set_title(f"{plain(strategy)}, {stage}epoch {histogram.epoch}", fontsize=9)
     ratio = histogram.max_abs / histogram.sigma
@@ -206,7 +162,7 @@ def learning_curves(records: Sequence[RunRecord]) -> Figure:
         axes[0].plot(epochs, [epoch.loss for epoch in record.curve], **style)
         axes[1].plot(epochs, [epoch.accuracy for epoch in record.curve], **style)
     if trained:
-        _logarithmic(axes[0])
+        logarithmic(axes[0])
         axes[1].legend(fontsize=8)
     metric = _metric(records)
     axes[0].set_ylabel("training loss, nats" if metric == ACCURACY else "training loss")

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from qstrategies.files import atomic_write
 from qstrategies.records import RunRecord
 from qstrategies.report import evidence, html, plain, plots, runs, table
+from qstrategies.report.drawing import png
 from qstrategies.report.grid import Grid
 from qstrategies.report.order import Order
 from qstrategies.text import block, json_text, markdown
@@ -75,9 +76,9 @@ def draw(
     """Every figure as PNG, by file name; none if no run has finished."""
     if found is None:
         return {}
-    figures = {name: plots.png(figure(records)) for name, figure in plots.FIGURES.items()}
+    figures = {name: png(figure(records)) for name, figure in plots.FIGURES.items()}
     if advice is not None:
-        figures["pareto.png"] = plots.png(plots.pareto(found.candidates, advice))
+        figures["pareto.png"] = png(plots.pareto(found.candidates, advice))
     return figures
 
 
