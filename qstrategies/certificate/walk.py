@@ -9,10 +9,8 @@ import numpy as np
 import onnx
 
 from qstrategies.certificate import fixed_point
-from qstrategies.certificate.arithmetic import ARITHMETIC
 from qstrategies.certificate.constants import (
     LARGEST_SIZE,
-    MAKING,
     check_size,
     evaluate,
     moved,
@@ -21,11 +19,8 @@ from qstrategies.certificate.constants import (
 from qstrategies.certificate.declarations import Call, Declaration, call_of
 from qstrategies.certificate.grid import Array, Grid, UnprovenError
 from qstrategies.certificate.layers import WEIGHTED, certify_layer
-from qstrategies.certificate.means import MEANS
-from qstrategies.certificate.moving import MOVING
+from qstrategies.certificate.operators import FOLDED, WITHOUT_PRODUCTS, declared
 from qstrategies.certificate.quantizers import (
-    DEQUANTIZE,
-    QUANTIZE,
     dequantized,
     quantizer_of,
     range_breaches,
@@ -51,26 +46,6 @@ from qstrategies.certificate.surroundings import (
 )
 from qstrategies.certificate.tensors import FLOAT, Constant, Kind, Quantizer, Tensor
 
-DECLARED: dict[str, Declaration] = {
-    **MOVING,
-    **ARITHMETIC,
-    **MEANS,
-    **MAKING,
-    **WEIGHTED,
-    "QuantizeLinear": QUANTIZE,
-    "DequantizeLinear": DEQUANTIZE,
-}
-FOLDED = {*MOVING, *ARITHMETIC, *MAKING} - {"Dropout", "GlobalMaxPool", "MaxPool", "Resize"}
-"""What may compute a constant: operators that pick, place and calculate as all executors do."""
-WITHOUT_PRODUCTS = frozenset({
-    *(DECLARED.keys() - WEIGHTED.keys()),
-    "ArgMax", "ArgMin", "BatchNormalization", "Ceil", "CastLike", "Elu", "Equal", "Erf", "Exp",
-    "Floor", "Gelu", "Greater", "HardSigmoid", "HardSwish",
-    "InstanceNormalization", "LayerNormalization", "LeakyRelu", "Less", "Log", "LogSoftmax", "Mish",
-    "Not", "PRelu", "Pow", "Range", "Reciprocal", "ReduceSum", "Round", "Selu", "Sigmoid", "Sign",
-    "Softmax", "Softplus", "Softsign", "Sqrt", "Sum", "Tanh",
-})  # fmt: skip
-"""Operators that hide no sums of products, which could saturate."""
 MOST_WALKS = 8  # each may find shapes for the next
 ALL = (*GUARANTEES, FIXED_POINT)
 
@@ -135,7 +110,7 @@ class _Walk:
         try:
             inputs = tuple(self._tensor(name) if name else None for name in node.input)
             self._check_claims(node)
-            declaration = _declared(node.op_type)
+            declaration = declared(node.op_type)
             call = call_of(node, self.opset, inputs, outputs, self._readers(node))
             declaration.check(call)
             self.tensors.update(zip(node.output, self._results(call, declaration), strict=True))
@@ -300,10 +275,3 @@ def _carried(call: Call, declaration: Declaration, grid: Grid) -> Tensor | None:
         return None
     same = replace(grid, signed_zero=False) == replace(varying[0].grid, signed_zero=False)
     return varying[0] if same else None
-
-
-def _declared(operator: str) -> Declaration:
-    if operator not in DECLARED:
-        reason = f"no proof is known for {operator}: each executor may compute it in its own way"
-        raise UnprovenError(reason)
-    return DECLARED[operator]
