@@ -6,13 +6,37 @@ import copy
 from random import Random
 from typing import Any
 
-from torch import fx, nn
+import torch
+from torch import Tensor, fx, nn
 from torch.nn import functional
 
 from qstrategies.operators.base import FORMS, Call, Form, Node, Placing, Site, recognizes
 from qstrategies.operators.drawing import Applied, Sizes, draws, happens
 
+
+class Detached(nn.Module):
+    """Lets no gradient pass."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.detach()
+
+
+class Scattered(nn.Module):
+    """``module`` of the user's, which in training multiplies what it is given by numbers that are
+    not negative, and in evaluation gives it back: stochastic depth."""
+
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__()
+        self.module = module
+
+    def forward(self, x: Tensor) -> Tensor:
+        scattered: Tensor = self.module(x)
+        return scattered
+
+
 DROPOUTS: dict[Any, Any] = {
+    torch.dropout: nn.Dropout,
+    torch.alpha_dropout: nn.AlphaDropout,
     functional.dropout: nn.Dropout,
     functional.dropout1d: nn.Dropout1d,
     functional.dropout2d: nn.Dropout2d,
@@ -22,23 +46,37 @@ DROPOUTS: dict[Any, Any] = {
 }
 
 
+TRAINING_ONLY = (nn.modules.dropout._DropoutNd, Detached, Scattered)
+
+
 def _gone(site: Site) -> Node:
     raise AssertionError(f"{site.output.name}: exact_forms drops what does nothing in evaluation")
 
 
-for _kind in DROPOUTS.values():
+for _kind in (*set(DROPOUTS.values()), Detached, Scattered):
     FORMS[_kind] = Form(placing=Placing.SHARED, node=_gone, homogeneous=True, moves=True)
 
 
-@recognizes(*DROPOUTS.values())
+@recognizes(*set(DROPOUTS.values()))
 def _module(call: Call, module: nn.Module, x: fx.Node) -> fx.Node:
     return call.emit(copy.deepcopy(module), x)
+
+
+@recognizes("detach", torch.detach)
+def _detach(call: Call, input: fx.Node) -> fx.Node:
+    return call.emit(Detached(), input)
 
 
 def _register(function: Any, kind: Any) -> None:
     @recognizes(function)
     def _functional(
-        call: Call, input: fx.Node, p: float = 0.5, training: bool = True, inplace: bool = False
+        call: Call,
+        input: fx.Node,
+        p: float = 0.5,
+        training: bool = True,
+        inplace: bool = False,
+        *,
+        train: bool = True,
     ) -> fx.Node:
         return call.emit(kind(p), input)
 

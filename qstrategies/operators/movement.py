@@ -151,7 +151,7 @@ def _reshape_module(call: Call, _: nn.Module, x: fx.Node) -> fx.Node:
     return call.reshape(x)
 
 
-@recognizes("contiguous", "clone", "detach", torch.clone, torch.detach)
+@recognizes("contiguous", "clone", torch.clone)
 def _copy(call: Call, input: fx.Node, *_: Any, **__: Any) -> fx.Node:
     return input
 

@@ -39,7 +39,8 @@ for _kind in set(NORMS.values()):
 @recognizes(nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 def _module(call: Call, norm: Any, x: fx.Node) -> fx.Node | None:
     statistics = (norm.running_mean, norm.running_var)
-    return _emit(call, x, *statistics, norm.weight, norm.bias, norm.momentum, norm.eps)
+    numbers = (norm.weight, norm.bias, norm.momentum, norm.eps)
+    return _emit(call, x, *statistics, *numbers, count=norm.num_batches_tracked)
 
 
 @recognizes(functional.batch_norm)
@@ -73,8 +74,10 @@ def _emit(
     eps: float,
     *,
     fixed: bool = False,
+    count: Tensor | None = None,
 ) -> fx.Node | None:
-    """A batch normalization; ``fixed``: in training too, by these statistics."""
+    """A batch normalization; ``fixed``: in training too, by these statistics; ``count``: of the
+    batches that these are an average of."""
     known = isinstance(mean, Tensor) and isinstance(var, Tensor)
     numbers = isinstance(weight, Tensor | None) and isinstance(bias, Tensor | None)
     if not (known and numbers and len(shape_of(x)) in NORMS):
@@ -82,6 +85,8 @@ def _emit(
     norm = NORMS[len(shape_of(x))](len(mean), eps, momentum)
     take(norm.running_mean, mean)
     take(norm.running_var, var)
+    if count is not None:
+        take(norm.num_batches_tracked, count)
     for own, value in ((norm.weight, weight), (norm.bias, bias)):
         if value is None:
             own.requires_grad_(False)  # the user's has none

@@ -20,6 +20,7 @@ from qstrategies.operators.layer import own_module
 from qstrategies.operators.movement import Reshape
 from qstrategies.operators.slicing import Slice
 from qstrategies.quantization.capture import has_hooks, plain_base
+from qstrategies.quantization.fixed_norms import OFF
 from qstrategies.quantization.meanings import shape_over_batches, uneven
 from qstrategies.quantization.observe import describe
 
@@ -69,9 +70,10 @@ class Call:
         return emitted
 
     def _stays_in_eval(self) -> bool:
-        """Whether the user has frozen the module that is called."""
+        """Whether the user has frozen the module that is called, or calls a function as in
+        evaluation."""
         if self.node.op != "call_module":
-            return False
+            return OFF in self.node.meta
         called = self.rebuild.captured.module.get_submodule(str(self.node.target))
         return bool(getattr(called, "stays_in_eval", False))
 

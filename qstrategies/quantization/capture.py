@@ -10,11 +10,13 @@ from types import FrameType
 from typing import Any
 
 import numpy as np
+import torch
 from torch import fx, nn
 
 from qstrategies.errors import InputError, unknown
 from qstrategies.operators import RECOGNIZERS
 from qstrategies.quantization.concrete import Concrete, NotKnownError
+from qstrategies.quantization.gradients import WITHOUT, is_without_gradients, values_detached
 from qstrategies.quantization.in_float import let_in_float
 from qstrategies.quantization.observe import describe, two_batches
 from qstrategies.quantization.proxies import (
@@ -55,10 +57,11 @@ def plain_base(module: nn.Module) -> type[nn.Module] | None:
 @dataclass(frozen=True)
 class Captured:
     """``module`` shares the user's modules; ``leaves`` are those left in float, by name, with the
-    reason."""
+    reason, ``scattering`` those that act in training only."""
 
     module: fx.GraphModule
     leaves: Mapping[str, str]
+    scattering: Collection[str] = ()
 
 
 def has_hooks(module: nn.Module) -> bool:
@@ -156,7 +159,9 @@ class _Tracer(fx.Tracer):
         """A proxy that also records assignments to parts of a tensor, of a node that knows where in
         the user's code it was made."""
         if node.op != "placeholder":
-            node.meta["line"] = _user_line()
+            node.meta["line"] = user_line()
+            if is_without_gradients():
+                node.meta[WITHOUT] = True
         return (InputProxy if node.op == "placeholder" else SizedProxy)(node, self)
 
     def create_args_for_root(
@@ -172,8 +177,14 @@ class _Tracer(fx.Tracer):
         return lambda *given: root_fn(*given, **kwargs), [self.root, *args]
 
 
-def capture(model: nn.Module, arguments: Arguments, left: Mapping[str, str]) -> Captured:
-    """Trace ``model``, the modules ``left`` (name to reason) as leaves.
+@torch.enable_grad()  # what the forward computes without gradients is without them
+def capture(
+    model: nn.Module,
+    arguments: Arguments,
+    left: Mapping[str, str],
+    scattering: Collection[str] = (),
+) -> Captured:
+    """Trace ``model``, the modules ``left`` (name to reason) as leaves, and those ``scattering``.
 
     Raises:
         InputError: the model's own forward cannot be traced; the module is named, with the remedy.
@@ -181,9 +192,10 @@ def capture(model: nn.Module, arguments: Arguments, left: Mapping[str, str]) -> 
     leaves = dict(left)
     while True:
         try:
-            graph = _Tracer(leaves, arguments).trace(model)
+            graph = _Tracer({*leaves, *scattering}, arguments).trace(model)
             let_in_float(graph)
-            return Captured(fx.GraphModule(model, graph), leaves)
+            values_detached(graph)
+            return Captured(fx.GraphModule(model, graph), leaves, scattering)
         except (
             Exception
         ) as error:  # whatever the forward of somebody's model raises when given proxies
@@ -245,7 +257,7 @@ def _source_line(model: nn.Module, error: Exception) -> str:
     return found
 
 
-def _user_line() -> str:
+def user_line() -> str:
     """The innermost line of the call that is traced which is neither PyTorch's nor ours."""
     frame: FrameType | None = sys._getframe()
     while frame is not None:

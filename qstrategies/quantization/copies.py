@@ -35,6 +35,12 @@ def copy_of(model: nn.Module) -> nn.Module:
     return copied
 
 
+def in_training(model: nn.Module) -> nn.Module:
+    """``model`` as it is trained: what is in evaluation mode of a model in training mode is frozen,
+    and what its own ``train()`` leaves in evaluation mode of any other. In place."""
+    return model if model.training else model.train()
+
+
 def _rebound(value: Any, memo: dict[int, Any]) -> Any:
     """A function, which Python does not copy, with copies in its closure of what ``memo`` knows;
     anything else is what ``memo`` has for it, or itself."""

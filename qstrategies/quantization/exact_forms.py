@@ -20,6 +20,7 @@ from qstrategies.errors import InputError
 from qstrategies.operators.addition import Add, Subtract
 from qstrategies.operators.base import form_of, shape_of
 from qstrategies.operators.convolution import CONVOLUTIONS
+from qstrategies.operators.dropout import TRAINING_ONLY
 from qstrategies.operators.expansion import Expand
 from qstrategies.operators.movement import Reshape
 from qstrategies.operators.normalization import NORMS
@@ -48,9 +49,9 @@ def is_layer(graph: fx.GraphModule, node: Any) -> bool:
 
 
 def drop_training_only(graph: fx.GraphModule) -> None:
-    """Take out every dropout."""
+    """Take out what does nothing in evaluation."""
     for node in list(graph.graph.nodes):
-        if isinstance(module_at(graph, node), nn.modules.dropout._DropoutNd):
+        if isinstance(module_at(graph, node), TRAINING_ONLY):
             node.replace_all_uses_with(node.args[0])
             graph.graph.erase_node(node)
 

@@ -1,5 +1,5 @@
-"""Which functional batch normalizations use their statistics in training too: in evaluation, as
-models are captured, all of them do."""
+"""Which functional batch normalizations use their statistics in training too, and which functional
+dropouts do nothing there: in evaluation, as models are captured, that is all of them."""
 
 from __future__ import annotations
 
@@ -12,22 +12,27 @@ from torch import fx, nn
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
-from qstrategies.quantization.copies import copy_of
+from qstrategies.operators.dropout import DROPOUTS
+from qstrategies.quantization.capture import user_line
+from qstrategies.quantization.copies import copy_of, in_training
 from qstrategies.quantization.in_float import InFloat
 
 Call = tuple[tuple[Any, ...], dict[str, Any]]
 """The arguments of a call, by place and by name."""
 
 
+OFF = "off"
+"""In the meta of dropouts that do nothing in training."""
+
+
 def mark_fixed(graph: fx.Graph, captured: nn.Module, model: nn.Module, batch: Call) -> None:
     """Set ``stays_in_eval`` of the running means in ``captured`` that ``model`` normalizes by in
-    training, as a call with ``batch`` shows. In place; ``graph`` says whether there are any to look
-    for."""
-    if not any(node.target is functional.batch_norm for node in graph.nodes):
+    training, and ``OFF`` of the dropouts in ``graph`` that do nothing there, as a call with
+    ``batch`` shows. In place."""
+    dropouts = [node for node in graph.nodes if node.target in DROPOUTS]
+    if not (dropouts or any(node.target is functional.batch_norm for node in graph.nodes)):
         return
-    trained = copy_of(model).cpu().float()
-    for module in trained.modules():
-        module.training = module.training or not model.training
+    trained = in_training(copy_of(model)).cpu().float()
     seen = _Normalized()
     args, kwargs = batch
     drawn = torch.random.fork_rng(devices=[])  # or Dropout would move what is drawn later
@@ -37,15 +42,19 @@ def mark_fixed(graph: fx.Graph, captured: nn.Module, model: nn.Module, batch: Ca
         if id(mean) in seen.fixed:
             owner, _, last = name.rpartition(".")
             getattr(captured.get_submodule(owner), last).stays_in_eval = True
+    for node in dropouts:
+        if not any(seen.dropped.get(node.meta["line"], [True])):
+            node.meta[OFF] = True
 
 
 class _Normalized(TorchFunctionMode):
     """``fixed``: the running means by which batch normalizations, where it is entered, are told not
-    to train."""
+    to train; ``dropped``: whether dropouts are told to, by the line of the user's that calls."""
 
     def __init__(self) -> None:
         super().__init__()
         self.fixed: set[int] = set()
+        self.dropped: dict[str, list[bool]] = {}
 
     def __torch_function__(
         self,
@@ -57,4 +66,8 @@ class _Normalized(TorchFunctionMode):
         named = dict(kwargs or {})
         if func is functional.batch_norm and not named.get("training"):
             self.fixed.add(id(args[1]))
+        if func in DROPOUTS:
+            told = args[2] if len(args) > 2 else True
+            told = named.get("training", named.get("train", told))
+            self.dropped.setdefault(user_line(), []).append(bool(told))
         return func(*args, **named)

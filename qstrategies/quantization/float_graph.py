@@ -9,10 +9,11 @@ from torch import nn
 
 from qstrategies.quantization.aten import as_functions, is_exported
 from qstrategies.quantization.capture import Captured, capture, left_names
-from qstrategies.quantization.copies import copy_of
+from qstrategies.quantization.copies import copy_of, in_training
 from qstrategies.quantization.fixed_norms import mark_fixed
 from qstrategies.quantization.normalize import Normalized, normalize
 from qstrategies.quantization.observe import two_batches
+from qstrategies.quantization.scattering import scattering
 from qstrategies.quantization.selfcheck import check_forms
 from qstrategies.quantization.structure import Arguments, mapped
 
@@ -29,21 +30,23 @@ def normalized_copy(
     """
     copied = _float_copy(model)
     example = [each.float() if each.is_floating_point() else each for each in arguments.tensors]
+    batch = arguments.filled(two_batches(example)[0])
     if is_exported(copied):  # tracing it again would only take its names and what they stand for
         captured = Captured(as_functions(copied), {})
     else:
-        captured = capture(copied, arguments, left_names(copied, leave_in_float))
-        mark_fixed(captured.module.graph, copied, model, arguments.filled(two_batches(example)[0]))
+        left = left_names(copied, leave_in_float)
+        captured = capture(copied, arguments, left, scattering(copied, batch) - left.keys())
+        mark_fixed(captured.module.graph, copied, model, batch)
     normalized = normalize(captured, example)
     check_forms(copied, normalized.module, arguments, normalized.inputs)
     return normalized
 
 
 def _float_copy(model: nn.Module) -> nn.Module:
-    copied = copy_of(model)
+    copied = in_training(copy_of(model))
     module: Any
     for module in copied.modules():
-        module.stays_in_eval = copied.training and not module.training
+        module.stays_in_eval = not module.training
     is_leaf = type(copied).__module__.startswith("torch.nn.modules") and not isinstance(
         copied, nn.Sequential
     )

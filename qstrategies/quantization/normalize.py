@@ -22,9 +22,11 @@ from torch.fx.node import map_arg
 
 from qstrategies.errors import InputError
 from qstrategies.operators.batch_number import numbers_of_batch
-from qstrategies.operators.dropout import DROPOUTS
+from qstrategies.operators.dropout import DROPOUTS, Scattered
+from qstrategies.operators.layer import own_module
 from qstrategies.quantization.call import FIRST_PARTS, SPLITS, Call, refuse_halves, slices
 from qstrategies.quantization.capture import Captured
+from qstrategies.quantization.gradients import DETACHES, stop_gradients
 from qstrategies.quantization.meanings import (
     RowPerExample,
     Stale,
@@ -76,6 +78,7 @@ def normalize(captured: Captured, example: Sequence[Tensor]) -> Normalized:
     runs = two_batches(example)
     kept = tuple(tensor.clone() for tensor in runs[0])
     facts = [observe(captured.module, inputs) for inputs in runs]
+    stop_gradients(captured.module.graph, facts)
     return Rebuild(captured, *facts).run(kept)
 
 
@@ -151,6 +154,8 @@ class Rebuild:
         if node.op == "call_module":
             sources = list(self.captured.module.get_submodule(str(node.target)).parameters())
         known = any(isinstance(each, nn.Parameter) and each.requires_grad for each in sources)
+        if node.target in DETACHES:
+            return value
         if not known and self.trained.isdisjoint(node.all_input_nodes):
             return value
         self.trained.add(node)
@@ -179,6 +184,10 @@ class Rebuild:
             self._assignment(node, fact.changed)
         elif fact.same_as is not None and not self._may_do_more(node):
             self.env[node] = self.take(fact.same_as)
+        elif node.target in self.captured.scattering:
+            module = own_module(self.captured.module.get_submodule(str(node.target)))
+            call = Call(self, node, fact.value, other)
+            self.env[node] = call.emit(Scattered(module), self.take(fact.same_as))
         elif isinstance(fact.value, Tensor):
             self.env[node] = self._call(node, fact.value, other)
             if fact.changed is not None:
@@ -192,11 +201,10 @@ class Rebuild:
         """Whether a node that returned its input as it was does something in training, or for other
         values."""
         if node.op != "call_module":
-            return node.target in DROPOUTS
+            return node.target in DROPOUTS or node.target in DETACHES
         module = self.captured.module.get_submodule(str(node.target))
-        return node.target in self.captured.leaves or isinstance(
-            module, nn.modules.dropout._DropoutNd
-        )
+        chosen = {*self.captured.leaves, *self.captured.scattering}
+        return node.target in chosen or isinstance(module, nn.modules.dropout._DropoutNd)
 
     def _is_part(self, node: fx.Node) -> bool:
         """Whether ``node`` takes a part, by its place or name, of what holds several."""

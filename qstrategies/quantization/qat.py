@@ -18,6 +18,7 @@ from torch import Tensor, fx, nn
 
 from qstrategies.errors import InputError
 from qstrategies.guest import own_randomness
+from qstrategies.operators.dropout import TRAINING_ONLY
 from qstrategies.operators.table import Elementwise
 from qstrategies.quantization.calibrate import (
     Batches,
@@ -56,6 +57,7 @@ from qstrategies.quantization.recipe import (
 )
 from qstrategies.quantization.selfcheck import check_rewritten
 from qstrategies.quantization.structure import device_of, mapped
+from qstrategies.quantization.training_check import keep_frozen, warn_of_training
 from qstrategies.records import QuantizationConfig
 
 
@@ -102,9 +104,7 @@ class FakeQuantizedModel(nn.Module):
     def train(self, mode: bool = True) -> Self:
         """As usual, but what the user has frozen stays in evaluation mode."""
         super().train(mode)
-        for module in self.modules():
-            if getattr(module, "stays_in_eval", False):
-                module.eval()
+        keep_frozen(self)
         return self
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
@@ -165,6 +165,7 @@ def prepare_qat(  # noqa: PLR0913 - one keyword per setting
     layers_before_norms(forms.graph)
     _tie(forms.graph)
     forms.graph.recompile()
+    warn_of_training(model, forms)
     recipe.rewrite(forms.graph)
     check_rewritten(forms.graph, forms.sample)
     found = placed(forms, trains=True)
@@ -249,7 +250,9 @@ def _training_view(forms: Prepared) -> fx.GraphModule:
             view.add_submodule(copied.target, TableInTraining(module_at(forms.graph, node)))
     for node, copied in copies.items():
         quantizer = quantizer_of(forms, node)
-        if quantizer is not None:
+        # what only acts in training reads rounded values, and its own would widen their range
+        acts = isinstance(module_at(forms.graph, node), TRAINING_ONLY)
+        if quantizer is not None and not acts:
             _append(view, copied, f"{node.name}_fake_quantize", quantizer)
     view.graph.lint()
     view.recompile()

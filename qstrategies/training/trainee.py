@@ -15,7 +15,7 @@ from qstrategies.errors import InputError
 from qstrategies.guest import guest, own_randomness
 from qstrategies.quantization.activation_quantizers import ActivationQuantizer
 from qstrategies.quantization.calibrate import Batches
-from qstrategies.quantization.copies import copy_of
+from qstrategies.quantization.copies import copy_of, in_training
 from qstrategies.quantization.model import QuantizedModel
 from qstrategies.quantization.qat import FakeQuantizedModel, prepare_qat
 from qstrategies.quantization.recipe import overrides
@@ -278,10 +278,7 @@ def prepare(  # noqa: PLR0913 - one keyword per setting
         trained = prepare_qat(model, recipe=chosen, calibration=calibration, **request)
         return Trainee(placed_as(model, trained).train(), chosen, steps)
     device_of(model)  # which refuses one without values
-    copied = copy_of(model)
-    if not copied.training:  # else what is in evaluation mode is frozen
-        copied.train()
-    return Trainee(copied, chosen, steps, request)
+    return Trainee(in_training(copy_of(model)), chosen, steps, request)
 
 
 @public
