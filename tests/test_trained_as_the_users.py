@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import nn
 from torch.nn import functional
+from torch.nn.utils import parametrizations
 from torch.utils.checkpoint import checkpoint
 
 import qstrategies as qs
@@ -223,3 +224,54 @@ def test_what_the_check_computes_is_not_noticed():
     assert all(torch.equal(each, before[name]) for name, each in net.state_dict().items())
     assert torch.equal(torch.get_rng_state(), state)
     assert all(each.grad is None for each in net.parameters())
+
+
+class Tied(nn.Module):
+    """The norm is registered behind the second layer, and follows the first one."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(1)
+        self.a, self.b, self.norm = nn.Linear(6, 6), nn.Linear(6, 6), nn.BatchNorm1d(6)
+        self.b.weight = self.a.weight
+
+    def forward(self, x):
+        return self.b(self.norm(self.a(x)).relu())
+
+
+@pytest.mark.parametrize("strategy", ["dorefa", "weight_standardization+qat"])
+def test_shared_weights_that_are_computed_are_exported_as_trained(strategy):
+    trainee, rows = qs.prepare(Tied(), X[0, 0], strategy), X[:, 0, 0]
+    trainee.model(rows)
+    wanted = trainee.model.eval()(rows)
+    torch.testing.assert_close(trainee.finish().reference()(rows), wanted, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("strategy", ["weight_norm", "weight_norm+qat"])
+def test_a_weight_that_cannot_be_split_is_refused(strategy):
+    with pytest.raises(qs.InputError, match="the weight of 'a' is shared with another module"):
+        qs.prepare(Tied(), X[0, 0], strategy)
+
+
+@pytest.mark.parametrize("wrap", [nn.utils.spectral_norm, parametrizations.weight_norm])
+def test_a_weight_that_is_computed_is_not_split(wrap):
+    with pytest.raises(qs.InputError, match="the weight of 'part' is computed from others"):
+        qs.prepare(Net(part=wrap(conv())), X, "weight_norm")
+
+
+def test_no_weight_is_standardized_in_front_of_a_frozen_norm():
+    net = Net().train()
+    net.norm.eval()
+    trainee = qs.prepare(net, X, "weight_standardization")
+    assert torch.equal(trainee.model(X), net(X))
+
+
+@pytest.mark.parametrize("part", [nn.Dropout(0.5), DropPath()])
+def test_what_acts_in_training_only_behind_an_island_is_exported_as_if_it_were_not_there(part):
+    net = Net(lambda self, x: self.part(x.softmax(1)), part)
+    trainee = qs.prepare(net, X, "qat")
+    trainee.model(X)
+    (island,) = [each for each in trainee.model.forms.activations.values() if "soft" in each.name]
+    assert island.figures is not None and island.figures.max() <= 1
+    wanted = trainee.model.eval()(X)
+    torch.testing.assert_close(trainee.finish().reference()(X), wanted, rtol=0, atol=0)

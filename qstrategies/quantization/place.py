@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import fx, nn
 
 from qstrategies.operators.base import Placing, form_of
+from qstrategies.operators.dropout import TRAINING_ONLY
 from qstrategies.quantization.exact_forms import NORM_KINDS, folds, module_at
 
 
@@ -60,6 +62,7 @@ def place(graph: fx.GraphModule) -> Placement:
         sets.add(node)
         for source in node.all_input_nodes:
             sets.add(source)
+            _add_behind(graph, sets, source)
         form = form_of(module_at(graph, node))
         if (
             form is not None
@@ -75,6 +78,15 @@ def place(graph: fx.GraphModule) -> Placement:
             groups[node.name] = numbers.setdefault(sets.find(node), len(numbers))
     names = [frozenset(node.name for node in some) for some in (inner, in_float)]
     return Placement(groups, *names)
+
+
+def _add_behind(graph: fx.GraphModule, sets: _Sets, node: fx.Node) -> None:
+    """Let what is ``node`` in evaluation share its quantizer."""
+    while isinstance(module_at(graph, node), TRAINING_ONLY):
+        source: Any = node.args[0]
+        sets.add(source)
+        sets.join(node, source)
+        node = source
 
 
 def _stays_in_float(graph: fx.GraphModule, node: fx.Node, in_float: set[fx.Node]) -> bool:

@@ -3,6 +3,7 @@ evaluation, nor export."""
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal
@@ -198,7 +199,40 @@ class Strategy(Recipe):
         for layer in weighted_layers(model):
             if parametrize.is_parametrized(layer, "weight"):
                 _own_class(layer)
+                _own_original(layer)
                 parametrize.remove_parametrizations(layer, "weight", leave_parametrized=True)
+
+
+def _own_original(layer: Any) -> None:
+    """Give ``layer`` a parameter of its own to compute its weight of, as the value is written into
+    it, and something else may have it too."""
+    computed = layer.parametrizations["weight"]
+    if computed.is_tensor:
+        own = computed.original
+        computed.original = nn.Parameter(own.detach().clone(), own.requires_grad)
+
+
+def plain_layers(model: nn.Module, strategy: str) -> list[Any]:
+    """``weighted_layers``, whose weights ``strategy`` splits into several parameters.
+
+    Raises:
+        InputError: a weight that is computed already, or that something else has too.
+    """
+    holders = Counter(
+        id(each) for module in model.modules() for each in module._parameters.values()
+    )
+    names = {id(module): name for name, module in model.named_modules()}
+    layers = list(weighted_layers(model))
+    for layer in layers:
+        own = layer._parameters.get("weight")
+        if own is not None and holders[id(own)] == 1:
+            continue
+        what = "is computed from others" if own is None else "is shared with another module"
+        raise InputError(
+            f"the weight of {names[id(layer)]!r} {what}, and {strategy} makes one of its own of "
+            "it: take another strategy, or give each layer a plain weight"
+        )
+    return layers
 
 
 def _own_class(layer: nn.Module) -> None:

@@ -6,7 +6,7 @@ from torch import nn
 from torch.nn.utils import parametrizations
 
 from qstrategies.strategies import STRATEGIES
-from qstrategies.strategies.base import Strategy, weighted_layers
+from qstrategies.strategies.base import Strategy, plain_layers
 
 
 @STRATEGIES.register("weight_norm")
@@ -18,5 +18,5 @@ class WeightNorm(Strategy):
     paper = "https://arxiv.org/abs/1602.07868"
 
     def parametrize(self, model: nn.Module) -> None:
-        for layer in weighted_layers(model):
+        for layer in plain_layers(model, "weight_norm"):
             parametrizations.weight_norm(layer)

@@ -39,6 +39,7 @@ class WeightStandardization(Strategy):
         leaves: list[Any] = [each for each in model.modules() if not list(each.children())]
         following = dict(zip(map(id, leaves), leaves[1:], strict=False))
         for layer in weighted_layers(model):
-            norm = following.get(id(layer))
-            if isinstance(norm, NORMS) and norm.num_features == len(layer.weight):
+            norm: Any = following.get(id(layer))
+            fits = isinstance(norm, NORMS) and norm.num_features == len(layer.weight)
+            if fits and norm.training:  # a frozen one keeps the scale
                 parametrize.register_parametrization(layer, "weight", Standardized())
