@@ -83,6 +83,7 @@ KINDS = {
     "function": (lambda self, x: functional.dropout(x, 0.5, self.training), None),
     "function that is off": (lambda self, x: functional.dropout(x, 0.5, training=False), None),
     "torch's": (lambda self, x: torch.dropout(x, 0.5, self.training), None),
+    "a pool behind": (lambda self, x: functional.max_pool2d(self.part(x), 2), nn.Dropout(0.8)),
     "stochastic depth": (lambda self, x: x + self.part(x), DropPath()),
     "momentum None": (lambda self, x: self.part(x), used(nn.BatchNorm2d(8, momentum=None))),
     "norm twice": (lambda self, x: self.part(self.part(x)), nn.BatchNorm2d(8, momentum=None)),
@@ -126,10 +127,12 @@ def test_a_training_step_is_that_of_the_user(kind, mode):
             torch.testing.assert_close(buffers[name], each, rtol=0.05, atol=0.01)
 
 
-def test_dropout_does_not_widen_what_is_exported():
+@pytest.mark.parametrize("behind", [nn.Identity(), nn.MaxPool2d(2), nn.AvgPool2d(2)])
+def test_dropout_does_not_widen_what_is_exported(behind):
     ranges = []
     for rate in (0.0, 0.9):
-        trainee = qs.prepare(Net(lambda self, x: self.part(x), nn.Dropout(rate)), X, "qat")
+        part = nn.Sequential(nn.Dropout(rate), behind)
+        trainee = qs.prepare(Net(lambda self, x: self.part(x), part), X, "qat")
         trained(trainee.model, X)
         ranges.append(trainee.model.forms.activations[1].figures)
     assert torch.equal(*ranges)

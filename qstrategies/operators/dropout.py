@@ -46,7 +46,8 @@ DROPOUTS: dict[Any, Any] = {
 }
 
 
-TRAINING_ONLY = (nn.modules.dropout._DropoutNd, Detached, Scattered)
+SCATTERING = (nn.modules.dropout._DropoutNd, Scattered)
+TRAINING_ONLY = (*SCATTERING, Detached)
 
 
 def _gone(site: Site) -> Node:

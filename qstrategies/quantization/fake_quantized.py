@@ -214,6 +214,19 @@ def _finite(gradient: Tensor) -> Tensor:
     return gradient if _is_finite(gradient) else gradient.nan_to_num(0.0, 0.0, 0.0)
 
 
+class InEvaluation(nn.Module):
+    """``quantizer`` in evaluation: in training what dropout has scaled is out of its range, which
+    it neither cuts nor widens."""
+
+    def __init__(self, quantizer: nn.Module) -> None:
+        super().__init__()
+        self.quantizer = quantizer
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = x if self.quantizer.training else self.quantizer(x)
+        return y
+
+
 class RaisedSteps(nn.Module):
     """Lets the activation quantizers of ``forms`` know what ``steps.py`` makes of their steps.
 

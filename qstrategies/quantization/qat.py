@@ -18,7 +18,7 @@ from torch import Tensor, fx, nn
 
 from qstrategies.errors import InputError
 from qstrategies.guest import own_randomness
-from qstrategies.operators.dropout import TRAINING_ONLY
+from qstrategies.operators.dropout import SCATTERING
 from qstrategies.operators.table import Elementwise
 from qstrategies.quantization.calibrate import (
     Batches,
@@ -41,6 +41,7 @@ from qstrategies.quantization.exact_forms import (
 from qstrategies.quantization.fake_quantized import (
     ExportedLayer,
     FakeQuantizedLayer,
+    InEvaluation,
     RaisedSteps,
     TableInTraining,
     ends_of,
@@ -248,15 +249,28 @@ def _training_view(forms: Prepared) -> fx.GraphModule:
         elif isinstance(module_at(forms.graph, node), Elementwise):
             copied.target = f"{node.name}_as_table"
             view.add_submodule(copied.target, TableInTraining(module_at(forms.graph, node)))
+    scattered = _scattered(forms)
     for node, copied in copies.items():
-        quantizer = quantizer_of(forms, node)
-        # what only acts in training reads rounded values, and its own would widen their range
-        acts = isinstance(module_at(forms.graph, node), TRAINING_ONLY)
-        if quantizer is not None and not acts:
-            _append(view, copied, f"{node.name}_fake_quantize", quantizer)
+        quantizer: nn.Module | None = quantizer_of(forms, node)
+        if quantizer is not None:
+            chosen = InEvaluation(quantizer) if node in scattered else quantizer
+            _append(view, copied, f"{node.name}_fake_quantize", chosen)
     view.graph.lint()
     view.recompile()
     return view
+
+
+def _scattered(forms: Prepared) -> set[fx.Node]:
+    """The nodes whose values lie in the range of their quantizer in evaluation only: dropouts, and
+    what reads them and shares it."""
+    found: set[fx.Node] = set()
+    for node in forms.graph.graph.nodes:
+        group = forms.placement.groups.get(node.name)
+        sources = (each for each in node.all_input_nodes if each in found)
+        shares = any(forms.placement.groups.get(each.name) == group for each in sources)
+        if shares or isinstance(module_at(forms.graph, node), SCATTERING):
+            found.add(node)
+    return found
 
 
 def _exported_view(view: fx.GraphModule) -> fx.GraphModule:
