@@ -209,7 +209,7 @@ def test_what_is_for_training_only_is_said(kind):
     net, match = SAID[kind]
     with pytest.warns(UserWarning, match=match) as said:
         qs.prepare(net, X, "qat")
-    assert "\n" not in str(said[0].message)
+    assert "\n" not in str(said[0].message) and said[0].filename == __file__
 
 
 def test_a_strategy_in_float_trains_the_model_itself():

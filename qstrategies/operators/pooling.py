@@ -176,7 +176,7 @@ def _node_over_floor(site: Site) -> MaxPool:
     if lowest < value:
         raise InputError(
             f"{site.name} pads with {value:g} for a maximum, and calibration shows values down to "
-            f"{lowest:g}: pad with -inf, or with what is below them all"
+            f"{lowest:g}: use -inf, or a number below them all"
         )
     return _max_node(site)
 
