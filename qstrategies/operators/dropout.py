@@ -54,11 +54,11 @@ def _gone(site: Site) -> Node:
     raise AssertionError(f"{site.output.name}: exact_forms drops what does nothing in evaluation")
 
 
-for _kind in (*set(DROPOUTS.values()), Detached, Scattered):
+for _kind in (*dict.fromkeys(DROPOUTS.values()), Detached, Scattered):
     FORMS[_kind] = Form(placing=Placing.SHARED, node=_gone, homogeneous=True, moves=True)
 
 
-@recognizes(*set(DROPOUTS.values()))
+@recognizes(*dict.fromkeys(DROPOUTS.values()))
 def _module(call: Call, module: nn.Module, x: fx.Node) -> fx.Node:
     return call.emit(copy.deepcopy(module), x)
 

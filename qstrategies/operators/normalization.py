@@ -32,7 +32,7 @@ def _standing(site: Site) -> Node:
     raise AssertionError(f"{site.output.name}: exact_forms leaves no batch normalization standing")
 
 
-for _kind in set(NORMS.values()):
+for _kind in dict.fromkeys(NORMS.values()):
     FORMS[_kind] = Form(placing=Placing.OWN, node=_standing, takes_relu=True, weighted=True)
 
 
