@@ -30,6 +30,13 @@ def _reshaped_in_place(y):
     return first.clone().squeeze_(1)
 
 
+class InPlace(nn.Module):
+    """Changes nothing where no value is negative, and works in place."""
+
+    def forward(self, x):
+        return x.relu_()
+
+
 def _old_name(change):
     """``change`` works in place, and its argument is read again under the old name."""
 
@@ -275,6 +282,7 @@ EXACT = {
     "a part of the way": lambda y: torch.lerp(y, F.relu(y), 0.3).lerp(y, weight=-0.5),
     "rows transposed": lambda y: y.flatten(2).mT.mT.reshape(y.shape),
     "a maximum over -inf": lambda y: F.max_pool2d(F.pad(y, (0, 1, 1, 2), value=-torch.inf), 3, 2),
+    "a module that works in place": nn.Sequential(nn.ReLU(), InPlace()),
     "a maximum over a floor": lambda y: F.max_pool2d(F.pad(y, (0, 1, 1, 2), value=-1e4), 3, 2),
     "over the lowest": nn.Sequential(
         nn.ConstantPad2d((2, 1, 2, 0), torch.finfo(torch.float32).min),

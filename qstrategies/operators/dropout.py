@@ -11,7 +11,7 @@ from torch import Tensor, fx, nn
 from torch.nn import functional
 
 from qstrategies.operators.base import FORMS, Call, Form, Node, Placing, Site, recognizes
-from qstrategies.operators.drawing import Applied, Sizes, draws, happens
+from qstrategies.operators.drawing import Applied, Sizes, draws, happens, spelling
 
 
 class Detached(nn.Module):
@@ -91,7 +91,24 @@ def _draw(random: Random, shape: Sizes) -> nn.Module:
     any_size = [nn.Dropout, nn.AlphaDropout, nn.FeatureAlphaDropout]
     by_size = {2: nn.Dropout1d, 3: nn.Dropout2d, 4: nn.Dropout3d}
     kind = random.choice([*any_size, by_size.get(len(shape), nn.Dropout)])
-    kinds = {kind: function for function, kind in DROPOUTS.items()}
     if happens(random, 0.5):
         return kind(0.3, happens(random, 0.3))
-    return Applied(kinds[kind], 0.3, training=False)
+    functions = [function for function, known in DROPOUTS.items() if known is kind]
+    return Applied(random.choice(functions), 0.3, False)
+
+
+class WholeExamples(nn.Module):
+    """Stochastic depth: drops whole examples in training (Huang et al., arXiv 1603.09382)."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * (torch.rand(len(x), *[1] * (x.dim() - 1)) > 0.3) if self.training else x
+
+
+@draws()
+def _draw_scattering(random: Random, _: Sizes) -> nn.Module:
+    return WholeExamples()
+
+
+@draws()
+def _draw_detached(random: Random, _: Sizes) -> nn.Module:
+    return Applied(spelling(random, _detach))

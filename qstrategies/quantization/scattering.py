@@ -24,18 +24,27 @@ def scattering(model: nn.Module, batch: Call) -> set[str]:
         return set()
     copied = copy.deepcopy(model)
     seen: dict[str, list[Tensor]] = {name: [] for name in names}
+    versions: dict[str, int | None] = {}
     returned = dict.fromkeys(names, True)
 
     def looking(name: str) -> Any:
-        def look(_: nn.Module, args: Any, result: Any) -> None:
+        def look(_: nn.Module, args: Any) -> None:
             given = args[0] if len(args) == 1 else None
-            returned[name] &= isinstance(given, Tensor) and result is given
             seen[name] += [given.clone()] if isinstance(given, Tensor) else []
+            versions[name] = given._version if isinstance(given, Tensor) else None
+
+        return look
+
+    def looking_back(name: str) -> Any:
+        def look(_: nn.Module, args: Any, result: Any) -> None:
+            same = versions[name] is not None and result is args[0]
+            returned[name] &= same and result._version == versions[name]
 
         return look
 
     for name in names:
-        copied.get_submodule(name).register_forward_hook(looking(name))
+        copied.get_submodule(name).register_forward_pre_hook(looking(name))
+        copied.get_submodule(name).register_forward_hook(looking_back(name))
     args, kwargs = batch
     with torch.no_grad(), _unnoticed(), InFloat():
         copied(*args, **kwargs)
