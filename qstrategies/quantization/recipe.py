@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from qstrategies.quantization.prepare import Prepared
     from qstrategies.quantization.propagate import RoundingProblem
     from qstrategies.quantization.qat import FakeQuantizedModel
-from qstrategies.quantization.quantizers import QuantizerSite, WeightQuantizer
+    from qstrategies.quantization.quantizers import QuantizerSite, WeightQuantizer
 
 
 class Recipe:
