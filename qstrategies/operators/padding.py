@@ -65,6 +65,16 @@ class Fill(nn.Module):
         return _pad_reals(x, self.pads, "constant", self.value)
 
 
+@dataclass(frozen=True)
+class Unseen:
+    """``x`` padded by ``pads`` with a ``value`` that no maximum shows: max pools read ``x``, with
+    these pads."""
+
+    x: fx.Node
+    pads: Pads
+    value: float
+
+
 def _pad_reals(
     x: Tensor, pads: tuple[tuple[int, int], ...], mode: str, value: float = 0.0
 ) -> Tensor:
@@ -150,16 +160,6 @@ def _pad(
     if (value or 0) <= FLOOR:
         return _below_all(call, Unseen(cut, pads, value))
     return call.emit(Fill(pads, value) if value else Pad(pads, mode), cut)
-
-
-@dataclass(frozen=True)
-class Unseen:
-    """``x`` padded by ``pads`` with a ``value`` that no maximum shows: max pools read ``x``, with
-    these pads."""
-
-    x: fx.Node
-    pads: Pads
-    value: float
 
 
 def _below_all(call: Call, unseen: Unseen) -> fx.Node:
