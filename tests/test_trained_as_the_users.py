@@ -2,6 +2,7 @@
 gradients and statistics that the user's own gives. What cannot be the same is said."""
 
 import copy
+import random
 import warnings
 
 import pytest
@@ -219,13 +220,19 @@ def test_a_strategy_in_float_trains_the_model_itself():
     assert len(trainee.model(X)) == 2
 
 
-def test_what_the_check_computes_is_not_noticed():
-    net = Net(moving_center).train()
-    before, state = copy.deepcopy(net.state_dict()), torch.get_rng_state()
+def drawn_by_python(self, x):
+    x = functional.dropout(x, 0.5, self.training)
+    return x * random.random() if self.training else x
+
+
+@pytest.mark.parametrize("middle", [moving_center, drawn_by_python])
+def test_what_the_check_computes_is_not_noticed(middle):
+    net = Net(middle).train()
+    before, state = copy.deepcopy(net.state_dict()), (torch.get_rng_state(), random.getstate())
     with pytest.warns(UserWarning, match="output 0"):
         qs.prepare(net, X, "qat")
     assert all(torch.equal(each, before[name]) for name, each in net.state_dict().items())
-    assert torch.equal(torch.get_rng_state(), state)
+    assert torch.equal(torch.get_rng_state(), state[0]) and random.getstate() == state[1]
     assert all(each.grad is None for each in net.parameters())
 
 

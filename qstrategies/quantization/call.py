@@ -20,7 +20,7 @@ from qstrategies.operators.layer import own_module
 from qstrategies.operators.movement import Reshape
 from qstrategies.operators.slicing import Slice
 from qstrategies.quantization.capture import has_hooks, plain_base
-from qstrategies.quantization.fixed_norms import OFF
+from qstrategies.quantization.fixed_functions import OFF
 from qstrategies.quantization.meanings import shape_over_batches, uneven
 from qstrategies.quantization.observe import describe
 

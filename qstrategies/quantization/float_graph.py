@@ -10,7 +10,7 @@ from torch import nn
 from qstrategies.quantization.aten import as_functions, is_exported
 from qstrategies.quantization.capture import Captured, capture, left_names
 from qstrategies.quantization.copies import copy_of, in_training
-from qstrategies.quantization.fixed_norms import mark_fixed
+from qstrategies.quantization.fixed_functions import mark_fixed
 from qstrategies.quantization.normalize import Normalized, normalize
 from qstrategies.quantization.observe import two_batches
 from qstrategies.quantization.scattering import scattering

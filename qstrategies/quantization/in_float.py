@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, fx
-from torch.overrides import TorchFunctionMode
+
+from qstrategies.quantization.trying import FunctionMode
 
 HALVES = (torch.float16, torch.bfloat16)
 CASTS: dict[Any, Any] = {
@@ -27,15 +28,11 @@ def _wide(value: Any) -> Any:
     return torch.float32 if isinstance(value, torch.dtype) and value in HALVES else value
 
 
-class InFloat(TorchFunctionMode):
+class InFloat(FunctionMode):
     """Where it is entered, so is what is called."""
 
-    def __torch_function__(
-        self,
-        func: Callable[..., Any],
-        types: Sequence[type],
-        args: Sequence[Any] = (),
-        kwargs: Mapping[str, Any] | None = None,
+    def called(
+        self, function: Callable[..., Any], args: Sequence[Any], named: dict[str, Any]
     ) -> Any:
-        named = {name: _wide(each) for name, each in (kwargs or {}).items()}
-        return CASTS.get(func, func)(*map(_wide, args), **named)
+        wide = {name: _wide(each) for name, each in named.items()}
+        return CASTS.get(function, function)(*map(_wide, args), **wide)

@@ -3,59 +3,63 @@ back: stochastic depth. A capture in evaluation does not see them."""
 
 from __future__ import annotations
 
-import contextlib
 import copy
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from qstrategies.quantization.copies import copy_of
 from qstrategies.quantization.in_float import InFloat
+from qstrategies.quantization.structure import Filled
+from qstrategies.quantization.trying import unnoticed
 
-Call = tuple[tuple[Any, ...], dict[str, Any]]
-"""The arguments of a call, by place and by name."""
 
-
-def scattering(model: nn.Module, batch: Call) -> set[str]:
+def scattering(model: nn.Module, batch: Filled) -> set[str]:
     """The names of such modules in ``model``, which is in evaluation mode, as a call with ``batch``
     shows."""
     names = [name for name, module in model.named_modules() if name and _may(module)]
     if not names:
         return set()
-    copied = copy.deepcopy(model)
-    seen: dict[str, list[Tensor]] = {name: [] for name in names}
-    versions: dict[str, int | None] = {}
-    returned = dict.fromkeys(names, True)
-
-    def looking(name: str) -> Any:
-        def look(_: nn.Module, args: Any) -> None:
-            given = args[0] if len(args) == 1 else None
-            seen[name] += [given.clone()] if isinstance(given, Tensor) else []
-            versions[name] = given._version if isinstance(given, Tensor) else None
-
-        return look
-
-    def looking_back(name: str) -> Any:
-        def look(_: nn.Module, args: Any, result: Any) -> None:
-            same = versions[name] is not None and result is args[0]
-            returned[name] &= same and result._version == versions[name]
-
-        return look
-
-    for name in names:
-        copied.get_submodule(name).register_forward_pre_hook(looking(name))
-        copied.get_submodule(name).register_forward_hook(looking_back(name))
+    copied = copy_of(model)
+    looks = {name: _Look(copied.get_submodule(name)) for name in names}
     args, kwargs = batch
-    with torch.no_grad(), _unnoticed(), InFloat():
+    with torch.no_grad(), unnoticed(), InFloat():
         copied(*args, **kwargs)
-    found = (name for name in names if seen[name] and returned[name])
-    return {name for name in found if _scatters(model.get_submodule(name), seen[name][0])}
+    returned = {name: look.first for name, look in looks.items() if look.returns}
+    return {
+        name
+        for name, first in returned.items()
+        if first is not None and _scatters(model.get_submodule(name), first)
+    }
 
 
 def _may(module: nn.Module) -> bool:
     """Whether ``module`` is of the user's own and computes by itself, without parameters."""
     own = not type(module).__module__.startswith("torch.nn")
     return own and not [*module.children(), *module.parameters()]
+
+
+class _Look:
+    """What ``module`` is given: the ``first`` tensor, and whether each call ``returns`` the only
+    one that it gets, as it was."""
+
+    def __init__(self, module: nn.Module) -> None:
+        self.first: Tensor | None = None
+        self.version, self.returns = 0, True
+        module.register_forward_pre_hook(self._before)
+        module.register_forward_hook(self._after)
+
+    def _before(self, _: nn.Module, args: Any) -> None:
+        if len(args) != 1 or not isinstance(args[0], Tensor):
+            self.returns = False
+            return
+        self.version = args[0]._version
+        if self.first is None:
+            self.first = args[0].clone()
+
+    def _after(self, _: nn.Module, args: Any, result: Any) -> None:
+        self.returns = self.returns and result is args[0] and result._version == self.version
 
 
 def _scatters(module: nn.Module, x: Tensor) -> bool:
@@ -65,19 +69,10 @@ def _scatters(module: nn.Module, x: Tensor) -> bool:
         torch.manual_seed(0)
         return copy.deepcopy(module).train()(given)
 
-    results: list[Any] = []
-    with torch.no_grad(), _unnoticed():
+    with torch.no_grad(), unnoticed():
         same = x.clone()
-        results = [trained(same), trained(2 * x)]
-        idle = results[0] is same and same._version == 0
-        once, twice = results
+        once, twice = trained(same), trained(2 * x)
+        idle = once is same and same._version == 0
         linear = once.shape == x.shape and torch.allclose(twice, 2 * once)
         return not idle and linear and bool((once * x >= 0).all())
-    return False
-
-
-@contextlib.contextmanager
-def _unnoticed() -> Any:
-    """Whatever a user's model raises inside, and what it draws, is not noticed outside."""
-    with torch.random.fork_rng(devices=[]), contextlib.suppress(Exception):
-        yield
+    return False  # it cannot be called so

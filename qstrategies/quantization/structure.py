@@ -59,6 +59,10 @@ def _joined(path: str, name: Any) -> str:
     return f"{path}_{name}" if path else str(name)
 
 
+Filled = tuple[tuple[Any, ...], dict[str, Any]]
+"""The arguments of a call, by place and by name."""
+
+
 @dataclass(frozen=True)
 class Arguments:
     """The arguments of a model's forward, as ``example`` gives them."""
@@ -90,7 +94,7 @@ class Arguments:
         names, tensors = zip(*found, strict=True)
         return cls(args, kwargs, names, tensors, tuple(parameters))
 
-    def filled(self, values: Sequence[Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    def filled(self, values: Sequence[Any]) -> Filled:
         """The arguments with ``values`` in the place of the tensors."""
         rest = iter(values)
 

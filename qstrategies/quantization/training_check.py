@@ -21,7 +21,6 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
 
 from qstrategies.guest import seeded
 from qstrategies.quantization.capture import user_line
@@ -29,6 +28,7 @@ from qstrategies.quantization.copies import copy_of, in_training
 from qstrategies.quantization.in_float import InFloat
 from qstrategies.quantization.selfcheck import FLOAT_ROUNDING
 from qstrategies.quantization.structure import leaves
+from qstrategies.quantization.trying import FunctionMode
 
 if TYPE_CHECKING:
     from qstrategies.quantization.prepare import Prepared
@@ -92,7 +92,7 @@ class _Step:
     moved: Mapping[str, Tensor]
 
 
-class _Watch(TorchFunctionMode):
+class _Watch(FunctionMode):
     """The lines of the user's that compute, where it is entered, and which tensors they read."""
 
     def __init__(self) -> None:
@@ -101,21 +101,16 @@ class _Watch(TorchFunctionMode):
         self.read: set[str] = set()
         self.names: dict[int, str] = {}
 
-    def __torch_function__(
-        self,
-        func: Callable[..., Any],
-        types: Sequence[type],
-        args: Sequence[Any] = (),
-        kwargs: Mapping[str, Any] | None = None,
+    def called(
+        self, function: Callable[..., Any], args: Sequence[Any], named: dict[str, Any]
     ) -> Any:
-        named = dict(kwargs or {})
         for _, each in leaves([*args, *named.values()]):
             if id(each) in self.names:
                 self.read.add(self.names[id(each)])
         line = user_line()
         if line not in self.lines[-1:]:
             self.lines.append(line)
-        return func(*args, **named)
+        return function(*args, **named)
 
 
 def _called(module: nn.Module, forms: Prepared, watch: _Watch, inputs: Any = None) -> list[Tensor]:

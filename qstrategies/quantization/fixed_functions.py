@@ -3,29 +3,24 @@ dropouts do nothing there: in evaluation, as models are captured, that is all of
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
-import torch
 from torch import fx, nn
 from torch.nn import functional
-from torch.overrides import TorchFunctionMode
 
 from qstrategies.operators.dropout import DROPOUTS
 from qstrategies.quantization.capture import user_line
 from qstrategies.quantization.copies import copy_of, in_training
 from qstrategies.quantization.in_float import InFloat
-
-Call = tuple[tuple[Any, ...], dict[str, Any]]
-"""The arguments of a call, by place and by name."""
-
+from qstrategies.quantization.structure import Filled
+from qstrategies.quantization.trying import FunctionMode, unnoticed
 
 OFF = "off"
 """In the meta of dropouts that do nothing in training."""
 
 
-def mark_fixed(graph: fx.Graph, captured: nn.Module, model: nn.Module, batch: Call) -> None:
+def mark_fixed(graph: fx.Graph, captured: nn.Module, model: nn.Module, batch: Filled) -> None:
     """Set ``stays_in_eval`` of the running means in ``captured`` that ``model`` normalizes by in
     training, and ``OFF`` of the dropouts in ``graph`` that do nothing there, as a call with
     ``batch`` shows. In place."""
@@ -33,10 +28,9 @@ def mark_fixed(graph: fx.Graph, captured: nn.Module, model: nn.Module, batch: Ca
     if not (dropouts or any(node.target is functional.batch_norm for node in graph.nodes)):
         return
     trained = in_training(copy_of(model)).cpu().float()
-    seen = _Normalized()
+    seen = _Told()
     args, kwargs = batch
-    drawn = torch.random.fork_rng(devices=[])  # or Dropout would move what is drawn later
-    with drawn, contextlib.suppress(Exception), InFloat(), seen:  # whatever a user's model raises
+    with unnoticed(), InFloat(), seen:
         trained(*args, **kwargs)
     for name, mean in (*trained.named_buffers(), *trained.named_parameters()):
         if id(mean) in seen.fixed:
@@ -47,7 +41,7 @@ def mark_fixed(graph: fx.Graph, captured: nn.Module, model: nn.Module, batch: Ca
             node.meta[OFF] = True
 
 
-class _Normalized(TorchFunctionMode):
+class _Told(FunctionMode):
     """``fixed``: the running means by which batch normalizations, where it is entered, are told not
     to train; ``dropped``: whether dropouts are told to, by the line of the user's that calls."""
 
@@ -56,18 +50,13 @@ class _Normalized(TorchFunctionMode):
         self.fixed: set[int] = set()
         self.dropped: dict[str, list[bool]] = {}
 
-    def __torch_function__(
-        self,
-        func: Callable[..., Any],
-        types: Sequence[type],
-        args: Sequence[Any] = (),
-        kwargs: Mapping[str, Any] | None = None,
+    def called(
+        self, function: Callable[..., Any], args: Sequence[Any], named: dict[str, Any]
     ) -> Any:
-        named = dict(kwargs or {})
-        if func is functional.batch_norm and not named.get("training"):
+        if function is functional.batch_norm and not named.get("training"):
             self.fixed.add(id(args[1]))
-        if func in DROPOUTS:
+        if function in DROPOUTS:
             told = args[2] if len(args) > 2 else True
             told = named.get("training", named.get("train", told))
             self.dropped.setdefault(user_line(), []).append(bool(told))
-        return func(*args, **named)
+        return function(*args, **named)
