@@ -7,11 +7,14 @@ your_data.md, your_loop.md and exported/README.md, and the clients of deploy.md,
 own.
 """
 
+import ast
 import configparser
 import importlib
+import json
 import re
 import shlex
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 import torch
@@ -71,6 +74,21 @@ def test_every_file_that_a_command_names_is_there():
     files = {file for page in PAGES for file in named.findall(page.read_text())}
     assert len(files) > 15
     assert [file for file in sorted(files) if not (ROOT / file).exists()] == []
+
+
+def test_the_notebook_names_what_is_there():
+    """CI runs it, after the tests."""
+    cells = json.loads((ROOT / "experiments/walkthrough.ipynb").read_text())["cells"]
+    code = "\n".join("".join(each["source"]) for each in cells if each["cell_type"] == "code")
+    tree, modules = ast.parse(code), {}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and node.module.startswith("qstrategies"):
+            exec(ast.unparse(node), modules)
+    assert "plots" in modules
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
+            owner = modules.get(node.value.id)
+            assert not isinstance(owner, ModuleType) or hasattr(owner, node.attr), node.attr
 
 
 def test_every_extra_and_make_target_that_is_named_is_there():

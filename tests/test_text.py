@@ -20,7 +20,7 @@ from qstrategies.cli.output import show, show_json
 from qstrategies.errors import InputError
 from qstrategies.progress import Progress, Work
 from qstrategies.records import ExperimentConfig, RunRecord
-from qstrategies.report import plain, plots, table
+from qstrategies.report import drawing, plain, table
 from qstrategies.report.grid import Grid
 
 HARMFUL = [
@@ -190,5 +190,5 @@ def test_the_name_of_a_node_cannot_pose_as_a_line_of_the_certificate():
 
 
 def test_names_in_figures_are_plain_labels():
-    assert plots.plain("$x$\x1b\n") == r"\$x\$\x1b\n"
-    assert plots.plain("__") == "-" and len(plots.plain("a" * 10_000)) < 100
+    assert drawing.plain("$x$\x1b\n") == r"\$x\$\x1b\n"
+    assert drawing.plain("__") == "-" and len(drawing.plain("a" * 10_000)) < 100
