@@ -100,7 +100,18 @@ def test_examples_by_name(tmp_path):
     model, example = Takes().eval(), {"logits": images(), "mask": images(shape=(1, 12, 12), seed=1)}
     quantized = qs.quantize(model, [example], example)
     assert [spec.name for spec in quantized.inputs] == ["logits", "mask"]
+    module, expected = quantized.module(), quantized.module()(*example.values())
     assert decibels(model(**example), quantized.reference()(*example.values())) > 20
+    for named in (example, dict(reversed(example.items())), {**example, "scale": None}):
+        assert torch.equal(module(**named), expected)
+    assert torch.equal(module(example["logits"], mask=example["mask"]), expected)
+    refused("no input is called 'labels': expected 'logits', 'mask'", lambda: module(labels=1))
+    refused("got 1 inputs: expected 2", lambda: module(mask=example["mask"]))
+
+
+def test_a_name_of_pythons_that_the_file_numbers_is_one_to_call_by():
+    quantized = qs.quantize(nn.Sequential(nn.Conv2d(3, 4, 3)).eval(), [images()], images())
+    assert torch.equal(quantized.module()(input=images()), quantized.module()(images()))
 
 
 class Tokens(nn.Module):

@@ -153,6 +153,15 @@ def _if(condition):
     return lambda y: F.relu(y) if condition(y) else y
 
 
+class Applies(nn.Module):
+    def __init__(self, function):
+        super().__init__()
+        self.function = function
+
+    def forward(self, x):
+        return self.function(x)
+
+
 OF_ANY_COUNT = {
     "at least one": lambda y: y.shape[0] > 0 and len(y) != 0 and y.numel() >= 1,
     "of each example": lambda y: y.shape[0] * 8 == y.shape[0] * y.shape[1],
@@ -169,6 +178,7 @@ OF_SOME_COUNT = {
     "half of it": lambda y: len(y) // 2,
     "hundreds": lambda y: y.shape[0] // 100 == 0,
     "the remainder": lambda y: y.shape[0] % 5 == 4,
+    "its square": lambda y: y.shape[0] ** 2 == 121,
     "both": lambda y: (y.shape[0] > 1) & (y.shape[1] > 1),
     "a loop": lambda y: list(range(y.shape[0] // 2)),
     "a tensor": lambda y: torch.arange(y.shape[0]).sum() > 0,
@@ -195,6 +205,60 @@ def test_decisions_by_the_size_of_the_batch_are_refused(condition):
     message = r"\(.*test_own.*:\d+\), and it depends on how many examples there are"
     with pytest.raises(qs.InputError, match=message):
         qs.quantize(Between(_if(condition)).eval(), [images()], images())
+
+
+class Keeps(nn.Module):
+    """Positions of the last shape, made again where another comes, as detectors do."""
+
+    def __init__(self):
+        super().__init__()
+        self.shape, self.row = None, None
+
+    def forward(self, x):
+        if self.shape != x.shape:
+            self.shape, self.row = x.shape, torch.arange(8.0).expand(len(x), -1)
+        return x * self.row[:, :, None, None]
+
+
+@pytest.mark.parametrize("called_with", [None, 1, 2, 3, 7])
+def test_what_a_model_keeps_for_a_batch_it_makes_again_for_another(called_with, tmp_path):
+    model = Between(Keeps()).eval()
+    model.function.shape = None
+    if called_with:
+        model(images(called_with))
+    module = check(model, tmp_path, export=False)[0].module()
+    for count in (1, 2, 3, 7):
+        assert decibels(model(images(count)), module(images(count))) > 20
+
+
+def test_decisions_that_change_nothing_for_the_number_that_they_name_are_taken(tmp_path):
+    def rows(y):
+        return y[0, :, :1, :1].relu()[None] if len(y) == 1 else y[:, :, :1, :1].relu()
+
+    check(Between(rows), tmp_path, export=False)
+
+
+class BySizes(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(8, 8, 1)
+
+    def forward(self, x):
+        return self.conv(x) if x.shape[-1] > 4 else x
+
+
+def test_only_what_cannot_be_traced_is_left_for_that(tmp_path):
+    quantized, _ = check(
+        Between(nn.Sequential(Decides(), BySizes())), tmp_path, islands=1, export=False
+    )
+    assert quantized.islands[0].name == "function.0"
+
+
+def test_a_part_in_float_that_decides_by_the_size_of_the_batch_is_not_exported(tmp_path):
+    model = Between(nn.Sequential(Applies(_if(lambda y: y.shape[0] < 8))))
+    quantized = qs.quantize(model.eval(), [images()], images(), leave_in_float=["function"])
+    with pytest.raises(qs.InputError, match="cannot be exported .* for 0 to 7 of them"):
+        qs.export_onnx(quantized, tmp_path / "model.onnx")
 
 
 @pytest.mark.parametrize("condition", OF_VALUES.values(), ids=OF_VALUES)

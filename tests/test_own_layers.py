@@ -269,3 +269,13 @@ def test_relu6_between_norms_that_no_layer_takes(tmp_path):
             norm.weight.copy_(torch.tensor([3.0, -2.0, 4.0]))
             norm.running_var.fill_(0.5)
     check(net, tmp_path)
+
+
+def test_layers_keep_the_names_that_they_have_in_the_model():
+    layers = nn.Conv2d(3, 4, 3, padding=1, padding_mode="reflect"), nn.ReLU(), nn.Linear(12, 5)
+    quantized = qs.quantize(nn.Sequential(*layers).eval(), [images()], images())
+    assert list(quantized.weight_bits) == ["0", "2"]
+    left = qs.quantize(
+        nn.Sequential(nn.LayerNorm(12), *layers[2:]).eval(), [images()], images()
+    ).islands
+    assert [island.name for island in left] == ["0", "1_reshape"]

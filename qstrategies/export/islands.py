@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -62,7 +63,7 @@ def export_islands(graph: IntegerGraph) -> ExportedIslands:
         more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
         raise InputError(
             f"what stays in float cannot be exported ({', '.join(names[:NAMED])}{more}): "
-            f"{_cause(error)}; rewrite it with operators of ONNX"
+            f"{_cause(error)}; rewrite it with operators of ONNX, for any number of examples"
         ) from None
     ends = {}
     for island, chosen, result in zip(islands, places, proto.graph.output, strict=True):
@@ -72,11 +73,13 @@ def export_islands(graph: IntegerGraph) -> ExportedIslands:
 
 
 def _cause(error: BaseException) -> str:
-    """The first line of what an exporter's error comes from."""
+    """The first line of what an exporter's error comes from, with the next one if that begins a
+    list."""
     while error.__cause__ is not None:
         error = error.__cause__
-    lines = str(error).strip().splitlines() or [type(error).__name__]
-    return lines[0]
+    lines = str(error).split("\n") if str(error).strip() else [type(error).__name__]
+    first, *rest = [line.strip() for line in lines if line.strip()]
+    return f"{first} {rest[0].lstrip('- ')}" if first.endswith(":") and rest else first
 
 
 class ExportedIslands:
@@ -211,9 +214,20 @@ def exported(
             **names,
         )
     assert program is not None and program.exported_program is not None
+    _check_counts(program.exported_program)
     _release_shapes(program.exported_program)
     proto: onnx.ModelProto = ir.to_proto(program.model)
     return proto
+
+
+def _check_counts(program: torch.export.ExportedProgram) -> None:
+    """Raise ``InputError`` where ``program`` holds only for so many examples, or only for more."""
+    for bounds in program.range_constraints.values():
+        if bounds.lower > EXAMPLES or float(bounds.upper) < math.inf:
+            raise InputError(
+                "its forward decides by how many examples there are, and what is exported holds "
+                f"for {bounds.lower} to {bounds.upper} of them"
+            )
 
 
 def _release_shapes(program: torch.export.ExportedProgram) -> None:

@@ -15,7 +15,9 @@ from qstrategies.quantization.model import QuantizedModel
 from qstrategies.quantization.structure import leaves
 from qstrategies.runtimes.onnx_runtime import plain_session
 
-EXAMPLES = 3
+EXAMPLES, OTHER_EXAMPLES = 3, (1, 7)
+"""So many inputs, and beside them others for parts in float, whose export may have taken a decision
+by how many there are."""
 FEW_STEPS, MOST_NOISE = 2.0, 0.1
 """Float islands round in each executor as it likes, which may move a value over a tie, and on from
 there: through the twelve blocks of a vision transformer to a noise of 0.6 % of the power. An
@@ -29,7 +31,12 @@ def check_file(quantized: QuantizedModel, model: onnx.ModelProto) -> None:
     The same bits, but where parts stay in float or scales are free: there within ``FEW_STEPS`` of
     the output's quantizer, or with ``MOST_NOISE`` of the signal's power.
     """
-    inputs = [random_input(spec) for spec in quantized.graph.inputs]
+    for count in (EXAMPLES, *(OTHER_EXAMPLES if quantized.islands else ())):
+        _check(quantized, model, count)
+
+
+def _check(quantized: QuantizedModel, model: onnx.ModelProto, count: int) -> None:
+    inputs = [random_input(spec, count) for spec in quantized.graph.inputs]
     expected = _expected(quantized, inputs)
     found = _run(model, quantized, inputs)
     strict = quantized.config.exact and not quantized.islands
@@ -46,9 +53,9 @@ def check_file(quantized: QuantizedModel, model: onnx.ModelProto) -> None:
             )
 
 
-def random_input(spec: TensorSpec) -> Array:
-    """``EXAMPLES`` inputs: integers over their whole range, zeros for what is not quantized."""
-    sizes = [EXAMPLES if size is None else size for size in spec.shape]
+def random_input(spec: TensorSpec, count: int) -> Array:
+    """``count`` inputs: integers over their whole range, zeros for what is not quantized."""
+    sizes = [count if size is None else size for size in spec.shape]
     if spec.quantizer is None:
         return np.zeros(sizes, np.dtype(str(spec.dtype).removeprefix("torch.")))
     return np.random.default_rng(0).integers(0, 256, sizes, np.uint8)

@@ -19,7 +19,7 @@ from qstrategies.operators.island import Float, FunctionCall, OnCopies, Part
 from qstrategies.operators.layer import own_module
 from qstrategies.operators.movement import Reshape
 from qstrategies.operators.slicing import Slice
-from qstrategies.quantization.capture import has_hooks, plain_base
+from qstrategies.quantization.capture import PLAIN, has_hooks, plain_base
 from qstrategies.quantization.fixed_functions import OFF
 from qstrategies.quantization.meanings import shape_over_batches, uneven
 from qstrategies.quantization.observe import describe
@@ -60,14 +60,22 @@ class Call:
 
     def emit(self, module: nn.Module, *inputs: fx.Node, shape: Shape | None = None) -> fx.Node:
         """Call ``module``; ``shape`` where it is not that of the whole result."""
-        named = self.node.op == "call_module" and type(module) in FORMS
-        name = str(self.node.target) if named else self.node.name
         made: Any = module
         made.stays_in_eval = self._stays_in_eval() or getattr(made, "stays_in_eval", False)
-        emitted = self.rebuild.new.add(name, module, inputs)
+        emitted = self.rebuild.new.add(self._name(module), module, inputs)
         emitted.meta["shape"] = self.shape if shape is None else shape
         emitted.meta["dtype"] = self.example.dtype
         return emitted
+
+    def _name(self, form: nn.Module) -> str:
+        """The name of the user's module for ``form``; one like it for what brings a layer its
+        input, or its output into shape."""
+        if self.node.op != "call_module" or type(form) not in FORMS:
+            return self.node.name
+        name = str(self.node.target)
+        layer = plain_base(self.rebuild.captured.module.get_submodule(name))
+        is_it = layer is None or isinstance(form, (*PLAIN, Float))
+        return name if is_it else f"{name}_{type(form).__name__.lower()}"
 
     def _stays_in_eval(self) -> bool:
         """Whether the user has frozen the module that is called, or calls a function as in

@@ -4,7 +4,7 @@ can."""
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from types import FrameType
 from typing import Any
@@ -57,11 +57,13 @@ def plain_base(module: nn.Module) -> type[nn.Module] | None:
 @dataclass(frozen=True)
 class Captured:
     """``module`` shares the user's modules; ``leaves`` are those left in float, by name, with the
-    reason, ``scattering`` those that act in training only."""
+    reason, ``scattering`` those that act in training only. ``assumed``: the numbers of examples for
+    which a forward may do something else, as ``Concrete`` has them."""
 
     module: fx.GraphModule
     leaves: Mapping[str, str]
     scattering: Collection[str] = ()
+    assumed: Collection[int] = ()
 
 
 def has_hooks(module: nn.Module) -> bool:
@@ -77,10 +79,18 @@ class _Tracer(fx.Tracer):
 
     proxy_buffer_attributes = True  # their methods take sizes of the input too
 
-    def __init__(self, leaves: Collection[str], arguments: Arguments | None = None) -> None:
+    def __init__(
+        self,
+        leaves: Collection[str],
+        arguments: Arguments | None = None,
+        *,
+        assumes: bool = False,
+    ) -> None:
         super().__init__()
-        self.leaves, self.arguments = leaves, arguments
+        self.leaves, self.arguments, self.assumes = leaves, arguments, assumes
         self.concrete: Concrete | None = None
+        self.error: Exception | None = None
+        self.failing: list[str] = []
 
     def trace(self, root: Any, concrete_args: Any = None) -> fx.Graph:
         """The graph of ``root``."""
@@ -113,10 +123,17 @@ class _Tracer(fx.Tracer):
         return super().create_arg(a.item() if isinstance(a, np.generic) else a)
 
     def call_module(self, m: nn.Module, forward: Callable[..., Any], args: Any, kwargs: Any) -> Any:
-        """What is run to know a number is run, not traced."""
+        """What is run to know a number is run, not traced. Of an error, ``failing`` has the modules
+        around it, the innermost first."""
         if self.concrete is not None and self.concrete.running:
             return forward(*args, **kwargs)
-        return super().call_module(m, forward, args, kwargs)
+        try:
+            return super().call_module(m, forward, args, kwargs)
+        except Exception as error:  # whatever somebody's forward raises
+            if error is not self.error:
+                self.error, self.failing = error, []
+            self.failing.append(self.path_of_module(m))
+            raise
 
     def getattr(self, attr: str, attr_val: Any, parameter_proxy_cache: dict[str, Any]) -> Any:
         """The parameters of what is run are themselves."""
@@ -171,7 +188,9 @@ class _Tracer(fx.Tracer):
         its default."""
         if self.arguments is None:
             return super().create_args_for_root(root_fn, is_module, concrete_args)
-        self.concrete = Concrete(self.root, two_batches(self.arguments.tensors))
+        self.concrete = Concrete(
+            self.root, two_batches(self.arguments.tensors), assumes=self.assumes
+        )
         proxies = [self.create_proxy("placeholder", name, (), {}) for name in self.arguments.names]
         args, kwargs = self.arguments.filled(proxies)
         return lambda *given: root_fn(*given, **kwargs), [self.root, *args]
@@ -183,35 +202,44 @@ def capture(
     arguments: Arguments,
     left: Mapping[str, str],
     scattering: Collection[str] = (),
+    *,
+    assumes: bool = False,
 ) -> Captured:
     """Trace ``model``, the modules ``left`` (name to reason) as leaves, and those ``scattering``.
+    With ``assumes``, decisions are taken that differ for one number of examples only.
 
     Raises:
         InputError: the model's own forward cannot be traced; the module is named, with the remedy.
     """
     leaves = dict(left)
     while True:
+        tracer = _Tracer({*leaves, *scattering}, arguments, assumes=assumes)
         try:
-            graph = _Tracer({*leaves, *scattering}, arguments).trace(model)
+            graph = tracer.trace(model)
             let_in_float(graph)
             values_detached(graph)
-            return Captured(fx.GraphModule(model, graph), leaves, scattering)
+            assumed = tracer.concrete.assumed if tracer.concrete else ()
+            return Captured(fx.GraphModule(model, graph), leaves, scattering, assumed)
         except (
             Exception
         ) as error:  # whatever the forward of somebody's model raises when given proxies
-            name = _culprit(model, leaves)
+            failing = tracer.failing if error is tracer.error else []
+            name = _culprit(model, leaves, failing)
             if not name:
                 raise _refusal(model, error) from None
             leaves[name] = f"it cannot be traced: {_first_line(error)}"
 
 
-def _culprit(model: nn.Module, leaves: Collection[str]) -> str:
-    """The innermost module that cannot be traced by itself; "" if that is the whole model."""
-    for name, module in reversed(list(model.named_modules())):
+def _culprit(model: nn.Module, leaves: Collection[str], failing: Sequence[str]) -> str:
+    """The innermost of the modules that are ``failing``, or of those that cannot be traced by
+    themselves; "" if that is the whole model."""
+    names = [name for name, _ in model.named_modules()]
+    for name in (*failing, *reversed(names)):
         inside_leaf = any(name == other or name.startswith(f"{other}.") for other in leaves)
+        module = model.get_submodule(name)
         if not name or inside_leaf or type(module).__module__.startswith("torch.nn.modules"):
             continue
-        if _fails(module):
+        if name in failing or _fails(module):
             return name
     return ""
 

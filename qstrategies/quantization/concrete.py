@@ -4,6 +4,7 @@ from them."""
 from __future__ import annotations
 
 import functools
+import operator
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,13 +12,21 @@ import torch
 from torch import Tensor, fx, nn
 from torch.fx.node import map_arg
 
-from qstrategies.operators.batch_number import numbers_of_batch
-from qstrategies.quantization.meanings import Stale, called, computed, size, uneven
+from qstrategies.operators.batch_number import OfBatch, numbers_of_batch
+from qstrategies.quantization.meanings import (
+    Stale,
+    but_for_one,
+    called,
+    computed,
+    size,
+    uneven,
+)
 from qstrategies.quantization.observe import QUERIES, holds_tensor, own_lists, same
 
 OF_VALUES = Stale("it depends on the values of the input")
 OF_COUNT = Stale("it depends on how many examples there are")
 RANDOM = Stale("it is another at every call")
+COMPARISONS = (operator.eq, operator.ne)
 
 
 class NotKnownError(Exception):
@@ -26,10 +35,17 @@ class NotKnownError(Exception):
 
 class Concrete:
     """Runs what is traced so far, each node once, on inputs of two batch sizes, and says what
-    follows from sizes for any. Not to be traced while ``running``."""
+    follows from sizes for any. Not to be traced while ``running``.
 
-    def __init__(self, root: nn.Module, inputs: Sequence[tuple[Tensor, ...]]) -> None:
-        self.root, self.inputs = root, inputs
+    With ``assumes``, comparisons that differ for one number of examples only are what they are for
+    all others; those numbers are ``assumed``, and to be tried.
+    """
+
+    def __init__(
+        self, root: nn.Module, inputs: Sequence[tuple[Tensor, ...]], *, assumes: bool = False
+    ) -> None:
+        self.root, self.inputs, self.assumes = root, inputs, assumes
+        self.assumed: set[int] = set()
         self.values: list[dict[fx.Node, Any]] = [{} for _ in inputs]
         self.meanings: dict[fx.Node, Any] = {}
         self.uneven: set[fx.Node] = set()
@@ -40,6 +56,11 @@ class Concrete:
         sizes alone."""
         found = self._found(node)[0]
         meaning = self.meanings[node]
+        if self.assumes and isinstance(meaning, OfBatch) and node.target in COMPARISONS:
+            usual, exception = but_for_one(meaning, map_arg(node.args, self.meanings.__getitem__))
+            if exception is not None:
+                self.assumed.add(exception)
+                return usual
         if numbers_of_batch(meaning):
             meaning = OF_COUNT
         if isinstance(meaning, Stale):

@@ -3,22 +3,21 @@ PyTorch's engines."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from qstrategies.errors import InputError
 from qstrategies.guest import hear_of_quantized_tensors, selected_engine
 from qstrategies.operators.base import Kernel, Node, TensorSpec, from_integers, requantized
 from qstrategies.quantization.integer_graph import IntegerGraph
-from qstrategies.quantization.interface import InputSpec
-from qstrategies.quantization.structure import leaves, mapped
+from qstrategies.quantization.interface import InputSpec, in_order
+from qstrategies.quantization.structure import mapped
 
 
 class Executable(nn.Module):
-    """Takes the inputs as positional tensors, and returns what the float model returns.
+    """Takes the inputs by place or name, and returns what the float model returns.
 
     An input is uint8, the integers of its quantizer, or real. Where pixels are the integers, real
     means raw pixels 0...255: scaled ones are refused.
@@ -29,12 +28,10 @@ class Executable(nn.Module):
         self.graph, self.inputs, self.outputs = graph, tuple(inputs), outputs
 
     @torch.no_grad()
-    def forward(self, *inputs: Any) -> Any:
-        """Run the graph. Raises ``InputError`` for another number, shape or unit of the inputs than
-        the model's."""
-        tensors = [each for _, each in leaves(inputs)]
-        if len(tensors) != len(self.inputs):
-            raise InputError(f"got {len(tensors)} inputs: expected {len(self.inputs)}")
+    def forward(self, *inputs: Any, **named: Any) -> Any:
+        """Run the graph. Raises ``InputError`` for another number, name, shape or unit of the
+        inputs than the model's."""
+        tensors = in_order(self.inputs, inputs, named)
         values = {}
         for spec, entry, tensor in zip(self.graph.inputs, self.inputs, tensors, strict=True):
             values[spec.name] = self.entered(spec, entry.checked(tensor))
@@ -103,28 +100,10 @@ class Deployed(nn.Module):
         self.reference = reference
 
     @torch.no_grad()
-    def forward(self, *inputs: Any) -> Any:
+    def forward(self, *inputs: Any, **named: Any) -> Any:
         specs = self.reference.inputs
-        tensors = _in_order(inputs, specs)
-        if len(tensors) != len(specs):
-            raise InputError(f"got {len(tensors)} inputs: expected {len(specs)}")
-        pairs = zip(specs, tensors, strict=True)
+        pairs = zip(specs, in_order(specs, inputs, named), strict=True)
         return self.reference(*(spec.integers(tensor) for spec, tensor in pairs))
-
-
-def _in_order(inputs: tuple[Any, ...], specs: Sequence[InputSpec]) -> list[Any]:
-    """The tensors in ``inputs``; those of one dict by the ends of the names that ``specs`` have,
-    where these tell them apart, whatever its order."""
-    if len(inputs) != 1 or not isinstance(inputs[0], Mapping):
-        return [each for _, each in leaves(inputs)]
-    known = dict(leaves(inputs[0]))
-    found = [
-        [path for path in known if spec.name == path or spec.name.endswith(f"_{path}")]
-        for spec in specs
-    ]
-    if all(len(paths) == 1 for paths in found):
-        return [known[path] for (path,) in found]
-    return list(known.values())
 
 
 class Int8(Executable):
@@ -150,9 +129,9 @@ class Int8(Executable):
                 array = torch.from_numpy(getattr(layer.rounded_layer, name))
                 self.register_buffer(f"{layer.output.name}_{name}", array)
 
-    def forward(self, *inputs: Any) -> Any:
+    def forward(self, *inputs: Any, **named: Any) -> Any:
         with selected_engine(self.engine):
-            return super().forward(*inputs)
+            return super().forward(*inputs, **named)
 
     def entered(self, spec: TensorSpec, tensor: Tensor) -> Tensor:
         return tensor if spec.quantizer is None else from_integers(tensor, spec.quantizer)

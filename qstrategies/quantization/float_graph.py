@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from qstrategies.quantization.aten import as_functions, is_exported
 from qstrategies.quantization.capture import Captured, capture, left_names
 from qstrategies.quantization.copies import copy_of, in_training
 from qstrategies.quantization.fixed_functions import mark_fixed
 from qstrategies.quantization.normalize import Normalized, normalize
-from qstrategies.quantization.observe import two_batches
+from qstrategies.quantization.observe import copies_of, two_batches
 from qstrategies.quantization.scattering import scattering
 from qstrategies.quantization.selfcheck import check_forms
 from qstrategies.quantization.structure import Arguments, mapped
+from qstrategies.quantization.trying import unnoticed
 
 
 def normalized_copy(
@@ -32,13 +34,43 @@ def normalized_copy(
     example = [each.float() if each.is_floating_point() else each for each in arguments.tensors]
     batch = arguments.filled(two_batches(example)[0])
     if is_exported(copied):  # tracing it again would only take its names and what they stand for
-        captured = Captured(as_functions(copied), {})
-    else:
-        left = left_names(copied, leave_in_float)
-        captured = capture(copied, arguments, left, scattering(copied, batch) - left.keys())
+        return _checked(copied, Captured(as_functions(copied), {}), arguments, example)
+    left = left_names(copied, leave_in_float)
+    scatters = scattering(copied, batch) - left.keys()
+
+    def seen(*, assumes: bool) -> Normalized:
+        captured = capture(copied, arguments, left, scatters, assumes=assumes)
+        if captured.assumed:  # how many the user called it with: two are tried in less time
+            with torch.no_grad(), unnoticed():
+                copied(*batch[0], **batch[1])
+            captured = capture(copied, arguments, left, scatters, assumes=assumes)
         mark_fixed(captured.module.graph, copied, model, batch)
+        return _checked(copied, captured, arguments, example)
+
+    try:
+        return seen(assumes=True)
+    except AssumptionError:
+        return seen(assumes=False)
+
+
+class AssumptionError(Exception):
+    """For one number of examples the model does something else than for others."""
+
+
+def _checked(
+    model: nn.Module, captured: Captured, arguments: Arguments, example: Sequence[Tensor]
+) -> Normalized:
+    """The forms of ``captured``, which compute what ``model`` does. Raises ``AssumptionError``
+    where they do not for a number of examples that was assumed to be as others."""
     normalized = normalize(captured, example)
-    check_forms(copied, normalized.module, arguments, normalized.inputs)
+    check_forms(model, normalized.module, arguments, normalized.inputs)
+    for count in captured.assumed:
+        examples = copies_of(example, count)
+        try:
+            for _ in range(2):  # what the first call keeps, the second may use
+                check_forms(model, normalized.module, arguments, examples)
+        except Exception as error:  # whatever somebody's forward raises
+            raise AssumptionError from error
     return normalized
 
 

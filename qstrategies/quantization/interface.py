@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from qstrategies.errors import InputError
 from qstrategies.operators.base import Shape, TensorSpec
+from qstrategies.quantization.structure import leaves
 
 WHOLE = 1e-3  # pixels that went through a division and a product by 255 are whole up to this
 
@@ -121,3 +125,45 @@ class InputSpec:
 
 def _spelled(shape: Shape) -> str:
     return ", ".join("any" if size is None else str(size) for size in shape)
+
+
+def in_order(
+    specs: Sequence[InputSpec], args: Sequence[Any], named: Mapping[str, Any]
+) -> list[Any]:
+    """The tensors of a call, by place and by name, one for each of ``specs``; one dict in the place
+    of all by the names in it, where these tell them apart, else in its order.
+
+    Raises:
+        InputError: another number of tensors, or a name that no input has.
+    """
+    known = _given(named)
+    if len(args) == 1 and isinstance(args[0], Mapping):
+        inside = _given(args[0])
+        places = {_place(path, specs) for path in inside}
+        if None not in places and len(places) == len(inside):
+            known, args = {**known, **inside}, ()
+    rest = list(_given(list(args)).values())
+    expected = ", ".join(repr(spec.name) for spec in specs)
+    placed = {_place(path, specs): tensor for path, tensor in known.items()}
+    if None in placed:
+        stranger = next(path for path in known if _place(path, specs) is None)
+        raise InputError(f"no input is called {stranger!r}: expected {expected}")
+    if len(known) + len(rest) != len(specs) or len(placed) != len(known):
+        raise InputError(f"got {len(known) + len(rest)} inputs: expected {len(specs)}, {expected}")
+    positional = iter(rest)
+    return [placed[each] if each in placed else next(positional) for each in range(len(specs))]
+
+
+def _given(value: Any) -> dict[str, Any]:
+    """What is in ``value``, by path."""
+    return {path: each for path, each in leaves(value) if each is not None}
+
+
+def _place(path: str, specs: Sequence[InputSpec]) -> int | None:
+    """The input at ``path``: of this name, of one that ends with it where that stands in a
+    container, or with a number where Python has the name; None unless that is one."""
+    for pattern in (re.escape(path), f".*_{re.escape(path)}", rf"{re.escape(path)}_\d+"):
+        found = [place for place, spec in enumerate(specs) if re.fullmatch(pattern, spec.name)]
+        if len(found) == 1:
+            return found[0]
+    return None

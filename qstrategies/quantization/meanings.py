@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, fx
 
 from qstrategies.operators.base import Shape, is_number
-from qstrategies.operators.batch_number import OfBatch, with_count
+from qstrategies.operators.batch_number import OfBatch, numbers_of_batch, with_count
 from qstrategies.quantization.observe import same
 
 PROBES = (1, 3, 4, 5, 7, 8, 16, 30, 2**20)
@@ -86,7 +86,30 @@ def computed(target: Callable[..., Any], args: Any, kwargs: Any) -> Any:
         return target(*with_count(args, count), **with_count(kwargs, count))
 
     first = value(2)
-    return first if _for_any(value, _crossings(args)) else _each(value, first)
+    # where such a number crosses another is not known: no probe may lie there
+    unsure = isinstance(first, bool) and any(map(uneven, numbers_of_batch((args, kwargs))))
+    known = not unsure and _for_any(value, _crossings(*args))
+    return first if known else _each(value, first)
+
+
+def but_for_one(answer: OfBatch, sides: Sequence[Any]) -> tuple[Any, int | None]:
+    """What comparing two ``sides``, numbers or sizes, gives for all numbers of examples but one,
+    and that number; None for it where there is no such."""
+    if any(map(uneven, numbers_of_batch(sides))):
+        return None, None
+    crossings = {
+        count for pair in zip(*map(_sizes, sides), strict=False) for count in _crossings(*pair)
+    }
+    for exception in crossings:
+        counts = [count for count in (2, *PROBES, *crossings) if count != exception]
+        usual = answer.value(counts[0])
+        if all(same(usual, answer.value(count)) for count in counts):
+            return usual, exception
+    return None, None
+
+
+def _sizes(value: Any) -> Sequence[Any]:
+    return value if isinstance(value, tuple | list) else (value,)
 
 
 def _for_any(value: Callable[[Any], Any], counts: Sequence[int] = ()) -> bool:
@@ -98,7 +121,7 @@ def _for_any(value: Callable[[Any], Any], counts: Sequence[int] = ()) -> bool:
         return False
 
 
-def _crossings(sides: Any) -> list[int]:
+def _crossings(*sides: Any) -> list[int]:
     """Where two numbers that are linear in the number of examples may come to be equal."""
     pairs = [with_count(sides, count) for count in (2, 3)]
     if len(sides) != 2 or not all(is_number(each) for pair in pairs for each in pair):

@@ -67,7 +67,7 @@ class QuantizedModel:
     @guest
     def module(self) -> nn.Module:
         """The quantized model in the place of the float one, on any device: real inputs in the
-        float model's units in (positionally), what it returned out."""
+        float model's units in, by place or name, what it returned out."""
         return Deployed(Reference(self.graph, self.inputs, self.outputs)).eval()
 
     @property

@@ -43,7 +43,12 @@ OF_THEIR_TYPE: dict[Any, int] = {
 def two_batches(example: Sequence[Tensor]) -> list[tuple[Tensor, ...]]:
     """The example as a batch of two and as one of three: what differs between runs of them depends
     on the batch."""
-    return [tuple(_copies(each, count, len(example[0])) for each in example) for count in (2, 3)]
+    return [copies_of(example, count) for count in (2, 3)]
+
+
+def copies_of(example: Sequence[Tensor], count: int) -> tuple[Tensor, ...]:
+    """The example as a batch of ``count``."""
+    return tuple(_copies(each, count, len(example[0])) for each in example)
 
 
 def _copies(example: Tensor, count: int, batch: int) -> Tensor:
