@@ -32,14 +32,24 @@ it. A user can do nothing about them; every other warning is theirs."""
 
 
 def guest(function: Callable[P, R]) -> Callable[P, R]:
-    """``function`` under the lock of the package, which its own thread may take again."""
+    """``function`` under the lock of the package, which its own thread may take again, with
+    gradients as PyTorch has them to begin with."""
 
     @functools.wraps(function)
     def call(*arguments: P.args, **named: P.kwargs) -> R:
-        with _lock:
+        with _lock, usual_gradients():
             return function(*arguments, **named)
 
     return call
+
+
+@contextlib.contextmanager
+def usual_gradients() -> Iterator[None]:
+    """Gradients are known inside, whatever the user has switched off around a call."""
+    import torch
+
+    with torch.inference_mode(False), torch.enable_grad():
+        yield
 
 
 @contextlib.contextmanager

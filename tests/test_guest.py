@@ -475,3 +475,21 @@ def test_rounds_leave_neither_graphs_nor_shapes(tmp_path):
     for _ in range(3):
         one_round()
     assert live(fx.GraphModule) <= before[0] and live(ShapeEnv) <= before[1]
+
+
+@pytest.mark.parametrize("switched_off", [torch.no_grad, torch.inference_mode])
+def test_gradients_that_the_user_has_switched_off_change_nothing(switched_off):
+    """Around the calls, and around what gave the model and the data."""
+    torch.manual_seed(0)
+    plain = Residual().eval()
+    with switched_off():
+        model, data = copy.deepcopy(plain), DATA.clone()
+        strategy = qs.STRATEGIES.get("brecq")(block_steps=2)
+        quantized = qs.quantize(model, [data], data, strategy=strategy)
+        trainee = qs.prepare(model, data, "qat")
+    expected = qs.quantize(plain, [DATA], DATA, strategy=strategy)
+    assert torch.equal(quantized.int8()(DATA), expected.int8()(DATA))
+    outputs = trainee.model(DATA)
+    outputs.sum().backward()
+    with switched_off():
+        assert trainee.finish().int8()(DATA).shape == outputs.shape

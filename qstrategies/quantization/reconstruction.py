@@ -17,6 +17,7 @@ from qstrategies.quantization.soft_rounding import (
     rounded_up,
     sharpness,
     undecided,
+    unit_of,
 )
 
 LEAST_EXAMPLES = 2
@@ -89,7 +90,7 @@ def reconstruct(
     soft = {name: SoftWeight(layer) for name, layer in problem.layers.items()}
     mixture = None if share is None else Mixture(problem, share)
     entries, floats, wanted = _by_example(problem)
-    unit = _variance(wanted.flatten(0, 1)).clamp(min=torch.finfo(torch.float32).tiny)
+    unit = unit_of(wanted.flatten(0, 1).transpose(0, 1).flatten(1))
     places = wanted[0].numel() // wanted.shape[2]
     count = min(len(wanted), max(LEAST_EXAMPLES, math.ceil(settings.places / places)))
     optimizer = torch.optim.Adam([each.v for each in soft.values()], settings.rate, fused=True)
@@ -124,8 +125,3 @@ def _by_example(problem: BlockProblem) -> tuple[Tensor, Tensor, Tensor]:
             kept.append(tensor.reshape(count, -1, *tensor.shape[1:]))
     entries, floats, wanted = (torch.cat(kept) for kept in found)
     return entries, floats, wanted
-
-
-def _variance(y: Tensor) -> Tensor:
-    """The mean over the channels of the variance of ``y`` [N, channels, ...]."""
-    return y.transpose(0, 1).flatten(1).var(1).mean()

@@ -187,8 +187,8 @@ def _form(
     """What the float form of ``node`` gives for ``values``, with the rounded weights."""
     module: Any = prepared.graph.get_submodule(node.name)
     if isinstance(node, Layer):
-        weight, bias = constants
-        given = {"weight": weight} if module.bias is None else {"weight": weight, "bias": bias}
+        # a bias that a recipe has corrected is there where the module has none, too
+        given = dict(zip(("weight", "bias"), constants, strict=True))
         y = torch.func.functional_call(module, given, tuple(values))
     else:
         y = module(*values)

@@ -13,6 +13,7 @@ from qstrategies.quantization.regression import Regression, from_rows, weight_ro
 
 ZETA, GAMMA = 1.1, -0.1
 FIRST_BETA, LAST_BETA = 20.0, 2.0
+TIE, LEAN = 0.5, 0.01
 
 
 def rounded_up(v: Tensor) -> Tensor:
@@ -28,8 +29,24 @@ def level_below(reals: Tensor, spacing: int) -> Tensor:
 
 
 def undecided(fraction: Tensor) -> Tensor:
-    """The ``v`` for which ``rounded_up`` is ``fraction``, in [0, 1)."""
-    return -torch.log((ZETA - GAMMA) / (fraction - GAMMA) - 1)
+    """The ``v`` for which ``rounded_up`` is ``fraction``, in [0, 1).
+
+    Ties, as zeros are among odd levels, lean to either side in turn: nothing else would move them.
+    """
+    v = -torch.log((ZETA - GAMMA) / (fraction - GAMMA) - 1)
+    ties = fraction == TIE
+    v[ties] = torch.where(torch.arange(int(ties.sum())) % 2 == 0, LEAN, -LEAN)
+    return v
+
+
+def unit_of(channels: Tensor) -> Tensor:
+    """What squared errors are measured in: the variance of ``channels`` [channels, values], a mean
+    over all. Where they hardly vary, as those of a single example, their squares tell it; 1
+    where all are zero."""
+    squares = torch.finfo(channels.dtype).eps * channels.square().mean()
+    spread = channels.var(1).mean() if channels.shape[1] > 1 else channels.square().mean()
+    unit = torch.maximum(spread, squares)
+    return torch.where(unit > 0, unit, 1.0)
 
 
 def sharpness(progress: float, warm_up: float) -> float | None:
@@ -124,7 +141,7 @@ def up_or_down(problem: RoundingProblem, data: Regression, settings: Settings) -
         high=high,
         spacing=problem.spacing,
         relu=problem.relu,
-        unit=data.wanted.var(1).mean().clamp(min=torch.finfo(torch.float32).tiny),
+        unit=unit_of(data.wanted.transpose(1, 2).flatten(0, 1)),
         strength=settings.strength,
     )
     targets = objective.activated(data.wanted + objective.bias)

@@ -216,7 +216,7 @@ def as_tensor(value: Any) -> Tensor:
     if isinstance(value, Tensor):
         if value.is_meta:
             raise InputError("a tensor holds no values: it is on the device 'meta'. Load them")
-        return value.detach().cpu()
+        return (value.clone() if value.is_inference() else value).detach().cpu()
     array = np.array(value) if hasattr(value, "__array__") else None
     if array is not None and array.dtype.kind in "fiub" and array.dtype.isnative:
         return torch.from_numpy(array)

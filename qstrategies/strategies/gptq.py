@@ -19,7 +19,8 @@ BLOCK = 100  # columns whose errors go to all later ones at once
 class GPTQ(Strategy):
     """With ``H = 2 X^T X / n`` of the inputs (convolutions: of their windows, per group), damped,
     and the upper Cholesky factor U of its inverse: column j is rounded, and
-    ``w <- w - (w_j - q_j) / U_jj U_j`` (algorithm 1). Columns that read only zeros become zero.
+    ``w <- w - (w_j - q_j) / U_jj U_j`` (algorithm 1). Columns that read only zeros in calibration
+    are rounded to nearest (the authors' code makes them zero): other inputs may reach them.
     """
 
     summary = "weights rounded one after another, later ones making good for the errors (GPTQ)"
@@ -33,13 +34,11 @@ class GPTQ(Strategy):
         inputs = sampled(problem).rows.double()  # fewer places than columns need its digits
         hessian = 2 * inputs.mT @ inputs / inputs.shape[1]
         diagonal = hessian.diagonal(dim1=1, dim2=2)
-        dead = diagonal == 0
-        diagonal[dead] = 1
+        diagonal[diagonal == 0] = 1
         diagonal += self.values["damping"] * diagonal.mean(1, keepdim=True)
         inverse = torch.cholesky_inverse(torch.linalg.cholesky(hessian))
         factor = torch.linalg.cholesky(inverse, upper=True).float()
         weight = weight_rows(problem.layer, problem.weight / problem.step)
-        weight = weight.masked_fill(dead[:, None], 0)
         return from_rows(problem.layer, _rounded(weight, factor, problem))
 
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+
+import torch
 from torch import Tensor
 
 from qstrategies.errors import InputError
@@ -26,6 +29,8 @@ COEFFICIENTS = {
 """c1 and c2 by the levels on either side of zero: a coefficient belongs to a grid. Those of 2, 4, 7
 and 8 bits (1, 7, 63, 127) are published for narrow levels, those with a half for levels without
 zero; the others are fitted as those were."""
+UNIFORM = 2 / math.sqrt(3)
+"""The root mean square over the mean size of the uniform distribution, the least of the six."""
 
 
 @STRATEGIES.register("sawb")
@@ -44,13 +49,14 @@ class SAWB(Strategy):
 
 
 def threshold(rows: Tensor, side: float) -> Tensor:
-    """The clipping threshold [rows] for ``side`` levels on either side of zero; the largest weight
-    where the line gives nothing above zero (weights of one size)."""
+    """The clipping threshold [rows] for ``side`` levels on either side of zero. The line ends at
+    the uniform distribution: weights that are more alike are taken for that."""
     if side not in COEFFICIENTS:
         raise InputError(
             f"no coefficients are known for {2 * side + 1:g} levels without zero: take other bits"
         )
     first, second = COEFFICIENTS[side]
     sizes = rows.abs()
-    found = first * sizes.square().mean(1).sqrt() + second * sizes.mean(1)
-    return found.where(found > 0, sizes.amax(1))
+    mean = sizes.mean(1)
+    deviation = torch.maximum(sizes.square().mean(1).sqrt(), UNIFORM * mean)
+    return first * deviation + second * mean
