@@ -52,6 +52,14 @@ def test_a_kernel_has_the_least_errors_of_all_that_cancel(seed):
     assert np.square(found - steps).sum() == pytest.approx(least, rel=1e-5)
 
 
+@pytest.mark.parametrize("size", [60, 600])
+def test_of_equal_gains_the_first_are_taken(size):
+    steps = torch.full((1, size, 1), 0.25)
+    expected = torch.zeros_like(steps)
+    expected[:, : size // 4] = 1
+    assert torch.equal(balanced(steps, *limits(1)), expected)
+
+
 def test_kernels_first_then_channels_as_in_a_few_lines_of_numpy():
     steps = drawn((3, 8, 4)).numpy()
     expected = np.rint(steps)

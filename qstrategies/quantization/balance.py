@@ -9,6 +9,7 @@ every kernel, and then those of every output channel, sum to at most half a step
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -45,23 +46,24 @@ class _Rounding:
         return self.integers.permute(1, 2, 0).contiguous()
 
     def _movable(self, errors: Tensor) -> Tensor:
-        """``errors``, 0 where the integer on the other side of the weight is out of bounds."""
-        return torch.clamp(errors, self.least, self.most)
+        """``errors``, 0 where the integer on the other side of the weight is out of bounds. In
+        place."""
+        return torch.clamp(errors, self.least, self.most, out=errors)
 
     def _cancel_in_kernels(self) -> None:
-        integers = self.integers.view(len(self.steps), -1)
         errors = self.integers - self.steps
         totals = errors.sum(0).flatten()
-        movable = self._movable(errors).view_as(integers)
+        movable = self._movable(errors).view(len(errors), -1)
         kernels = (totals.abs() > 0.5).nonzero().flatten()
         while len(kernels):
             signs = totals[kernels].sign()
-            gain, place = _largest(movable.index_select(1, kernels) * signs)
+            gain, place = _largest(movable.index_select(1, kernels).mul_(signs))
             found = gain > 0
             kernels, signs, place = kernels[found], signs[found], place[found]
-            integers[place, kernels] -= signs
-            movable[place, kernels] = 0
-            totals[kernels] -= signs
+            moved = place * len(totals) + kernels
+            self.integers.view(-1).index_add_(0, moved, signs, alpha=-1)
+            movable.view(-1).index_fill_(0, moved, 0)
+            totals.index_add_(0, kernels, signs, alpha=-1)
             kernels = kernels[totals[kernels].abs() > 0.5]
 
     def _cancel_in_channels(self) -> None:
@@ -69,15 +71,26 @@ class _Rounding:
         errors = self.integers - self.steps
         kernels = errors.sum(0)
         totals = kernels.sum(1, keepdim=True)
-        signs, count = totals.sign(), totals.abs().round()
-        most = min(int(count.max()), kernels.shape[1])
-        gain, place = _largest(self._movable(errors) * signs)
-        worth = torch.where(gain > 0, gain + kernels * signs, -torch.inf)
-        best, inputs = worth.topk(most)
-        chosen = (torch.arange(most) < count) & best.isfinite()
-        outputs, ranks = chosen.nonzero(as_tuple=True)
-        inputs = inputs[outputs, ranks]
+        signs, count = totals.sign(), totals.abs().round().long()
+        gain, place = _largest(self._movable(errors).mul_(signs))
+        movable = gain > 0
+        worth = torch.where(movable, gain + kernels * signs, -torch.inf)
+        outputs, inputs = (_among_largest(worth, count) & movable).nonzero(as_tuple=True)
         self.integers[place[outputs, inputs], outputs, inputs] -= signs[outputs, 0]
+
+
+def _among_largest(values: Tensor, count: Tensor) -> Tensor:
+    """Which are the ``count`` [rows, 1] largest of each row of ``values``, the first ones of equal
+    ones. ``topk`` takes three times as long, and of equal ones as it comes."""
+    size = values.shape[1]
+    ordered = torch.from_numpy(np.sort(values.numpy(), axis=1))
+    last = ordered.gather(1, (size - count).clamp_(0, size - 1))
+    chosen = (values >= last) & (count > 0)
+    if bool((chosen.sum(1, keepdim=True) > count).any()):
+        above = values > last
+        equal = chosen & ~above
+        chosen = above | (equal & (equal.cumsum(1) <= count - above.sum(1, keepdim=True)))
+    return chosen
 
 
 def _largest(values: Tensor) -> tuple[Tensor, Tensor]:
