@@ -99,7 +99,7 @@ def test_every_form_is_drawn():
         known |= parts(found.network)
         with contextlib.suppress(InputError):  # a tensor changed in place under another view
             arguments = Arguments.of(found.network, found.inputs(2))
-            graph = normalized_copy(found.network, arguments).module
+            graph = normalized_copy(found.network, arguments, trains=True).module
             forms |= {type(module) for module in graph.modules()}
     raise AssertionError(f"never drawn: {set(FORMS) - forms}")
 

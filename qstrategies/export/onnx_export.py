@@ -113,15 +113,22 @@ def export_onnx(
         metadata = {**asked, **(metadata or {})}
     files = [saved(portable, path, "portable", metadata, quantized)]
     _save_vectors(files[0])
-    model = ir.from_proto(portable)
-    if optimize_for is not None and lower(model.graph, optimize_for):
-        fast = onnx.shape_inference.infer_shapes(_plain(ir.to_proto(model)))
+    fast = None if optimize_for is None else _lowered(portable, optimize_for)
+    if fast is not None:
         files.append(
             saved(
                 fast, path.with_suffix(".fast.onnx"), "fast", metadata, quantized, portable=files[0]
             )
         )
     return [replace(file, pixels=pixels) for file in files]
+
+
+def _lowered(portable: onnx.ModelProto, runtime: str) -> onnx.ModelProto | None:
+    """The form for ``runtime``; None if there is nothing to gain."""
+    model = ir.from_proto(portable)
+    if not lower(model.graph, runtime):
+        return None
+    return onnx.shape_inference.infer_shapes(_plain(ir.to_proto(model)))
 
 
 @public

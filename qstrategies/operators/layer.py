@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn.utils import skip_init
 
 from qstrategies.operators.arithmetic import rounded
 from qstrategies.operators.base import Array, Node, Site, Writer, column
@@ -138,17 +137,17 @@ def own_copy(
     weight: Tensor, bias: Tensor | None, kind: type[nn.Module], *arguments: Any, **named: Any
 ) -> nn.Module:
     """A layer of ``kind`` with copies of these parameters, in eval mode; no others are drawn."""
-    layer: Any = skip_init(kind, *arguments, bias=bias is not None, **named)
-    take(layer.weight, weight)
+    layer: Any = kind(*arguments, bias=bias is not None, device="meta", **named)
+    layer.weight = own_parameter(weight)
     if bias is not None:
-        take(layer.bias, bias)
+        layer.bias = own_parameter(bias)
     evaluated: nn.Module = layer.eval()
     return evaluated
 
 
-def own_parameter(value: nn.Parameter) -> nn.Parameter:
+def own_parameter(value: Tensor) -> nn.Parameter:
     """A copy of ``value`` to be trained as it is (``take``)."""
-    own = nn.Parameter(torch.empty_like(value))
+    own = nn.Parameter(torch.empty_like(value, memory_format=torch.contiguous_format))
     take(own, value)
     return own
 

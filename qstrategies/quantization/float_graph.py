@@ -21,10 +21,14 @@ from qstrategies.quantization.trying import unnoticed
 
 
 def normalized_copy(
-    model: nn.Module, arguments: Arguments, leave_in_float: Collection[str | type[nn.Module]] = ()
+    model: nn.Module,
+    arguments: Arguments,
+    leave_in_float: Collection[str | type[nn.Module]] = (),
+    *,
+    trains: bool = False,
 ) -> Normalized:
     """The graph of forms of a float32 copy of ``model`` in evaluation mode; it computes what that
-    copy computes.
+    copy computes. Where it ``trains``, it knows what is fixed and what is drawn in training.
 
     Raises:
         InputError: what cannot be captured.
@@ -36,7 +40,7 @@ def normalized_copy(
     if is_exported(copied):  # tracing it again would only take its names and what they stand for
         return _checked(copied, Captured(as_functions(copied), {}), arguments, example)
     left = left_names(copied, leave_in_float)
-    scatters = scattering(copied, batch) - left.keys()
+    scatters = scattering(copied, batch) - left.keys() if trains else set()
 
     def seen(*, assumes: bool) -> Normalized:
         captured = capture(copied, arguments, left, scatters, assumes=assumes)
@@ -44,7 +48,8 @@ def normalized_copy(
             with torch.no_grad(), unnoticed():
                 copied(*batch[0], **batch[1])
             captured = capture(copied, arguments, left, scatters, assumes=assumes)
-        mark_fixed(captured.module.graph, copied, model, batch)
+        if trains:
+            mark_fixed(captured.module.graph, copied, model, batch)
         return _checked(copied, captured, arguments, example)
 
     try:

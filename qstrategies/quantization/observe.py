@@ -3,6 +3,7 @@ it only passes on."""
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -75,6 +76,11 @@ class Fact:
     before: Tensor | None = None
     same_as: fx.Node | None = None
     reshaped: tuple[fx.Node, ...] = ()
+
+    @functools.cached_property
+    def place(self) -> tuple[Any, ...]:
+        """Where ``value`` lies, if it is a tensor: asked for when the run is over."""
+        return place(self.value) if isinstance(self.value, Tensor) else ()
 
 
 Facts = dict[fx.Node, Fact]

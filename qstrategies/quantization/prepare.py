@@ -155,17 +155,20 @@ def fold(forms: Prepared) -> set[str]:
     return saturating
 
 
-def forms_of(
+def forms_of(  # noqa: PLR0913 - one argument per setting
     model: nn.Module,
     config: QuantizationConfig,
     example: Any,
     recipe: Recipe,
     input_scale: float | None,
     leave_in_float: Collection[str | type[nn.Module]] = (),
+    *,
+    trains: bool = False,
 ) -> Prepared:
-    """``model`` as a graph of forms, quantizers nowhere; arguments and errors as in ``prepare``."""
+    """``model`` as a graph of forms, quantizers nowhere; what acts only in training is among them
+    if it ``trains``. Other arguments and errors as in ``prepare``."""
     device, arguments = device_of(model), Arguments.of(model, example)
-    normalized = normalized_copy(model, arguments, leave_in_float)
+    normalized = normalized_copy(model, arguments, leave_in_float, trains=trains)
     outputs = numbered(normalized)
     expected = [each for _, each in leaves(normalized.expected) if isinstance(each, Tensor)]
     sample = (normalized.inputs, expected)

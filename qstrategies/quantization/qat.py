@@ -159,7 +159,7 @@ def prepare_qat(  # noqa: PLR0913 - one keyword per setting
     Args:
         calibration: batches as ``model`` takes them, for recipes that look at them before training.
     """
-    forms = forms_of(model, config, example, recipe, input_scale, leave_in_float)
+    forms = forms_of(model, config, example, recipe, input_scale, leave_in_float, trains=True)
     relus_to_layers(forms.graph)
     if input_scale is not None:
         entry_layers(forms.graph)

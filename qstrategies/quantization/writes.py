@@ -14,16 +14,16 @@ from qstrategies.quantization.observe import Facts, describe, overlap, place
 
 def names_of(facts: Facts, changed: fx.Node) -> Iterator[fx.Node]:
     """The nodes whose tensors share an element with that of ``changed``."""
-    target = facts[changed].value
+    target = facts[changed]
     for node, fact in facts.items():
-        known = isinstance(fact.value, Tensor)
-        if known and (is_whole(facts, node, changed) or overlap(fact.value, target)):
+        of_its_storage = fact.place[:1] == target.place[:1]
+        if of_its_storage and (fact.place == target.place or overlap(fact.value, target.value)):
             yield node
 
 
 def is_whole(facts: Facts, node: fx.Node, changed: fx.Node) -> bool:
     """Whether ``node`` gives the very tensor that ``changed`` gives."""
-    return place(facts[node].value) == place(facts[changed].value)
+    return facts[node].place == facts[changed].place
 
 
 def item_of(view: fx.Node) -> fx.Node | None:

@@ -101,10 +101,14 @@ class Vectors:
     @property
     def json(self) -> str:
         """One entry per line, and one vector."""
-        content = dataclasses.asdict(self)
-        vectors = ",\n".join(json.dumps(each) for each in content.pop("vectors"))
-        entries = [f"{json.dumps(name)}: {json.dumps(value)}" for name, value in content.items()]
+        content = {name: _json(value) for name, value in vars(self).items() if name != "vectors"}
+        vectors = ",\n".join(map(_json, self.vectors))
+        entries = [f"{_json(name)}: {value}" for name, value in content.items()]
         return "{\n" + ",\n".join([*entries, f'"vectors": [\n{vectors}\n]']) + "\n}\n"
+
+
+def _json(value: object) -> str:
+    return json.dumps(value, default=vars)  # of a dataclass, its fields
 
 
 def vectors_path(path: Path) -> Path:
