@@ -87,7 +87,7 @@ def _form(sign: int) -> Form:
     def node(site: Site) -> Node:
         return Addition(**site.ends, sign=sign, relu=site.relu)
 
-    return Form(placing=Placing.OWN, node=node, takes_relu=True)
+    return Form(placing=Placing.OWN, node=node, takes_relu=True, homogeneous=True)
 
 
 FORMS[Add] = _form(1)

@@ -27,17 +27,29 @@ from qstrategies.operators.batch_number import with_count
 from qstrategies.operators.drawing import Applied, Sizes, draws
 from qstrategies.operators.layer import own_parameter
 
+BESIDE_FLOAT = "all that it reads is in float"
+
 
 class Float(nn.Module):
-    """``module`` of the user's, or a call of one function, left in float; ``reason`` says why."""
+    """``module`` of the user's, or a call of one function, left in float; ``reason`` says why.
+
+    It takes factors over: input ``number`` comes ``reads[number]`` times, and the result is wanted
+    ``gives`` times as large.
+    """
 
     def __init__(self, module: nn.Module, name: str, reason: str) -> None:
         super().__init__()
         self.module, self.name, self.reason = module, name, reason
+        self.reads: dict[int, float] = {}
+        self.gives = 1.0
 
     def forward(self, *tensors: Tensor) -> Tensor:
-        result: Tensor = self.module(*tensors)
-        return result
+        given = (
+            tensor / self.reads[number] if number in self.reads else tensor
+            for number, tensor in enumerate(tensors)
+        )
+        result: Tensor = self.module(*given)
+        return result if self.gives == 1 else result * self.gives
 
 
 class Part(nn.Module):

@@ -3,8 +3,9 @@
 Layers are linear, and ReLU, pooling and moving values are positively homogeneous: ``f(c x) = c
 f(x)`` for ``c > 0``. So a tensor that layers give and layers read may be ``c`` times as large, with
 the weights and biases before it times ``c`` and the weights behind it divided by that, as in
-``saturation.py``; a function that becomes a table takes any factor. With the right ``c`` a power of
-two fits its range as well as any other scale.
+``saturation.py``; a function that becomes a table takes any factor, and so does what stays in
+float. With the right ``c`` a power of two fits its range as well as any other scale. Tensors that
+are added up, as the branches of a residual network are, have one factor: that of the least noise.
 """
 
 from __future__ import annotations
@@ -16,9 +17,11 @@ import torch
 from torch import fx
 
 from qstrategies.operators.base import form_of
+from qstrategies.operators.island import BESIDE_FLOAT, Float
 from qstrategies.operators.table import Elementwise
 from qstrategies.quantization.exact_forms import is_layer, module_at
 from qstrategies.quantization.histogram import ExactHistogramObserver
+from qstrategies.quantization.place import Sets
 from qstrategies.quantization.prepare import Prepared
 
 
@@ -26,79 +29,129 @@ from qstrategies.quantization.prepare import Prepared
 def fit_ranges(prepared: Prepared) -> None:
     """Rescale what ``ExactHistogramObserver`` has seen between layers. In place; the function of
     the graph stays the same."""
-    for group, members in prepared.placement.members.items():
-        known = prepared.activations.get(group)
-        observer = None if known is None else known.observer
-        if not isinstance(observer, ExactHistogramObserver):
+    members = prepared.placement.members
+    for groups in _joint(prepared):
+        known = [prepared.activations.get(group) for group in groups]
+        found = [None if each is None else each.observer for each in known]
+        observers = [each for each in found if isinstance(each, ExactHistogramObserver)]
+        between = _Between(prepared, [name for group in groups for name in members[group]])
+        if len(observers) < len(groups) or not between.stands:
             continue
-        between = _Between(prepared, members)
-        if not between.stands:
-            continue
-        factor = observer.fit()
-        for form in between.before:
-            _give(form, factor)
-        for form in between.behind:
-            _read(form, factor)
+        factor = _least_noise(observers)
+        for observer in observers:
+            observer.enlarge(factor)
+        for node in between.before:
+            _give(_form(prepared, node), factor)
+        for node, number in between.behind:
+            _read(_form(prepared, node), number, factor)
+
+
+def _joint(prepared: Prepared) -> list[list[int]]:
+    """The groups of tensors, those together whose factors are one."""
+    groups, sets = prepared.placement.groups, Sets[int]()
+    for name in groups:
+        sets.add(groups[name])
+    for node in prepared.graph.graph.nodes:
+        if _passes(prepared, node):
+            names = [_end(prepared, node).name, *(each.name for each in node.all_input_nodes)]
+            first, *others = [groups[name] for name in names if name in groups]
+            for other in others:
+                sets.join(first, other)
+    found: dict[int, list[int]] = {}
+    for group in sets.parents:
+        found.setdefault(sets.find(group), []).append(group)
+    return list(found.values())
+
+
+def _passes(prepared: Prepared, node: fx.Node) -> bool:
+    """Whether ``node`` gives ``c`` times as much for ``c`` times as much of all its inputs."""
+    form = form_of(module_at(prepared.graph, node))
+    return form is not None and form.homogeneous and node.name not in prepared.placement.islands
+
+
+def _end(prepared: Prepared, node: fx.Node) -> fx.Node:
+    """The node whose result is rounded: ``node``, or the ReLU that joins it."""
+    return next(iter(node.users)) if node.name in prepared.placement.inner else node
+
+
+def _least_noise(observers: Sequence[ExactHistogramObserver]) -> float:
+    """The factor below 2 with the least squared steps of all, in the unit of what is observed."""
+    return min(
+        (observer.filling() for observer in observers),
+        key=lambda factor: sum(observer.step(factor) ** 2 for observer in observers),
+    )
+
+
+def _form(prepared: Prepared, node: fx.Node) -> Any:
+    """What ``node`` calls; whatever computes in float takes factors as a ``Float``."""
+    form = module_at(prepared.graph, node)
+    if node.name not in prepared.placement.islands or isinstance(form, Float):
+        return form
+    wrapped = Float(form, type(form).__name__, BESIDE_FLOAT)
+    prepared.graph.set_submodule(str(node.target), wrapped)
+    return wrapped
 
 
 def _give(form: Any, factor: float) -> None:
     """Let ``form`` give ``factor`` times as much."""
-    if isinstance(form, Elementwise):
+    if isinstance(form, Elementwise | Float):
         form.gives *= factor
         return
     for parameter in form.parameters():
         parameter.mul_(factor)
 
 
-def _read(form: Any, factor: float) -> None:
-    """Let ``form`` give the same for ``factor`` times as much."""
-    if isinstance(form, Elementwise):
+def _read(form: Any, number: int, factor: float) -> None:
+    """Let ``form`` give the same for ``factor`` times as much of its input ``number``."""
+    if isinstance(form, Float):
+        form.reads[number] = form.reads.get(number, 1.0) * factor
+    elif isinstance(form, Elementwise):
         form.reads *= factor
     else:
         form.weight.div_(factor)
 
 
 class _Between:
-    """The layers and tables ``before`` and ``behind`` tensors that share a quantizer.
+    """The nodes ``before`` and ``behind`` tensors that share a quantizer: layers, tables, and what
+    computes in float; those behind with the number of the input.
 
     ``stands``: whether nothing else gives or reads them.
     """
 
     def __init__(self, prepared: Prepared, members: Sequence[str]) -> None:
         self.prepared, self.members = prepared, set(members)
-        self.before: list[Any] = []
-        self.behind: list[Any] = []
+        self.before: list[fx.Node] = []
+        self.behind: list[tuple[fx.Node, int]] = []
         nodes = [node for node in prepared.graph.graph.nodes if node.name in self.members]
         self.stands = all(self._given(node) and self._read(node) for node in nodes)
 
     def _given(self, node: fx.Node) -> bool:
-        if self._moved(node):
-            return True
         source: Any = node.args[0] if node.args else None
         joined = isinstance(source, fx.Node) and source.name in self.prepared.placement.inner
         maker = source if joined else node
+        if self._within(maker):
+            return True
         if self._scales(maker):
-            self.before.append(module_at(self.prepared.graph, maker))
+            self.before.append(maker)
             return True
         return False
 
     def _read(self, node: fx.Node) -> bool:
         for user in node.users:
             if self._scales(user):
-                self.behind.append(module_at(self.prepared.graph, user))
-            elif not self._moved(user):
+                places = [number for number, each in enumerate(user.args) if each is node]
+                self.behind += [(user, number) for number in places]
+            elif not self._within(user):
                 return False
         return bool(node.users)
 
     def _scales(self, node: fx.Node) -> bool:
-        """Whether ``node`` is a layer or a table of integers, which may take a factor over."""
+        """Whether ``node`` may take a factor over."""
         graph = self.prepared.graph
-        in_float = node.name in self.prepared.placement.islands
-        table = isinstance(module_at(graph, node), Elementwise)
-        return (table or is_layer(graph, node)) and not in_float
+        in_float = node.op == "call_module" and node.name in self.prepared.placement.islands
+        return in_float or is_layer(graph, node) or isinstance(module_at(graph, node), Elementwise)
 
-    def _moved(self, node: fx.Node) -> bool:
-        """Whether ``node`` is one of the tensors and made from others of them."""
-        form = form_of(module_at(self.prepared.graph, node))
-        names = {node.name, *(source.name for source in node.all_input_nodes)}
-        return form is not None and form.homogeneous and names <= self.members
+    def _within(self, node: fx.Node) -> bool:
+        """Whether ``node`` makes one of the tensors from others of them."""
+        ends = {_end(self.prepared, node).name, *(source.name for source in node.all_input_nodes)}
+        return _passes(self.prepared, node) and ends <= self.members

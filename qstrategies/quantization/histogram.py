@@ -76,23 +76,31 @@ class ExactHistogramObserver(nn.Module):
     def _binned(self, places: Tensor, weights: Tensor | None = None) -> Tensor:
         return torch.bincount(places.long() + HALF, weights, len(self.counts)).long()
 
-    def fit(self) -> float:
-        """The factor below 2 with which the range fills what a power of two covers; from now on all
-        values count as that much larger."""
+    def filling(self) -> float:
+        """The factor below 2 with which the range fills what a power of two covers."""
         span = self.high - self.low
         if not torch.isfinite(span) or span == 0:
             return 1.0
-        covering, _ = exact_activation_qparams(self.low, self.high, self.quant_min, self.quant_max)
-        # a little less, so that no rounding leads beyond
-        factor = covering * (self.quant_max - self.quant_min) / span * (1 - 2.0**-20)
+        covering = self._covering()[0] * (self.quant_max - self.quant_min)
+        return float(covering / span * (1 - 2.0**-20))  # so that no rounding leads beyond
+
+    def step(self, factor: float) -> float:
+        """The step that covers ``factor`` times the range, in the unit of the range as it is."""
+        return float(self._covering(factor)[0]) / factor
+
+    def enlarge(self, factor: float) -> None:
+        """From now on all values count as ``factor`` times as large."""
         for figure in (self.low, self.high, self.width):
             figure *= factor
-        return float(factor)
+
+    def _covering(self, factor: float = 1.0) -> tuple[Tensor, Tensor]:
+        ends = self.low * factor, self.high * factor
+        return exact_activation_qparams(*ends, self.quant_min, self.quant_max)
 
     def calculate_qparams(self) -> tuple[Tensor, Tensor]:
         """Scale and zero point, float32 and int64 [1]."""
         limits = (self.quant_min, self.quant_max)
-        covering = exact_activation_qparams(self.low, self.high, *limits)
+        covering = self._covering()
         if not self.counts.any() or not torch.isfinite(self.high - self.low):
             return covering
         filled = self.counts.nonzero().flatten()

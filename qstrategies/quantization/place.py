@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import torch
 from torch import fx, nn
@@ -12,6 +12,8 @@ from torch import fx, nn
 from qstrategies.operators.base import Placing, form_of
 from qstrategies.operators.dropout import TRAINING_ONLY
 from qstrategies.quantization.exact_forms import NORM_KINDS, folds, module_at
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -55,7 +57,7 @@ def place(graph: fx.GraphModule) -> Placement:
         if _stays_in_float(graph, node, in_float):
             in_float.add(node)
     inner = {node for node in nodes if node not in in_float and _joins_its_reader(graph, node)}
-    sets = _Sets()
+    sets = Sets[fx.Node]()
     for node in nodes:
         if node in in_float or node.op == "placeholder":
             continue
@@ -80,7 +82,7 @@ def place(graph: fx.GraphModule) -> Placement:
     return Placement(groups, *names)
 
 
-def _add_behind(graph: fx.GraphModule, sets: _Sets, node: fx.Node) -> None:
+def _add_behind(graph: fx.GraphModule, sets: Sets[fx.Node], node: fx.Node) -> None:
     """Let what is ``node`` in evaluation share its quantizer."""
     while isinstance(module_at(graph, node), TRAINING_ONLY):
         source: Any = node.args[0]
@@ -111,19 +113,22 @@ def _joins_its_reader(graph: fx.GraphModule, node: fx.Node) -> bool:
     return isinstance(after, NORM_KINDS) and folds(graph, reader)
 
 
-class _Sets:
-    """Disjoint sets of nodes."""
+class Sets(Generic[T]):
+    """Disjoint sets."""
 
     def __init__(self) -> None:
-        self.parents: dict[fx.Node, fx.Node] = {}
+        self.parents: dict[T, T] = {}
 
-    def add(self, node: fx.Node) -> None:
-        self.parents.setdefault(node, node)
+    def add(self, member: T) -> None:
+        """Begin a set with ``member``, unless it is in one."""
+        self.parents.setdefault(member, member)
 
-    def find(self, node: fx.Node) -> fx.Node:
-        while self.parents[node] is not node:
-            node = self.parents[node]
-        return node
+    def find(self, member: T) -> T:
+        """What stands for the set of ``member``."""
+        while self.parents[member] != member:
+            member = self.parents[member]
+        return member
 
-    def join(self, a: fx.Node, b: fx.Node) -> None:
+    def join(self, a: T, b: T) -> None:
+        """Make one set of those of ``a`` and ``b``."""
         self.parents[self.find(a)] = self.find(b)
