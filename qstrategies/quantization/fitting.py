@@ -23,6 +23,7 @@ from qstrategies.quantization.exact_forms import is_layer, module_at
 from qstrategies.quantization.histogram import ExactHistogramObserver
 from qstrategies.quantization.place import Sets
 from qstrategies.quantization.prepare import Prepared
+from qstrategies.quantization.scales import SMALLEST_STEP, power_of_two_above
 
 
 @torch.no_grad()
@@ -75,11 +76,12 @@ def _end(prepared: Prepared, node: fx.Node) -> fx.Node:
 
 
 def _least_noise(observers: Sequence[ExactHistogramObserver]) -> float:
-    """The factor below 2 with the least squared steps of all, in the unit of what is observed."""
-    return min(
-        (observer.filling() for observer in observers),
-        key=lambda factor: sum(observer.step(factor) ** 2 for observer in observers),
-    )
+    """The factor below 2 that lets one range fill its power of two, and gives the least sum of
+    squared scales of all, in the unit of what is observed."""
+    factors = torch.tensor([observer.filling() for observer in observers])
+    steps = torch.tensor([observer.step for observer in observers]).clamp(min=SMALLEST_STEP)
+    scales = power_of_two_above(factors[:, None] * steps) / factors[:, None]
+    return float(factors[scales.double().square().sum(1).argmin()])
 
 
 def _form(prepared: Prepared, node: fx.Node) -> Any:

@@ -84,18 +84,18 @@ class ExactHistogramObserver(nn.Module):
         covering = self._covering()[0] * (self.quant_max - self.quant_min)
         return float(covering / span * (1 - 2.0**-20))  # so that no rounding leads beyond
 
-    def step(self, factor: float) -> float:
-        """The step that covers ``factor`` times the range, in the unit of the range as it is."""
-        return float(self._covering(factor)[0]) / factor
+    @property
+    def step(self) -> float:
+        """The scale that would cover the range and no more."""
+        return float(self.high - self.low) / (self.quant_max - self.quant_min)
 
     def enlarge(self, factor: float) -> None:
         """From now on all values count as ``factor`` times as large."""
         for figure in (self.low, self.high, self.width):
             figure *= factor
 
-    def _covering(self, factor: float = 1.0) -> tuple[Tensor, Tensor]:
-        ends = self.low * factor, self.high * factor
-        return exact_activation_qparams(*ends, self.quant_min, self.quant_max)
+    def _covering(self) -> tuple[Tensor, Tensor]:
+        return exact_activation_qparams(self.low, self.high, self.quant_min, self.quant_max)
 
     def calculate_qparams(self) -> tuple[Tensor, Tensor]:
         """Scale and zero point, float32 and int64 [1]."""
