@@ -83,7 +83,7 @@ def least_disturbing(
     """
     if budget < widths[0]:
         raise InputError(f"a budget of {budget:g} bits: give at least {widths[0]}")
-    if budget >= widths[-1]:
+    if budget >= widths[-1] or not counts:
         return [widths[-1]] * len(counts)
     uniform = max(place for place, width in enumerate(widths) if width <= budget)
     bound = max(disturbed[:, uniform].sum(), np.finfo(np.float64).tiny)  # what all alike cost

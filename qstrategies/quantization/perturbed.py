@@ -31,9 +31,13 @@ class PerturbedStep(WeightQuantizer):
 
 
 def perturb(model: FakeQuantizedModel, loss: Tensor, rho: float) -> None:
-    """Set the shifts of ``model`` to ``rho g / |g|``, g the gradient of ``loss`` by all of them."""
+    """Set the shifts of ``model`` to ``rho g / |g|``, g the gradient of ``loss`` by all of them; 0
+    where ``loss`` does not look at what a layer gives."""
     moved = [each for each in model.modules() if isinstance(each, PerturbedStep)]
-    found = torch.autograd.grad(loss, [each.shift for each in moved], retain_graph=True)
+    if not moved:
+        return
+    shifts = [each.shift for each in moved]
+    found = torch.autograd.grad(loss, shifts, retain_graph=True, materialize_grads=True)
     norm = torch.stack([each.norm() for each in found]).norm().clamp(min=1e-12)
     for each, gradient in zip(moved, found, strict=True):
         each.given = rho * gradient / norm

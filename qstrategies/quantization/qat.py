@@ -82,7 +82,7 @@ class FakeQuantizedModel(nn.Module):
             {str(group): quantizer for group, quantizer in forms.activations.items()}
         )
         self.weight_quantizers = nn.ModuleDict(
-            {name.replace(".", "_"): quantizer for name, quantizer in forms.weights.items()}
+            {registered(name): quantizer for name, quantizer in forms.weights.items()}
         )
         view = _training_view(forms)
         exported = _exported_view(view)
@@ -140,6 +140,11 @@ class FakeQuantizedModel(nn.Module):
         results = found if isinstance(found, list | tuple) else [found]
         outputs = self.forms.outputs
         return mapped(outputs, lambda _, place: None if place is None else results[place])
+
+
+def registered(name: str) -> str:
+    """The dotted ``name`` as a module may have it for an attribute; no two are the same."""
+    return name.replace(".", "/")
 
 
 @own_randomness()

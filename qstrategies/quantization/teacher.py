@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from qstrategies.errors import InputError
 from qstrategies.quantization.copies import copy_of
 from qstrategies.quantization.exact_forms import drop_training_only, fold_norms
 from qstrategies.quantization.qat import FakeQuantizedModel
@@ -45,7 +46,12 @@ def tensors(outputs: Any) -> list[Tensor]:
 
 def divergence(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
     """T^2 KL(softmax(teacher / T), softmax(student / T)) of logits [N, classes, ...], averaged over
-    all but the classes."""
+    all but the classes. Raises ``InputError`` for outputs that are no such logits."""
+    if student.dim() < 2 or student.shape[1] < 2:
+        raise InputError(
+            f"an output {list(student.shape)} has no classes in dimension 1, which a teacher's are "
+            "compared by: take a strategy without distill"
+        )
     wanted = functional.log_softmax(teacher.float() / temperature, 1)
     found = functional.log_softmax(student.float() / temperature, 1)
     return temperature**2 * (wanted.exp() * (wanted - found)).sum(1).mean()

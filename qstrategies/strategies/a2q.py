@@ -51,4 +51,6 @@ class A2q(Strategy):
     def loss(self, model: nn.Module, step: Step) -> Tensor | None:
         assert isinstance(model, FakeQuantizedModel)
         excesses = [excess(layer) for layer in model.layers]
+        if not excesses:
+            return None
         return self.values["penalty"] * torch.cat(excesses).clamp(min=1).log2().sum()

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal
 
+import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
@@ -212,27 +213,39 @@ def _own_original(layer: Any) -> None:
         computed.original = nn.Parameter(own.detach().clone(), own.requires_grad)
 
 
-def plain_layers(model: nn.Module, strategy: str) -> list[Any]:
-    """``weighted_layers``, whose weights ``strategy`` splits into several parameters.
+def plain_layers(model: nn.Module, use: str, *, shared: bool = False) -> dict[str, Any]:
+    """``weighted_layers`` by their names, whose weights are parameters that may be put to ``use``.
 
     Raises:
-        InputError: a weight that is computed already, or that something else has too.
+        InputError: a weight that is computed already, or, unless ``shared``, that something else
+            has too.
     """
     holders = Counter(
         id(each) for module in model.modules() for each in module._parameters.values()
     )
     names = {id(module): name for name, module in model.named_modules()}
-    layers = list(weighted_layers(model))
-    for layer in layers:
+    layers = {names[id(layer)]: layer for layer in weighted_layers(model)}
+    for name, layer in layers.items():
         own = layer._parameters.get("weight")
-        if own is not None and holders[id(own)] == 1:
+        if own is not None and (shared or holders[id(own)] == 1):
             continue
         what = "is computed from others" if own is None else "is shared with another module"
         raise InputError(
-            f"the weight of {names[id(layer)]!r} {what}, and {strategy} makes one of its own of "
-            "it: take another strategy, or give each layer a plain weight"
+            f"the weight of {name!r} {what}, and {use}: take another strategy, or give each layer "
+            "a plain weight"
         )
     return layers
+
+
+def weight_parameters(layer: nn.Module) -> list[nn.Parameter]:
+    """The weight of ``layer``, or what it is computed from."""
+    own = layer.named_parameters()
+    return [each for name, each in own if "bias" not in name.split(".")]
+
+
+def summed(parts: Sequence[Tensor]) -> Tensor:
+    """The sum of ``parts``, numbers of one layer each; 0 where a model has no layers."""
+    return torch.stack(list(parts)).sum() if parts else torch.zeros(())
 
 
 def _own_class(layer: nn.Module) -> None:

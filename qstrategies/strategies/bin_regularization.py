@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from qstrategies.quantization.fake_quantized import FakeQuantizedLayer
 from qstrategies.quantization.qat import FakeQuantizedModel
 from qstrategies.strategies import STRATEGIES
-from qstrategies.strategies.base import Option, Step
+from qstrategies.strategies.base import Option, Step, summed
 from qstrategies.strategies.lsq import Lsq
 
 
@@ -32,7 +32,7 @@ class BinRegularization(Lsq):
     def loss(self, model: nn.Module, step: Step) -> Tensor | None:
         assert isinstance(model, FakeQuantizedModel)
         strength = self.values["strength"]
-        return strength * torch.stack([spread(layer) for layer in model.layers]).sum()
+        return strength * summed([spread(layer) for layer in model.layers])
 
 
 def spread(layer: FakeQuantizedLayer) -> Tensor:

@@ -3,10 +3,13 @@ arXiv 1709.01134); with ``sigma``, onto as many standard deviations of the layer
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 from torch import nn
 
 from qstrategies.strategies import STRATEGIES
-from qstrategies.strategies.base import Option, Step, Strategy, weighted_layers
+from qstrategies.strategies.base import Option, Step, Strategy, plain_layers
 
 
 @STRATEGIES.register("clamp")
@@ -20,9 +23,17 @@ class Clamp(Strategy):
         "sigma": Option(0, 0, 100, "largest in standard deviations of the layer; 0: threshold"),
     }
 
+    def parametrize(self, model: nn.Module) -> None:
+        _layers(model)  # which refuses early
+
     def after_step(self, model: nn.Module, step: Step) -> None:
-        for layer in weighted_layers(model):
+        for layer in _layers(model).values():
             threshold = self.values["threshold"]
             if self.values["sigma"]:
                 threshold = self.values["sigma"] * float(layer.weight.std())
-            layer.weight.clamp_(-threshold, threshold)
+            if threshold > 0:  # a single weight and weights of one value have no deviation
+                layer.weight.clamp_(-threshold, threshold)
+
+
+def _layers(model: nn.Module) -> Mapping[str, Any]:
+    return plain_layers(model, "clamp cannot move it", shared=True)

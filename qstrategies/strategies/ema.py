@@ -11,6 +11,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
+from qstrategies.quantization.qat import registered
 from qstrategies.strategies import STRATEGIES
 from qstrategies.strategies.base import QAT, Option, Step, Strategy
 
@@ -45,4 +46,4 @@ class Ema(Strategy):
 
 def buffer(name: str) -> str:
     """Where a model in training keeps the average of its parameter ``name``."""
-    return f"average_of_{name.replace('.', '_')}"
+    return f"average_of_{registered(name)}"

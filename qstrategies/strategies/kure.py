@@ -28,8 +28,9 @@ class Kure(Strategy):
     }
 
     def loss(self, model: nn.Module, step: Step) -> Tensor | None:
-        between = list(weighted_layers(model))[1:-1]
-        apart = [kurtosis(layer.weight) - self.values["target"] for layer in between]
+        between = [layer.weight for layer in weighted_layers(model)][1:-1]
+        spread = [weight for weight in between if weight.std() > 0]  # others have no kurtosis
+        apart = [kurtosis(weight) - self.values["target"] for weight in spread]
         return self.values["strength"] * torch.stack(apart).square().mean() if apart else None
 
 

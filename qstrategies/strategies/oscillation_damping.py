@@ -8,14 +8,13 @@ as a cosine from 0 after a quarter of the training. Steps are LSQ's; ``norm_batc
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor, nn
 
 from qstrategies.quantization.fake_quantized import FakeQuantizedLayer
 from qstrategies.quantization.learned import annealed
 from qstrategies.quantization.qat import FakeQuantizedModel
 from qstrategies.strategies import STRATEGIES
-from qstrategies.strategies.base import Option, Step
+from qstrategies.strategies.base import Option, Step, summed
 from qstrategies.strategies.lsq import Lsq
 
 
@@ -36,7 +35,7 @@ class OscillationDamping(Lsq):
         factor = self.values["damping"] * annealed(step.progress, self.values["start"])
         if not factor:
             return None
-        return factor * torch.stack([distance(layer) for layer in model.layers]).sum()
+        return factor * summed([distance(layer) for layer in model.layers])
 
 
 def distance(layer: FakeQuantizedLayer) -> Tensor:

@@ -7,11 +7,10 @@ the float model trains.
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor, nn
 
 from qstrategies.strategies import STRATEGIES
-from qstrategies.strategies.base import Option, Step, Strategy, weighted_layers
+from qstrategies.strategies.base import Option, Step, Strategy, summed, weighted_layers
 
 
 @STRATEGIES.register("range_loss")
@@ -24,4 +23,4 @@ class RangeLoss(Strategy):
 
     def loss(self, model: nn.Module, step: Step) -> Tensor | None:
         largest = [layer.weight.abs().max() for layer in weighted_layers(model)]
-        return self.values["strength"] * torch.stack(largest).sum()
+        return self.values["strength"] * summed(largest)

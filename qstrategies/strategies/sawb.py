@@ -29,8 +29,7 @@ COEFFICIENTS = {
 """c1 and c2 by the levels on either side of zero: a coefficient belongs to a grid. Those of 2, 4, 7
 and 8 bits (1, 7, 63, 127) are published for narrow levels, those with a half for levels without
 zero; the others are fitted as those were."""
-UNIFORM = 2 / math.sqrt(3)
-"""The root mean square over the mean size of the uniform distribution, the least of the six."""
+UNIFORM = 2 / math.sqrt(3)  # root mean square over mean size, the least of the six
 
 
 @STRATEGIES.register("sawb")
@@ -57,6 +56,5 @@ def threshold(rows: Tensor, side: float) -> Tensor:
         )
     first, second = COEFFICIENTS[side]
     sizes = rows.abs()
-    mean = sizes.mean(1)
-    deviation = torch.maximum(sizes.square().mean(1).sqrt(), UNIFORM * mean)
-    return first * deviation + second * mean
+    root, mean = sizes.square().mean(1).sqrt(), sizes.mean(1)
+    return first * torch.maximum(root, UNIFORM * mean) + second * mean

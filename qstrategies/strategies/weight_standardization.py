@@ -2,8 +2,8 @@
 
 w = (v - mean(v)) / (std(v) + 1e-5) per output channel (equations 7 and 8, std unbiased as in the
 authors' code), only in front of batch normalization, which takes the scale out again: of
-convolutions that a batch normalization of as many channels is registered right behind. Folded
-before quantization.
+convolutions that a batch normalization of as many channels is registered right behind, with more
+than one weight to a channel. Folded before quantization.
 """
 
 from __future__ import annotations
@@ -13,6 +13,8 @@ from typing import Any
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
+from qstrategies.operators.transposed import is_transposed
+from qstrategies.quantization.exact_forms import output_rows
 from qstrategies.strategies import STRATEGIES
 from qstrategies.strategies.base import Strategy, weighted_layers
 
@@ -20,12 +22,20 @@ NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 
 
 class Standardized(nn.Module):
-    """Mean 0 and deviation 1 per output channel, ``forward(v)``: [out_channels, ...]."""
+    """Mean 0 and deviation 1 per output channel of ``layer``, ``forward(v)`` in the shape of its
+    weight."""
+
+    def __init__(self, layer: Any) -> None:
+        super().__init__()
+        self.groups = layer.groups if is_transposed(layer) else None
 
     def forward(self, weight: Tensor) -> Tensor:
-        over = tuple(range(1, weight.dim()))
-        centred = weight - weight.mean(over, keepdim=True)
-        return centred / (weight.std(over, keepdim=True) + 1e-5)
+        rows, over = weight, tuple(range(1, weight.dim()))
+        if self.groups is not None:  # [groups, in_channels, out_channels, ...] of a group
+            rows = weight.unflatten(0, (self.groups, -1))
+            over = (1, *range(3, rows.dim()))
+        centred = rows - rows.mean(over, keepdim=True)
+        return (centred / (rows.std(over, keepdim=True) + 1e-5)).reshape(weight.shape)
 
 
 @STRATEGIES.register("weight_standardization")
@@ -40,6 +50,7 @@ class WeightStandardization(Strategy):
         following = dict(zip(map(id, leaves), leaves[1:], strict=False))
         for layer in weighted_layers(model):
             norm: Any = following.get(id(layer))
-            fits = isinstance(norm, NORMS) and norm.num_features == len(layer.weight)
-            if fits and norm.training:  # a frozen one keeps the scale
-                parametrize.register_parametrization(layer, "weight", Standardized())
+            rows = output_rows(layer).flatten(1)
+            fits = isinstance(norm, NORMS) and norm.num_features == len(rows)
+            if fits and norm.training and rows.shape[1] > 1:  # a frozen one keeps the scale
+                parametrize.register_parametrization(layer, "weight", Standardized(layer))
