@@ -84,6 +84,21 @@ def test_bins_cost_the_distance_of_their_means_and_their_variance():
         assert layer.quantizer.log_factor.grad is None
 
 
+def test_bins_leave_weights_at_their_centres_alone():
+    """A channel of zeros must stay one: behind it a batch normalization multiplies what is left."""
+    model = net()
+    with torch.no_grad():
+        model[0].weight[1] = 0
+    config = qs.QuantizationConfig(weight_bits=2)
+    trainee = qs.prepare(model, images(), "bin_regularization", config=config)
+    layer = trainee.model.layers[0]
+    for _ in range(5):
+        (gradient,) = torch.autograd.grad(spread(layer), layer.layer.weight)
+        assert not gradient[1].any() and gradient[0].any()
+        with torch.no_grad():
+            layer.layer.weight -= 1e-4 * gradient.sign()
+
+
 @pytest.mark.parametrize(
     ("name", "option", "strength", "plain"),
     [

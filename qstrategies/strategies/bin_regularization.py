@@ -36,15 +36,13 @@ class BinRegularization(Lsq):
 
 
 def spread(layer: FakeQuantizedLayer) -> Tensor:
-    """Of the weights in the bins of ``layer``, in squared steps, added over bins."""
-    steps, levels = layer.steps[0], layer.quantizer.level_set
-    low, bins = levels.quant_min, levels.count
-    inside = layer.quantizer.nearest(steps.detach()).flatten()
-    inside = ((inside - low) / levels.spacing).long()
-    counts = torch.bincount(inside, minlength=bins)
-    used = counts.clamp(min=1)
-    means = steps.new_zeros(bins).index_add(0, inside, steps.flatten()) / used
-    squares = steps.new_zeros(bins).index_add(0, inside, (steps.flatten() - means[inside]).square())
-    centres = torch.arange(bins, device=steps.device) * levels.spacing + low
-    apart = (means - centres).square() * (counts > 0)
-    return (apart + squares / used).sum()
+    """Of the weights in the bins of ``layer``, in squared steps, added over bins.
+
+    Squared distance of the mean and variance together are the mean squared distance: so a weight at
+    its centre, as a zero in a dead channel, has no gradient at all, not one that is rounded.
+    """
+    steps, levels = layer.steps[0].flatten(), layer.quantizer.level_set
+    centres = layer.quantizer.nearest(steps.detach())
+    inside = ((centres - levels.quant_min) / levels.spacing).long()
+    counts = torch.bincount(inside, minlength=levels.count)
+    return ((steps - centres).square() / counts[inside]).sum()
