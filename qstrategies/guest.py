@@ -33,23 +33,29 @@ it. A user can do nothing about them; every other warning is theirs."""
 
 def guest(function: Callable[P, R]) -> Callable[P, R]:
     """``function`` under the lock of the package, which its own thread may take again, with
-    gradients as PyTorch has them to begin with."""
+    gradients and the default dtype as PyTorch has them to begin with."""
 
     @functools.wraps(function)
     def call(*arguments: P.args, **named: P.kwargs) -> R:
-        with _lock, usual_gradients():
+        with _lock, usual_defaults():
             return function(*arguments, **named)
 
     return call
 
 
 @contextlib.contextmanager
-def usual_gradients() -> Iterator[None]:
-    """Gradients are known inside, whatever the user has switched off around a call."""
+def usual_defaults() -> Iterator[None]:
+    """Gradients are known inside and new numbers are float32, whatever the user has set around a
+    call."""
     import torch
 
-    with torch.inference_mode(False), torch.enable_grad():
-        yield
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float32)
+    try:
+        with torch.inference_mode(False), torch.enable_grad():
+            yield
+    finally:
+        torch.set_default_dtype(before)
 
 
 @contextlib.contextmanager

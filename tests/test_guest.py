@@ -1,6 +1,7 @@
 """A guest in the user's process: nothing global is left changed, threads take turns, errors and
 rounds leave nothing behind."""
 
+import contextlib
 import copy
 import gc
 import importlib
@@ -477,12 +478,21 @@ def test_rounds_leave_neither_graphs_nor_shapes(tmp_path):
     assert live(fx.GraphModule) <= before[0] and live(ShapeEnv) <= before[1]
 
 
-@pytest.mark.parametrize("switched_off", [torch.no_grad, torch.inference_mode])
-def test_gradients_that_the_user_has_switched_off_change_nothing(switched_off):
+@contextlib.contextmanager
+def in_double():
+    torch.set_default_dtype(torch.float64)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(torch.float32)
+
+
+@pytest.mark.parametrize("around", [torch.no_grad, torch.inference_mode, in_double])
+def test_what_the_user_has_set_for_all_numbers_changes_nothing(around):
     """Around the calls, and around what gave the model and the data."""
     torch.manual_seed(0)
     plain = Residual().eval()
-    with switched_off():
+    with around():
         model, data = copy.deepcopy(plain), DATA.clone()
         strategy = qs.STRATEGIES.get("brecq")(block_steps=2)
         quantized = qs.quantize(model, [data], data, strategy=strategy)
@@ -491,5 +501,7 @@ def test_gradients_that_the_user_has_switched_off_change_nothing(switched_off):
     assert torch.equal(quantized.int8()(DATA), expected.int8()(DATA))
     outputs = trainee.model(DATA)
     outputs.sum().backward()
-    with switched_off():
+    with around():
+        dtype = torch.get_default_dtype()
         assert trainee.finish().int8()(DATA).shape == outputs.shape
+        assert torch.get_default_dtype() == dtype
