@@ -15,6 +15,12 @@ class NotFiniteError(InputError):
     """A weight, a step or an activation is NaN or infinite; the message names it."""
 
 
+def first_line(error: BaseException) -> str:
+    """What ``error`` says, in a line; its type if it says nothing."""
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__
+
+
 def unknown(kind: str, value: object, choices: Iterable[str]) -> InputError:
     """The error for a value outside a closed set, with the closest valid choice as a suggestion."""
     valid = sorted(choices)

@@ -39,6 +39,35 @@ def test_constants_for_every_example_are_repeated_as_often_as_there_are_examples
         assert torch.equal(outputs_of_file(exported.path, quantized, (images(count),))[0], expected)
 
 
+class Bias(nn.Module):
+    """A constant for every head of every example, as ``rows`` makes it of one."""
+
+    def __init__(self, rows):
+        super().__init__()
+        torch.manual_seed(0)
+        self.rows, self.layer, self.row = rows, nn.Linear(12, 12), torch.randn(1, 12, 12)
+
+    def forward(self, x):
+        heads = self.layer(x).view(-1, 12, 12)  # three of every image
+        return self.rows(self.row, x, heads) + heads
+
+
+FOR_HEADS = {
+    "expanded": lambda row, x, heads: row.expand(heads.shape[0], -1, -1),
+    "repeated": lambda row, x, heads: row.repeat(heads.size(0), 1, 1),
+    "repeated for examples": lambda row, x, heads: row.expand(3, -1, -1).repeat(len(x), 1, 1),
+    "seen as heads": lambda row, x, heads: row.repeat(len(x), 3, 1).view(-1, 12, 12),
+}
+
+
+@pytest.mark.parametrize("rows", FOR_HEADS.values(), ids=FOR_HEADS)
+def test_constants_for_every_head_are_as_many_as_there_are(rows, tmp_path):
+    model = Bias(rows).eval()
+    module = check(model, tmp_path, islands=None, export=False)[0].module()
+    for count in (1, 5):
+        assert decibels(model(images(count)), module(images(count))) > 20
+
+
 def filled(make, fill):
     """A forward that makes a tensor with as many rows as there are examples, and computes with
     it."""

@@ -129,6 +129,21 @@ class Tokens(nn.Module):
         return self.head(F.relu(self.hidden(self.embed(ids))).mean(1))
 
 
+def test_tokens_that_the_model_does_not_know_are_refused_wherever_they_come_in():
+    model, known, unknown = Tokens().eval(), torch.zeros(4, 6).long(), torch.full((4, 6), 50)
+    calls = {
+        "fails on calibration data: index out of range": lambda: qs.quantize(
+            model, [unknown], known
+        ),
+        "fails on the example: index out of range": lambda: qs.quantize(model, [known], unknown),
+        "fails on these inputs: index out of range": lambda: qs.quantize(
+            model, [known], known
+        ).module()(unknown),
+    }
+    for message, call in calls.items():
+        refused(message, call)
+
+
 class Attention(nn.Module):
     """Attention written by hand, and torch's own, over patches."""
 

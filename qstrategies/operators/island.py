@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, fx, nn
 
+from qstrategies.errors import InputError, first_line
 from qstrategies.operators.base import (
     FORMS,
     Array,
@@ -89,7 +90,7 @@ class Repeated(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         before, after = self.row.shape[: self.dim], self.row.shape[self.dim + 1 :]
-        return self.row.expand(*before, x.shape[0], *after)
+        return self.row.expand(*before, x.shape[0], *after).contiguous()  # a view may follow
 
 
 class FunctionCall(nn.Module):
@@ -180,9 +181,13 @@ class Island(Node):
         return (y if self.output.quantizer is None else self.output.quantizer.quantize(y)).numpy()
 
     def reals(self, *tensors: Tensor) -> Tensor:
-        y: Tensor = self.module(
-            *(tensor.contiguous() for tensor in tensors)
-        )  # float kernels round by memory layout
+        """Raises ``InputError`` where the module fails, as for an index that is out of range."""
+        own = [tensor.contiguous() for tensor in tensors]  # float kernels round by memory layout
+        try:
+            y: Tensor = self.module(*own)
+        except Exception as error:  # whatever somebody's module raises
+            reason = first_line(error)
+            raise InputError(f"{self.name!r} fails on these inputs: {reason}") from None
         return y
 
     def kernel(self, engine: str) -> Kernel | None:

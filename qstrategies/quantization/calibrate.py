@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, fx
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 
-from qstrategies.errors import InputError
+from qstrategies.errors import InputError, first_line
 from qstrategies.quantization.fitting import fit_ranges
 from qstrategies.quantization.prepare import CPU, Prepared, placed
 from qstrategies.quantization.saturation import saturating_nodes
@@ -31,7 +31,11 @@ class _Observing(fx.Interpreter):
         self.prepared = prepared
 
     def run_node(self, n: fx.Node) -> Any:
-        value = super().run_node(n)
+        try:
+            value = super().run_node(n)
+        except Exception as error:  # whatever somebody's module raises
+            reason = f"{str(n.target)!r} fails on calibration data: {first_line(error)}"
+            raise InputError(reason) from None
         group = self.prepared.placement.groups.get(n.name, -1)
         quantizer = self.prepared.activations.get(group)
         # Where a quantizer is to saturate, what is behind it sees that.

@@ -286,11 +286,12 @@ def _source_line(model: nn.Module, error: Exception) -> str:
 
 
 def user_line() -> str:
-    """The innermost line of the call that is traced which is neither PyTorch's nor ours."""
+    """The innermost line of the call that is traced which is neither PyTorch's nor ours; "" if
+    there is none."""
     frame: FrameType | None = sys._getframe()
-    while frame is not None:
+    while frame is not None and frame.f_code is not _Tracer.trace.__code__:
         package = frame.f_globals.get("__name__", "").partition(".")[0]
-        if package not in ("torch", "qstrategies"):
+        if package not in ("torch", "qstrategies", "contextlib"):
             return f"{frame.f_code.co_filename}:{frame.f_lineno}"
         frame = frame.f_back
     return ""

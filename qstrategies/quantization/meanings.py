@@ -43,12 +43,17 @@ def shape_over_batches(two: Tensor, three: Tensor) -> Shape:
 def repeated_along(value: Any, other: Any) -> int | None:
     """The dimension along which a tensor has one slice per example, all alike; None if it has
     none."""
+    if sizes_apart(value, other) != [(2, 3)]:
+        return None
+    place = next(place for place, size in enumerate(value.shape) if size != other.shape[place])
+    return place if same(value.narrow(place, 0, 1).expand_as(other), other) else None
+
+
+def sizes_apart(value: Any, other: Any) -> list[tuple[int, int]]:
+    """The sizes of a tensor for two examples and for three where they differ."""
     if not (isinstance(value, Tensor) and isinstance(other, Tensor)) or value.dim() != other.dim():
-        return None
-    apart = [place for place, size in enumerate(value.shape) if size != other.shape[place]]
-    if len(apart) != 1 or not same(value.narrow(apart[0], 0, 1).expand_as(other), other):
-        return None
-    return apart[0]
+        return []
+    return [pair for pair in zip(value.shape, other.shape, strict=True) if pair[0] != pair[1]]
 
 
 def fixed(value: Any, other: Any) -> Any:

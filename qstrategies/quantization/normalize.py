@@ -35,6 +35,7 @@ from qstrategies.quantization.meanings import (
     fixed,
     repeated_along,
     size,
+    sizes_apart,
 )
 from qstrategies.quantization.new_graph import NewGraph
 from qstrategies.quantization.observe import (
@@ -141,7 +142,10 @@ class Rebuild:
             dim = repeated_along(value, other)
             if dim is not None:
                 return RowPerExample(self._trained(node, value.narrow(dim, 0, 1)), dim)
-            if of_batch and isinstance(value, Tensor):
+            sources = map(self.env.get, node.all_input_nodes)
+            of_rows = any(isinstance(each, RowPerExample) for each in sources)
+            several = of_rows and sizes_apart(value, other) != [(2, 3)]
+            if (of_batch or several) and isinstance(value, Tensor):
                 self.varying.add(node)
                 return Call(self, node, value, other).island()
             # what the input is written into later is known then, as it was before

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, fx
 from torch.fx.immutable_collections import immutable_dict, immutable_list
 
-from qstrategies.errors import InputError
+from qstrategies.errors import InputError, first_line
 from qstrategies.quantization.structure import leaves
 
 QUERIES = {
@@ -108,7 +108,7 @@ class _Observer(fx.Interpreter):
             value = self._reshaped(n) if reshapes else super().run_node(n)
         except Exception as error:
             raise InputError(
-                f"{describe(n)} fails on the example: {_first_line(error)}; give one that fits"
+                f"{describe(n)} fails on the example: {first_line(error)}; give one that fits"
             ) from None
         changed = [node for node, tensor in tensors.items() if tensor._version != versions[node]]
         same = None
@@ -211,8 +211,3 @@ def describe(node: fx.Node) -> str:
     kind = kinds.get(node.op, "function")
     line = node.meta.get("line")
     return f"{kind} {target!r}" + (f" ({line})" if line else "")
-
-
-def _first_line(error: BaseException) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0] if lines else type(error).__name__

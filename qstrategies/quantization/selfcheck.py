@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, fx, nn
 
-from qstrategies.errors import REPORT, InputError, SelfCheckError
+from qstrategies.errors import REPORT, InputError, SelfCheckError, first_line
 from qstrategies.operators.base import Node
 from qstrategies.operators.layer import Layer
 from qstrategies.quantization.exact_forms import module_at
@@ -108,7 +108,11 @@ def check_outputs(
 ) -> None:
     """Raise ``SelfCheckError``, with ``hint`` and ``remedy``, unless ``graph`` gives ``expected``
     for ``inputs``, up to float rounding."""
-    found = FloatNetwork(graph).run(*(tensor.clone() for tensor in inputs))
+    try:
+        found = FloatNetwork(graph).run(*(tensor.clone() for tensor in inputs))
+    except Exception as error:  # torch raises many types where shapes do not fit
+        reason = first_line(error)
+        raise SelfCheckError(f"what was captured fails on the example ({reason})") from None
     for number, (ours, theirs) in enumerate(zip(found, expected, strict=True)):
         if ours.shape != theirs.shape:
             raise SelfCheckError(
@@ -119,8 +123,8 @@ def check_outputs(
             continue  # weights and values that are not finite are named where they are read
         shaken = _Shaken(graph).run(*(tensor.clone() for tensor in inputs))[number]
         if not away <= SHAKES * _apart(shaken, ours):
-            error = away / size if size else 1.0
-            message = f"output {number} is {error:.1%} away from the model's: {hint}"
+            away_by = away / size if size else 1.0
+            message = f"output {number} is {away_by:.1%} away from the model's: {hint}"
             raise SelfCheckError(message, remedy)
 
 
