@@ -16,9 +16,12 @@ import contextlib
 import functools
 import os
 import random
+import sys
 import threading
+import traceback
 import warnings
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import ParamSpec, TypeVar
 
 P = ParamSpec("P")
@@ -143,3 +146,11 @@ def own_environment() -> Iterator[None]:
         for name in os.environ.keys() - before.keys():
             del os.environ[name]
         os.environ.update(before)
+
+
+def level_outside() -> int:
+    """For a function that warns: the stack level of who has called this package."""
+    package = str(Path(__file__).parent)
+    frames = (frame for frame, _ in traceback.walk_stack(sys._getframe(1)))
+    ours = [frame.f_code.co_filename.startswith(package) for frame in frames]
+    return len(ours) - ours[::-1].index(True) + 1

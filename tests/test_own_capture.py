@@ -261,6 +261,28 @@ def test_a_part_in_float_that_decides_by_the_size_of_the_batch_is_not_exported(t
         qs.export_onnx(quantized, tmp_path / "model.onnx")
 
 
+class Largest(nn.Module):
+    """The places of the largest values, of which many are alike."""
+
+    def forward(self, x):
+        return x.clamp(0, 1e-3).flatten(1).topk(5).indices
+
+
+def test_places_of_equal_values_may_be_others_in_the_file_which_a_warning_says(tmp_path):
+    quantized = qs.quantize(nn.Sequential(nn.Conv2d(3, 4, 3), Largest()), [images()], images())
+    with pytest.warns(UserWarning, match="whole numbers .*cross_check") as caught:
+        qs.export_onnx(quantized, tmp_path / "model.onnx")
+    assert [each.filename for each in caught if "whole numbers" in str(each.message)] == [__file__]
+
+
+def test_complex_outputs_are_refused_by_the_export(tmp_path):
+    quantized = qs.quantize(
+        nn.Sequential(nn.Conv2d(3, 4, 3), Applies(torch.fft.fft)), [images()], images()
+    )
+    with pytest.raises(qs.InputError, match="complex.*give torch.view_as_real"):
+        qs.export_onnx(quantized, tmp_path / "model.onnx")
+
+
 @pytest.mark.parametrize("condition", OF_VALUES.values(), ids=OF_VALUES)
 def test_decisions_by_values_are_refused_whatever_stands_before_them(condition):
     with pytest.raises(qs.InputError, match="depends on the values of the input"):

@@ -33,6 +33,17 @@ class Written(nn.Module):
         return self.after(self.function(self, self.before(x)))
 
 
+def rotated(_, y):
+    """Rotary positions by complex numbers, which ask for pairs that lie side by side."""
+    pairs = torch.view_as_complex(y.permute(0, 2, 3, 1).reshape(-1, 12, 12, 4, 2).contiguous())
+    turned = torch.view_as_real(pairs * torch.polar(torch.ones(4), torch.arange(4.0)))
+    return turned.flatten(3).permute(0, 3, 1, 2)
+
+
+def test_an_island_finds_its_input_as_the_forward_has_laid_it_in_memory(tmp_path):
+    check(Written(rotated), tmp_path, islands=None, export=False)
+
+
 def changes(change):
     """``change`` works in place on what is read before and after it, under two names."""
 

@@ -142,6 +142,7 @@ MOVEMENTS = {
     "narrow and select": lambda y: y.narrow(2, 1, 5).select(3, 2)[..., None],
     "roll": lambda y: torch.roll(y, (1, -2), (2, 3)),
     "permute there and back": lambda y: y.permute(0, 2, 3, 1).contiguous().permute(0, 3, 1, 2),
+    "movedim": lambda y: torch.movedim(y.moveaxis(1, -1), (3, -2), (-2, 1)),
     "pixel shuffle": lambda y: F.pixel_unshuffle(F.pixel_shuffle(y, 2), 2),
     "nearest upsampling": lambda y: F.interpolate(y, scale_factor=2),
     "upsampling by one": nn.Upsample(size=(12, 12)),

@@ -222,7 +222,12 @@ def exported(
 
 def _check_counts(program: torch.export.ExportedProgram) -> None:
     """Raise ``InputError`` where ``program`` holds only for so many examples, or only for more."""
-    for bounds in program.range_constraints.values():
+    entries = [node for node in program.graph.nodes if node.op == "placeholder"]
+    shapes = [getattr(node.meta.get("val"), "shape", ()) for node in entries]
+    counts = {str(size) for shape in shapes for size in shape}
+    for symbol, bounds in program.range_constraints.items():
+        if str(symbol) not in counts:
+            continue  # how many elements a mask of constants leaves, and its like
         if bounds.lower > EXAMPLES or float(bounds.upper) < math.inf:
             raise InputError(
                 "its forward decides by how many examples there are, and what is exported holds "

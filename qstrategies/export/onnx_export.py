@@ -104,6 +104,12 @@ def export_onnx(
     check_choice("pixel type", pixels, PIXELS)
     if optimize_for is not None:
         check_choice("runtime to optimize for", optimize_for, LOWERINGS)
+    for name, spec in zip(quantized.output_names, quantized.graph.outputs, strict=True):
+        if spec.dtype.is_complex:
+            raise InputError(
+                f"output {name!r} is complex, and files are of real numbers: give "
+                "torch.view_as_real of it"
+            )
     path = Path(path)
     portable = to_onnx(quantized, pixels)
     check_file(quantized, portable)

@@ -45,8 +45,9 @@ class Float(nn.Module):
         self.gives = 1.0
 
     def forward(self, *tensors: Tensor) -> Tensor:
+        # contiguous, as the user's has seen to by a call that changes no value
         given = (
-            tensor / self.reads[number] if number in self.reads else tensor
+            (tensor / self.reads[number] if number in self.reads else tensor).contiguous()
             for number, tensor in enumerate(tensors)
         )
         result: Tensor = self.module(*given)
@@ -186,8 +187,8 @@ class Island(Node):
         try:
             y: Tensor = self.module(*own)
         except Exception as error:  # whatever somebody's module raises
-            reason = first_line(error)
-            raise InputError(f"{self.name!r} fails on these inputs: {reason}") from None
+            reason = f"{self.name!r} fails on these inputs: {first_line(error)}"
+            raise InputError(f"{reason}; give some that the model takes") from None
         return y
 
     def kernel(self, engine: str) -> Kernel | None:

@@ -173,6 +173,19 @@ def _transpose(call: Call, input: fx.Node, dim0: int, dim1: int) -> fx.Node:
     return call.emit(Permute(tuple(order)), input)
 
 
+@recognizes(torch.movedim, torch.moveaxis, "movedim", "moveaxis")
+def _movedim(call: Call, input: fx.Node, source: Any, destination: Any) -> fx.Node:
+    rank = len(shape_of(input))
+    moved, places = (
+        [dim % rank for dim in ((dims,) if isinstance(dims, int) else dims)]
+        for dims in (source, destination)
+    )
+    order = [dim for dim in range(rank) if dim not in moved]
+    for place, dim in sorted(zip(places, moved, strict=True)):
+        order.insert(place, dim)
+    return call.emit(Permute(tuple(order)), input)
+
+
 @recognizes(getattr)
 def _attribute(call: Call, input: fx.Node, name: str) -> fx.Node | None:
     return _transpose(call, input, -2, -1) if name == "mT" else None
@@ -235,6 +248,7 @@ def _draw_order(random: Random, shape: Sizes) -> nn.Module:
         (
             Applied(spelling(random, _permute), (0, *order)),
             Applied(spelling(random, _transpose), *pair),
+            Applied(spelling(random, _movedim), *pair),
             Applied(getattr, "mT"),
             nn.Sequential(Applied(spelling(random, _t)), Applied(spelling(random, _t))),
         )

@@ -35,7 +35,7 @@ class _Observing(fx.Interpreter):
             value = super().run_node(n)
         except Exception as error:  # whatever somebody's module raises
             reason = f"{str(n.target)!r} fails on calibration data: {first_line(error)}"
-            raise InputError(reason) from None
+            raise InputError(f"{reason}; give some that the model takes") from None
         group = self.prepared.placement.groups.get(n.name, -1)
         quantizer = self.prepared.activations.get(group)
         # Where a quantizer is to saturate, what is behind it sees that.

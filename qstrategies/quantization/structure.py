@@ -86,9 +86,14 @@ class Arguments:
         extra = {
             f"input_{index}": each for index, each in enumerate(args) if index >= len(parameters)
         }
-        found = [
-            (path, as_tensor(each)) for path, each in leaves({**named, **extra}) if each is not None
-        ]
+        given = [(path, each) for path, each in leaves({**named, **extra}) if each is not None]
+        for path, each in given:
+            if isinstance(each, bool | int | float | str):
+                raise InputError(
+                    f"argument {path!r} of the example is {each!r}: only tensors are inputs. Give "
+                    "a module that calls the model with it"
+                )
+        found = [(path, as_tensor(each)) for path, each in given]
         if not found:
             raise InputError("the example holds no tensor: give what the model takes")
         names, tensors = zip(*found, strict=True)

@@ -11,18 +11,15 @@ from __future__ import annotations
 import copy
 import itertools
 import math
-import sys
-import traceback
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
-from qstrategies.guest import seeded
+from qstrategies.guest import level_outside, seeded
 from qstrategies.quantization.capture import user_line
 from qstrategies.quantization.copies import copy_of, in_training
 from qstrategies.quantization.in_float import InFloat
@@ -63,16 +60,8 @@ def _warn(model: nn.Module, what: str, where: str) -> None:
         f"trainee.model will not train as {type(model).__name__} does{at}: {what}. It trains what "
         "evaluation computes: call what is for training only from the training loop, or train in "
         "float",
-        stacklevel=_outside(),
+        stacklevel=level_outside(),
     )
-
-
-def _outside() -> int:
-    """For ``_warn``: the stack level of who has called this package."""
-    package = str(Path(__file__).parents[1])
-    frames = (frame for frame, _ in traceback.walk_stack(sys._getframe(1)))
-    ours = [frame.f_code.co_filename.startswith(package) for frame in frames]
-    return len(ours) - ours[::-1].index(True) + 1
 
 
 def keep_frozen(graph: nn.Module) -> None:
