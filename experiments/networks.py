@@ -34,6 +34,7 @@ from qstrategies.execution.crosscheck import CrossCheck
 from qstrategies.execution.distance import unexplained
 from qstrategies.experiment.environment import describe
 from qstrategies.files import atomic_write
+from qstrategies.operators.island import BESIDE_FLOAT
 from qstrategies.quantization.structure import leaves
 from qstrategies.runtimes import RUNTIMES
 from qstrategies.runtimes.onnx_runtime import OnnxRuntime
@@ -90,7 +91,7 @@ def _figures(model: nn.Module, calibration: Tensor, pixels: Tensor, folder: Path
     inside = (pixels * TOP).round().to(torch.uint8)  # noise is measured where calibration was
     expected = outputs(model, inside.float() / 255)
     free = quantized(qs.QuantizationConfig(exact=False))
-    islands = [island.module for island in exact.islands if hasattr(island.module, "name")]
+    islands = [each.module for each in exact.islands if each.reason != BESIDE_FLOAT]
     return {
         "islands": collections.Counter(str(module.name) for module in islands),
         "float_bytes": sum(island.size for island in exact.islands),
