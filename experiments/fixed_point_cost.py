@@ -63,7 +63,7 @@ def of_trained(name: str, chosen: argparse.Namespace) -> Iterator[dict[str, Any]
     floating = evaluate(lambda images: model(test.model_inputs(images)), test, dataset.task)
     expected = torch.from_numpy(floating.logits)
     for made, figures in quantized(model, calibration, name, chosen.out):
-        found = evaluate(on_pixels(made.int8()), test, dataset.task)
+        found = evaluate(on_pixels(made.reference()), test, dataset.task)
         noise = centred(expected, torch.from_numpy(found.logits))
         yield figures | {"decibels": noise, "lost": floating.accuracy - found.accuracy}
 
