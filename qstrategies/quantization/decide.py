@@ -99,9 +99,7 @@ class _Builder:
     def node(self, end: fx.Node) -> Node:
         """The node whose result ``end`` gives: of its module, or of the one before it if ``end`` is
         its ReLU."""
-        source: Any = end.args[0] if end.args else None
-        joined = isinstance(source, fx.Node) and source.name in self.placement.inner
-        node: fx.Node = source if joined else end
+        node = self.placement.maker(end)
         if node in self.blocks:
             problem = self._block_problem(self.blocks[node])
             self.rounded.update(self.prepared.recipe.round_block(problem))
@@ -112,8 +110,8 @@ class _Builder:
 
     def site(self, node: fx.Node) -> Site:
         """The place of the form at ``node``, which a ReLU may join."""
-        joined = node.name in self.placement.inner
-        end = next(iter(node.users)) if joined else node
+        end = self.placement.end(node)
+        joined = end is not node
         if joined:
             assert type(module_at(self.graph, end)) is nn.ReLU
         inputs = tuple(self.spec(each) for each in node.args if isinstance(each, fx.Node))

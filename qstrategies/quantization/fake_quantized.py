@@ -25,9 +25,7 @@ Ends = tuple[ActivationQuantizer | None, ActivationQuantizer | None]
 def ends_of(forms: Prepared, node: fx.Node) -> Ends:
     """The quantizers of what the layer at ``node`` reads and of what is made of it, behind its norm
     and its ReLU; None for pixels and for what stays in float."""
-    end = node
-    while end.name in forms.placement.inner:
-        end = next(iter(end.users))
+    end = forms.placement.end(node)
     return quantizer_of(forms, node.all_input_nodes[0]), quantizer_of(forms, end)
 
 

@@ -54,8 +54,8 @@ def _joint(prepared: Prepared) -> list[list[int]]:
         sets.add(groups[name])
     for node in prepared.graph.graph.nodes:
         if _passes(prepared, node):
-            names = [_end(prepared, node).name, *(each.name for each in node.all_input_nodes)]
-            first, *others = [groups[name] for name in names if name in groups]
+            nodes = (prepared.placement.end(node), *node.all_input_nodes)
+            first, *others = [groups[each.name] for each in nodes if each.name in groups]
             for other in others:
                 sets.join(first, other)
     found: dict[int, list[int]] = {}
@@ -68,11 +68,6 @@ def _passes(prepared: Prepared, node: fx.Node) -> bool:
     """Whether ``node`` gives ``c`` times as much for ``c`` times as much of all its inputs."""
     form = form_of(module_at(prepared.graph, node))
     return form is not None and form.homogeneous and node.name not in prepared.placement.islands
-
-
-def _end(prepared: Prepared, node: fx.Node) -> fx.Node:
-    """The node whose result is rounded: ``node``, or the ReLU that joins it."""
-    return next(iter(node.users)) if node.name in prepared.placement.inner else node
 
 
 def _least_noise(observers: Sequence[ExactHistogramObserver]) -> float:
@@ -128,9 +123,7 @@ class _Between:
         self.stands = all(self._given(node) and self._read(node) for node in nodes)
 
     def _given(self, node: fx.Node) -> bool:
-        source: Any = node.args[0] if node.args else None
-        joined = isinstance(source, fx.Node) and source.name in self.prepared.placement.inner
-        maker = source if joined else node
+        maker = self.prepared.placement.maker(node)
         if self._within(maker):
             return True
         if self._scales(maker):
@@ -155,5 +148,5 @@ class _Between:
 
     def _within(self, node: fx.Node) -> bool:
         """Whether ``node`` makes one of the tensors from others of them."""
-        ends = {_end(self.prepared, node).name, *(source.name for source in node.all_input_nodes)}
-        return _passes(self.prepared, node) and ends <= self.members
+        nodes = (self.prepared.placement.end(node), *node.all_input_nodes)
+        return _passes(self.prepared, node) and {each.name for each in nodes} <= self.members

@@ -40,6 +40,19 @@ class Placement:
             found.setdefault(group, []).append(name)
         return found
 
+    def end(self, node: fx.Node) -> fx.Node:
+        """The node whose result is rounded for ``node``: itself, or the norm and the ReLU behind
+        it that it joins."""
+        while node.name in self.inner:
+            node = next(iter(node.users))
+        return node
+
+    def maker(self, end: fx.Node) -> fx.Node:
+        """The node that a ReLU at ``end`` joins, or ``end``."""
+        source: Any = end.args[0] if end.args else None
+        joined = isinstance(source, fx.Node) and source.name in self.inner
+        return source if joined else end
+
 
 NOWHERE = Placement({}, frozenset(), frozenset())
 

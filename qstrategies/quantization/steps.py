@@ -88,10 +88,7 @@ class _Steps:
         for node in self.nodes.values():
             if node.op != "call_module" or node.name in self.placement.islands:
                 continue
-            end = node
-            while end.name in self.placement.inner:
-                end = next(iter(end.users))
-            yield node, self.placement.groups[end.name]
+            yield node, self.placement.groups[self.placement.end(node).name]
 
     def _inputs(self, node: fx.Node) -> list[Quantizer]:
         groups = self.placement.groups
