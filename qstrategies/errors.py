@@ -16,9 +16,10 @@ class NotFiniteError(InputError):
 
 
 def first_line(error: BaseException) -> str:
-    """What ``error`` says, in a line; its type if it says nothing."""
+    """What ``error`` says, in a line; its type where that says nothing, or a bare key."""
     lines = str(error).strip().splitlines()
-    return lines[0] if lines else type(error).__name__
+    says_nothing = not lines or isinstance(error, KeyError)
+    return " ".join([type(error).__name__, *lines[:1]]) if says_nothing else lines[0]
 
 
 def unknown(kind: str, value: object, choices: Iterable[str]) -> InputError:

@@ -11,7 +11,7 @@ from typing import Annotated, Any
 
 import onnx
 
-from qstrategies.errors import InputError
+from qstrategies.errors import InputError, first_line
 from qstrategies.files import check_file, sha256
 from qstrategies.typed_json import LARGEST, Fraction, Range, Sha256, build, load
 
@@ -57,8 +57,7 @@ def load_checked(path: Path, *, beside: bool = False) -> onnx.ModelProto:
     except (
         Exception
     ) as error:  # protobuf and the checker raise many unrelated types for a broken file
-        reason = str(error).strip().splitlines() or [type(error).__name__]
-        raise InputError(f"{str(path)!r} is not a valid ONNX file: {reason[0]}") from None
+        raise InputError(f"{str(path)!r} is not a valid ONNX file: {first_line(error)}") from None
     return model
 
 

@@ -10,6 +10,7 @@ from onnx import TensorProto, numpy_helper
 
 from qstrategies.certificate.grid import REAL, Array, Grid, UnprovenError
 from qstrategies.certificate.tensors import FLOAT, Constant, Kind, Tensor
+from qstrategies.errors import first_line
 
 LARGE = 1024  # so many values that a constant cannot be a shape
 
@@ -84,7 +85,7 @@ def inferred_kinds(model: onnx.ModelProto, known: Mapping[str, Array]) -> dict[s
     try:
         inferred = onnx.shape_inference.infer_shapes(bare, True, True, computed).graph
     except Exception as error:  # of the checker's own kinds
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        reason = first_line(error)
         raise UnprovenError(f"its types and shapes do not fit together: {reason}") from None
     values = (*inferred.input, *inferred.value_info, *inferred.output)
     found = {value.name: Kind.of(value.type) for value in values}

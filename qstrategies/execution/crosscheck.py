@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from qstrategies.arguments import public
-from qstrategies.errors import InputError
+from qstrategies.errors import InputError, first_line
 from qstrategies.evaluation import Evaluation, batch_size
 from qstrategies.execution.distance import (
     Outputs,
@@ -157,10 +157,7 @@ def check_engines(
         try:
             outputs = run_module(quantized.int8(name), quantized, integers)
         except Exception as error:  # torch raises many types where an engine lacks a kernel
-            reason = (str(error).splitlines() or [""])[0]
-            skipped.append(
-                Skipped(runtime=f"pytorch-{name}", reason=reason or type(error).__name__)
-            )
+            skipped.append(Skipped(runtime=f"pytorch-{name}", reason=first_line(error)))
             continue
         checks.append(
             compare(f"pytorch-{name}", "int8 module", outputs, reference, output_steps(quantized))

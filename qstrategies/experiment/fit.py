@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from qstrategies.datasets.base import Dataset
 from qstrategies.datasets.split import CalibrationSet
-from qstrategies.errors import InputError
+from qstrategies.errors import InputError, first_line
 from qstrategies.evaluation import real
 from qstrategies.experiment.checkpoint import is_trained
 from qstrategies.experiment.quantized import example
@@ -35,10 +35,9 @@ def check_fit(model: nn.Module, config: ExperimentConfig, dataset: Dataset) -> N
     try:
         outputs = model.eval()(example(train))
     except Exception as error:  # whatever the forward of somebody's model raises
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise InputError(
             f"model {config.model!r} does not take the inputs of {config.dataset!r}, "
-            f"{_described(example(train))}: {reason}"
+            f"{_described(example(train))}: {first_line(error)}"
         ) from None
     finally:
         model.train(training)
@@ -99,10 +98,9 @@ def _check_task(outputs: Any, config: ExperimentConfig, dataset: Dataset) -> Non
     except InputError:
         raise
     except Exception as error:  # whatever the functions of a user raise
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise InputError(
             f"the task of {config.dataset!r} does not take what model {config.model!r} gives, with "
-            f"targets {_described(targets)}: {reason}"
+            f"targets {_described(targets)}: {first_line(error)}"
         ) from None
     if not isinstance(loss, Tensor) or loss.numel() != 1:
         raise InputError(f"the loss of the task of {config.dataset!r} must give a single number")

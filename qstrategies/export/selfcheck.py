@@ -10,7 +10,7 @@ import numpy as np
 import onnx
 import torch
 
-from qstrategies.errors import SelfCheckError
+from qstrategies.errors import SelfCheckError, first_line
 from qstrategies.guest import level_outside
 from qstrategies.operators.base import Array, TensorSpec
 from qstrategies.quantization.model import QuantizedModel
@@ -90,8 +90,7 @@ def _run(model: onnx.ModelProto, quantized: QuantizedModel, inputs: list[Array])
             feeds[entry.name] = spec.reals(torch.from_numpy(array)).numpy() if real else array
         return [np.asarray(each) for each in session.run(list(quantized.output_names), feeds)]
     except Exception as error:
-        lines = str(error).strip().splitlines() or [type(error).__name__]
-        raise SelfCheckError(f"ONNX Runtime cannot run the file: {lines[0]}") from None
+        raise SelfCheckError(f"ONNX Runtime cannot run the file: {first_line(error)}") from None
 
 
 def _agree(spec: TensorSpec, ours: Array, theirs: Array, *, strict: bool) -> bool:

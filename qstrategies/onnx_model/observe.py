@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from qstrategies.errors import InputError
+from qstrategies.errors import InputError, first_line
 
 BATCHES = (2, 3)
 
@@ -37,8 +37,7 @@ def watched(
         found = dict(zip(names, session.run(None, given), strict=True))
     except Exception as error:  # its exceptions share no base class of their own
         sizes = ", ".join(f"{name} {list(tensor.shape)}" for name, tensor in inputs.items())
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise InputError(f"ONNX Runtime does not run it on {sizes}: {reason}") from None
+        raise InputError(f"ONNX Runtime does not run it on {sizes}: {first_line(error)}") from None
     for name, value in found.items():
         if not isinstance(value, np.ndarray):
             raise InputError(f"{name!r} is no tensor: only these are read")

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import fx, nn
 
-from qstrategies.errors import InputError, unknown
+from qstrategies.errors import InputError, first_line, unknown
 from qstrategies.operators import RECOGNIZERS
 from qstrategies.quantization.concrete import Concrete, NotKnownError
 from qstrategies.quantization.gradients import WITHOUT, is_without_gradients, values_detached
@@ -227,7 +227,7 @@ def capture(
             name = _culprit(model, leaves, failing)
             if not name:
                 raise _refusal(model, error) from None
-            leaves[name] = f"it cannot be traced: {_first_line(error)}"
+            leaves[name] = f"it cannot be traced: {first_line(error)}"
 
 
 def _culprit(model: nn.Module, leaves: Collection[str], failing: Sequence[str]) -> str:
@@ -254,7 +254,7 @@ def _fails(module: nn.Module) -> bool:
 
 
 def _refusal(model: nn.Module, error: Exception) -> InputError:
-    said, line = _first_line(error), _source_line(model, error)
+    said, line = first_line(error), _source_line(model, error)
     where = f" at {line}" if line and line not in said else ""
     advice = "move that part into a module of its own, which then stays in float"
     part = _largest_part(model)
@@ -295,12 +295,6 @@ def user_line() -> str:
             return f"{frame.f_code.co_filename}:{frame.f_lineno}"
         frame = frame.f_back
     return ""
-
-
-def _first_line(error: BaseException) -> str:
-    lines = str(error).strip().splitlines()
-    says_nothing = not lines or isinstance(error, KeyError)  # the bare key
-    return " ".join([type(error).__name__, *lines[:1]]) if says_nothing else lines[0]
 
 
 def left_names(model: nn.Module, chosen: Collection[str | type[nn.Module]]) -> dict[str, str]:

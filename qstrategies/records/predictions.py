@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from qstrategies.errors import InputError
+from qstrategies.errors import InputError, first_line
 from qstrategies.files import FileError, atomic_write, read_bytes
 from qstrategies.records import ACCURACY, Metric, RunRecord
 
@@ -105,9 +105,8 @@ class Predictions:
             validation, test = (_split(arrays, name) for name in SPLITS)
             return cls(validation, test, _executors(arrays, len(test.labels)))
         except Exception as error:  # a damaged archive can fail in any of the parsers
-            reason = (str(error).splitlines() or [type(error).__name__])[0]
             raise InputError(
-                f"{str(path)!r} does not hold the predictions of a run: {reason}"
+                f"{str(path)!r} does not hold the predictions of a run: {first_line(error)}"
             ) from None
 
     @classmethod
