@@ -41,6 +41,7 @@ REFUSALS = {
     "does not fit int32": "a bias far beyond its layer's products",
     "exact integers of": "more bits than the interpreter has",
     "not finite": "a range that is not finite",
+    "for a maximum, and calibration shows": "a padding that is not below all values",
     "has no fixed-point form": "fixed-point kernels would round it apart",
 }
 NO_TFLITE = ("has no TFLite form", "is not quantized", "TFLite wants fixed ones")

@@ -285,6 +285,7 @@ EXACT = {
     "a maximum over -inf": lambda y: F.max_pool2d(F.pad(y, (0, 1, 1, 2), value=-torch.inf), 3, 2),
     "a module that works in place": nn.Sequential(nn.ReLU(), InPlace()),
     "a maximum over a floor": lambda y: F.max_pool2d(F.pad(y, (0, 1, 1, 2), value=-1e4), 3, 2),
+    "a maximum over a wide floor": lambda y: F.max_pool2d(F.pad(y, (2,) * 4, value=-1e4), 3, 1),
     "over the lowest": nn.Sequential(
         nn.ConstantPad2d((2, 1, 2, 0), torch.finfo(torch.float32).min),
         nn.MaxPool2d(3, 2, ceil_mode=True),

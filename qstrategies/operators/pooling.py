@@ -79,11 +79,17 @@ class MaxPool(Node):
         return self._pool(tensors[0])
 
     def _pool(self, x: Tensor) -> Tensor:
-        if self.behind != self.padding:
+        if not self._padded_by_torch:
             return _unevenly_padded(x, self.size, self.stride, (self.padding, self.behind))
         function: Any = getattr(functional, f"max_pool{len(self.size)}d")
         y: Tensor = function(x, self.size, self.stride, self.padding, self.dilation, self.ceil_mode)
         return y
+
+    @property
+    def _padded_by_torch(self) -> bool:
+        """Whether PyTorch's pool takes such a padding: both ends alike, half a window at most."""
+        fits = all(2 * pad <= size for pad, size in zip(self.padding, self.size, strict=True))
+        return fits and self.behind == self.padding
 
     def kernel(self, engine: str) -> Kernel | None:
         windows_of_one, dilated = math.prod(self.size) == 1, max(self.dilation) > 1
@@ -92,7 +98,7 @@ class MaxPool(Node):
         before, after = self.inputs[0].shape[2:], self.output.shape[2:]
         if set(before) == {1} and before != after:
             return None  # several values of one pixel come out in another order
-        return self._pool if len(self.size) < 3 and self.behind == self.padding else None
+        return self._pool if len(self.size) < 3 and self._padded_by_torch else None
 
     def write(self, to: Writer) -> None:
         _, ends = self._counts([size or 0 for size in self.inputs[0].shape[2:]])
