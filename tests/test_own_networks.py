@@ -279,6 +279,7 @@ EXACT = {
     "a maximum": lambda y: torch.maximum(y, -0.5 * y),
     "a minimum, broadcast": lambda y: torch.min(y, y.mean((2, 3), keepdim=True)),
     "a part of a difference": lambda y: torch.sub(y, F.relu(y), alpha=0.5).add(0.1, alpha=2),
+    "a part of a mean": lambda y: torch.add(y, y.mean((2, 3), keepdim=True), alpha=0.5),
     "a sum with a product": lambda y: torch.addcmul(GAMMA[:, None, None], y, GAMMA[:, None, None]),
     "a part of the way": lambda y: torch.lerp(y, F.relu(y), 0.3).lerp(y, weight=-0.5),
     "rows transposed": lambda y: y.flatten(2).mT.mT.reshape(y.shape),
@@ -351,6 +352,8 @@ ISLANDS = {
     "an image as a volume": (lambda y: nn.AdaptiveAvgPool3d(1)(y)[..., None, 0], 1),
     "bilinear": (lambda y: F.interpolate(y, scale_factor=2, mode="bilinear"), 1),
     "what is cut away, reflected": (lambda y: F.pad(y, (-10, 2, 0, 0), mode="reflect"), 1),
+    "nothing is left": (lambda y: F.pad(y, (-12, 12), value=0.3), 1),
+    "an empty part": (lambda y: torch.cat([y[:, 8:], y], 1), 1),
     "-inf alone": (lambda y: F.max_pool2d(F.pad(y, (3,) * 4, value=-torch.inf), 2).clamp(-1), 3),
 }
 

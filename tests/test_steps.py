@@ -105,3 +105,22 @@ def test_where_nothing_is_too_fine_all_stays():
     group = prepared.placement.groups["add"]
     finer = dataclasses.replace(chosen[group], scale=2.0**-40)
     assert coarsened(prepared, chosen | {group: finer})[group].scale > 2.0**-20
+
+
+class Squares(nn.Module):
+    """Squares of a layer's results beside what that layer reads, which share a quantizer then."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.first, self.second = nn.Linear(5, 5), nn.Linear(5, 5)
+
+    def forward(self, x):
+        first = self.first(x) * 1e3
+        second = self.second(first) * 1e4
+        return torch.stack([first, second * second], 1)
+
+
+def test_steps_that_ask_for_one_another_without_an_end_are_refused():
+    with pytest.raises(qs.InputError, match="not finite: the largest result of .* apart from what"):
+        qs.quantize(Squares(), [torch.randn(16, 5)], torch.randn(2, 5))

@@ -23,7 +23,6 @@ from qstrategies.operators.base import (
     Site,
     Writer,
     recognizes,
-    shape_of,
 )
 from qstrategies.operators.drawing import Applied, Sizes, draws, happens, spelling
 from qstrategies.operators.normalization import affine, channels
@@ -95,10 +94,10 @@ FORMS[Subtract] = _form(-1)
 
 
 def _times(call: Call, x: Any, alpha: float) -> Any:
-    """``alpha x``, of a tensor of the graph, another or a number; None where a tensor expands."""
+    """``alpha x``, of a tensor of the graph, another or a number."""
     if alpha == 1 or not isinstance(x, fx.Node):
         return x if alpha == 1 else alpha * x
-    return with_number(call, torch.mul, x, alpha) if shape_of(x) == call.shape else None
+    return with_number(call, torch.mul, x, alpha)
 
 
 @recognizes(

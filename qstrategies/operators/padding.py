@@ -180,8 +180,8 @@ def _within(shape: Shape, pads: Pads, short: float) -> bool:
 
 
 def _cut(call: Call, x: fx.Node, pads: Sequence[tuple[int, int]]) -> fx.Node | None:
-    """``x`` without what negative ``pads`` take away, None where a size is not known: what is left
-    is padded, and runtimes do not agree on negative padding."""
+    """``x`` without what negative ``pads`` take away: what is left is padded, and runtimes do not
+    agree on negative padding. None where a size is not known, or nothing is left."""
     for dim, (low, high) in enumerate(pads):
         size = shape_of(x)[dim]
         if low >= 0 and high >= 0:
@@ -189,6 +189,8 @@ def _cut(call: Call, x: fx.Node, pads: Sequence[tuple[int, int]]) -> fx.Node | N
         if size is None:
             return None
         start, stop = max(-low, 0), size - max(-high, 0)
+        if start >= stop:
+            return None
         shape = (*shape_of(x)[:dim], stop - start, *shape_of(x)[dim + 1 :])
         x = call.emit(Slice(dim, start, stop), x, shape=shape)
     return x
@@ -217,8 +219,8 @@ def _draw(random: Random, shape: Sizes) -> nn.Module:
     sides = list(zip(amounts[::2], amounts[1::2], reversed(shape), strict=False))
     left = [size + min(low, 0) + min(high, 0) for low, high, size in sides]
     pads = tuple((max(low, 0), max(high, 0)) for low, high, _ in sides)
-    if mode in REACH and not _within(tuple(left), pads, REACH[mode]):
-        amounts = [max(each, 0) for each in amounts]  # PyTorch reads memory that nobody has set
+    if not _within(tuple(left), pads, REACH.get(mode, -math.inf)):
+        amounts = [max(each, 0) for each in amounts]  # nothing is left to pad with
     return Applied(functional.pad, amounts, mode, value)
 
 

@@ -104,9 +104,9 @@ def _sliced(call: Call, x: fx.Node, dim: int, entry: int | slice) -> fx.Node | N
     if isinstance(entry, int):
         entry = slice(entry % size, entry % size + 1)
     start, stop, step = entry.indices(size)
-    if step < 1:
-        return None
     count = len(range(start, stop, step))
+    if step < 1 or not count:
+        return None
     return call.emit(
         Slice(dim, start, stop, step), x, shape=(*shape[:dim], count, *shape[dim + 1 :])
     )

@@ -188,11 +188,9 @@ def with_number(
         if isinstance(number, nn.Parameter):
             return call.emit(Elementwise(WithNumber(function, number)), x)
         number = number.item()
-    return (
-        call.emit(Elementwise(lambda value: function(value, number)), x)
-        if is_number(number)
-        else None
-    )
+    if not is_number(number):
+        return None
+    return call.emit(Elementwise(lambda value: function(value, number)), x, shape=shape_of(x))
 
 
 @recognizes(nn.PReLU)

@@ -77,9 +77,10 @@ class ExactHistogramObserver(nn.Module):
         return torch.bincount(places.long() + HALF, weights, len(self.counts)).long()
 
     def filling(self) -> float:
-        """The factor below 2 with which the range fills what a power of two covers."""
+        """The factor below 2 with which the range fills what a power of two covers; 1 for a range
+        that is not finite, or smaller than the finest scale covers."""
         span = self.high - self.low
-        if not torch.isfinite(span) or span == 0:
+        if not torch.isfinite(span) or self.step < SMALLEST_STEP:
             return 1.0
         covering = self._covering()[0] * (self.quant_max - self.quant_min)
         return float(covering / span * (1 - 2.0**-20))  # so that no rounding leads beyond

@@ -20,6 +20,7 @@ from dataclasses import replace
 import torch
 from torch import fx
 
+from qstrategies.errors import NotFiniteError
 from qstrategies.operators.addition import Add, Subtract
 from qstrategies.operators.base import Quantizer
 from qstrategies.operators.product import Multiply
@@ -38,10 +39,15 @@ point of the result, in the finest of the three: 4 (255 2^13 + 255) + 255 2^13 <
 FINEST_FIXED = 2.0**-6
 """The same in fixed-point kernels."""
 MOST_STEPS = 2.0**30
+LARGEST = torch.finfo(torch.float32).max
 
 
 def coarsened(prepared: Prepared, chosen: Mapping[int, Quantizer]) -> dict[int, Quantizer]:
-    """``chosen`` with what is too fine raised; usually that is nothing."""
+    """``chosen`` with what is too fine raised; usually that is nothing.
+
+    Raises:
+        NotFiniteError: no step is coarse enough.
+    """
     found = dict(chosen)
     while True:
         steps = _Steps(prepared, found).needed()
@@ -100,8 +106,8 @@ class _Steps:
         module = module_at(self.graph, node)
         if isinstance(module, Multiply):
             a, *b = map(_reach, self._inputs(node))
-            return _fitting(a * max(b, default=a))
-        return _fitting(self._largest_sum(node)) if is_layer(self.graph, node) else 0.0
+            return _fitting(node, a * max(b, default=a))
+        return _fitting(node, self._largest_sum(node)) if is_layer(self.graph, node) else 0.0
 
     @torch.no_grad()
     def _largest_sum(self, layer: fx.Node) -> float:
@@ -141,8 +147,14 @@ def _reach(quantizer: Quantizer) -> float:
     return max(below, above) * quantizer.scale
 
 
-def _fitting(largest: float) -> float:
-    """The smallest power of two of which ``largest`` is no more than ``MOST_STEPS``."""
-    if not 0 < largest < math.inf:
+def _fitting(node: fx.Node, largest: float) -> float:
+    """The smallest power of two of which ``largest``, which ``node`` may give, is no more than
+    ``MOST_STEPS``. Where tensors of one quantizer are made of one another there may be none."""
+    if largest > LARGEST:
+        raise NotFiniteError(
+            f"not finite: the largest result of {node.target} that the quantizers before it allow. "
+            "Keep the values smaller, or the product of tensors apart from what it is made of"
+        )
+    if not largest:
         return 0.0
     return 2.0 ** math.ceil(math.log2(largest / MOST_STEPS))
