@@ -118,6 +118,14 @@ def test_the_certificate_says_for_which_kernels_a_model_was_made(cnn, mnist, cer
     assert not finer.holds("saturation_safe")
 
 
+@pytest.mark.parametrize("engine", ["x86", "fbgemm", "onednn", "qnnpack"])
+def test_weights_for_vnni_have_the_same_bits_in_engines_of_a_cpu_without(cnn, mnist, engine):
+    model = quantized(cnn, mnist, saturation="vnni_or_arm")
+    model.graph.layers[0].rounded_layer.weight[:] = 127
+    images = mnist["test"].images[:100].float()
+    assert torch.equal(model.int8(engine)(images), model.reference()(images))
+
+
 def test_a_planted_saturation_and_a_planted_overflow_are_certified_as_such(cnn, mnist, certificate):
     model = quantized(cnn, mnist, saturation="vnni_or_arm")
     for layer in model.graph.layers:

@@ -13,6 +13,7 @@ from qstrategies.guest import hear_of_quantized_tensors, selected_engine
 from qstrategies.operators.base import Kernel, Node, TensorSpec, from_integers, requantized
 from qstrategies.quantization.integer_graph import IntegerGraph
 from qstrategies.quantization.interface import InputSpec, in_order
+from qstrategies.quantization.pairs import saturates
 from qstrategies.quantization.structure import mapped
 
 
@@ -144,7 +145,7 @@ class Int8(Executable):
 
 
 def _kernel(node: Node, engine: str) -> Kernel:
-    own, grid = node.kernel(engine), node.output.quantizer
+    own, grid = None if saturates(node, engine) else node.kernel(engine), node.output.quantizer
     if own is None:
         return _in_float(node)
     if not node.rounds or grid is None or grid.whole:
