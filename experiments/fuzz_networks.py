@@ -161,7 +161,7 @@ def case(number: int) -> Case:
     config = qs.QuantizationConfig(
         weight_bits=random.choice((8, 8, 8, 7, 6, 5, 4, 3, 2)),
         per_channel=happens(random, 0.6),
-        observer="histogram" if happens(random, 0.01) else "min_max",
+        observer="histogram" if happens(random, 0.5) else "min_max",
     )
     found = Case(
         number,
@@ -175,6 +175,7 @@ def case(number: int) -> Case:
         random.choice((1.0, 1.0, 1e-3, 50.0)),
         random.choice((1.0, 2.0, 5.0)),
     )
+    network.twice &= _runs(found)  # a step may have reshaped the input
     sets = ("narrow", "narrow", "full") if config.weight_bits == 8 else LEVELS
     levels = random.choice(sets)
     stored_twice = levels != "no_zero" or config.weight_bits < 7
