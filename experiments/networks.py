@@ -34,7 +34,7 @@ from qstrategies.execution.crosscheck import CrossCheck
 from qstrategies.execution.distance import unexplained
 from qstrategies.experiment.environment import describe
 from qstrategies.files import atomic_write
-from qstrategies.operators.island import BESIDE_FLOAT
+from qstrategies.operators.island import BESIDE_FLOAT, ONLY_DIVIDES
 from qstrategies.quantization.structure import leaves
 from qstrategies.runtimes import RUNTIMES
 from qstrategies.runtimes.onnx_runtime import OnnxRuntime
@@ -91,7 +91,8 @@ def _figures(model: nn.Module, calibration: Tensor, pixels: Tensor, folder: Path
     inside = (pixels * TOP).round().to(torch.uint8)  # noise is measured where calibration was
     expected = outputs(model, inside.float() / 255)
     free = quantized(qs.QuantizationConfig(exact=False))
-    islands = [each.module for each in exact.islands if each.reason != BESIDE_FLOAT]
+    beside = BESIDE_FLOAT, ONLY_DIVIDES
+    islands = [each.module for each in exact.islands if each.reason not in beside]
     return {
         "islands": collections.Counter(str(module.name) for module in islands),
         "float_bytes": sum(island.size for island in exact.islands),

@@ -15,6 +15,7 @@ from torch import nn
 from torch.nn import functional as F
 
 import qstrategies as qs
+from qstrategies.operators.island import BESIDE_FLOAT, ONLY_DIVIDES
 
 
 def _assigned(y):
@@ -381,6 +382,32 @@ def test_a_floor_above_what_calibration_shows_is_refused():
     net = Between(lambda y: F.max_pool2d(F.pad(y, (0, 1, 1, 2), value=-1e4), 3, 2))
     with pytest.raises(qs.InputError, match=r"pads with -10000 .* values down to -.*: use -inf"):
         qs.quantize(net, [1e6 * images()], images())
+
+
+def _centered(y):
+    return y - y.mean(1, keepdim=True)
+
+
+NORMS_BY_HAND = {
+    "the root": lambda y: y / (y.square().mean(1, keepdim=True) + 1e-6).sqrt(),
+    "a power": lambda y: y / (_centered(y).square().mean(1, keepdim=True) + 1e-6) ** 0.5,
+    "behind the root": lambda y: y / (y.pow(2).mean(1, keepdim=True).sqrt() + 1e-6),
+    "in place": lambda y: y.div_(y.pow(2).sum((2, 3), keepdim=True).add(1e-6).sqrt()),
+    "of a softmax": lambda y: torch.exp(y) / torch.exp(y).sum(1, keepdim=True),
+}
+
+
+@pytest.mark.parametrize("name", NORMS_BY_HAND)
+def test_what_only_divides_is_not_rounded_so_that_it_stays_above_zero(name, tmp_path):
+    quiet = torch.logspace(0, -4, 16)[:, None, None, None] * images()
+    net = Between(NORMS_BY_HAND[name])
+    net.before.bias = None
+    quantized, _ = check(net, tmp_path, (quiet,), least=-20, islands=None, export=False)
+    reasons = {island.reason for island in quantized.islands}
+    assert ONLY_DIVIDES in reasons and len(reasons - {ONLY_DIVIDES, BESIDE_FLOAT}) == 1
+    loud = images()
+    assert decibels(net(loud), quantized.module()(loud)) > 25
+    assert torch.isfinite(quantized.module()(1e-4 * loud)).all()
 
 
 TABLES = {

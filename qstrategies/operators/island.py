@@ -29,6 +29,7 @@ from qstrategies.operators.drawing import Applied, Sizes, draws
 from qstrategies.operators.layer import own_parameter
 
 BESIDE_FLOAT = "all that it reads is in float"
+ONLY_DIVIDES = "it only divides what is in float"
 
 
 class Float(nn.Module):

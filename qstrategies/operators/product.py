@@ -1,4 +1,4 @@
-"""Products of two tensors, and quotients by a number."""
+"""Products of two tensors, and quotients."""
 
 from __future__ import annotations
 
@@ -24,8 +24,18 @@ from qstrategies.operators.base import (
     recognizes,
 )
 from qstrategies.operators.drawing import Applied, Sizes, draws, happens, spelling
+from qstrategies.operators.island import Float
 from qstrategies.operators.normalization import affine, channels
 from qstrategies.operators.table import with_number
+
+NO_QUOTIENT = "a quotient of two tensors has no exact integer form"
+
+
+class Divide(nn.Module):
+    """``a / b``."""
+
+    def forward(self, a: Tensor, b: Tensor) -> Tensor:
+        return a / b
 
 
 class Multiply(nn.Module):
@@ -107,6 +117,8 @@ def _divide(
 ) -> fx.Node | None:
     if rounding_mode is not None:
         return None
+    if isinstance(input, fx.Node) and isinstance(other, fx.Node):
+        return call.emit(Float(Divide(), "divide", NO_QUOTIENT), input, other)
     if isinstance(input, fx.Node):
         found = affine(call, input, 1 / other, 0.0) if isinstance(other, Tensor) else None
         return with_number(call, torch.div, input, other) if found is None else found

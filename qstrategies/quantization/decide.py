@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor, fx, nn
 
 from qstrategies.operators.base import Node, Quantizer, Site, TensorSpec, form_of, shape_of
-from qstrategies.operators.island import BESIDE_FLOAT, island
+from qstrategies.operators.island import Float, island
 from qstrategies.operators.layer import RoundedLayer
 from qstrategies.quantization.blocks import Block, BlockProblem, blocks
 from qstrategies.quantization.exact_forms import is_layer, module_at
@@ -125,9 +125,9 @@ class _Builder:
 
     def _made(self, site: Site, node: fx.Node) -> Node:
         form = form_of(site.module)
-        if form is None or node.name in self.placement.islands:
-            reason = getattr(site.module, "reason", BESIDE_FLOAT)
-            return island(site, reason)
+        in_float = node.name in self.placement.islands
+        if form is None or (in_float and not isinstance(site.module, Float)):
+            return island(site, self.placement.reason(node))
         if is_layer(self.graph, node):
             site = replace(site, layer=self._rounded(site, node))
         return form.node(site)

@@ -17,7 +17,7 @@ import torch
 from torch import fx
 
 from qstrategies.operators.base import form_of
-from qstrategies.operators.island import BESIDE_FLOAT, Float
+from qstrategies.operators.island import Float
 from qstrategies.operators.table import Elementwise
 from qstrategies.quantization.exact_forms import is_layer, module_at
 from qstrategies.quantization.histogram import ExactHistogramObserver
@@ -84,7 +84,7 @@ def _form(prepared: Prepared, node: fx.Node) -> Any:
     form = module_at(prepared.graph, node)
     if node.name not in prepared.placement.islands or isinstance(form, Float):
         return form
-    wrapped = Float(form, type(form).__name__, BESIDE_FLOAT)
+    wrapped = Float(form, type(form).__name__, prepared.placement.reason(node))
     prepared.graph.set_submodule(str(node.target), wrapped)
     return wrapped
 

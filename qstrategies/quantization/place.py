@@ -11,6 +11,8 @@ from torch import fx, nn
 
 from qstrategies.operators.base import Placing, form_of
 from qstrategies.operators.dropout import TRAINING_ONLY
+from qstrategies.operators.island import BESIDE_FLOAT, ONLY_DIVIDES, Float
+from qstrategies.operators.product import Divide
 from qstrategies.quantization.exact_forms import NORM_KINDS, folds, module_at
 
 T = TypeVar("T")
@@ -47,6 +49,11 @@ class Placement:
             node = next(iter(node.users))
         return node
 
+    def reason(self, node: fx.Node) -> str:
+        """Why ``node``, which has an exact form, computes in float."""
+        beside = all(source.name in self.islands for source in node.all_input_nodes)
+        return BESIDE_FLOAT if beside else ONLY_DIVIDES
+
     def maker(self, end: fx.Node) -> fx.Node:
         """The node that a ReLU at ``end`` joins, or ``end``."""
         source: Any = end.args[0] if end.args else None
@@ -61,11 +68,12 @@ def place(graph: fx.GraphModule) -> Placement:
     """Decide which tensors of ``graph`` are quantized, and which of them together.
 
     What has no exact form computes in float. So does anything but a layer whose inputs are all in
-    float: only integer multiplication is worth a rounding. The other operators are quantized, and
-    so is all that they read.
+    float, or that only divides: only integer multiplication is worth a rounding, and a rounding
+    may be the end of what keeps a divisor from 0. The other operators are quantized, and so is all
+    that they read.
     """
     nodes = [node for node in graph.graph.nodes if node.op != "output"]
-    in_float: set[fx.Node] = set()
+    in_float = _divisors(graph)
     for node in nodes:
         if _stays_in_float(graph, node, in_float):
             in_float.add(node)
@@ -113,6 +121,24 @@ def _stays_in_float(graph: fx.GraphModule, node: fx.Node, in_float: set[fx.Node]
     if form is None or form.placing is Placing.FLOAT:
         return True
     return not form.weighted and all(source in in_float for source in node.all_input_nodes)
+
+
+def _divisors(graph: fx.GraphModule) -> set[fx.Node]:
+    """What nothing reads but divisions, as their divisor, and others of these; no layers."""
+    found: set[fx.Node] = set()
+    for node in reversed(graph.graph.nodes):
+        form = form_of(module_at(graph, node)) if node.op == "call_module" else None
+        if form is None or form.weighted or not node.users:
+            continue
+        if all(user in found or _is_divided_by(graph, user, node) for user in node.users):
+            found.add(node)
+    return found
+
+
+def _is_divided_by(graph: fx.GraphModule, node: fx.Node, divisor: fx.Node) -> bool:
+    form = module_at(graph, node)
+    is_quotient = isinstance(form, Float) and isinstance(form.module, Divide)
+    return is_quotient and node.args[0] is not divisor
 
 
 def _joins_its_reader(graph: fx.GraphModule, node: fx.Node) -> bool:
