@@ -6,6 +6,8 @@ from __future__ import annotations
 import dataclasses
 import fcntl
 import functools
+import gc
+import importlib
 import shutil
 import sys
 from collections.abc import Iterator
@@ -81,14 +83,30 @@ def registries(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None
             del sys.modules[name]
 
 
+ALWAYS_THE_SAME = {
+    "torch.onnx._internal.exporter._schemas": "op_signature_from_function",
+    "torch._export.utils": "_materialize_cpp_cia_ops",
+}
+
+
 @pytest.fixture(autouse=True, scope="session")
 def read_once() -> Iterator[None]:
-    """What torch's exporter reads anew from the source of its 500 functions at every call, which is
-    half of its time, is read once."""
+    """What torch's exporter works out anew at every call, from the source of its 500 functions and
+    from all operators that there are, which is most of its time, is worked out once."""
     kind = onnxscript.values.TracedOnnxFunction
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(kind, "function_ir", property(functools.cache(kind.function_ir.fget)))
+        for place, name in ALWAYS_THE_SAME.items():
+            module = importlib.import_module(place)
+            if hasattr(module, name):  # private, and for speed only
+                patch.setattr(module, name, functools.cache(getattr(module, name)))
         yield
+
+
+def pytest_collection_finish() -> None:
+    """What is imported stays: the collector of garbage need not look through it again and again."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")

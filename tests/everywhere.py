@@ -14,6 +14,7 @@ from qstrategies.quantization.structure import leaves
 from qstrategies.records import ENGINES
 
 SHAPE = (3, 12, 12)
+LEVELS = ["ORT_DISABLE_ALL", "ORT_ENABLE_BASIC", "ORT_ENABLE_EXTENDED", "ORT_ENABLE_ALL"]
 
 
 def images(count=16, shape=SHAPE, seed=0):
@@ -29,16 +30,24 @@ def tensors(value):
     return [each for _, each in leaves(value) if isinstance(each, torch.Tensor)]
 
 
-def outputs_of_file(path, quantized, inputs, level="ORT_DISABLE_ALL"):
+def session_of(path, level="ORT_DISABLE_ALL"):
     options = onnxruntime.SessionOptions()
     options.graph_optimization_level = getattr(onnxruntime.GraphOptimizationLevel, level)
-    session = onnxruntime.InferenceSession(str(path), options)
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # beside others
+    return onnxruntime.InferenceSession(str(path), options)
+
+
+def outputs_of(session, quantized, inputs):
     pairs = zip(quantized.inputs, inputs, strict=True)
     feeds = [spec.integers(tensor).numpy() for spec, tensor in pairs]
     names = [entry.name for entry in session.get_inputs()]
     return [
         torch.from_numpy(array) for array in session.run(None, dict(zip(names, feeds, strict=True)))
     ]
+
+
+def outputs_of_file(path, quantized, inputs):
+    return outputs_of(session_of(path), quantized, inputs)
 
 
 def check(model, tmp_path, inputs=None, *, least=20.0, islands=0, export=True, **settings):
@@ -86,27 +95,26 @@ def same_bits(quantized, exported, inputs, expected):
         torch.randint(0, 256, each.shape, dtype=torch.uint8) if each.dtype == torch.uint8 else each
         for each in integers
     ]
+    engines = {
+        name: quantized.int8(name)
+        for name in ENGINES
+        if name in torch.backends.quantized.supported_engines
+    }
+    sessions = {
+        (file.form, level): session_of(file.path, level) for file in exported for level in LEVELS
+    }
     for entered in (integers, wild):
         right = tensors(quantized.reference()(*entered))
         values = quantized.graph.integers(*(each.numpy() for each in entered))
         for spec, tensor in zip(quantized.graph.outputs, right, strict=True):
             assert torch.equal(real_output(spec, values[spec.name]), tensor), "the specification"
-        for engine in (
-            name for name in ENGINES if name in torch.backends.quantized.supported_engines
-        ):
-            for ours, tensor in zip(tensors(quantized.int8(engine)(*entered)), right, strict=True):
+        for engine, module in engines.items():
+            for ours, tensor in zip(tensors(module(*entered)), right, strict=True):
                 assert torch.equal(ours, tensor), engine
-        for file in exported:
-            for level in (
-                "ORT_DISABLE_ALL",
-                "ORT_ENABLE_BASIC",
-                "ORT_ENABLE_EXTENDED",
-                "ORT_ENABLE_ALL",
-            ):
-                for ours, tensor in zip(
-                    outputs_of_file(file.path, quantized, entered, level), right, strict=True
-                ):
-                    assert torch.equal(ours, tensor), (file.form, level)
+        for which, session in sessions.items():
+            outputs = outputs_of(session, quantized, entered)
+            for ours, tensor in zip(outputs, right, strict=True):
+                assert torch.equal(ours, tensor), which
 
 
 class Between(nn.Module):

@@ -39,6 +39,7 @@ class OnnxRuntime(Runtime):
         options = onnxruntime.SessionOptions()
         options.graph_optimization_level = self.level
         options.intra_op_num_threads = threads
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # others wait too
         options.log_severity_level = 4  # errors are raised, and need not be printed too
         try:
             self.session = onnxruntime.InferenceSession(
