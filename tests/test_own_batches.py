@@ -204,7 +204,7 @@ def test_a_sequence_in_the_dimension_of_the_batch_is_refused(body):
 @pytest.mark.parametrize("batch_first", [True, False])
 @pytest.mark.parametrize("kind", [nn.LSTM, nn.GRU, nn.RNN])
 def test_a_first_state_with_the_batch_in_its_second_dimension(kind, batch_first, tmp_path):
-    x = images(8, (10, 12))
+    x = images(8, (3, 12))
     quantized, files = check(WithFirstState(kind, batch_first), tmp_path, [x], islands=4)
     found = outputs_of_file(files[0].path, quantized, [x])[0]
     assert decibels(quantized.reference()(x), found) > 60, "float32 rounds islands"

@@ -533,6 +533,13 @@ POST_TRAINING = [
     name for name in STRATEGIES.names() if STRATEGIES.get(name).course.schedule is None
 ]
 FAST = {"rounding_steps": 20, "block_steps": 5}
+CASES = [
+    (name, model, bits)
+    for number, name in enumerate([*POST_TRAINING, "cle+mse_clip+adaround+bias_correction"])
+    for model, bits in (("cnn", (8, 4)[number % 2]), ("depthwise", (4, 8)[number % 2]))
+]
+"""Every strategy with both networks, per channel and not, and with 8 and 4 bits, and these with
+each other."""
 
 
 @pytest.fixture(scope="module")
@@ -569,9 +576,7 @@ def quantized_by(name, trained, model, bits):
     )
 
 
-@pytest.mark.parametrize("bits", [8, 4])
-@pytest.mark.parametrize("model", ["cnn", "depthwise"])
-@pytest.mark.parametrize("name", [*POST_TRAINING, "cle+mse_clip+adaround+bias_correction"])
+@pytest.mark.parametrize(("name", "model", "bits"), CASES)
 def test_what_a_strategy_leaves_is_exact_certified_and_the_same_again(
     name, model, bits, trained, tmp_path, quick_ptq_best
 ):
@@ -584,7 +589,7 @@ def test_what_a_strategy_leaves_is_exact_certified_and_the_same_again(
     pixels = (255 * trained[2]).round()
     outputs = quantized.int8()(pixels)
     assert torch.equal(qs.load(tmp_path / "model.safetensors").int8()(pixels), outputs)
-    if (model, bits) == ("depthwise", 4):
+    if model == "depthwise":
         again = quantized_by(name, trained, model, bits)
         assert torch.equal(again.int8()(pixels), outputs), "the same batches, the same bits"
     layers = [layer.rounded_layer for layer in quantized.graph.layers]
