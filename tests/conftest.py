@@ -3,14 +3,14 @@ seconds."""
 
 from __future__ import annotations
 
-import dataclasses
 import fcntl
 import functools
 import gc
 import importlib
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 
@@ -57,14 +57,14 @@ SMALL = ExperimentConfig(
     strategy="no_norm",
     dataset="small_mnist",
     training=SHORT,
-    tuning=dataclasses.replace(SHORT, learning_rate=1e-3),
+    tuning=replace(SHORT, learning_rate=1e-3),
     checks="full",
 )
 
 
 def small(strategy: str, **changes: object) -> ExperimentConfig:
     """The short test configuration of ``strategy``."""
-    return dataclasses.replace(SMALL, strategy=strategy, **changes)
+    return replace(SMALL, strategy=strategy, **changes)
 
 
 @pytest.fixture
@@ -125,29 +125,39 @@ def workspace(tmp_path_factory: pytest.TempPathFactory, location: Location) -> W
 
 
 @pytest.fixture(scope="session")
-def records(
+def run_once(
     workspace: Workspace, tmp_path_factory: pytest.TempPathFactory, worker_id: str
-) -> dict[str, RunRecord]:
-    """One full run of every strategy of the default comparison, by the first that asks for it: all
-    processes of a test run get copies."""
+) -> Callable[[Sequence[str]], list[RunRecord]]:
+    """Full runs of strategies, by the first that asks for them: all processes of a test run get
+    copies."""
     own = tmp_path_factory.getbasetemp()
     shared = (own if worker_id == "master" else own.parent) / "shared"
     shared.mkdir(exist_ok=True)
-    configs = [small(name) for name in DEFAULT_STRATEGIES]
-    with (shared / "lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        runs = run_all(configs, dataclasses.replace(workspace, folder=shared / "runs"))
-    shutil.copytree(shared / "runs", workspace.folder, dirs_exist_ok=True)
-    return dict(zip(DEFAULT_STRATEGIES, runs, strict=True))
+
+    def of(names: Sequence[str]) -> list[RunRecord]:
+        with (shared / "lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            folder = shared / "runs"
+            runs = run_all([small(name) for name in names], replace(workspace, folder=folder))
+            shutil.copytree(folder, workspace.folder, dirs_exist_ok=True)
+        return runs
+
+    return of
+
+
+@pytest.fixture(scope="session")
+def records(run_once: Callable[[Sequence[str]], list[RunRecord]]) -> dict[str, RunRecord]:
+    """One full run of every strategy of the default comparison."""
+    return dict(zip(DEFAULT_STRATEGIES, run_once(DEFAULT_STRATEGIES), strict=True))
 
 
 OWN_STRATEGIES = STRATEGIES.names()
 
 
 @pytest.fixture(scope="session")
-def exported(workspace: Workspace) -> Path:
+def exported(run_once: Callable[[Sequence[str]], list[RunRecord]], workspace: Workspace) -> Path:
     """A portable ONNX file."""
-    (record,) = run_all([small("no_norm")], workspace)
+    (record,) = run_once(["no_norm"])
     return workspace.folder / record.config.run_id / "model.onnx"
 
 
