@@ -160,33 +160,47 @@ def _module(path: Path, name: str) -> _Module:
     imported."""
     data = read_bytes(path)
     try:
-        tree = _Plain().visit(ast.parse(data))
+        tree = ast.parse(data)
     except SyntaxError:  # edited since it was imported, and not done yet
         return _Module(sha256(data), ())
-    imports = tuple(dict.fromkeys(_imports(tree, name, path.name == "__init__.py")))
+    statements = list(_statements(tree))
+    imports = tuple(dict.fromkeys(_imports(statements, name, path.name == "__init__.py")))
     return _Module(sha256(ast.dump(tree).encode()), imports)
 
 
-class _Plain(ast.NodeTransformer):
-    """Drops docstrings and what only type checkers read."""
-
-    def visit_If(self, node: ast.If) -> ast.AST:
-        if isinstance(node.test, (ast.Name, ast.Attribute)) and "TYPE_CHECKING" in ast.dump(
-            node.test
-        ):
+def _statements(tree: ast.Module) -> Iterator[ast.AST]:
+    """All statements of ``tree``, from which docstrings and what only type checkers read are
+    dropped; no expression has such inside."""
+    waiting: list[ast.AST] = [tree]
+    while waiting:
+        node = waiting.pop()
+        yield node
+        if isinstance(node, ast.If) and _is_for_type_checkers(node.test):
             node.body = []
-        return self.generic_visit(node)
+        for block in ("body", "handlers", "orelse", "finalbody", "cases"):
+            if hasattr(node, block):
+                kept = [each for each in getattr(node, block) if not _is_text(each)]
+                setattr(node, block, kept)
+                waiting += kept
 
-    def visit_Expr(self, node: ast.Expr) -> ast.AST | None:
-        is_text = isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)
-        return None if is_text else node
+
+def _is_for_type_checkers(test: ast.expr) -> bool:
+    return isinstance(test, (ast.Name, ast.Attribute)) and "TYPE_CHECKING" in ast.dump(test)
 
 
-def _imports(tree: ast.AST, name: str, is_package: bool) -> Iterator[str]:
-    """The names of the modules that ``tree``, the module ``name``, imports anywhere; some of them
-    may be no modules."""
+def _is_text(node: ast.AST) -> bool:
+    return (
+        isinstance(node, ast.Expr)
+        and isinstance(node.value, ast.Constant)
+        and isinstance(node.value.value, str)
+    )
+
+
+def _imports(statements: Iterable[ast.AST], name: str, is_package: bool) -> Iterator[str]:
+    """The names of the modules that ``statements`` of the module ``name`` import; some of them may
+    be no modules."""
     here = name if is_package else name.rpartition(".")[0]
-    for node in ast.walk(tree):
+    for node in statements:
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
