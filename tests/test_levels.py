@@ -5,6 +5,7 @@ import itertools
 import numpy as np
 import pytest
 import torch
+from test_contract import QUICK
 
 import qstrategies as qs
 from qstrategies.errors import InputError
@@ -59,7 +60,8 @@ def test_every_set_is_exact_and_certified(levels, bits, cnn, mnist, tmp_path):
     images = mnist["test"].images[:16]
     model = quantized(cnn, mnist, weight_bits=bits, levels=levels)
     exported = qs.export_onnx(model, tmp_path / "model.onnx")
-    checked = qs.cross_check(exported, images)
+    ends = bits in (8, 2)  # between them lie the same integers, by the same kernels
+    checked = qs.cross_check(exported, images, runtimes=None if ends else QUICK)
     assert checked.same and not checked.apart, str(checked)
     assert qs.certify(tmp_path / "model.onnx").complete
     used = np.unique(integers(model))
