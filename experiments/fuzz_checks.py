@@ -26,6 +26,7 @@ from qstrategies.quantization.calibrate import calibrate
 from qstrategies.quantization.integer_graph import real_output
 from qstrategies.quantization.interface import InputSpec
 from qstrategies.quantization.model import QuantizedModel
+from qstrategies.quantization.noise_check import is_mostly_noise
 from qstrategies.quantization.prepare import Prepared, prepare
 from qstrategies.quantization.selfcheck import check_nodes, check_outputs
 from qstrategies.quantization.structure import leaves
@@ -177,9 +178,7 @@ def _far(found: Case, quantized: QuantizedModel, inputs: Sequence[Tensor]) -> bo
     for spec, found_, expected in zip(
         quantized.graph.outputs, ours, _float(found, inputs), strict=True
     ):
-        noise = found_ - expected
-        step = 0.0 if spec.quantizer is None else spec.quantizer.scale
-        if noise.square().sum() > expected.square().sum() / 2 and noise.abs().max() > 2 * step:
+        if is_mostly_noise(spec, found_, expected):
             return True
     return False
 

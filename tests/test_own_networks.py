@@ -6,6 +6,7 @@ specification, the float reference and ONNX Runtime.
 """
 
 import operator
+import warnings
 
 import onnx
 import pytest
@@ -408,6 +409,17 @@ def test_what_only_divides_is_not_rounded_so_that_it_stays_above_zero(name, tmp_
     loud = images()
     assert decibels(net(loud), quantized.module()(loud)) > 25
     assert torch.isfinite(quantized.module()(1e-4 * loud)).all()
+
+
+def test_integers_that_are_mostly_noise_are_said_to_be():
+    net = Between(lambda y: y * torch.rsqrt(y.square().mean(1, keepdim=True) + 1e-9))
+    net.before.bias = None
+    loud, quiet = images(), torch.logspace(0, -6, 16).flip(0)[:, None, None, None] * images()
+    with pytest.warns(UserWarning, match="'logits' is mostly noise .* dB of signal to noise"):
+        qs.quantize(net, [quiet], quiet)
+    with warnings.catch_warnings(action="error"):
+        qs.quantize(net, [loud], loud)
+        qs.quantize(net, [quiet], quiet, config=qs.QuantizationConfig(weight_bits=4))
 
 
 TABLES = {

@@ -149,11 +149,11 @@ class _Shaken(FloatNetwork):
 
 
 @torch.no_grad()
-def check_nodes(prepared: Prepared, graph: IntegerGraph, inputs: Sequence[Tensor]) -> None:
+def check_nodes(prepared: Prepared, graph: IntegerGraph, inputs: Sequence[Tensor]) -> list[Tensor]:
     """Raise ``SelfCheckError``, naming the node, unless every node rounds what its float form
     gives.
 
-    ``inputs``: as the float model takes them.
+    ``inputs``: as the float model takes them. Returns what the integers give, in real numbers.
     """
     specs = [InputSpec.of(spec, prepared.input_scale) for spec in graph.inputs]
     entered = [spec.integers(tensor) for spec, tensor in zip(specs, inputs, strict=True)]
@@ -167,6 +167,7 @@ def check_nodes(prepared: Prepared, graph: IntegerGraph, inputs: Sequence[Tensor
         _compare(node, watched.values[node.output.name], expected)
         if isinstance(node, Layer):
             _check_weight(prepared, node, constants[0])
+    return [watched.values[spec.name] for spec in graph.outputs]
 
 
 class _Watched(Reference):

@@ -22,6 +22,7 @@ from qstrategies.quantization.calibrate import (
     example_inputs,
 )
 from qstrategies.quantization.model import QuantizedModel
+from qstrategies.quantization.noise_check import warn_of_noise
 from qstrategies.quantization.prepare import Prepared, allotted, prepare
 from qstrategies.quantization.qat import FakeQuantizedModel, finished
 from qstrategies.quantization.recipe import sees_batches
@@ -107,8 +108,9 @@ def integers(prepared: Prepared, calibration: Iterable[Any]) -> QuantizedModel:
     batches = calibration_batches(prepared, calibration)
     prepared.recipe.refine(prepared, batches)
     quantized = QuantizedModel.of(prepared, batches)
-    example = batches[0] if batches else example_inputs(prepared)
-    check_nodes(prepared, quantized.graph, [tensor[:EXAMPLES] for tensor in example])
+    inputs = [each[:EXAMPLES] for each in (batches[0] if batches else example_inputs(prepared))]
+    outputs = check_nodes(prepared, quantized.graph, inputs)
+    warn_of_noise(prepared, quantized, inputs, outputs)
     return quantized
 
 
