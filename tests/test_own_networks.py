@@ -257,11 +257,42 @@ WEIGHT = torch.linspace(-0.5, 0.6, 144).reshape(12, 12)
 PRODUCTS = {
     "with a matrix": lambda y: y @ WEIGHT - torch.matmul(y.relu(), WEIGHT[:, :1]),
     "of rows": lambda y: torch.mm(y[:, 0, 0], WEIGHT)[..., None, None],
+    "from the left": lambda y: WEIGHT @ y + (y @ WEIGHT[0])[..., None],
+    "by letters": lambda y: torch.einsum("oc, nc...->n...o", WEIGHT[:5, :8], y),
     "and a bias": lambda y: torch.addmm(WEIGHT[0], y[:, 0, 0], WEIGHT)[..., None, None],
 }
 
 
+POSITIONS = torch.linspace(-0.6, 0.9, 8 * 144).reshape(1, 8, 12, 12)
+MASK = WEIGHT > -0.2
+GRID = torch.stack(torch.meshgrid(*[torch.linspace(-1, 1, 12)] * 2, indexing="ij"))
+
+
+class Tokens(nn.Module):
+    """A class token before the pixels, and positions, as vision transformers have them."""
+
+    def __init__(self):
+        super().__init__()
+        self.token = nn.Parameter(torch.linspace(-1, 1, 8).reshape(1, 1, 8))
+        self.positions = nn.Parameter(torch.linspace(-0.5, 0.5, 145 * 8).reshape(1, 145, 8))
+
+    def forward(self, y):
+        rows = y.flatten(2).transpose(1, 2)
+        rows = torch.cat([self.token.expand(len(rows), -1, -1), rows], 1) + self.positions
+        return rows.transpose(1, 2)[..., 1:].reshape(y.shape)
+
+
+CONSTANTS = {
+    "positions": lambda y: POSITIONS[0] - (y.mean(2, keepdim=True) + POSITIONS),
+    "a mask": lambda y: (y * MASK) * MASK.float().T / (POSITIONS.abs() + 0.5),
+    "filled": lambda y: torch.where(MASK.T, 0.5, y.masked_fill(MASK, 0.0)),
+    "coordinates": lambda y: torch.cat([y, GRID.expand(len(y), -1, -1, -1), y.relu()], 1),
+    "tokens": Tokens(),
+}
+
+
 EXACT = {
+    **{f"constant, {name}": function for name, function in CONSTANTS.items()},
     **{f"product, {name}": function for name, function in PRODUCTS.items()},
     **POINTWISE,
     **{f"in place, {name}": _old_name(change) for name, change in IN_PLACE.items()},
@@ -340,6 +371,8 @@ def test_a_parameter_of_one_element_is_trained_as_one(tmp_path):
 
 
 ISLANDS = {
+    "a constant beside which the rest is little": (lambda y: y + 100 * POSITIONS, 1),
+    "a constant with NaN": (lambda y: torch.where(MASK, y, torch.nan).nan_to_num(0.5), 2),
     "softmax": (lambda y: y.softmax(1), 1),
     "LayerNorm": (nn.LayerNorm([8, 12, 12]), 1),
     "GroupNorm": (nn.GroupNorm(2, 8), 1),

@@ -49,9 +49,7 @@ def nearest(total, multiplier):
     require(largest < 2**62, "numbers of more than 62 bits")
     if 2 * largest < denominator:
         return np.zeros_like(total)
-    product = total * numerator
-    quotient = product // denominator
-    rest = product - quotient * denominator
+    quotient, rest = np.divmod(total * numerator, denominator)
     up = (2 * rest > denominator) | ((2 * rest == denominator) & (quotient % 2 == 1))
     return quotient + up
 
@@ -192,8 +190,7 @@ def move(node, x):
     shape = node["output"]["shape"]
     index, outside = np.full(shape, node["base"]), np.zeros(shape, bool)
     for dim, offsets in enumerate(node["offsets"]):
-        line = [1] * len(shape)
-        line[dim] = -1
+        line = (-1, *[1] * (len(shape) - 1 - dim))
         index += np.array([each or 0 for each in offsets]).reshape(line)
         outside |= np.array([each is None for each in offsets]).reshape(line)
     flat = x.reshape(-1)
@@ -206,11 +203,15 @@ def table(node, x):
     return np.array(node["values"], np.int64)[x]
 
 
+def stored(node):
+    return np.array(node["values"], np.int64).reshape(node["output"]["shape"])
+
+
 KINDS = {
     function.__name__: function
     for function in (
         convolution, transposed_convolution, linear, addition, product, average_pool, mean,
-        max_pool, clip, extremum, concatenation, reshape, move, table,
+        max_pool, clip, extremum, concatenation, reshape, move, table, stored,
     )
 }  # fmt: skip
 
@@ -281,10 +282,8 @@ def main(arguments):
     try:
         specification, vectors = read(arguments[0], SPECIFICATION), read(arguments[1], VECTORS)
         if len(arguments) == 3:
-            found = digest(Path(arguments[2]).read_bytes())
-            require(
-                found == specification["file_sha256"], "it is the specification of another file"
-            )
+            same = digest(Path(arguments[2]).read_bytes()) == specification["file_sha256"]
+            require(same, "it is the specification of another file")
         check(specification, vectors)
     except WrongError as error:
         print(f"WRONG: {error}")

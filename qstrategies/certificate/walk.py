@@ -271,7 +271,13 @@ def _carried(call: Call, declaration: Declaration, grid: Grid) -> Tensor | None:
     if declaration.moves:
         return call.first if call.first.constant is None else None
     varying = [tensor for tensor in call.tensors if tensor.constant is None]
-    if len(varying) != 1:
+    if len(varying) != 1 or _scales(call):
         return None
     same = replace(grid, signed_zero=False) == replace(varying[0].grid, signed_zero=False)
     return varying[0] if same else None
+
+
+def _scales(call: Call) -> bool:
+    """Whether ``call`` multiplies by a constant that is not 1 everywhere, as a mask."""
+    constants = [tensor.constant for tensor in call.tensors if tensor.constant is not None]
+    return call.node.op_type == "Mul" and any((each.values != 1).any() for each in constants)

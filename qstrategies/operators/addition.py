@@ -24,6 +24,7 @@ from qstrategies.operators.base import (
     Writer,
     recognizes,
 )
+from qstrategies.operators.constant import drawn, outweighs, with_constant
 from qstrategies.operators.drawing import Applied, Sizes, draws, happens, spelling
 from qstrategies.operators.normalization import affine, channels
 from qstrategies.operators.table import with_number
@@ -100,6 +101,16 @@ def _times(call: Call, x: Any, alpha: float) -> Any:
     return with_number(call, torch.mul, x, alpha)
 
 
+def sum_with_constant(call: Call, form: nn.Module, *terms: Any) -> fx.Node | None:
+    """``form``, a sum or difference, of ``terms``, one of which may be a constant; None where that
+    is too large beside the other (``outweighs``)."""
+    for place, each in enumerate(terms):
+        sign = -1 if place and isinstance(form, Subtract) else 1
+        if isinstance(each, Tensor) and outweighs(call, each, sign):
+            return None
+    return with_constant(call, form, *terms)
+
+
 @recognizes(
     operator.add, operator.iadd, torch.add, "add", "add_", "__add__", "__radd__", "__iadd__"
 )
@@ -111,7 +122,8 @@ def _add(call: Call, input: Any, other: Any, *, alpha: float = 1) -> fx.Node | N
         return call.emit(Add(), input, other)
     x, number = (input, other) if isinstance(input, fx.Node) else (other, input)
     found = affine(call, x, 1.0, number) if isinstance(number, Tensor) else None
-    return with_number(call, torch.add, x, number) if found is None else found
+    found = with_number(call, torch.add, x, number) if found is None else found
+    return sum_with_constant(call, Add(), x, number) if found is None else found
 
 
 @recognizes(
@@ -125,9 +137,11 @@ def _subtract(call: Call, input: Any, other: Any, *, alpha: float = 1) -> fx.Nod
         return call.emit(Subtract(), input, other)
     if isinstance(input, fx.Node):
         found = affine(call, input, 1.0, -other) if isinstance(other, Tensor) else None
-        return with_number(call, torch.sub, input, other) if found is None else found
-    found = affine(call, other, -1.0, input) if isinstance(input, Tensor) else None
-    return with_number(call, torch.rsub, other, input) if found is None else found
+        found = with_number(call, torch.sub, input, other) if found is None else found
+    else:
+        found = affine(call, other, -1.0, input) if isinstance(input, Tensor) else None
+        found = with_number(call, torch.rsub, other, input) if found is None else found
+    return sum_with_constant(call, Subtract(), input, other) if found is None else found
 
 
 @recognizes(torch.rsub, "__rsub__")
@@ -158,6 +172,12 @@ def _draw_two(random: Random, shape: Sizes, other: Sizes) -> nn.Module | None:
 def _draw_number(random: Random, _: Sizes) -> nn.Module:
     recognizer = random.choice((_add, _subtract, _reversed))
     return Applied(spelling(random, recognizer), random.choice((3, -0.5, 0.001, 200.0)))
+
+
+@draws(exact=False, often=2)  # beside it the rest may be little
+def _draw_constant(random: Random, shape: Sizes) -> nn.Module:
+    constant = drawn(random, shape)
+    return Applied(spelling(random, random.choice((_add, _subtract, _reversed))), constant)
 
 
 @draws()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from random import Random
 from typing import Any
@@ -10,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, fx, nn
 
+from qstrategies.operators.addition import Add
 from qstrategies.operators.base import (
     FORMS,
     Array,
@@ -23,8 +25,11 @@ from qstrategies.operators.base import (
     recognizes,
     shape_of,
 )
+from qstrategies.operators.constant import with_constant
 from qstrategies.operators.drawing import Applied, Sizes, draws, happens, spelling
 from qstrategies.operators.movement import Reshape
+from qstrategies.operators.picking import pick
+from qstrategies.operators.product import Multiply
 from qstrategies.operators.slicing import Slice
 
 
@@ -72,12 +77,42 @@ FORMS[Concat] = Form(
 
 @recognizes(torch.cat, torch.concat, torch.concatenate)
 def _cat(call: Call, tensors: Any, dim: int = 0, axis: int | None = None) -> fx.Node | None:
+    place = (dim if axis is None else axis) % len(call.shape)
     if not all(isinstance(part, fx.Node) for part in tensors):
-        return None
+        return _with_constants(call, tensors, place)
     if len(tensors) == 1:
         return call.reshape(tensors[0])
-    chosen = dim if axis is None else axis
-    return call.emit(Concat(chosen % len(call.shape)), *tensors)
+    return call.emit(Concat(place), *tensors)
+
+
+def _with_constants(call: Call, parts: Sequence[Any], dim: int) -> fx.Node | None:
+    """What varies among ``parts`` at its places, times 0 where constants are, and a sum with each
+    of these between zeros.
+
+    It is no padding with zeros: OpenVINO exchanges that with the sum.
+    """
+    sizes = [(part.shape if isinstance(part, Tensor) else shape_of(part))[dim] for part in parts]
+    lengths = [size for size in sizes if size is not None]
+    constants = [part for part in parts if isinstance(part, Tensor)]
+    if len(lengths) < len(parts) or not all(torch.isfinite(part).all() for part in constants):
+        return None
+    places: list[int] = []
+    keep: list[int] = []
+    for part, length in zip(parts, lengths, strict=True):
+        varies = isinstance(part, fx.Node)
+        places += range(sum(keep), sum(keep) + length) if varies else [0] * length
+        keep += [int(varies)] * length
+    nodes = [part for part in parts if isinstance(part, fx.Node)]
+    shape = (*call.shape[:dim], sum(keep), *call.shape[dim + 1 :])
+    joined = nodes[0] if len(nodes) == 1 else call.emit(Concat(dim), *nodes, shape=shape)
+    behind = len(call.shape) - 1 - dim
+    kept = torch.tensor(keep).reshape(-1, *[1] * behind)
+    result = with_constant(call, Multiply(), pick(call, joined, dim, places), kept)
+    for place, part in enumerate(parts):
+        if isinstance(part, Tensor):
+            around = (*[0] * 2 * behind, sum(lengths[:place]), sum(lengths[place + 1 :]))
+            result = with_constant(call, Add(), result, part, pads=around)
+    return result
 
 
 @recognizes(torch.stack)
@@ -135,6 +170,25 @@ def _draw(random: Random, shape: Sizes, *_: Sizes) -> nn.Module:
 
 for _count in (1, 2, 3):
     draws(inputs=_count)(_draw)
+
+
+class _Surrounded(nn.Module):
+    """Constants before and behind a tensor along ``dim``, for every example."""
+
+    def __init__(self, first: Tensor, last: Tensor, dim: int) -> None:
+        super().__init__()
+        self.first, self.last, self.dim = nn.Parameter(first), last, dim
+
+    def forward(self, x: Tensor) -> Tensor:
+        first, last = (each.expand(len(x), *each.shape) for each in (self.first, self.last))
+        return torch.cat([first, x, last], self.dim)
+
+
+@draws()
+def _draw_around(random: Random, shape: Sizes) -> nn.Module:
+    generator = torch.Generator().manual_seed(random.getrandbits(32))
+    first, last = (torch.randn(shape, generator=generator) for _ in range(2))
+    return _Surrounded(first, last.narrow(0, 0, 1), 1)
 
 
 @draws()

@@ -4,7 +4,6 @@ all."""
 from __future__ import annotations
 
 import math
-import operator
 from dataclasses import dataclass
 from random import Random
 from typing import Any
@@ -26,7 +25,7 @@ from qstrategies.operators.base import (
     recognizes,
     shape_of,
 )
-from qstrategies.operators.drawing import Applied, Sizes, draws, happens, spelling
+from qstrategies.operators.drawing import Applied, Sizes, draws, happens
 from qstrategies.operators.layer import Layer, layer_fields, own_copy
 from qstrategies.operators.movement import Reshape
 
@@ -79,15 +78,10 @@ def _functional(call: Call, input: fx.Node, weight: Any, bias: Any = None) -> fx
     return call.reshape(call.emit(layer, flat, shape=(shape_of(flat)[0], outputs)))
 
 
-@recognizes(torch.matmul, torch.mm, operator.matmul, "matmul", "mm", "__matmul__")
-def _product(call: Call, input: fx.Node, mat2: Any) -> fx.Node | None:
-    return _addition_of_product(call, None, input, mat2)
-
-
 @recognizes(torch.addmm)
 def _addition_of_product(call: Call, input: Any, mat1: fx.Node, mat2: Any) -> fx.Node | None:
     """``mat1 @ mat2 + input``, where only ``mat1`` depends on the input of the model."""
-    bias = input is None or (isinstance(input, Tensor) and input.dim() == 1)
+    bias = isinstance(input, Tensor) and input.dim() == 1
     if not isinstance(mat2, Tensor) or mat2.dim() != 2 or not bias:
         return None
     return _functional(call, mat1, mat2.t(), input)
@@ -98,12 +92,6 @@ def rows_of(call: Call, x: fx.Node, features: int) -> fx.Node:
     leading = shape_of(x)[:-1]
     rows = None if None in leading else math.prod(each for each in leading if each is not None)
     return call.emit(Reshape((-1, features)), x, shape=(rows, features))
-
-
-@draws()
-def _draw_product(random: Random, shape: Sizes) -> nn.Module:
-    weight = nn.Parameter(torch.empty(shape[-1], random.randint(1, 7)).uniform_(-1, 1))
-    return Applied(spelling(random, _product), weight)
 
 
 class _Added(nn.Module):

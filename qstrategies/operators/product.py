@@ -23,6 +23,7 @@ from qstrategies.operators.base import (
     Writer,
     recognizes,
 )
+from qstrategies.operators.constant import drawn, with_constant
 from qstrategies.operators.drawing import Applied, Sizes, draws, happens, spelling
 from qstrategies.operators.island import Float
 from qstrategies.operators.normalization import affine, channels
@@ -99,7 +100,8 @@ def _multiply(call: Call, input: Any, other: Any) -> fx.Node | None:
         return call.emit(Multiply(), input, other)
     x, number = (input, other) if isinstance(input, fx.Node) else (other, input)
     found = affine(call, x, number, 0.0) if isinstance(number, Tensor) else None
-    return with_number(call, torch.mul, x, number) if found is None else found
+    found = with_number(call, torch.mul, x, number) if found is None else found
+    return with_constant(call, Multiply(), x, number) if found is None else found
 
 
 @recognizes(
@@ -120,8 +122,9 @@ def _divide(
     if isinstance(input, fx.Node) and isinstance(other, fx.Node):
         return call.emit(Float(Divide(), "divide", NO_QUOTIENT), input, other)
     if isinstance(input, fx.Node):
-        found = affine(call, input, 1 / other, 0.0) if isinstance(other, Tensor) else None
-        return with_number(call, torch.div, input, other) if found is None else found
+        if not isinstance(other, Tensor):
+            return with_number(call, torch.div, input, other)
+        return _multiply(call, input, 1 / other)
     return with_number(call, _reversed_division, other, input)
 
 
@@ -140,6 +143,12 @@ def _draw_two(random: Random, shape: Sizes, other: Sizes) -> nn.Module | None:
 def _draw_number(random: Random, _: Sizes) -> nn.Module:
     recognizer = random.choice((_multiply, _divide))
     return Applied(spelling(random, recognizer), random.choice((0.1, -0.5, 3, -200.0)))
+
+
+@draws(often=2)
+def _draw_constant(random: Random, shape: Sizes) -> nn.Module:
+    constant = drawn(random, shape)
+    return Applied(spelling(random, _multiply), constant)
 
 
 @draws()

@@ -35,6 +35,8 @@ BROADCASTING = {
     "add",
     "mul",
 }
+JOINING = {torch.cat, torch.concat, torch.concatenate}
+"""What has a form for a constant row, but needs one per example if it stays in float."""
 SPLITS = {
     "chunk",
     "split",
@@ -112,7 +114,7 @@ class Call:
         recognizer = RECOGNIZERS.get(target) if _hashable(target) else None
         if recognizer is None or not self._floats():
             return None
-        broadcasts = target in BROADCASTING
+        broadcasts = target in BROADCASTING | JOINING
         args, kwargs = (
             rebuild.take(each, broadcasts=broadcasts) for each in (node.args, node.kwargs)
         )
@@ -126,8 +128,8 @@ class Call:
 
     def _floats(self) -> bool:
         """Whether all tensors here are float32, as integers and booleans have no quantizer, but
-        for constant places."""
-        rebuild, places = self.rebuild, (torch.int64, torch.int32)
+        for constant places and masks."""
+        rebuild, places = self.rebuild, (torch.int64, torch.int32, torch.bool)
         known = {each: rebuild.two[each].value for each in self.node.all_input_nodes}
         tensors = [
             value

@@ -10,6 +10,7 @@ import torch
 from torch import fx, nn
 
 from qstrategies.operators.base import Placing, form_of
+from qstrategies.operators.constant import Constant
 from qstrategies.operators.dropout import TRAINING_ONLY
 from qstrategies.operators.island import BESIDE_FLOAT, ONLY_DIVIDES, Float
 from qstrategies.operators.product import Divide
@@ -70,7 +71,7 @@ def place(graph: fx.GraphModule) -> Placement:
     What has no exact form computes in float. So does anything but a layer whose inputs are all in
     float, or that only divides: only integer multiplication is worth a rounding, and a rounding
     may be the end of what keeps a divisor from 0. The other operators are quantized, and so is all
-    that they read.
+    that they read. Inputs and constants are as what reads them.
     """
     nodes = [node for node in graph.graph.nodes if node.op != "output"]
     in_float = _divisors(graph)
@@ -80,7 +81,7 @@ def place(graph: fx.GraphModule) -> Placement:
     inner = {node for node in nodes if node not in in_float and _joins_its_reader(graph, node)}
     sets = Sets[fx.Node]()
     for node in nodes:
-        if node in in_float or node.op == "placeholder":
+        if node in in_float or not node.all_input_nodes:
             continue
         sets.add(node)
         for source in node.all_input_nodes:
@@ -120,7 +121,14 @@ def _stays_in_float(graph: fx.GraphModule, node: fx.Node, in_float: set[fx.Node]
     form = form_of(module_at(graph, node))
     if form is None or form.placing is Placing.FLOAT:
         return True
-    return not form.weighted and all(source in in_float for source in node.all_input_nodes)
+    constants = {each for each in node.all_input_nodes if is_constant(graph, each)}
+    varying = set(node.all_input_nodes) - constants
+    return bool(varying) and not form.weighted and varying <= in_float
+
+
+def is_constant(graph: fx.GraphModule, node: fx.Node) -> bool:
+    """Whether ``node`` gives the same for every input."""
+    return isinstance(module_at(graph, node), Constant)
 
 
 def _divisors(graph: fx.GraphModule) -> set[fx.Node]:
@@ -128,7 +136,7 @@ def _divisors(graph: fx.GraphModule) -> set[fx.Node]:
     found: set[fx.Node] = set()
     for node in reversed(graph.graph.nodes):
         form = form_of(module_at(graph, node)) if node.op == "call_module" else None
-        if form is None or form.weighted or not node.users:
+        if form is None or form.weighted or not (node.users and node.all_input_nodes):
             continue
         if all(user in found or _is_divided_by(graph, user, node) for user in node.users):
             found.add(node)

@@ -91,9 +91,10 @@ class Prepared:
 
     @property
     def end_groups(self) -> set[int]:
-        """The groups of what the user gives and of what the network returns."""
-        ends = self.graph.graph.output_node().all_input_nodes
-        nodes = [*self.graph.graph.find_nodes(op="placeholder"), *ends]
+        """The groups of what the user gives, inputs and constants, and of what the network
+        returns."""
+        given = [node for node in self.graph.graph.nodes if not node.all_input_nodes]
+        nodes = [*given, *self.graph.graph.output_node().all_input_nodes]
         groups = self.placement.groups
         return {groups[node.name] for node in nodes if node.name in groups}
 

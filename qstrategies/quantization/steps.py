@@ -92,9 +92,9 @@ class _Steps:
         """The nodes that compute in integers, and the groups that their results are rounded to,
         behind a ReLU if they join one."""
         for node in self.nodes.values():
-            if node.op != "call_module" or node.name in self.placement.islands:
-                continue
-            yield node, self.placement.groups[self.placement.end(node).name]
+            computes = node.op == "call_module" and bool(node.all_input_nodes)
+            if computes and node.name not in self.placement.islands:
+                yield node, self.placement.groups[self.placement.end(node).name]
 
     def _inputs(self, node: fx.Node) -> list[Quantizer]:
         groups = self.placement.groups

@@ -19,7 +19,7 @@ from qstrategies.onnx_file import load_checked
 from qstrategies.runtimes.exact import opset_of
 from qstrategies.specification.ends import ends_of
 from qstrategies.specification.operators import OPERATORS
-from qstrategies.specification.program import Node, Program, Table, Tensor
+from qstrategies.specification.program import Array, Node, Program, Stored, Table, Tensor
 from qstrategies.specification.values import (
     Call,
     Constant,
@@ -110,7 +110,7 @@ class _Lowering:
 
     def _value(self, call: Call) -> Any:
         if call.kind == "DequantizeLinear":
-            return _dequantized(call)
+            return self._dequantized(call)
         if call.kind == "QuantizeLinear":
             return self._quantized(call)
         if call.kind == "Cast" and isinstance(call.operands[0], Tensor):
@@ -122,6 +122,21 @@ class _Lowering:
         if call.kind not in OPERATORS:
             raise InputError(f"operators that have: {', '.join(OPERATORS)}")
         return OPERATORS[call.kind](call)
+
+    def _dequantized(self, call: Call) -> Real | Constant:
+        value = call.operands[0]
+        if isinstance(value, np.ndarray) and value.dtype == np.uint8:
+            value = self._stored(call.node.proto.input[0], value)
+        if isinstance(value, Tensor):
+            return Real(value, _grid(call), (call.name,))
+        return _weight(call)
+
+    def _stored(self, name: str, array: Array) -> Tensor:
+        tensor = Tensor(name, array.shape, int(array.min()), int(array.max()))
+        self.values[name] = tensor
+        return self._append(
+            Stored(output=tensor, inputs=(), operators=(), values=array.reshape(-1))
+        )
 
     def _quantized(self, call: Call) -> Tensor:
         value, grid = call.operands[0], _grid(call)
@@ -158,10 +173,8 @@ def _grid(call: Call) -> Grid:
     return Grid(fraction(scale.item()), int(zero_point.item()))
 
 
-def _dequantized(call: Call) -> Real | Constant:
+def _weight(call: Call) -> Constant:
     value = call.operands[0]
-    if isinstance(value, Tensor):
-        return Real(value, _grid(call), (call.name,))
     if not isinstance(value, np.ndarray):
         raise InputError("it dequantizes no tensor of integers")
     scale, zero_point = call.constant(1), call.constant(2)

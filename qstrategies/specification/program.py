@@ -241,6 +241,15 @@ class Table(Node):
     values: Array
 
 
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Stored(Node):
+    """``values``: uint8, flat; there is no input."""
+
+    kind = "stored"
+    formula = "y = values in the shape of y, the last dimension running fastest"
+    values: Array
+
+
 @dataclass(frozen=True, eq=False)
 class Program:
     """``nodes`` in the order of execution; what varies with the batch has size 1.

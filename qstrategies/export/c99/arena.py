@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from qstrategies.specification.program import Program, Reshape
+from qstrategies.specification.program import Program, Reshape, Stored
 
 
 @dataclass(frozen=True)
@@ -18,7 +18,8 @@ class Arena:
 
 
 def arena_of(program: Program) -> Arena:
-    """First fit, in the order of execution. A reshape is its input under another name."""
+    """First fit, in the order of execution. A reshape is its input under another name; what is
+    stored lies among the weights."""
     same = _aliases(program)
     last = _last_uses(program, same)
     places = {end.tensor: f"input_{index}" for index, end in enumerate(program.inputs)}
@@ -26,7 +27,9 @@ def arena_of(program: Program) -> Arena:
     size = 0
     for step, node in enumerate(program.nodes):
         name = same.get(node.output.name, node.output.name)
-        if name == node.output.name:
+        if isinstance(node, Stored):
+            places[name] = f"stored_{step}"
+        elif name == node.output.name:
             start = _first_fit(live, node.output.size)
             live[name] = (start, start + node.output.size)
             size = max(size, start + node.output.size)

@@ -21,6 +21,7 @@ from qstrategies.specification.program import (
     Node,
     Product,
     Reshape,
+    Stored,
     Table,
     TransposedConvolution,
 )
@@ -48,6 +49,11 @@ def _table(place: Place) -> Piece:
     return place.plain("table", node.output.size, place.array("uint8_t", "values", node.values))
 
 
+def _stored(place: Place) -> Piece:
+    place.array("uint8_t", "stored", place.node.values)
+    return Piece(tuple(place.constants))
+
+
 def _reshape(_: Place) -> Piece:
     """The same bytes under another name: see ``arena``."""
     return Piece()
@@ -68,4 +74,5 @@ CALLS: dict[type[Node], Callable[[Place], Piece]] = {
     Reshape: _reshape,
     Move: dimensions.move,
     Table: _table,
+    Stored: _stored,
 }

@@ -24,6 +24,7 @@ from qstrategies.operators.averages import AveragePool, Averaging
 from qstrategies.operators.base import Node, TensorSpec
 from qstrategies.operators.clipping import Clip
 from qstrategies.operators.concatenation import Concatenation
+from qstrategies.operators.constant import Stored
 from qstrategies.operators.expansion import Expanding
 from qstrategies.operators.extremum import Extremum
 from qstrategies.operators.island import Island
@@ -44,6 +45,14 @@ REMEDY = "Ship the ONNX file, or write the model without it"
 @writes(Island)
 def _island(node: Island, _: TfliteWriter) -> None:
     raise no_form(node, f"it stays in float ({node.reason})", REMEDY)
+
+
+@writes(Stored)
+def _stored(node: Stored, to: TfliteWriter) -> None:
+    rank = node.array.ndim
+    layout = IMAGE if rank == 4 else PLAIN
+    laid = node.array.transpose(axes_of_image(rank)) if layout == IMAGE else node.array
+    to.keep(node.output, (laid.astype(np.int16) - OFFSET).astype(np.int8), layout)
 
 
 # --- element by element ---

@@ -130,6 +130,11 @@ class TfliteWriter:
         self.places[spec.name] = {layout: number}
         return number
 
+    def keep(self, spec: TensorSpec, array: Array, layout: Layout) -> None:
+        """``spec`` is the constant ``array``, which lies in ``layout``."""
+        number = self.constant(spec.name, array, quantization_of(spec.grid))
+        self.places[spec.name] = {layout: number}
+
     def take(self, spec: TensorSpec, layout: Layout = PLAIN) -> int:
         """The tensor of ``spec`` in ``layout``, made if it is not there."""
         known = self.places[spec.name]
