@@ -413,3 +413,26 @@ def test_strategies_that_change_on_the_way_ask_how_long_it_is(net, strategy):
     with pytest.raises(qs.InputError, match=r"changes as training goes on.*steps=N"):
         step(qs.prepare(net, ROWS, strategy))
     step(qs.prepare(net, ROWS, strategy, steps=1))
+
+
+class Words(nn.Module):
+    """An embedding, as a module or by the function, and a layer."""
+
+    def __init__(self, *, by_function):
+        super().__init__()
+        self.table, self.layer, self.by_function = nn.Embedding(9, 4), nn.Linear(4, 2), by_function
+
+    def forward(self, ids):
+        function = nn.functional.embedding
+        rows = function(ids, self.table.weight) if self.by_function else self.table(ids)
+        return self.layer(rows)
+
+
+@pytest.mark.parametrize("by_function", [False, True])
+def test_ids_beyond_the_embedding_are_named(by_function):
+    ids = torch.arange(8).reshape(2, 4)
+    trainee = qs.prepare(Words(by_function=by_function), ids, "qat")
+    trainee.model(ids)
+    for wrong in (9, -1):
+        with pytest.raises(qs.InputError, match=f"holds the id {wrong}, .* rows for 0 to 8"):
+            trainee.model(ids.clamp(max=7).masked_fill(ids == 3, wrong))

@@ -58,6 +58,7 @@ from qstrategies.quantization.recipe import (
 )
 from qstrategies.quantization.selfcheck import check_rewritten
 from qstrategies.quantization.structure import device_of, mapped
+from qstrategies.quantization.token_ids import check_ids
 from qstrategies.quantization.training_check import keep_frozen, warn_of_training
 from qstrategies.records import QuantizationConfig
 
@@ -69,8 +70,9 @@ class FakeQuantizedModel(nn.Module):
     graph that is trained; it shares every module with this one. In evaluation mode no quantizer
     observes, and it computes what is exported, to the bit. It stays in float32.
 
-    Raises ``InputError`` for a cast of it, and in training for inputs of no examples, and for whole
-    numbers in the place of real values and the other way round.
+    Raises ``InputError`` for a cast of it, for token ids that an embedding has no row for, and in
+    training for inputs of no examples, and for whole numbers in the place of real values and the
+    other way round.
     """
 
     def __init__(self, forms: Prepared) -> None:
@@ -122,6 +124,7 @@ class FakeQuantizedModel(nn.Module):
         inputs = self.forms.arguments.tensors_in(args, kwargs)
         if self.training:
             self._check(inputs)
+        check_ids(self.forms.graph, inputs)
         return self.structured(view(*(each.to(device) for each in inputs)))
 
     def _check(self, inputs: Sequence[Tensor]) -> None:
