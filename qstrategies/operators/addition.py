@@ -174,7 +174,7 @@ def _draw_number(random: Random, _: Sizes) -> nn.Module:
     return Applied(spelling(random, recognizer), random.choice((3, -0.5, 0.001, 200.0)))
 
 
-@draws(exact=False, often=2)  # beside it the rest may be little
+@draws(exact=False)  # beside it the rest may be little
 def _draw_constant(random: Random, shape: Sizes) -> nn.Module:
     constant = drawn(random, shape)
     return Applied(spelling(random, random.choice((_add, _subtract, _reversed))), constant)

@@ -86,11 +86,12 @@ for _each, _kind in DROPOUTS.items():
     _register(_each, _kind)
 
 
-@draws()
+@draws(often=2)
 def _draw(random: Random, shape: Sizes) -> nn.Module:
     any_size = [nn.Dropout, nn.AlphaDropout, nn.FeatureAlphaDropout]
     by_size = {2: nn.Dropout1d, 3: nn.Dropout2d, 4: nn.Dropout3d}
-    kind = random.choice([*any_size, by_size.get(len(shape), nn.Dropout)])
+    own = by_size.get(len(shape), nn.Dropout)
+    kind = random.choice([*any_size, *[own] * 3])  # volumes are rare
     if happens(random, 0.5):
         return kind(0.3, happens(random, 0.3))
     functions = [function for function, known in DROPOUTS.items() if known is kind]

@@ -145,7 +145,7 @@ def _draw_number(random: Random, _: Sizes) -> nn.Module:
     return Applied(spelling(random, recognizer), random.choice((0.1, -0.5, 3, -200.0)))
 
 
-@draws(often=2)
+@draws()
 def _draw_constant(random: Random, shape: Sizes) -> nn.Module:
     constant = drawn(random, shape)
     return Applied(spelling(random, _multiply), constant)
