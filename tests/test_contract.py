@@ -25,6 +25,7 @@ NETS = {"cnn": slice(None), "depthwise": slice(6, 22), "resnet8": slice(6, 22)}
 QUICK = ["numpy-integer", *(f"onnxruntime-{level}" for level in ("all", "extended", "disabled"))]
 """Beside PyTorch's engines; the CNN at 4 bits has every runtime that there is."""
 
+
 @pytest.fixture(scope="module")
 def floats(mnist):
     """Networks after a few steps in float, shared by all."""
