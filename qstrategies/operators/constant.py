@@ -32,20 +32,20 @@ less of the tensor."""
 
 
 class Constant(nn.Module):
-    """``value`` with ``rank`` dimensions, float32; trained if it is a parameter. ``pads``: zeros
-    around it, as ``torch.nn.functional.pad`` takes their numbers."""
+    """``value`` with ``rank`` dimensions, float32, times ``gives``; trained if it is a parameter.
+    ``pads``: zeros around it, as ``torch.nn.functional.pad`` takes their numbers."""
 
     value: Tensor
 
     def __init__(self, value: Tensor, rank: int, pads: Sequence[int] = ()) -> None:
         super().__init__()
-        self.rank, self.pads = rank, tuple(pads)
+        self.rank, self.pads, self.gives = rank, tuple(pads), 1.0
         computed = value.requires_grad and not isinstance(value, nn.Parameter)
         hold(self, "value", nn.Parameter(value) if computed else value)
 
     def forward(self) -> Tensor:
         missing = self.rank - self.value.dim()
-        return functional.pad(self.value[(None,) * missing].float(), self.pads)
+        return functional.pad(self.value[(None,) * missing].float(), self.pads) * self.gives
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

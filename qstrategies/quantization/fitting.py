@@ -17,11 +17,13 @@ import torch
 from torch import fx
 
 from qstrategies.operators.base import form_of
+from qstrategies.operators.constant import Constant
 from qstrategies.operators.island import Float
+from qstrategies.operators.product import Multiply
 from qstrategies.operators.table import Elementwise
 from qstrategies.quantization.exact_forms import is_layer, module_at
 from qstrategies.quantization.histogram import ExactHistogramObserver
-from qstrategies.quantization.place import Sets
+from qstrategies.quantization.place import Sets, is_constant
 from qstrategies.quantization.prepare import Prepared
 from qstrategies.quantization.scales import SMALLEST_STEP, power_of_two_above
 
@@ -54,7 +56,7 @@ def _joint(prepared: Prepared) -> list[list[int]]:
         sets.add(groups[name])
     for node in prepared.graph.graph.nodes:
         if _passes(prepared, node):
-            nodes = (prepared.placement.end(node), *node.all_input_nodes)
+            nodes = (prepared.placement.end(node), *_scaled(prepared, node))
             first, *others = [groups[each.name] for each in nodes if each.name in groups]
             for other in others:
                 sets.join(first, other)
@@ -65,9 +67,24 @@ def _joint(prepared: Prepared) -> list[list[int]]:
 
 
 def _passes(prepared: Prepared, node: fx.Node) -> bool:
-    """Whether ``node`` gives ``c`` times as much for ``c`` times as much of all its inputs."""
+    """Whether ``node`` gives ``c`` times as much for ``c`` times as much of what it reads, but for
+    the constant of a product."""
     form = form_of(module_at(prepared.graph, node))
-    return form is not None and form.homogeneous and node.name not in prepared.placement.islands
+    of_product = _is_product(prepared, node) and len(_scaled(prepared, node)) == 1
+    passes = of_product or (form is not None and form.homogeneous)
+    return passes and node.name not in prepared.placement.islands
+
+
+def _is_product(prepared: Prepared, node: fx.Node) -> bool:
+    return isinstance(module_at(prepared.graph, node), Multiply)
+
+
+def _scaled(prepared: Prepared, node: fx.Node) -> list[fx.Node]:
+    """What ``node`` reads, without the constant of a product."""
+    read = node.all_input_nodes
+    if not _is_product(prepared, node):
+        return read
+    return [each for each in read if not is_constant(prepared.graph, each)]
 
 
 def _least_noise(observers: Sequence[ExactHistogramObserver]) -> float:
@@ -91,7 +108,7 @@ def _form(prepared: Prepared, node: fx.Node) -> Any:
 
 def _give(form: Any, factor: float) -> None:
     """Let ``form`` give ``factor`` times as much."""
-    if isinstance(form, Elementwise | Float):
+    if isinstance(form, Elementwise | Float | Constant):
         form.gives *= factor
         return
     for parameter in form.parameters():
@@ -144,9 +161,10 @@ class _Between:
         """Whether ``node`` may take a factor over."""
         graph = self.prepared.graph
         in_float = node.op == "call_module" and node.name in self.prepared.placement.islands
-        return in_float or is_layer(graph, node) or isinstance(module_at(graph, node), Elementwise)
+        takes = isinstance(module_at(graph, node), Elementwise | Constant)
+        return in_float or is_layer(graph, node) or takes
 
     def _within(self, node: fx.Node) -> bool:
         """Whether ``node`` makes one of the tensors from others of them."""
-        nodes = (self.prepared.placement.end(node), *node.all_input_nodes)
+        nodes = (self.prepared.placement.end(node), *_scaled(self.prepared, node))
         return _passes(self.prepared, node) and {each.name for each in nodes} <= self.members
