@@ -54,7 +54,7 @@ def test_networks_of_every_operator_pass_their_self_test(tmp_path):
         qs.export_c(each.path, tmp_path)
         assert compiled(tmp_path, "model.c", "model_test.c").returncode == 0, each.name
         kinds |= {node.kind for node in program_of(each.path).nodes}
-    assert len(kinds) == 14
+    assert len(kinds) == 15
 
 
 def test_the_cnn_gives_the_bits_of_its_file_on_digits(qat, mnist):

@@ -97,10 +97,24 @@ def images():
     return torch.rand(16, 3, 12, 12, generator=torch.Generator().manual_seed(0))
 
 
+class Products(nn.Module):
+    """One of a tensor with itself, which takes no factor, and one with a constant, which does."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b, self.c = nn.Conv2d(3, 4, 3), nn.Conv2d(4, 4, 1), nn.Conv2d(4, 2, 1)
+        self.register_buffer("places", torch.linspace(0.5, 1.5, 100).reshape(10, 10))
+
+    def forward(self, x):
+        y = self.a(x)
+        y = self.b(y * y) * self.places
+        return self.c(y - 0.5 * y)
+
+
 @pytest.mark.parametrize(
     "model",
-    [PLAIN, TABLES, ISLANDS, Gated().eval(), Branches().eval()],
-    ids=["plain", "tables", "islands", "gated", "branches"],
+    [PLAIN, TABLES, ISLANDS, Gated().eval(), Branches().eval(), Products().eval()],
+    ids=["plain", "tables", "islands", "gated", "branches", "products"],
 )
 def test_the_graph_computes_what_it_did(model, images):
     prepared, before = calibrated(model, images)

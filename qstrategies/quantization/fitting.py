@@ -70,7 +70,7 @@ def _passes(prepared: Prepared, node: fx.Node) -> bool:
     """Whether ``node`` gives ``c`` times as much for ``c`` times as much of what it reads, but for
     the constant of a product."""
     form = form_of(module_at(prepared.graph, node))
-    of_product = _is_product(prepared, node) and len(_scaled(prepared, node)) == 1
+    of_product = _is_product(prepared, node) and _scaled(prepared, node) != node.all_input_nodes
     passes = of_product or (form is not None and form.homogeneous)
     return passes and node.name not in prepared.placement.islands
 

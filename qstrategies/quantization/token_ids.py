@@ -26,8 +26,8 @@ def check_ids(graph: fx.GraphModule, inputs: Sequence[Tensor]) -> None:
             wrong = tensor[(tensor < 0) | (tensor >= rows)]
             if len(wrong):
                 raise InputError(
-                    f"input {node.name!r} holds the id {int(wrong[0])}, and {str(user.target)!r} "
-                    f"has rows for 0 to {rows - 1}"
+                    f"input {node.name!r} holds the id {int(wrong[0])}: expected 0 to {rows - 1}, "
+                    f"the rows of {str(user.target)!r}"
                 )
 
 
