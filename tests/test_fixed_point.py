@@ -14,7 +14,7 @@ from qstrategies.cli.settings import configuration
 from qstrategies.errors import InputError, SelfCheckError
 from qstrategies.quantization.fixed_point import largest_sum, stored_factor, tie_free_scale
 from qstrategies.quantization.quantizers import WeightQuantizer
-from qstrategies.quantization.scales import largest_pair, mantissa
+from qstrategies.quantization.scales import LARGEST_PAIR, largest_pair, mantissa
 from qstrategies.records import Widths
 from qstrategies.records.levels import LevelSet
 
@@ -345,3 +345,14 @@ def test_the_command_line_asks_for_fixed_point_and_further_forms():
     wrong = parser().parse_args([*words, "--form", "tflit"])
     with pytest.raises(InputError, match="Did you mean 'tflite'"):
         configuration(wrong, "no_norm", Widths(8, 8))
+
+
+@pytest.mark.parametrize("bits", [6, 5, 4])
+@pytest.mark.parametrize("count", [2, 3, 8, 9])
+def test_two_equal_weights_of_odd_levels_stay_within_16_bits(bits, count):
+    quantizer = WeightQuantizer(
+        bits, per_channel=True, exact=True, levels="no_zero", fixed_point=True
+    )
+    rows = torch.full((1, count), 1 / count)
+    stored = quantizer.integers(rows, quantizer.exported_scale(rows)[:, None]) * quantizer.factor
+    assert 0 < 2 * stored.max() <= LARGEST_PAIR

@@ -85,8 +85,11 @@ def _einsum(call: Call, equation: Any, *operands: Any) -> fx.Node | None:
 def _as_layer(call: Call, x: fx.Node, weight: Tensor, letters: Letters) -> fx.Node | None:
     if not letters.is_layer:
         return None
-    size: dict[str, int | None] = dict(zip(letters.weight, weight.shape, strict=True))
-    size.update(zip(letters.x, shape_of(x), strict=True))
+    of_weight = dict(zip(letters.weight, weight.shape, strict=True))
+    of_x = dict(zip(letters.x, shape_of(x), strict=True))
+    if any(of_weight[each] != of_x[each] for each in letters.summed):
+        return None  # a 1 expands
+    size = of_weight | of_x
     after = [*letters.rows, *letters.made]
     shape = tuple(size[each] for each in after)
     if shape.count(None) > 1:
@@ -133,14 +136,18 @@ class _FromTheLeft(nn.Module):
 
 
 class _Contracted(nn.Module):
-    """``torch.einsum`` with a parameter."""
+    """``torch.einsum`` with a parameter. ``summed``: the dimension that is summed over, of a
+    tensor and of the parameter."""
 
-    def __init__(self, equation: str, *sizes: int) -> None:
+    def __init__(self, equation: str, summed: tuple[int, int], *sizes: int) -> None:
         super().__init__()
+        self.summed = summed
         self.target, self.equation = torch.einsum, equation
         self.weight = nn.Parameter(torch.empty(sizes).uniform_(-1, 1))
 
     def forward(self, x: Tensor) -> Tensor:
+        if x.shape[self.summed[0]] != self.weight.shape[self.summed[1]]:
+            raise ValueError("a 1 would expand, and the contraction be no layer")
         return torch.einsum(self.equation, x, self.weight)
 
     def extra_repr(self) -> str:
@@ -151,7 +158,7 @@ class _Contracted(nn.Module):
 def _draw(random: Random, shape: Sizes) -> nn.Module:
     outputs = random.randint(1, 5)
     if happens(random, 0.5):
-        return _Contracted("...c,oc->...o", outputs, shape[-1])
+        return _Contracted("...c,oc->...o", (-1, 1), outputs, shape[-1])
     others = "xyz"[: len(shape) - 1]
     equation = f"nc{others},coh->no{others}h"
-    return _Contracted(equation, shape[0], outputs, random.randint(1, 2))
+    return _Contracted(equation, (1, 0), shape[0], outputs, random.randint(1, 2))

@@ -9,10 +9,20 @@ import torch
 from torch import Tensor, fx, nn
 
 from qstrategies.operators.addition import Add, sum_with_constant
-from qstrategies.operators.base import Call, is_number, recognizes
+from qstrategies.operators.base import FORMS, Call, is_number, recognizes
 from qstrategies.operators.constant import drawn, with_constant
 from qstrategies.operators.drawing import Applied, Sizes, draws, happens, spelling
 from qstrategies.operators.product import Multiply
+
+
+class Keep(Multiply):
+    """``a`` where ``b``, a mask of 0 and 1, is 1; 0 elsewhere, whatever ``a`` is there."""
+
+    def forward(self, a: Tensor, b: Tensor) -> Tensor:
+        return torch.where(b == 0, 0.0, a)
+
+
+FORMS[Keep] = FORMS[Multiply]
 
 
 @recognizes(torch.masked_fill, "masked_fill", "masked_fill_")
@@ -21,7 +31,7 @@ def _masked_fill(call: Call, input: fx.Node, mask: Any, value: Any) -> fx.Node |
     if not isinstance(mask, Tensor) or mask.dtype != torch.bool or not constant:
         return None
     fill = torch.where(mask, torch.as_tensor(value, dtype=torch.float32), 0.0)
-    kept = with_constant(call, Multiply(), input, ~mask)
+    kept = with_constant(call, Keep(), input, ~mask)
     if kept is None or not fill.any():
         return kept
     return sum_with_constant(call, Add(), kept, fill)

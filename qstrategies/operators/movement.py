@@ -244,12 +244,13 @@ def _draw_order(random: Random, shape: Sizes) -> nn.Module:
     order = list(range(1, len(shape) + 1))
     random.shuffle(order)
     pair = random.choice(order), random.choice(order) - len(shape) - 1
+    times = 1 if len(shape) > 1 else 2
     return random.choice(
         (
             Applied(spelling(random, _permute), (0, *order)),
             Applied(spelling(random, _transpose), *pair),
             Applied(spelling(random, _movedim), *pair),
-            Applied(getattr, "mT"),
+            nn.Sequential(*[Applied(getattr, "mT")] * times),  # and examples before all else again
             nn.Sequential(Applied(spelling(random, _t)), Applied(spelling(random, _t))),
         )
     )

@@ -158,7 +158,8 @@ class WeightQuantizer(nn.Module):
         """The scale [out_channels] that is exported where ``step`` is wanted."""
         if self.fixed_point:
             if self.limits_pairs:
-                step = torch.maximum(step, largest_pair(rows) / self.largest_pair)
+                room = self.largest_pair - 2 * self.level_set.offset  # both may be rounded up
+                step = torch.maximum(step, largest_pair(rows) / room)
             alike = {"per_channel": self.per_channel}
             return tie_free_scale(rows, step, self.level_set, self.factor, **alike)
         return weight_scale(
